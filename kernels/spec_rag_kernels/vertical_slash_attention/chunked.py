@@ -1,0 +1,102 @@
+"""vertical_slash_attention in plain torch for any device: blocks of queries against the few keys that they see.
+
+The query heads of one KV head are stacked as rows, so that a block is two products with the columns left of its band and
+two with the band, which is a slice of the keys. Inside the slice a column that lies left of a row's own band counts once.
+"""
+
+from bisect import bisect_left
+
+import torch
+from torch import Tensor
+
+from spec_rag_kernels.checks import compute_dtype
+from spec_rag_kernels.vertical_slash_attention.request import VerticalSlashRequest
+
+QUERIES_PER_BLOCK = 128
+HIDDEN = float("-inf")
+
+
+def vertical_slash_attention_chunked(request: VerticalSlashRequest) -> Tensor:
+    """[b, h, n, d] in query's dtype; working memory group x QUERIES_PER_BLOCK x (v + slash + QUERIES_PER_BLOCK) floats."""
+    r = request
+    batch, _, tokens, _ = r.query.shape
+    out = torch.empty_like(r.query, memory_format=torch.contiguous_format)
+    for row in range(batch):
+        for key_head in range(r.key.shape[1]):
+            head = _KeyHead(r, row, key_head)
+            for start in range(0, tokens, QUERIES_PER_BLOCK):
+                stop = min(start + QUERIES_PER_BLOCK, tokens)
+                out[row, head.query_heads, start:stop] = head.attend(start, stop).to(out.dtype)
+    return out
+
+
+class _KeyHead:
+    """One KV head of one batch row, with its columns gathered once, and the query heads that share it."""
+
+    def __init__(self, r: VerticalSlashRequest, row: int, key_head: int) -> None:
+        self.r = r
+        self.row = row
+        dtype = compute_dtype(r.query)
+        self.key, self.value = r.key[row, key_head].to(dtype), r.value[row, key_head].to(dtype)
+        self.columns = r.columns[row, key_head]
+        self.column_key, self.column_value = self.key[self.columns], self.value[self.columns]
+        self.is_column = torch.zeros(self.key.shape[0], dtype=torch.bool, device=self.key.device)
+        self.is_column[self.columns] = True
+        self.column_list = self.columns.tolist()
+        self.query_heads = slice(key_head * r.group, (key_head + 1) * r.group)
+        self.key_mask = None if r.key_mask is None else r.key_mask[row]
+        longest = min(self.key.shape[0], r.slash + QUERIES_PER_BLOCK - 1) + len(self.column_list) + 1
+        self.buffer = torch.empty(r.group * QUERIES_PER_BLOCK * longest, dtype=dtype, device=self.key.device)
+
+    def attend(self, start: int, stop: int) -> Tensor:
+        """[group, queries, d]: the attention of the queries start..stop-1."""
+        r, queries = self.r, stop - start
+        band = max(0, start - r.slash + 1)
+        first, last = self._columns_between(start, band)
+        columns, width = last - first, last - first + stop - band
+        rows = (self.r.query[self.row, self.query_heads, start:stop].to(self.key.dtype) * r.scaling).flatten(0, 1)
+        flat = self.buffer[: rows.shape[0] * (width + 1)].view(rows.shape[0], width + 1)
+        if r.sinks is None:
+            flat = self.buffer[: rows.shape[0] * width].view(rows.shape[0], width)
+        torch.mm(rows, self.column_key[first:last].T, out=flat[:, :columns])
+        torch.mm(rows, self.key[band:stop].T, out=flat[:, columns:width])
+        if r.softcap is not None:
+            flat.div_(r.softcap).tanh_().mul_(r.softcap)
+        self._hide(flat.view(r.group, queries, -1), start, stop, band, first, last)
+        if r.sinks is not None:
+            flat.view(r.group, queries, -1)[..., -1] = r.sinks[self.query_heads].to(flat.dtype)[:, None]
+        # Only missing keys can leave a query with nothing to see: its own key is always in the band.
+        blind = flat.amax(-1) == HIDDEN if self.key_mask is not None and r.sinks is None else None
+        torch.softmax(flat, dim=-1, out=flat)
+        out = torch.mm(flat[:, columns:width], self.value[band:stop])
+        if columns:
+            out.addmm_(flat[:, :columns], self.column_value[first:last])
+        if blind is not None:
+            out.masked_fill_(blind[:, None], 0.0)
+        return out.view(r.group, queries, -1)
+
+    def _columns_between(self, start: int, band: int) -> tuple[int, int]:
+        """The sorted columns left of the band, without those that are outside every query's sliding window."""
+        oldest = 0 if self.r.sliding_window is None else max(0, start - self.r.sliding_window + 1)
+        last = bisect_left(self.column_list, band)
+        return min(bisect_left(self.column_list, oldest), last), last
+
+    def _hide(self, logits: Tensor, start: int, stop: int, band: int, first: int, last: int) -> None:
+        """Hide in logits [group, queries, columns + band] what a query does not see."""
+        r, device = self.r, logits.device
+        columns, width = last - first, last - first + stop - band
+        position = torch.arange(start, stop, device=device)[:, None]
+        # Causality concerns the last keys of the slice alone, and a row's own left edge the first.
+        later = torch.arange(start, stop, device=device) > position
+        logits[..., columns + start - band : width].masked_fill_(later, HIDDEN)
+        edge = min(stop, max(band, stop - r.slash))
+        if edge > band:
+            key_position = torch.arange(band, edge, device=device)
+            outside = (key_position <= position - r.slash) & ~self.is_column[band:edge]
+            logits[..., columns : columns + edge - band].masked_fill_(outside, HIDDEN)
+        if r.sliding_window is not None:
+            key_position = torch.cat([self.columns[first:last], torch.arange(band, stop, device=device)])
+            logits[..., :width].masked_fill_(position - key_position >= r.sliding_window, HIDDEN)
+        if self.key_mask is not None:
+            missing = ~torch.cat([self.key_mask[self.columns[first:last]], self.key_mask[band:stop]])
+            logits[..., :width].masked_fill_(missing, HIDDEN)

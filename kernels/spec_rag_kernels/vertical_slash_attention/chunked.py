@@ -12,20 +12,22 @@ from torch import Tensor
 from spec_rag_kernels.checks import compute_dtype
 from spec_rag_kernels.vertical_slash_attention.request import VerticalSlashRequest
 
-QUERIES_PER_BLOCK = 128
+# Rows of one product, of all query heads of a KV head together: large enough to use the keys well, small enough for a cache.
+ROWS_PER_BLOCK = 768
+MIN_QUERIES_PER_BLOCK = 64
 HIDDEN = float("-inf")
 
 
 def vertical_slash_attention_chunked(request: VerticalSlashRequest) -> Tensor:
-    """[b, h, n, d] in query's dtype; working memory group x QUERIES_PER_BLOCK x (v + slash + QUERIES_PER_BLOCK) floats."""
+    """[b, h, n, d] in query's dtype; working memory about ROWS_PER_BLOCK x (v + slash + ROWS_PER_BLOCK / group) floats."""
     r = request
     batch, _, tokens, _ = r.query.shape
     out = torch.empty_like(r.query, memory_format=torch.contiguous_format)
     for row in range(batch):
         for key_head in range(r.key.shape[1]):
             head = _KeyHead(r, row, key_head)
-            for start in range(0, tokens, QUERIES_PER_BLOCK):
-                stop = min(start + QUERIES_PER_BLOCK, tokens)
+            for start in range(0, tokens, head.queries_per_block):
+                stop = min(start + head.queries_per_block, tokens)
                 out[row, head.query_heads, start:stop] = head.attend(start, stop).to(out.dtype)
     return out
 
@@ -38,15 +40,19 @@ class _KeyHead:
         self.row = row
         dtype = compute_dtype(r.query)
         self.key, self.value = r.key[row, key_head].to(dtype), r.value[row, key_head].to(dtype)
+        self.key_mask = None if r.key_mask is None else r.key_mask[row]
+        if self.key_mask is not None:
+            # A missing key weighs zero, and zero times what padding may hold must stay zero.
+            self.value = self.value.masked_fill(~self.key_mask[:, None], 0.0)
         self.columns = r.columns[row, key_head]
         self.column_key, self.column_value = self.key[self.columns], self.value[self.columns]
         self.is_column = torch.zeros(self.key.shape[0], dtype=torch.bool, device=self.key.device)
         self.is_column[self.columns] = True
         self.column_list = self.columns.tolist()
         self.query_heads = slice(key_head * r.group, (key_head + 1) * r.group)
-        self.key_mask = None if r.key_mask is None else r.key_mask[row]
-        longest = min(self.key.shape[0], r.slash + QUERIES_PER_BLOCK - 1) + len(self.column_list) + 1
-        self.buffer = torch.empty(r.group * QUERIES_PER_BLOCK * longest, dtype=dtype, device=self.key.device)
+        self.queries_per_block = min(self.key.shape[0], max(MIN_QUERIES_PER_BLOCK, ROWS_PER_BLOCK // r.group))
+        longest = min(self.key.shape[0], r.slash + self.queries_per_block - 1) + len(self.column_list) + 1
+        self.buffer = torch.empty(r.group * self.queries_per_block * longest, dtype=dtype, device=self.key.device)
 
     def attend(self, start: int, stop: int) -> Tensor:
         """[group, queries, d]: the attention of the queries start..stop-1."""

@@ -13,7 +13,10 @@ def vertical_slash_attention_naive(request: VerticalSlashRequest) -> Tensor:
     dtype = compute_dtype(r.query)
     batch, heads, tokens, _ = r.query.shape
     key = r.key.to(dtype).repeat_interleave(r.group, dim=1)
-    value = r.value.to(dtype).repeat_interleave(r.group, dim=1)
+    value = r.value.to(dtype)
+    if r.key_mask is not None:
+        value = value.masked_fill(~r.key_mask[:, None, :, None], 0.0)
+    value = value.repeat_interleave(r.group, dim=1)
     logits = torch.einsum("bhid,bhkd->bhik", r.query.to(dtype), key) * r.scaling
     if r.softcap is not None:
         logits = r.softcap * torch.tanh(logits / r.softcap)

@@ -1,0 +1,39 @@
+"""Pieces that the Triton kernels share. Importing this module imports triton."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def load_rows(pointer, rows, stride, valid, HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr):  # type: ignore[no-untyped-def]
+    """[rows, BLOCK_DIM] from a matrix with unit stride in its last dimension; zeros where not `valid` or past HEAD_DIM."""
+    dims = tl.arange(0, BLOCK_DIM)
+    mask = valid[:, None]
+    if HEAD_DIM < BLOCK_DIM:
+        mask = mask & (dims[None, :] < HEAD_DIM)
+    return tl.load(pointer + rows[:, None].to(tl.int64) * stride + dims[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def soft_cap(logits, SOFTCAP: tl.constexpr):  # type: ignore[no-untyped-def]
+    """SOFTCAP * tanh(logits / SOFTCAP), by the sigmoid because tl has no tanh; unchanged for None."""
+    if SOFTCAP is not None:
+        logits = SOFTCAP * (2.0 * tl.sigmoid(logits * (2.0 / SOFTCAP)) - 1.0)
+    return logits
+
+
+def unit_stride(tensor: Tensor) -> Tensor:
+    """The tensor, copied only when its last dimension is not dense; every other stride is handed to the kernel."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def as_bytes(mask: Tensor | None) -> Tensor | None:
+    """A bool mask as uint8, which loads the same way on every device."""
+    return None if mask is None else mask.contiguous().view(torch.uint8)
+
+
+def dot_precision(tensor: Tensor) -> str:
+    """float32 is multiplied as float32: TF32 would miss the promised 1e-5."""
+    return "ieee" if tensor.dtype == torch.float32 else "tf32"

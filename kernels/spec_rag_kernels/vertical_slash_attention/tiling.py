@@ -1,0 +1,16 @@
+"""How the Triton kernel of vertical_slash_attention cuts up its work. Plain numbers: no triton, no tensors."""
+
+import torch
+
+from spec_rag_kernels.tiles import Tiles
+
+
+def attention_tiles(dtype: torch.dtype, head_dim: int) -> Tiles:
+    """One block of queries of one head against its columns, then against its band."""
+    if dtype == torch.float32:
+        return Tiles(rows=32, keys=32, warps=4, stages=2)
+    if head_dim <= 64:
+        return Tiles(rows=128, keys=64, warps=4, stages=3)
+    if head_dim <= 128:
+        return Tiles(rows=128, keys=64, warps=8, stages=2)
+    return Tiles(rows=64, keys=32, warps=4, stages=2)

@@ -1,0 +1,37 @@
+"""How the Triton kernels of window_scores cut up their work. Plain numbers: no triton, no tensors."""
+
+import torch
+
+from spec_rag_kernels.tiles import Tiles
+
+# Enough programs for the 132 multiprocessors of an H100 with two programs each; more ranges would only add partial sums.
+WANTED_PROGRAMS = 264
+MAX_RANGES = 64
+
+
+def logsumexp_tiles(dtype: torch.dtype, head_dim: int) -> Tiles:
+    """First pass: rows of the whole group against a range of keys."""
+    if dtype == torch.float32:
+        return Tiles(rows=32, keys=32, warps=4, stages=2)
+    if head_dim <= 64:
+        return Tiles(rows=128, keys=64, warps=4, stages=3)
+    if head_dim <= 128:
+        return Tiles(rows=64, keys=64, warps=4, stages=2)
+    return Tiles(rows=64, keys=32, warps=4, stages=2)
+
+
+def reduce_tiles(dtype: torch.dtype, head_dim: int) -> Tiles:
+    """Second pass: one block of keys against the rows of one head after the other."""
+    if dtype == torch.float32:
+        return Tiles(rows=32, keys=32, warps=4, stages=2)
+    if head_dim <= 128:
+        return Tiles(rows=64, keys=128, warps=4, stages=2)
+    return Tiles(rows=32, keys=64, warps=4, stages=2)
+
+
+def key_ranges(keys: int, programs: int, tiles: Tiles) -> tuple[int, int]:
+    """How many ranges of keys the first pass takes side by side, and the keys in each (whole blocks)."""
+    blocks = -(-keys // tiles.keys)
+    ranges = max(1, min(blocks, MAX_RANGES, -(-WANTED_PROGRAMS // programs)))
+    blocks_per_range = -(-blocks // ranges)
+    return -(-blocks // blocks_per_range), blocks_per_range * tiles.keys

@@ -1,0 +1,58 @@
+"""Draft-guided compression of retrieved documents and KV caches: SpecPC, SpecKV and SpecKV-PC for RAG.
+
+Public names are imported on first use: `import spec_rag` alone loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spec_rag.compression import compress as compress
+    from spec_rag.config import SpecKVConfig as SpecKVConfig
+    from spec_rag.config import SpecPCConfig as SpecPCConfig
+    from spec_rag.document_index import DocumentIndex as DocumentIndex
+    from spec_rag.documents import Document as Document
+    from spec_rag.generation import generate as generate
+    from spec_rag.generation import generate_batch as generate_batch
+    from spec_rag.generation import score_prompt as score_prompt
+    from spec_rag.models import LoadOptions as LoadOptions
+    from spec_rag.models import ModelPair as ModelPair
+    from spec_rag.results import Answer as Answer
+    from spec_rag.results import Compression as Compression
+    from spec_rag.streaming import agenerate as agenerate
+    from spec_rag.streaming import stream as stream
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "Answer": "results",
+    "Compression": "results",
+    "LoadOptions": "models",
+    "ModelPair": "models",
+    "SpecKVConfig": "config",
+    "SpecPCConfig": "config",
+    "generate": "generation",
+    "generate_batch": "generation",
+    "score_prompt": "generation",
+    "stream": "streaming",
+    "agenerate": "streaming",
+    "compress": "compression",
+    "DocumentIndex": "document_index",
+    "Document": "documents",
+}
+
+__all__ = sorted(_ROOMS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'spec_rag' has no attribute {name!r}")
+    value = getattr(import_module(f"spec_rag.{_ROOMS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,150 @@
+"""Settings of the two methods: frozen, validated once, passed whole.
+
+The field names are those of the paper's code, so that its settings work here unchanged. This module knows values and
+ranges; it does not know tensors or models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from spec_rag.errors import ConfigError
+
+PoolType = Literal["max", "mean", "avg"]
+ReductionType = Literal["max", "mean"]
+Positions = Literal["packed", "original"]
+Lookahead = Literal["draft", "none", "target"]
+HeadBudget = Literal["uniform", "adaptive"]
+
+
+def _check_integer(name: str, value: object, minimum: int, *, optional: bool = False) -> None:
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        nullable = " or None" if optional else ""
+        raise ConfigError(f"{name}={value!r}: must be an integer of at least {minimum}{nullable}.")
+
+
+def _check_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ConfigError(f"{name}={value!r}: must be one of {listed}.")
+
+
+def _check_window_fits(config: SpecPCConfig | SpecKVConfig) -> None:
+    if config.max_capacity_prompt is not None and config.max_capacity_prompt <= config.window_size:
+        raise ConfigError(
+            f"max_capacity_prompt={config.max_capacity_prompt} leaves no room beside the observation window of "
+            f"window_size={config.window_size} tokens, which is always kept: raise max_capacity_prompt above "
+            f"{config.window_size} or lower window_size."
+        )
+
+
+class _FromDict:
+    """Reads a config back from the plain dict of its fields."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Any:
+        """Build the config from a dict of its field names; an unknown name raises ConfigError."""
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"{cls.__name__} has no field {unknown[0]!r}; its fields are {', '.join(sorted(known))}.")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class SpecPCConfig(_FromDict):
+    """Settings of SpecPC, the compression of the prompt by the draft's attention (paper, section 4.2).
+
+    Args:
+        max_capacity_prompt: prompt tokens to keep (C_max). A prompt of at most so many passes through untouched.
+        window_size: the last prompt tokens, whose queries observe the prompt and which are always kept (n_window).
+        kernel_size: width in tokens of the smoothing of importance (k_pool).
+        pool_type: how smoothing reduces its window: "max" or "mean" ("avg" is the same).
+        reduction_type: how attention is reduced over queries, heads and layers: "max" or "mean".
+        lookahead_tokens: tokens that the draft writes; their queries observe the prompt as well (n_lookahead).
+        neighbor_tokens: each selected token brings this many neighbours (n_neighbor); None means kernel_size, 0 none.
+        starting_layer_index: the first draft layer whose attention counts (l_skip).
+        weighted_query: weigh the window's queries by a ramp from 0 to 1.
+        positions: "packed" numbers the kept tokens 0, 1, 2 ... for the target; "original" keeps their own positions.
+
+    Raises:
+        ConfigError: a value is out of range, or the window does not fit the capacity.
+    """
+
+    max_capacity_prompt: int = 1024
+    window_size: int = 64
+    kernel_size: int = 32
+    pool_type: PoolType = "max"
+    reduction_type: ReductionType = "max"
+    lookahead_tokens: int = 1
+    neighbor_tokens: int | None = None
+    starting_layer_index: int = 8
+    weighted_query: bool = True
+    positions: Positions = "packed"
+
+    def __post_init__(self) -> None:
+        _check_integer("max_capacity_prompt", self.max_capacity_prompt, 1)
+        _check_integer("window_size", self.window_size, 1)
+        _check_integer("kernel_size", self.kernel_size, 1)
+        _check_integer("lookahead_tokens", self.lookahead_tokens, 1)
+        _check_integer("neighbor_tokens", self.neighbor_tokens, 0, optional=True)
+        _check_integer("starting_layer_index", self.starting_layer_index, 0)
+        _check_choice("pool_type", self.pool_type, get_args(PoolType))
+        _check_choice("reduction_type", self.reduction_type, get_args(ReductionType))
+        _check_choice("weighted_query", self.weighted_query, (True, False))
+        _check_choice("positions", self.positions, get_args(Positions))
+        _check_window_fits(self)
+
+
+@dataclass(frozen=True)
+class SpecKVConfig(_FromDict):
+    """Settings of SpecKV, the pruning of the target's KV cache by the draft's look-ahead (paper, section 4.1).
+
+    Args:
+        max_capacity_prompt: key-value pairs that each layer and KV head keeps of the prompt (C_max); None keeps all
+            and leaves only the sparse prefill. A prompt of at most so many tokens is read without a draft call.
+        window_size: the last prompt tokens, whose queries observe the prompt and whose pairs are kept (n_window).
+        kernel_size: odd width in tokens of the smoothing of the scores (k_pool).
+        pool_type: how smoothing reduces its window: "max" or "mean" ("avg" is the same).
+        reduction_type: how attention is reduced over queries and the query heads of a KV head: "max" or "mean".
+        lookahead_tokens: at most so many look-ahead tokens (n_lookahead); None means max_new_tokens.
+        prefill_window_size: the slash of the sparse prefill: width in tokens of its local band (n_slash).
+        prefill_vertical_size: the vertical of the sparse prefill: columns that every query sees (n_vert). The prefill
+            is sparse when prompt and look-ahead are longer than the two together.
+        lookahead: who writes the look-ahead: "draft" (SpecKV), "none" (window queries only: SnapKV) or "target" (the
+            target's own first tokens, written from a window-pruned cache; no draft is needed).
+        head_budget: "uniform" keeps max_capacity_prompt pairs in every KV head; "adaptive" shares a layer's budget
+            among its heads by their scores (Ada-SpecKV).
+
+    Raises:
+        ConfigError: a value is out of range, or the window does not fit the capacity.
+    """
+
+    max_capacity_prompt: int | None = 1024
+    window_size: int = 32
+    kernel_size: int = 7
+    pool_type: PoolType = "max"
+    reduction_type: ReductionType = "max"
+    lookahead_tokens: int | None = None
+    prefill_window_size: int = 2048
+    prefill_vertical_size: int = 2048
+    lookahead: Lookahead = "draft"
+    head_budget: HeadBudget = "uniform"
+
+    def __post_init__(self) -> None:
+        _check_integer("max_capacity_prompt", self.max_capacity_prompt, 1, optional=True)
+        _check_integer("window_size", self.window_size, 1)
+        _check_integer("kernel_size", self.kernel_size, 1)
+        if self.kernel_size % 2 == 0:
+            raise ConfigError(f"kernel_size={self.kernel_size}: SpecKV smooths around each key, so it must be odd.")
+        _check_integer("lookahead_tokens", self.lookahead_tokens, 1, optional=True)
+        _check_integer("prefill_window_size", self.prefill_window_size, 1)
+        _check_integer("prefill_vertical_size", self.prefill_vertical_size, 1)
+        _check_choice("pool_type", self.pool_type, get_args(PoolType))
+        _check_choice("reduction_type", self.reduction_type, get_args(ReductionType))
+        _check_choice("lookahead", self.lookahead, get_args(Lookahead))
+        _check_choice("head_budget", self.head_budget, get_args(HeadBudget))
+        _check_window_fits(self)

@@ -1,0 +1,35 @@
+"""The errors that users of spec-rag may want to catch. Each message names the argument, its value and the way out."""
+
+from __future__ import annotations
+
+
+class SpecRagError(Exception):
+    """Base of the errors that spec-rag raises on purpose."""
+
+
+class ConfigError(SpecRagError, ValueError):
+    """A setting or an argument has a value that cannot work."""
+
+
+class ModelNotFoundError(SpecRagError, OSError):
+    """A model can neither be found locally nor fetched."""
+
+
+class IncompatibleModelsError(SpecRagError, ValueError):
+    """Draft and target cannot work together in the way that was asked for."""
+
+
+class UnsupportedModelError(SpecRagError, NotImplementedError):
+    """The model's attention does something that cannot be scored or pruned faithfully."""
+
+
+class PromptTooLongError(SpecRagError, ValueError):
+    """A prompt is longer than the model that has to read it can take."""
+
+
+class UnreadableFileError(SpecRagError, ValueError):
+    """A file exists but no text can be read from it."""
+
+
+class MissingDependencyError(SpecRagError, ImportError):
+    """An optional package is needed for what was asked."""

@@ -1,0 +1,59 @@
+"""A lock that serves in the order of arrival, and can be waited for with a way out.
+
+One per loaded model: requests from threads, event loops and batches queue here. It does not know what they run.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class FairLock:
+    """First come, first served; not reentrant. A waiter whose `cancelled` event is set leaves the queue."""
+
+    _registry: weakref.WeakKeyDictionary[object, FairLock] = weakref.WeakKeyDictionary()
+    _registry_lock = threading.Lock()
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._queue: deque[object] = deque()
+
+    @classmethod
+    def of(cls, owner: object) -> FairLock:
+        """The lock of that object, one for its lifetime."""
+        with cls._registry_lock:
+            lock = cls._registry.get(owner)
+            if lock is None:
+                lock = cls._registry[owner] = cls()
+            return lock
+
+    @contextmanager
+    def hold(self, cancelled: threading.Event | None = None, poll_seconds: float = 0.05) -> Iterator[bool]:
+        """Wait for one's turn; yields False, without the lock, if `cancelled` was set before it came."""
+        ticket = object()
+        with self._condition:
+            self._queue.append(ticket)
+            while self._queue[0] is not ticket and not (cancelled is not None and cancelled.is_set()):
+                self._condition.wait(poll_seconds if cancelled is not None else None)
+            mine = self._queue[0] is ticket and not (cancelled is not None and cancelled.is_set())
+            if not mine:
+                self._leave(ticket)
+        try:
+            yield mine
+        finally:
+            if mine:
+                with self._condition:
+                    self._leave(ticket)
+
+    def _leave(self, ticket: object) -> None:
+        self._queue.remove(ticket)
+        self._condition.notify_all()
+
+    @property
+    def waiting(self) -> int:
+        """Requests holding or waiting for the lock."""
+        return len(self._queue)

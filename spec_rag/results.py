@@ -1,0 +1,178 @@
+"""What the two jobs give back: numbers with their units in the names, and text. Formatting happens in `report`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from torch import Tensor
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of wall time of one answer. In a batch all rows share them."""
+
+    draft_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    @property
+    def total_seconds(self) -> float:
+        return self.draft_seconds + self.prefill_seconds + self.decode_seconds
+
+
+@dataclass(frozen=True)
+class PromptScore:
+    """What the draft thinks of one prompt (SpecPC).
+
+    Attributes:
+        importance: [tokens], in the draft's dtype.
+        selected: int64 [kept tokens], ascending prompt positions that the target would read.
+        lookahead_ids: int64 [look-ahead], what the draft wrote.
+    """
+
+    importance: Tensor
+    selected: Tensor
+    lookahead_ids: Tensor
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One generated answer and what it cost.
+
+    Attributes:
+        text: the answer, without stop strings and special tokens; "" when there is no tokenizer.
+        output_ids: the generated ids, end token included where one was generated.
+        prompt_tokens: tokens of the prompt as given.
+        target_prompt_tokens: tokens of it that the target read (fewer with SpecPC).
+        completion_tokens: generated tokens.
+        finish_reason: "stop" (end token or stop string), "length" or "cancelled".
+        kv_bytes_dense: bytes of keys and values that the target's prompt would hold unpruned; 0 if not pruned.
+        kv_bytes_kept: bytes of keys and values that it did hold after the prefill; 0 if not pruned.
+        selected_positions: prompt positions that the target read, or None if it read all.
+        layer_positions: per layer int64 [KV heads, kept] positions in the target's prompt, -1 where a head keeps
+            fewer than another; empty if nothing was pruned.
+        lookahead_ids: the look-ahead that scored the cache; empty if there was none.
+        timings: where the seconds went.
+    """
+
+    text: str
+    output_ids: list[int]
+    prompt_tokens: int
+    target_prompt_tokens: int
+    completion_tokens: int
+    finish_reason: FinishReason = "stop"
+    kv_bytes_dense: int = 0
+    kv_bytes_kept: int = 0
+    selected_positions: list[int] | None = None
+    layer_positions: tuple[Tensor, ...] = field(default=(), repr=False)
+    lookahead_ids: list[int] = field(default_factory=list)
+    timings: Timings = Timings()
+
+    @property
+    def kept_positions(self) -> list[list[list[int]]]:
+        """Kept positions per layer and KV head, ascending, the observation window included."""
+        return [[[p for p in head if p >= 0] for head in layer.tolist()] for layer in self.layer_positions]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class KeptUnit:
+    """A unit of a document with its score.
+
+    Attributes:
+        start, end: character range in the document's text.
+        importance: score of the unit, comparable within one compression.
+        tokens: its length in the budget's tokens.
+        kept: whether it survived.
+    """
+
+    start: int
+    end: int
+    importance: float
+    tokens: int
+    kept: bool
+
+
+@dataclass(frozen=True)
+class CompressedDocument:
+    """What is left of one document.
+
+    Attributes:
+        text: the kept text.
+        spans: kept character ranges in the original text, ascending, not touching each other.
+        source: the document as it was given, unchanged.
+        title: the document's title, or None.
+        original_text: its text before compression.
+        tokens_before, tokens_after: in the budget's tokens.
+        units: every unit with its importance, in reading order.
+    """
+
+    text: str
+    spans: list[tuple[int, int]]
+    source: Any
+    title: str | None
+    original_text: str
+    tokens_before: int
+    tokens_after: int
+    units: list[KeptUnit] = field(default_factory=list, repr=False)
+
+
+@dataclass(frozen=True)
+class Compression:
+    """The documents of one question after compression. Prints as a table with rich and as HTML in notebooks.
+
+    Attributes:
+        documents: one per input document, in the input's order, also where nothing was kept.
+        query: the question.
+        budget_tokens: the most that was allowed.
+        draft: name of the draft.
+        draft_seconds: wall time of the draft; 0.0 when everything fitted and the draft was not asked.
+        settings: how it was scored and selected.
+    """
+
+    documents: list[CompressedDocument]
+    query: str
+    budget_tokens: int
+    draft: str
+    draft_seconds: float
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The kept texts of the documents that have any, separated by blank lines."""
+        return "\n\n".join(document.text for document in self.documents if document.text)
+
+    @property
+    def tokens_before(self) -> int:
+        return sum(document.tokens_before for document in self.documents)
+
+    @property
+    def tokens_after(self) -> int:
+        return sum(document.tokens_after for document in self.documents)
+
+    @property
+    def ratio(self) -> float:
+        """Share of the tokens that was kept, 0 to 1; 1.0 for no tokens at all."""
+        return self.tokens_after / self.tokens_before if self.tokens_before else 1.0
+
+    def __rich__(self) -> Table:
+        from spec_rag.report import compression_table
+
+        return compression_table(self)
+
+    def to_html(self) -> str:
+        """A page with the kept text dark and the dropped text pale."""
+        from spec_rag.report import compression_html
+
+        return compression_html(self)
+
+    def _repr_html_(self) -> str:
+        return self.to_html()

@@ -1,0 +1,105 @@
+"""From scores to what is kept: smoothing, top-k within a capacity, protection of the window, widening by neighbours.
+
+Pure tensors. This module does not know models, documents or where scores come from.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spec_rag.config import SpecKVConfig, SpecPCConfig
+
+
+def smooth(scores: Tensor, kernel_size: int, pool_type: str) -> Tensor:
+    """Pool scores over a centred window with zeros beyond both ends, keeping their number.
+
+    Args:
+        scores: [..., tokens], non-negative.
+        kernel_size: width of the window; an even one reaches one token further to the right.
+        pool_type: "max", "mean" or "avg".
+
+    Returns:
+        [..., tokens].
+    """
+    left = (kernel_size - 1) // 2
+    flat = scores.reshape(-1, 1, scores.shape[-1])
+    padded = F.pad(flat, (left, kernel_size - 1 - left))
+    pool = F.max_pool1d if pool_type == "max" else F.avg_pool1d
+    return pool(padded, kernel_size, stride=1).reshape(scores.shape)
+
+
+def select_prompt_tokens(importance: Tensor, config: SpecPCConfig) -> Tensor:
+    """Choose the prompt tokens that the target reads (paper, section 4.2).
+
+    Args:
+        importance: [tokens] of one prompt.
+        config: capacity, window, smoothing and neighbours.
+
+    Returns:
+        int64 [min(tokens, capacity)], ascending: the last `window_size` positions and the most important others with
+        their neighbours.
+    """
+    tokens = importance.shape[0]
+    if tokens <= config.max_capacity_prompt:
+        return torch.arange(tokens, device=importance.device)
+    smoothed = smooth(importance, config.kernel_size, config.pool_type)
+    best = smoothed.topk(config.max_capacity_prompt, sorted=True).indices
+    neighbors = config.kernel_size if config.neighbor_tokens is None else config.neighbor_tokens
+    if neighbors:
+        left = (neighbors - 1) // 2
+        offsets = torch.arange(-left, neighbors - left, device=best.device)
+        offsets = offsets[offsets.abs().argsort(stable=True)]
+        best = (best[:, None] + offsets).flatten().clamp(0, tokens - 1)
+    window = torch.arange(tokens - config.window_size, tokens, device=best.device)
+    return first_distinct(torch.cat([window, best]), config.max_capacity_prompt).sort().values
+
+
+def first_distinct(positions: Tensor, count: int) -> Tensor:
+    """The first `count` distinct values of an int64 [n], in their order of appearance."""
+    values, inverse = positions.unique(return_inverse=True)
+    order = torch.arange(positions.shape[0], device=positions.device)
+    first = torch.full_like(values, positions.shape[0]).scatter_reduce(0, inverse, order, "amin")
+    return values[first.argsort()[:count]]
+
+
+def select_kv(scores: Tensor, config: SpecKVConfig, key_mask: Tensor | None = None) -> Tensor:
+    """Choose the key-value pairs that each KV head keeps besides the window (paper, section 4.1).
+
+    Args:
+        scores: [batch, KV heads, keys before the window], non-negative, not yet smoothed.
+        config: capacity, window, smoothing and head budget; `max_capacity_prompt` must be set.
+        key_mask: bool [batch, keys before the window], False where a row is padded; such keys are taken only where a
+            row has no others.
+
+    Returns:
+        int64 [batch, KV heads, kept], ascending, padded in front with -1 where a head keeps fewer than another.
+    """
+    assert config.max_capacity_prompt is not None
+    budget = min(config.max_capacity_prompt - config.window_size, scores.shape[-1])
+    smoothed = smooth(scores, config.kernel_size, config.pool_type)
+    if key_mask is not None:
+        smoothed = smoothed.masked_fill(~key_mask[:, None], -1.0)
+    if config.head_budget == "uniform":
+        # max pooling makes plateaus of equal scores; ranking as many as the paper's code does breaks ties as it does
+        ranked = smoothed.topk(min(max(budget, config.prefill_vertical_size), smoothed.shape[-1]), dim=-1).indices
+        return ranked[..., :budget].sort(dim=-1).values
+    return _share_among_heads(smoothed, budget)
+
+
+def _share_among_heads(smoothed: Tensor, budget: int, floor: float = 0.2) -> Tensor:
+    """Spend heads x budget pairs where the layer's heads score highest; each head keeps at least `floor` of its share.
+
+    Returns int64 [batch, heads, widest head], ascending, padded in front with -1.
+    """
+    batch, heads, keys = smoothed.shape
+    ranked = smoothed.topk(keys, dim=-1, sorted=True)
+    values = ranked.values.clone()
+    values[..., : max(1, int(floor * budget))] = torch.inf
+    chosen = torch.zeros(batch, heads * keys, dtype=torch.bool, device=smoothed.device)
+    chosen.scatter_(1, values.flatten(1).topk(heads * budget, dim=-1).indices, True)
+    chosen = chosen.view(batch, heads, keys)
+    positions = ranked.indices.masked_fill(~chosen, -1)
+    widest = int(chosen.sum(-1).max())
+    return positions.sort(dim=-1).values[..., keys - widest :]

@@ -16,6 +16,8 @@ ReductionType = Literal["max", "mean"]
 Positions = Literal["packed", "original"]
 Lookahead = Literal["draft", "none", "target"]
 HeadBudget = Literal["uniform", "adaptive"]
+Scoring = Literal["per_document", "joint"]
+Unit = Literal["sentence", "token", "document"]
 
 
 def _check_integer(name: str, value: object, minimum: int, *, optional: bool = False) -> None:
@@ -148,3 +150,59 @@ class SpecKVConfig(_FromDict):
         _check_choice("lookahead", self.lookahead, get_args(Lookahead))
         _check_choice("head_budget", self.head_budget, get_args(HeadBudget))
         _check_window_fits(self)
+
+
+@dataclass(frozen=True)
+class CompressionConfig(_FromDict):
+    """Settings of the compression of documents.
+
+    Of `max_tokens`, `ratio` and `coverage`, at most two are given: a size (`max_tokens` or `ratio`) is the cap, and
+    `coverage` stops below it. With none, a quarter of the tokens is kept.
+
+    Args:
+        max_tokens: keep at most so many tokens of all documents together.
+        ratio: keep at most this share of the tokens, above 0 and at most 1.
+        coverage: keep the fewest units that carry this share of the importance, above 0 and at most 1.
+        scoring: "per_document" reads each document on its own and lets the question look at all of them at once;
+            "joint" reads one prompt of all documents, as the paper does.
+        unit: what is kept or dropped: whole sentences, single tokens (the paper), or whole documents.
+        contrast: subtract what any question would attend to (per_document only).
+        likelihood: let the likelihood of the question, given each document, take part (per_document only).
+        lexical: let the words that question and unit share take part (per_document only).
+        ellipsis: what stands where text was dropped inside a document; "" joins the kept pieces with a space.
+
+    Raises:
+        ConfigError: a value is out of range, or two of them contradict each other.
+    """
+
+    max_tokens: int | None = None
+    ratio: float | None = None
+    coverage: float | None = None
+    scoring: Scoring = "per_document"
+    unit: Unit = "sentence"
+    contrast: bool = True
+    likelihood: bool = True
+    lexical: bool = True
+    ellipsis: str = " … "
+
+    def __post_init__(self) -> None:
+        _check_integer("max_tokens", self.max_tokens, 1, optional=True)
+        for name in ("ratio", "coverage"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1):
+                raise ConfigError(f"{name}={value!r}: must be above 0 and at most 1.")
+        if self.max_tokens is not None and self.ratio is not None:
+            raise ConfigError(f"max_tokens={self.max_tokens} and ratio={self.ratio} both set the size: give one of them.")
+        _check_choice("scoring", self.scoring, get_args(Scoring))
+        _check_choice("unit", self.unit, get_args(Unit))
+        for name in ("contrast", "likelihood", "lexical"):
+            _check_choice(name, getattr(self, name), (True, False))
+        if not isinstance(self.ellipsis, str):
+            raise ConfigError(f"ellipsis={self.ellipsis!r}: must be a string.")
+
+    def budget_tokens(self, tokens_before: int) -> int:
+        """The most tokens that may be kept of `tokens_before`."""
+        if self.max_tokens is not None:
+            return self.max_tokens
+        share = self.ratio if self.ratio is not None else (1.0 if self.coverage is not None else 0.25)
+        return int(tokens_before * share)

@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from spec_rag_kernels.gather_kv.tiling import COPY_TILES, MOVE_DIMS, MOVE_TILES
+from spec_rag_kernels.triton_common import unit_stride
 
 
 @triton.jit
@@ -24,11 +25,9 @@ def copy_kernel(  # type: ignore[no-untyped-def]
     key_batch_stride,
     key_head_stride,
     key_stride,
-    key_dim_stride,
     value_batch_stride,
     value_head_stride,
     value_stride,
-    value_dim_stride,
     HEAD_DIM: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
@@ -45,8 +44,8 @@ def copy_kernel(  # type: ignore[no-untyped-def]
     key_base = key + batch * key_batch_stride + head * key_head_stride
     value_base = value + batch * value_batch_stride + head * value_head_stride
     target = (base + entries[:, None]) * HEAD_DIM + dims[None, :]
-    moved_key = tl.load(key_base + picked * key_stride + dims[None, :] * key_dim_stride, mask=mask)
-    moved_value = tl.load(value_base + picked * value_stride + dims[None, :] * value_dim_stride, mask=mask)
+    moved_key = tl.load(key_base + picked * key_stride + dims[None, :], mask=mask)
+    moved_value = tl.load(value_base + picked * value_stride + dims[None, :], mask=mask)
     tl.store(key_out + target, moved_key, mask=mask)
     tl.store(value_out + target, moved_value, mask=mask)
 
@@ -94,6 +93,7 @@ def gather_kv_triton(key: Tensor, value: Tensor, positions: Tensor, *, in_place:
                 num_stages=MOVE_TILES.stages,
             )
         return key[:, :, :kept], value[:, :, :kept]
+    key, value = unit_stride(key), unit_stride(value)
     key_out = torch.empty(batch, heads, kept, dim, dtype=key.dtype, device=key.device)
     value_out = torch.empty_like(key_out)
     if kept:
@@ -105,8 +105,8 @@ def gather_kv_triton(key: Tensor, value: Tensor, positions: Tensor, *, in_place:
             value_out,
             kept,
             heads,
-            *key.stride(),
-            *value.stride(),
+            *key.stride()[:3],
+            *value.stride()[:3],
             HEAD_DIM=dim,
             BLOCK_DIM=triton.next_power_of_2(dim),
             BLOCK_KEYS=COPY_TILES.keys,

@@ -17,7 +17,7 @@ def logsumexp_tiles(dtype: torch.dtype, head_dim: int) -> Tiles:
         return Tiles(rows=128, keys=64, warps=4, stages=3)
     if head_dim <= 128:
         return Tiles(rows=64, keys=64, warps=4, stages=2)
-    return Tiles(rows=64, keys=32, warps=4, stages=2)
+    return Tiles(rows=64, keys=64, warps=8, stages=2)
 
 
 def reduce_tiles(dtype: torch.dtype, head_dim: int) -> Tiles:

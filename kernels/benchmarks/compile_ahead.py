@@ -1,0 +1,253 @@
+"""Compile every Triton kernel for GPUs that are not there, and show what it takes of them.
+
+    python kernels/benchmarks/compile_ahead.py [--targets sm_80,sm_90,gfx942] [--quick] [--json FILE]
+
+Registers, spills and shared memory of the default tilings, as the assembler that comes with triton reports them. Needs no
+GPU, and a process without TRITON_INTERPRET.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import ASTSource
+
+from spec_rag_kernels.gather_kv.tiling import COPY_TILES, MOVE_DIMS, MOVE_TILES
+from spec_rag_kernels.gather_kv.triton import copy_kernel, move_kernel
+from spec_rag_kernels.tiles import Tiles, dot_size
+from spec_rag_kernels.triton_common import dot_precision
+from spec_rag_kernels.vertical_slash_attention.tiling import attention_tiles
+from spec_rag_kernels.vertical_slash_attention.triton import vertical_slash_kernel
+from spec_rag_kernels.window_scores.tiling import logsumexp_tiles, reduce_tiles
+from spec_rag_kernels.window_scores.triton import reduced_probabilities_kernel, row_logsumexp_kernel
+
+TRITON_TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kernel as the launcher would specialise it: argument types, constants and the launch's warps and stages."""
+
+    name: str
+    kernel: Any
+    types: dict[str, str]
+    constants: dict[str, Any]
+    tiles: Tiles
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel takes. Registers and spills are per thread; None where no assembler tells."""
+
+    kernel: str
+    dtype: str
+    head_dim: int
+    options: str
+    target: str
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+    registers: int | None
+    spill_bytes: int | None
+    shared_bytes: int
+
+
+# Plain is the path of every usual model; full is what the operators can do beyond it, all at once.
+PLAIN, FULL = "plain", "all options"
+
+
+def variants(dtype: torch.dtype, head_dim: int, options: str = PLAIN) -> Iterator[Variant]:
+    """Every kernel in its default tiling. Strides and lengths are taken as multiples of 16 or not, as they would come."""
+    element = TRITON_TYPES[dtype]
+    full = options == FULL
+    common = {
+        "SOFTCAP": 50.0 if full else None,
+        "PRECISION": dot_precision(torch.empty(0, dtype=dtype)),
+        "HEAD_DIM": head_dim,
+        "BLOCK_DIM": dot_size(head_dim),
+    }
+    pointers = {"query": f"*{element}", "key": f"*{element}", "value": f"*{element}"}
+    tiles = logsumexp_tiles(dtype, head_dim)
+    yield Variant(
+        "window_scores: logsumexp",
+        row_logsumexp_kernel,
+        pointers
+        | {"partial": "*fp32", "scaling": "fp32"}
+        | ({"own_key": f"*{element}", "key_mask": "*u8", "own_key_mask": "*u8"} if full else {}),
+        common | {"CAUSAL": True, "BLOCK_ROWS": tiles.rows, "BLOCK_KEYS": tiles.keys},
+        tiles,
+    )
+    tiles = reduce_tiles(dtype, head_dim)
+    yield Variant(
+        "window_scores: reduce",
+        reduced_probabilities_kernel,
+        pointers
+        | {"row_offset": "*fp32", "out": "*fp32", "scaling": "fp32"}
+        | ({"key_mask": "*u8", "sliding_window": "i32"} if full else {}),
+        common
+        | {"CAUSAL": True, "SUM_QUERIES": full, "SUM_HEADS": full, "PER_HEAD": False}
+        | {"BLOCK_ROWS": tiles.rows, "BLOCK_KEYS": tiles.keys},
+        tiles,
+    )
+    tiles = attention_tiles(dtype, head_dim)
+    yield Variant(
+        "vertical_slash_attention",
+        vertical_slash_kernel,
+        pointers
+        | {"columns": "*i32", "column_from": "*i32", "column_to": "*i32", "out": f"*{element}", "scaling": "fp32"}
+        | ({"key_mask": "*u8", "sinks": "*fp32", "sliding_window": "i32"} if full else {}),
+        common | {"BLOCK_ROWS": tiles.rows, "BLOCK_KEYS": tiles.keys},
+        tiles,
+    )
+    if full:
+        return
+    yield Variant(
+        "gather_kv: copy",
+        copy_kernel,
+        pointers | {"positions": "*i64", "key_out": f"*{element}", "value_out": f"*{element}"},
+        {"HEAD_DIM": head_dim, "BLOCK_DIM": dot_size(head_dim), "BLOCK_KEYS": COPY_TILES.keys},
+        COPY_TILES,
+    )
+    yield Variant(
+        "gather_kv: move",
+        move_kernel,
+        pointers | {"positions": "*i64"},
+        {"HEAD_DIM": head_dim, "BLOCK_DIM": MOVE_DIMS, "BLOCK_KEYS": MOVE_TILES.keys},
+        MOVE_TILES,
+    )
+
+
+def resources(variant: Variant, dtype: torch.dtype, head_dim: int, options: str, target_name: str) -> Resources:
+    """Compile one variant for one target and read what it takes."""
+    optional = {"own_key", "key_mask", "own_key_mask", "sinks", "sliding_window"}
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[tuple[int], list[list[Any]]] = {}
+    for index, parameter in enumerate(variant.kernel.params):
+        name = parameter.name
+        if name in variant.constants:
+            signature[name], constants[name] = "constexpr", variant.constants[name]
+        elif name in optional and name not in variant.types:
+            signature[name], constants[name] = "constexpr", None
+        else:
+            signature[name] = variant.types.get(name, "i32")
+            # What a launch would see: torch's pointers are aligned, and the strides are multiples of the head dimension.
+            if signature[name].startswith("*") or name.endswith("_stride"):
+                attributes[(index,)] = [["tt.divisibility", 16]]
+    source = ASTSource(variant.kernel, signature, constants, attributes)
+    target = TARGETS[target_name]
+    options_dict = {"num_warps": variant.tiles.warps, "num_stages": variant.tiles.stages}
+    compiled = triton.compile(source, target=target, options=options_dict)
+    registers = spills = None
+    if target.backend == "cuda":
+        registers, spills = _assemble(compiled.asm["ptx"], target_name)
+    elif (text := compiled.asm.get("amdgcn")) is not None:
+        registers, spills = _amd_resources(text)
+    return Resources(
+        kernel=variant.name,
+        dtype=TRITON_TYPES[dtype],
+        head_dim=head_dim,
+        options=options,
+        target=target_name,
+        rows=variant.tiles.rows,
+        keys=variant.tiles.keys,
+        warps=variant.tiles.warps,
+        stages=variant.tiles.stages,
+        registers=registers,
+        spill_bytes=spills,
+        shared_bytes=compiled.metadata.shared,
+    )
+
+
+def _assemble(ptx: str, target_name: str) -> tuple[int, int]:
+    """Registers and spilled bytes (stores and loads) as ptxas reports them."""
+    # Triton brings two assemblers, chooses by architecture and emits "sm_90a" for Hopper; this is the one that it uses.
+    ptxas = get_ptxas(TARGETS[target_name].arch).path
+    arch = "sm_90a" if target_name == "sm_90" else target_name
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(ptx)
+        command = [ptxas, "-v", "--regAllocOptLevel=2", f"--gpu-name={arch}", str(source), "-o", os.devnull]
+        report = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    registers = re.search(r"Used (\d+) registers", report)
+    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", report)
+    if registers is None or not spills:
+        raise RuntimeError(f"ptxas told nothing about registers or spills:\n{report}")
+    return int(registers[1]), sum(map(int, spills))
+
+
+def _amd_resources(assembly: str) -> tuple[int | None, int | None]:
+    registers = re.search(r"\.vgpr_count:\s+(\d+)", assembly)
+    spills = re.search(r"\.vgpr_spill_count:\s+(\d+)", assembly)
+    return (int(registers[1]) if registers else None), (4 * int(spills[1]) if spills else None)
+
+
+def cases(quick: bool) -> Iterator[tuple[torch.dtype, int, str]]:
+    """What is compiled: every head dimension in bfloat16, the other types at the usual ones, and all options."""
+    if quick:
+        yield from ((torch.bfloat16, 64, PLAIN), (torch.float16, 128, PLAIN))
+        return
+    for head_dim in (64, 80, 96, 128, 256):
+        yield torch.bfloat16, head_dim, PLAIN
+    for head_dim in (64, 128, 256):
+        yield torch.float16, head_dim, PLAIN
+        yield torch.float32, head_dim, PLAIN
+        yield torch.bfloat16, head_dim, FULL
+
+
+def table(rows: list[Resources]) -> str:
+    """The rows as text, one kernel a line."""
+    lines = [f"{'kernel':26} {'type':5} {'dim':>4} {'options':12} {'target':7} {'tile':>8} {'warps':>5} {'stages':>6} "
+             f"{'regs':>5} {'spill B':>8} {'shared B':>9}"]  # fmt: skip
+    for row in rows:
+        lines.append(
+            f"{row.kernel:26} {row.dtype:5} {row.head_dim:>4} {row.options:12} {row.target:7} "
+            f"{f'{row.rows}x{row.keys}':>8} {row.warps:>5} {row.stages:>6} {_shown(row.registers):>5} "
+            f"{_shown(row.spill_bytes):>8} {row.shared_bytes:>9}"
+        )
+    return "\n".join(lines)
+
+
+def _shown(value: int | None) -> str:
+    return "?" if value is None else str(value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--targets", default="sm_80,sm_90", help=f"of {', '.join(TARGETS)}, with commas")
+    parser.add_argument("--quick", action="store_true", help="two shapes alone")
+    parser.add_argument("--json", type=Path, help="write the rows to this file as well")
+    arguments = parser.parse_args()
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+        sys.exit("TRITON_INTERPRET is set, and an interpreted kernel cannot be compiled; unset it")
+    rows = [
+        resources(variant, dtype, head_dim, options, target)
+        for target in arguments.targets.split(",")
+        for dtype, head_dim, options in cases(arguments.quick)
+        for variant in variants(dtype, head_dim, options)
+    ]
+    print(table(rows))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps([asdict(row) for row in rows]))
+
+
+if __name__ == "__main__":
+    main()

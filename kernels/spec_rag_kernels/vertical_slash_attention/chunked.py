@@ -5,11 +5,13 @@ two with the band, which is a slice of the keys. Inside the slice a column that 
 """
 
 from bisect import bisect_left
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from spec_rag_kernels.checks import compute_dtype
+from spec_rag_kernels.parallel import run_pieces, threads_for
 from spec_rag_kernels.vertical_slash_attention.request import VerticalSlashRequest
 
 # Rows of one product, of all query heads of a KV head together: large enough to use the keys well, small enough for a cache.
@@ -19,17 +21,31 @@ HIDDEN = float("-inf")
 
 
 def vertical_slash_attention_chunked(request: VerticalSlashRequest) -> Tensor:
-    """[b, h, n, d] in query's dtype; working memory about ROWS_PER_BLOCK x (v + slash + ROWS_PER_BLOCK / group) floats."""
+    """[b, h, n, d] in query's dtype; per thread about ROWS_PER_BLOCK x (v + slash + ROWS_PER_BLOCK / group) floats."""
     r = request
     batch, _, tokens, _ = r.query.shape
     out = torch.empty_like(r.query, memory_format=torch.contiguous_format)
-    for row in range(batch):
-        for key_head in range(r.key.shape[1]):
-            head = _KeyHead(r, row, key_head)
-            for start in range(0, tokens, head.queries_per_block):
-                stop = min(start + head.queries_per_block, tokens)
-                out[row, head.query_heads, start:stop] = head.attend(start, stop).to(out.dtype)
+    heads = [(row, key_head) for row in range(batch) for key_head in range(r.key.shape[1])]
+    # Enough pieces for the cores to end together; every piece gathers its head's columns for itself.
+    threads = threads_for(tokens, r.query.device)
+    pieces_per_head = 1 if threads == 1 else -(-2 * threads // len(heads))
+    step = -(-tokens // pieces_per_head)
+    run_pieces(
+        [
+            partial(_attend_range, r, row, key_head, start, min(start + step, tokens), out)
+            for start in range(0, tokens, step)
+            for row, key_head in heads
+        ],
+        r.query.device,
+    )
     return out
+
+
+def _attend_range(r: VerticalSlashRequest, row: int, key_head: int, first: int, last: int, out: Tensor) -> None:
+    head = _KeyHead(r, row, key_head)
+    for start in range(first, last, head.queries_per_block):
+        stop = min(start + head.queries_per_block, last)
+        out[row, head.query_heads, start:stop] = head.attend(start, stop).to(out.dtype)
 
 
 class _KeyHead:

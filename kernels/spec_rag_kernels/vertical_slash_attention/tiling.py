@@ -11,7 +11,8 @@ def attention_tiles(dtype: torch.dtype, head_dim: int) -> Tiles:
     The largest tiles that the assembler fits into registers on sm_80 and sm_90 with every option on.
     """
     if dtype == torch.float32:
-        return Tiles(rows=32, keys=32, warps=4, stages=2)
+        # Multiplied without tensor cores, where every wider tile spills on one of the two.
+        return Tiles(rows=16, keys=32, warps=8, stages=1) if head_dim <= 128 else Tiles(16, 16, warps=8, stages=1)
     if head_dim <= 64:
         return Tiles(rows=128, keys=64, warps=8, stages=3)
     if head_dim <= 128:

@@ -5,13 +5,16 @@ taken, and is reduced into the result while it is still in the processor's cache
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from spec_rag_kernels.checks import compute_dtype
+from spec_rag_kernels.parallel import run_pieces, threads_for
 from spec_rag_kernels.window_scores.request import WindowScoresRequest
 
+# Of all threads together, so that the cores of a machine do not multiply what is held.
 CHUNK_BYTES = 2 * 2**20
 # Fewer rows than this make the products with the keys as slow as reading the keys, so very long prompts get more bytes.
 MIN_CHUNK_ROWS = 16
@@ -28,36 +31,43 @@ class _Block:
 
 
 def window_scores_chunked(request: WindowScoresRequest) -> Tensor:
-    """[b, h, n], [b, kv, n] or [b, n]; working memory CHUNK_BYTES (or MIN_CHUNK_ROWS rows) beside the result."""
+    """[b, h, n], [b, kv, n] or [b, n]; working memory CHUNK_BYTES (but MIN_CHUNK_ROWS rows per thread) beside the result."""
     r = request
-    batch, heads, window, _ = r.query.shape
+    batch, heads, _, _ = r.query.shape
     key_heads, keys = r.key.shape[1:3]
-    dtype = compute_dtype(r.query)
-    own = 0 if r.own_key is None else r.own_key.shape[2]
-    width = keys + own + (r.sinks is not None)
-    rows = max(MIN_CHUNK_ROWS, CHUNK_BYTES // (dtype.itemsize * width))
-    head_step = max(1, min(r.group, rows // window))
-    query_step = min(window, rows)
-    buffer = torch.empty(head_step * query_step * width, dtype=dtype, device=r.query.device)
-    head_mask = None if r.head_mask is None else r.head_mask.tolist()
-
-    out_heads = {"none": heads, "kv": key_heads, "all": 1}[r.reduce_heads]
-    result = torch.zeros(batch, out_heads, keys, dtype=dtype, device=r.query.device)
+    per_head = r.reduce_heads == "none"
+    result = torch.zeros(
+        batch, heads if per_head else key_heads, keys, dtype=compute_dtype(r.query), device=r.query.device
+    )
+    head_mask = [True] * heads if r.head_mask is None else r.head_mask.tolist()
+    chunk_bytes = CHUNK_BYTES // threads_for(batch * key_heads, r.query.device)
+    pieces = []
     for row in range(batch):
         for key_head in range(key_heads):
-            for offset in range(0, r.group, head_step):
-                first = key_head * r.group + offset
-                last = key_head * r.group + min(offset + head_step, r.group)
-                counted = list(range(first, last)) if head_mask is None else [h for h in range(first, last) if head_mask[h]]
-                if not counted:
-                    continue
-                scores = _heads_scores(r, row, counted, query_step, buffer)
-                if r.reduce_heads == "none":
-                    result[row, counted] = scores
-                else:
-                    into = result[row, key_head if r.reduce_heads == "kv" else 0]
-                    _fold(into, _reduce(scores, r.head_reduction), r.head_reduction)
-    return result[:, 0] if r.reduce_heads == "all" else result
+            members = [head for head in range(key_head * r.group, (key_head + 1) * r.group) if head_mask[head]]
+            if members:
+                pieces.append(partial(_score_group, r, row, members, chunk_bytes, result))
+    if pieces:
+        run_pieces(pieces, r.query.device)
+    return _reduce(result.transpose(0, 1), r.head_reduction) if r.reduce_heads == "all" else result
+
+
+def _score_group(r: WindowScoresRequest, row: int, members: list[int], chunk_bytes: int, result: Tensor) -> None:
+    """Write the scores of the counting query heads of one KV head, as many heads at a time as a chunk holds."""
+    window, keys = r.query.shape[2], r.key.shape[2]
+    own = 0 if r.own_key is None else r.own_key.shape[2]
+    width = keys + own + (r.sinks is not None)
+    rows = max(MIN_CHUNK_ROWS, chunk_bytes // (result.dtype.itemsize * width))
+    head_step = max(1, min(len(members), rows // window))
+    query_step = min(window, rows)
+    buffer = torch.empty(head_step * query_step * width, dtype=result.dtype, device=result.device)
+    for first in range(0, len(members), head_step):
+        heads = members[first : first + head_step]
+        scores = _heads_scores(r, row, heads, query_step, buffer)
+        if r.reduce_heads == "none":
+            result[row, heads] = scores
+        else:
+            _fold(result[row, heads[0] // r.group], _reduce(scores, r.head_reduction), r.head_reduction)
 
 
 def _heads_scores(r: WindowScoresRequest, row: int, heads: list[int], query_step: int, buffer: Tensor) -> Tensor:

@@ -1,0 +1,60 @@
+"""Times and working memory for the benchmarks, measured side by side in one process."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+
+def median_seconds(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """The median of each call. The calls take turns, so that a busy moment of the machine strikes all of them."""
+    for call in calls.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def working_bytes(call: Callable[[], object]) -> int:
+    """The most bytes that one call held at once, its result included and its arguments not.
+
+    Every allocation and release that torch's allocator reports to the profiler, summed in the order of time; also those
+    that an operator makes for itself. Packing buffers inside the BLAS library are not torch's and are not counted. The
+    profiler sees one thread, so the call runs in one; window_scores divides its chunk among threads, so that more threads
+    hold no more, and the materialised way does not depend on their number.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        call()
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
+            result = call()
+        del result
+    finally:
+        torch.set_num_threads(threads)
+    assert recorded.profiler is not None
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Plain text with aligned columns: the first to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = []
+    for row in [header, *rows]:
+        cells = [cell.ljust(width) if index == 0 else cell.rjust(width) for index, (cell, width) in
+                 enumerate(zip(row, widths, strict=True))]  # fmt: skip
+        lines.append("  ".join(cells))
+    return "\n".join(lines)

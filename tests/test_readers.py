@@ -1,0 +1,182 @@
+"""Files become documents, or a clear error says why not."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from spec_rag.errors import UnreadableFileError
+from spec_rag.readers import read_file, read_files
+
+pypdf = pytest.importorskip("pypdf")
+pytest.importorskip("bs4")
+
+
+def pdf_bytes(*pages: str) -> bytes:
+    """A hand-made PDF with one line of text per page."""
+    font = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
+    kids = b" ".join(b"%d 0 R" % (4 + 2 * i) for i in range(len(pages)))
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [%s] /Count %d >>" % (kids, len(pages)),
+        font,
+    ]
+    for i, text in enumerate(pages):
+        stream = b"BT /F1 12 Tf 72 720 Td (%s) Tj ET" % text.encode("latin-1")
+        objects.append(
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Resources << /Font << /F1 3 0 R >> >> "
+            b"/Contents %d 0 R >>" % (5 + 2 * i)
+        )
+        objects.append(b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream))
+    out = io.BytesIO(b"")
+    out.write(b"%PDF-1.4\n")
+    offsets = []
+    for number, body in enumerate(objects, 1):
+        offsets.append(out.tell())
+        out.write(b"%d 0 obj\n%s\nendobj\n" % (number, body))
+    xref = out.tell()
+    out.write(b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1))
+    out.write(b"".join(b"%010d 00000 n \n" % offset for offset in offsets))
+    out.write(b"trailer << /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, xref))
+    return out.getvalue()
+
+
+def written(folder: Path, name: str, data: str | bytes) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+def test_text_is_exactly_what_open_gives(tmp_path: Path) -> None:
+    path = written(tmp_path, "notes.txt", "One.\r\n\r\n  Zwei ä.\r\n")
+    document = read_file(path)
+    assert document.text == path.read_text(encoding="utf-8") == "One.\n\n  Zwei ä.\n"
+    assert (document.title, document.metadata) == ("notes", {"source": str(path)})
+
+
+def test_markdown_takes_its_first_heading_as_title(tmp_path: Path) -> None:
+    assert read_file(written(tmp_path, "a.md", "intro\n\n## Power & Light ##\n\n# Later")).title == "Power & Light"
+    assert read_file(written(tmp_path, "b.md", "no heading, only #hashtag")).title == "b"
+
+
+def test_html_gives_what_a_reader_sees(tmp_path: Path) -> None:
+    page = """<!doctype html><html><head><title>A &lt;page&gt;</title><style>p{}</style></head><body>
+    <h1>Head</h1><p>One <b>bold</b>
+    word.<br>Next</p><!-- hidden --><script>alert(1)</script>
+    <ul><li>first</li><li>second</li></ul><table><tr><td>a</td><td>b</td></tr></table>
+    <pre>x = 1
+  y</pre></body></html>"""
+    document = read_file(written(tmp_path, "p.html", page))
+    assert document.title == "A <page>"
+    assert document.text == "Head\n\nOne bold word.\nNext\n\nfirst\nsecond\n\na \tb\n\nx = 1\n  y"
+
+
+def test_html_is_read_in_its_declared_encoding(tmp_path: Path) -> None:
+    page = '<meta charset="iso-8859-1"><p>Café</p>'.encode("latin-1")
+    assert read_file(written(tmp_path, "p.htm", page)).text == "Café"
+
+
+def test_pdf_pages_are_found_again_by_their_starts(tmp_path: Path) -> None:
+    document = read_file(written(tmp_path, "report.pdf", pdf_bytes("First page here.", "Second page here.")))
+    assert document.title == "report"
+    starts = document.metadata["page_starts"]
+    assert [document.text[start:].split("\n")[0] for start in starts] == ["First page here.", "Second page here."]
+
+
+def test_utf16_with_its_mark_is_read(tmp_path: Path) -> None:
+    assert read_file(written(tmp_path, "a.txt", "Ünï".encode("utf-16"))).text == "Ünï"
+
+
+def encrypted_pdf() -> bytes:
+    writer = pypdf.PdfWriter(clone_from=io.BytesIO(pdf_bytes("secret")))
+    writer.encrypt("password", algorithm="RC4-128")
+    out = io.BytesIO()
+    writer.write(out)
+    return out.getvalue()
+
+
+def scanned_pdf() -> bytes:
+    writer = pypdf.PdfWriter()
+    writer.add_blank_page(100, 100)
+    out = io.BytesIO()
+    writer.write(out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("a.txt", b"\x00\x01\x02binary", "binary"),
+        ("a.txt", "Café".encode("latin-1"), "not utf-8.*latin-1"),
+        ("a.md", "  \n\n ", "no text"),
+        ("a.html", "<script>x</script>", "no text"),
+        ("a.html", b"PK\x00\x00", "binary"),
+        ("a.docx", b"PK", "'.docx' cannot be read"),
+        ("Makefile", b"all:", "without a suffix"),
+        ("a.pdf", b"not a pdf at all", "not a readable PDF"),
+        ("a.pdf", b"", "not a readable PDF"),
+        ("a.pdf", encrypted_pdf(), "password"),
+        ("a.pdf", scanned_pdf(), "scan"),
+    ],
+)
+def test_unreadable_files_say_why(tmp_path: Path, name: str, data: str | bytes, reason: str) -> None:
+    path = written(tmp_path, name, data)
+    with pytest.raises(UnreadableFileError, match=reason) as caught:
+        read_file(path)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_encrypted_pdf_with_an_empty_password_is_read(tmp_path: Path) -> None:
+    writer = pypdf.PdfWriter(clone_from=io.BytesIO(pdf_bytes("open to all")))
+    writer.encrypt("", owner_password="owner", algorithm="RC4-128")
+    out = io.BytesIO()
+    writer.write(out)
+    assert read_file(written(tmp_path, "a.pdf", out.getvalue())).text == "open to all"
+
+
+def test_a_named_encoding_is_used_and_an_unknown_one_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.txt", "Café".encode("latin-1"))
+    assert read_file(path, encoding="latin-1").text == "Café"
+    with pytest.raises(UnreadableFileError, match="klingon"):
+        read_file(path, encoding="klingon")
+
+
+def test_missing_file_and_folder_given_as_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_file(tmp_path / "gone.txt")
+    with pytest.raises(UnreadableFileError, match="folder"):
+        read_file(tmp_path)
+
+
+def test_folders_are_read_recursively_in_order_and_each_file_once(tmp_path: Path) -> None:
+    written(tmp_path, "b.txt", "b")
+    written(tmp_path, "a/c.md", "c")
+    written(tmp_path, "README.md", "readme")
+    written(tmp_path, "a/.hidden.txt", "no")
+    written(tmp_path, ".git/x.txt", "no")
+    written(tmp_path, "a/data.bin", b"\x00")
+    documents = read_files([tmp_path, tmp_path / "b.txt"])
+    assert [document.text for document in documents] == ["readme", "c", "b"]
+
+
+def test_unreadable_file_in_a_folder_is_skipped_only_on_request(tmp_path: Path) -> None:
+    written(tmp_path, "a.txt", "fine")
+    bad = written(tmp_path, "bad.pdf", b"junk")
+    errors: list[UnreadableFileError] = []
+    assert len(read_files([tmp_path], skipped=errors.append)) == 1
+    assert "bad.pdf" in str(errors[0])
+    with pytest.raises(UnreadableFileError):
+        read_files([tmp_path])
+    with pytest.raises(UnreadableFileError):
+        read_files([bad], skipped=errors.append)
+
+
+def test_folder_without_readable_files_and_no_paths(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFileError, match="no file that can be read"):
+        read_files([tmp_path])
+    with pytest.raises(UnreadableFileError):
+        read_files([])

@@ -169,7 +169,7 @@ class CompressionConfig(_FromDict):
         contrast: subtract what any question would attend to (per_document only).
         likelihood: let the likelihood of the question, given each document, take part (per_document only).
         lexical: let the words that question and unit share take part (per_document only).
-        ellipsis: what stands where text was dropped inside a document; "" joins the kept pieces with a space.
+        ellipsis: what stands where text was dropped, such as " … "; "" joins the kept pieces with a space.
 
     Raises:
         ConfigError: a value is out of range, or two of them contradict each other.
@@ -183,16 +183,20 @@ class CompressionConfig(_FromDict):
     contrast: bool = True
     likelihood: bool = True
     lexical: bool = True
-    ellipsis: str = " … "
+    ellipsis: str = ""
 
     def __post_init__(self) -> None:
         _check_integer("max_tokens", self.max_tokens, 1, optional=True)
         for name in ("ratio", "coverage"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1
+            ):
                 raise ConfigError(f"{name}={value!r}: must be above 0 and at most 1.")
         if self.max_tokens is not None and self.ratio is not None:
-            raise ConfigError(f"max_tokens={self.max_tokens} and ratio={self.ratio} both set the size: give one of them.")
+            raise ConfigError(
+                f"max_tokens={self.max_tokens} and ratio={self.ratio} both set the size: give one of them."
+            )
         _check_choice("scoring", self.scoring, get_args(Scoring))
         _check_choice("unit", self.unit, get_args(Unit))
         for name in ("contrast", "likelihood", "lexical"):

@@ -76,7 +76,9 @@ class PromptImportance:
             self._total = scores
         else:
             scores = scores.to(self._total.device)
-            self._total = torch.maximum(self._total, scores) if self.config.reduction_type == "max" else self._total + scores
+            self._total = (
+                torch.maximum(self._total, scores) if self.config.reduction_type == "max" else self._total + scores
+            )
 
     def result(self) -> Tensor:
         """[batch, prompt tokens], in the draft's dtype; at most 1 for "max", a sum for "mean"."""

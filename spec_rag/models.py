@@ -6,6 +6,7 @@ devices; it does not know prompts or attention.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
 import logging
@@ -15,7 +16,7 @@ import socket
 import tempfile
 import threading
 import urllib.parse
-import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,10 @@ class LoadOptions:
             raise ConfigError(
                 f"device={self.device!r} and device_map={self.device_map!r} contradict each other: give one of them."
             )
-        if isinstance(self.dtype, str) and self.dtype != "auto" and not isinstance(
-            getattr(torch, self.dtype, None), torch.dtype
+        if (
+            isinstance(self.dtype, str)
+            and self.dtype != "auto"
+            and not isinstance(getattr(torch, self.dtype, None), torch.dtype)
         ):
             raise ConfigError(f"dtype={self.dtype!r} is no torch dtype: try 'float32', 'bfloat16' or 'float16'.")
 
@@ -90,11 +93,20 @@ class LoadOptions:
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model, its tokenizer (None for token ids alone), and the name it was asked for by."""
+    """A model, its tokenizer (None for token ids alone), and the name it was asked for by.
+
+    `readers` holds what has been prepared for reading documents with it, for as long as the model is loaded.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     name: str
+    readers: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def lock(self) -> FairLock:
+        """The lock that every use of this model queues on."""
+        return FairLock.of(self.model)
 
     @property
     def context_tokens(self) -> int | None:
@@ -103,7 +115,7 @@ class LoadedModel:
         return int(limit) if limit else None
 
 
-_loaded: weakref.WeakValueDictionary[tuple[str, str], LoadedModel] = weakref.WeakValueDictionary()
+_loaded: dict[tuple[str, str], LoadedModel] = {}
 _loading = threading.RLock()
 
 
@@ -124,9 +136,27 @@ def load_model(name: str | Path | PreTrainedModel, options: LoadOptions | None =
     with _loading:
         found = _loaded.get(key)
         if found is None:
-            found = _load(str(name), options)
+            with _without_progress_bars():
+                found = _load(str(name), options)
             _loaded[key] = found
         return found
+
+
+def unload_models() -> None:
+    """Forget the shared models; their memory is freed when nobody else holds them."""
+    with _loading:
+        _loaded.clear()
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
 
 
 def _load(name: str, options: LoadOptions) -> LoadedModel:
@@ -314,6 +344,7 @@ class ModelPair:
     draft_name: str = ""
     target_name: str = ""
     _kept_alive: tuple[LoadedModel, ...] = field(default=(), repr=False)
+    _loaded_draft: LoadedModel | None = field(default=None, repr=False)
 
     @classmethod
     def load(
@@ -343,7 +374,20 @@ class ModelPair:
             draft_name=loaded_draft.name if loaded_draft else "",
             target_name=loaded_target.name if loaded_target else "",
             _kept_alive=tuple(loaded for loaded in (loaded_draft, loaded_target) if loaded),
+            _loaded_draft=loaded_draft,
         )
+
+    def loaded_draft(self) -> LoadedModel:
+        """The draft with its tokenizer, for reading documents.
+
+        Raises:
+            ConfigError: the pair has no draft.
+        """
+        if self._loaded_draft is None:
+            self._loaded_draft = LoadedModel(
+                self.require_draft("compression"), self.draft_tokenizer or self.tokenizer, self.draft_name or "draft"
+            )
+        return self._loaded_draft
 
     @property
     def lock(self) -> FairLock:

@@ -172,9 +172,7 @@ def stream(
 
     def run(emit: Callable[[str], None], cancelled: threading.Event) -> Answer:
         streamer = _PieceStreamer(tokenizer, sampling.stop, emit)
-        return generate(
-            pair, prompt, specpc, speckv, max_new_tokens, streamer=streamer, cancelled=cancelled, **options
-        )
+        return generate(pair, prompt, specpc, speckv, max_new_tokens, streamer=streamer, cancelled=cancelled, **options)
 
     return AnswerStream(run)
 

@@ -1,0 +1,315 @@
+"""The draft reads documents one by one, and a question looks at all of them at once.
+
+The instruction is encoded once and each passage on its own after it, all at the same positions; the question's tokens
+then attend to the passages' keys and values side by side. So cost is linear in the documents, no context limit binds,
+and no document stands in a better place than another. This module turns tokens into attention; it does not know how
+importance is made of it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from spec_rag_kernels import window_scores
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from spec_rag.attention_capture import AttentionCall, Replaced, capture
+from spec_rag.errors import UnsupportedModelError
+from spec_rag.prompt import QuestionTokens, frame
+
+_BATCH_TOKENS = 1024  # passages that are encoded together, padding included
+
+
+@dataclass(frozen=True)
+class EncodedPassage:
+    """A passage's keys and values under the draft, without the instruction's.
+
+    Attributes:
+        keys, values: [layers, KV heads, tokens, dim].
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    @property
+    def tokens(self) -> int:
+        return int(self.keys.shape[2])
+
+    @property
+    def layers(self) -> int:
+        return int(self.keys.shape[0])
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.keys.nbytes + self.values.nbytes)
+
+
+class DocumentReader:
+    """A draft with its instruction already read.
+
+    Args:
+        model: the draft.
+        tokenizer: its tokenizer.
+        depth: read with the first `depth` layers only; None means all. Likelihood needs all.
+        backend: kernel backend; None chooses by device.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        depth: int | None = None,
+        backend: str | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.frame = frame(tokenizer)
+        self.total_layers = int(model.config.get_text_config(decoder=True).num_hidden_layers)
+        self.depth = min(depth or self.total_layers, self.total_layers)
+        self.backend = backend
+        self._decoder = _first_layers(model, self.depth)
+        self._prefix: EncodedPassage | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def prefix(self) -> EncodedPassage:
+        """Keys and values of the instruction."""
+        if self._prefix is None:
+            cache = DynamicCache()
+            ids = torch.tensor([self.frame.head], device=self.device)
+            with torch.no_grad():
+                self._decoder(input_ids=ids, past_key_values=cache, use_cache=True)
+            self._prefix = _stacked(cache, 0, 0, len(self.frame.head))
+        return self._prefix
+
+    def encode(self, passages: Sequence[Sequence[int]]) -> list[EncodedPassage]:
+        """Read passages, each on its own after the instruction.
+
+        Args:
+            passages: token ids, at least one each.
+
+        Returns:
+            One EncodedPassage per passage, in the given order, on the draft's device.
+        """
+        encoded: dict[int, EncodedPassage] = {}
+        for batch in _batches([len(p) for p in passages]):
+            width = max(len(passages[i]) for i in batch)
+            ids = torch.zeros(len(batch), width, dtype=torch.long)
+            for row, i in enumerate(batch):
+                ids[row, : len(passages[i])] = torch.tensor(passages[i])
+            start = self.prefix.tokens
+            cache = DynamicCache()
+            for layer in range(self.depth):
+                keys, values = (x[layer].expand(len(batch), -1, -1, -1) for x in (self.prefix.keys, self.prefix.values))
+                cache.update(keys, values, layer)
+            positions = torch.arange(start, start + width, device=self.device).expand(len(batch), -1)
+            with torch.no_grad():
+                # padding stands on the right, where a causal mask already hides it
+                self._decoder(
+                    input_ids=ids.to(self.device), position_ids=positions, past_key_values=cache, use_cache=True
+                )
+            for row, i in enumerate(batch):
+                encoded[i] = _stacked(cache, row, start, start + len(passages[i]))
+        return [encoded[i] for i in range(len(passages))]
+
+    def attention(
+        self, passages: Sequence[EncodedPassage], questions: Sequence[QuestionTokens], first_layer: int, last_layer: int
+    ) -> Tensor:
+        """What each question attends to in all passages at once, in layers [first_layer, last_layer).
+
+        Returns:
+            float32 [questions, layers, heads, passage tokens]: the most that any token of the question, its frame
+            included, attends to each token of the passages, which stand one after the other.
+        """
+        decoder = _first_layers(self.model, min(last_layer, self.depth))
+        observer = _SideBySide(self, passages, first_layer)
+        ids, mask = _right_padded([q.ids for q in questions])
+        start = self.prefix.tokens + max(p.tokens for p in passages)
+        positions = torch.arange(start, start + ids.shape[1]).expand_as(ids)
+        observer.own_mask = mask
+        with capture(decoder, observer), torch.no_grad():
+            decoder(input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=False)
+        return torch.stack(observer.scores, dim=1)
+
+    def log_likelihood(self, passages: Sequence[EncodedPassage], question: QuestionTokens) -> Tensor:
+        """How well each passage, on its own, foretells the question.
+
+        Returns:
+            float32 [passages + 1, question tokens]: log p(token | passage, question so far) of the question's own
+            tokens; the last row is without any passage.
+
+        Raises:
+            ValueError: the reader stops below the last layer.
+        """
+        if self.depth < self.total_layers:
+            raise ValueError(f"depth={self.depth}: the likelihood needs all {self.total_layers} layers of the draft.")
+        empty = EncodedPassage(self.prefix.keys[:, :, :0], self.prefix.values[:, :, :0])
+        rows = [*passages, empty]
+        result = torch.zeros(len(rows), question.end - question.start)
+        for batch in _batches([p.tokens + len(question.ids) for p in rows], 4 * _BATCH_TOKENS):
+            observer = _OneByOne(self, [rows[i] for i in batch], len(question.ids))
+            ids = torch.tensor(question.ids).expand(len(batch), -1)
+            starts = torch.tensor([self.prefix.tokens + rows[i].tokens for i in batch])
+            positions = starts[:, None] + torch.arange(len(question.ids))
+            with capture(self._decoder, observer), torch.no_grad():
+                hidden = self._decoder(
+                    input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=False
+                ).last_hidden_state
+                logits = self.model.get_output_embeddings()(hidden[:, question.start - 1 : question.end - 1])
+            own = torch.tensor(question.ids[question.start : question.end], device=logits.device)
+            log_p = logits.float().log_softmax(-1).gather(-1, own.expand(len(batch), -1)[..., None])[..., 0]
+            result[list(batch)] = log_p.cpu()
+        return result
+
+
+class _SideBySide:
+    """Observer: each question's row attends to the instruction, all passages and itself."""
+
+    def __init__(self, reader: DocumentReader, passages: Sequence[EncodedPassage], first_layer: int) -> None:
+        self.reader = reader
+        self.passages = passages
+        self.first_layer = first_layer
+        self.own_mask = torch.ones(0)
+        self.scores: list[Tensor] = []
+
+    def __call__(self, call: AttentionCall) -> Replaced:
+        _refuse_unscored(call)
+        prefix = self.reader.prefix
+        every = [prefix, *self.passages]
+        keys, values = (
+            torch.cat([x[call.layer].to(call.query) for x in parts], dim=1)[None]
+            for parts in ([p.keys for p in every], [p.values for p in every])
+        )
+        mask = self.own_mask.to(call.query.device)
+        if call.layer >= self.first_layer:
+            scores = window_scores(
+                call.query,
+                keys,
+                own_key=call.key,
+                scaling=call.scaling,
+                query_mask=mask,
+                backend=self.reader.backend,
+            )
+            self.scores.append(scores[:, :, prefix.tokens :].to(self.reader.device))
+        return Replaced(_packed_attention(call, keys, values, mask))
+
+
+class _OneByOne:
+    """Observer: each row attends to the instruction, its own passage and itself."""
+
+    def __init__(self, reader: DocumentReader, passages: Sequence[EncodedPassage], queries: int) -> None:
+        self.reader = reader
+        self.passages = passages
+        width = max(p.tokens for p in passages)
+        lengths = torch.tensor([p.tokens for p in passages])
+        before = torch.arange(width) < lengths[:, None]
+        rows = len(passages)
+        seen = [
+            torch.ones(rows, queries, reader.prefix.tokens, dtype=torch.bool),
+            before[:, None].expand(-1, queries, -1),
+            torch.ones(queries, queries, dtype=torch.bool).tril().expand(rows, -1, -1),
+        ]
+        self.mask = torch.cat(seen, dim=2)[:, None]
+        self.width = width
+
+    def __call__(self, call: AttentionCall) -> Replaced:
+        _refuse_unscored(call)
+        rows = len(self.passages)
+        parts = []
+        for name, own in (("keys", call.key), ("values", call.value)):
+            prefix = getattr(self.reader.prefix, name)[call.layer].to(own).expand(rows, -1, -1, -1)
+            padded = [
+                F.pad(getattr(p, name)[call.layer].to(own), (0, 0, 0, self.width - p.tokens)) for p in self.passages
+            ]
+            parts.append(torch.cat([prefix, torch.stack(padded), own], dim=2))
+        return Replaced(
+            F.scaled_dot_product_attention(
+                call.query,
+                *parts,
+                attn_mask=self.mask.to(call.query.device),
+                scale=call.scaling,
+                enable_gqa=call.query.shape[1] != call.key.shape[1],
+            )
+        )
+
+
+def _packed_attention(call: AttentionCall, keys: Tensor, values: Tensor, own_mask: Tensor) -> Tensor:
+    """Attention of [questions, heads, tokens, dim] over shared keys [1, KV heads, n, dim] and each row's own.
+
+    The rows are laid behind each other as one, so that the shared keys are neither copied nor read per question.
+    """
+    questions, heads, tokens, dim = call.query.shape
+    flat = [
+        x.transpose(0, 1).reshape(1, x.shape[1], questions * tokens, dim) for x in (call.query, call.key, call.value)
+    ]
+    row = torch.arange(questions, device=keys.device).repeat_interleave(tokens)
+    own = (row[:, None] == row) & torch.ones(len(row), len(row), dtype=torch.bool, device=keys.device).tril()
+    own &= own_mask.flatten() | torch.eye(len(row), dtype=torch.bool, device=keys.device)
+    mask = torch.cat([torch.ones(len(row), keys.shape[2], dtype=torch.bool, device=keys.device), own], dim=1)
+    output = F.scaled_dot_product_attention(
+        flat[0],
+        torch.cat([keys, flat[1]], dim=2),
+        torch.cat([values, flat[2]], dim=2),
+        attn_mask=mask,
+        scale=call.scaling,
+        enable_gqa=heads != keys.shape[1],
+    )
+    return output.reshape(heads, questions, tokens, -1).transpose(0, 1)
+
+
+def _refuse_unscored(call: AttentionCall) -> None:
+    if call.softcap is not None or call.sinks is not None:
+        raise UnsupportedModelError(
+            "The draft caps its attention logits or has attention sinks, which reading documents side by side does not "
+            "do: choose another draft, or scoring='joint'."
+        )
+
+
+def _first_layers(model: PreTrainedModel, depth: int) -> nn.Module:
+    """The decoder with its first `depth` layers and no final norm where that is fewer; the weights are shared."""
+    decoder = model.get_decoder()
+    if depth >= len(decoder.layers):
+        return decoder  # type: ignore[no-any-return]
+    shallow = copy.copy(decoder)
+    shallow._modules = dict(decoder._modules)
+    shallow.layers = nn.ModuleList(list(decoder.layers)[:depth])
+    return shallow  # type: ignore[no-any-return]
+
+
+def _stacked(cache: DynamicCache, row: int, start: int, end: int) -> EncodedPassage:
+    device = cache.layers[0].keys.device
+    return EncodedPassage(
+        *(
+            torch.stack([getattr(layer, name)[row, :, start:end].to(device) for layer in cache.layers])
+            for name in ("keys", "values")
+        )
+    )
+
+
+def _batches(lengths: Sequence[int], tokens: int = _BATCH_TOKENS) -> list[list[int]]:
+    """Indices in batches of like lengths, each of at most so many tokens when padded (or a single row)."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batches and lengths[i] * (len(batches[-1]) + 1) <= tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def _right_padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    width = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = True
+    return ids, mask

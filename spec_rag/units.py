@@ -1,0 +1,86 @@
+"""Where a text may be cut: sentences, lines of code, tables and lists, words.
+
+All spans are character ranges into the text, in order, without white space at their ends. This module does not know
+models or scores.
+"""
+
+from __future__ import annotations
+
+import re
+
+from sentencex import get_sentence_boundaries
+
+Span = tuple[int, int]
+
+# a line that is its own unit: a table row, a list item, a heading, indented or bracketed code
+_LINE_UNIT = re.compile(r"\s*(\||[-*+•]\s|\d+[.)]\s|#{1,6}\s|```|    \S|\t\S|.*[;{}]\s*$|.*\t.*\t)")
+_WORD = re.compile(r"\S+")
+_MAX_SENTENCE_CHARS = 1000  # beyond it, it is no sentence: cut at a word border
+
+
+def unit_spans(text: str, unit: str) -> list[Span]:
+    """Spans of the units of a text: "sentence", "token" (whole words) or "document"."""
+    if unit == "token":
+        return word_spans(text)
+    if unit == "document":
+        span = _trim(text, 0, len(text))
+        return [span] if span else []
+    return sentence_spans(text)
+
+
+def sentence_spans(text: str) -> list[Span]:
+    """Spans of sentences; lines that are code, table rows, list items or headings stand alone."""
+    spans: list[Span] = []
+    block_start = 0
+    position = 0
+    for line in text.splitlines(keepends=True):
+        if _LINE_UNIT.match(line):
+            spans += _sentences(text, block_start, position)
+            span = _trim(text, position, position + len(line))
+            spans += cut_at_words(text, span, _MAX_SENTENCE_CHARS) if span else []
+            block_start = position + len(line)
+        elif not line.strip():
+            spans += _sentences(text, block_start, position)
+            block_start = position + len(line)
+        position += len(line)
+    return spans + _sentences(text, block_start, len(text))
+
+
+def word_spans(text: str) -> list[Span]:
+    """Spans of the words of a text: runs without white space."""
+    return [match.span() for match in _WORD.finditer(text)]
+
+
+def cut_at_words(text: str, span: Span, max_chars: int) -> list[Span]:
+    """Split a span that is longer than `max_chars` into pieces that end at word borders where there are any."""
+    pieces: list[Span] = []
+    start, end = span
+    while end - start > max_chars:
+        border = max((m.end() for m in _WORD.finditer(text, start, start + max_chars)), default=start + max_chars)
+        if border == start + max_chars and border < end and not text[border].isspace():
+            gap = max(text.rfind(" ", start, border), text.rfind("\n", start, border))
+            border = gap if gap > start else border
+        piece = _trim(text, start, border)
+        pieces += [piece] if piece else []
+        start = border
+    rest = _trim(text, start, end)
+    return pieces + ([rest] if rest else [])
+
+
+def _sentences(text: str, start: int, end: int) -> list[Span]:
+    if not text[start:end].strip():
+        return []
+    spans: list[Span] = []
+    for boundary in get_sentence_boundaries("en", text[start:end]):
+        span = _trim(text, start + boundary["start_index"], start + boundary["end_index"])
+        spans += cut_at_words(text, span, _MAX_SENTENCE_CHARS) if span else []
+    return spans
+
+
+def _trim(text: str, start: int, end: int) -> Span | None:
+    piece = text[start:end]
+    stripped = piece.strip()
+    if not stripped:
+        return None
+    start += len(piece) - len(piece.lstrip())
+    return start, start + len(stripped)

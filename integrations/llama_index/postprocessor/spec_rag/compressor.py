@@ -1,0 +1,291 @@
+"""SpecPCCompressor: LlamaIndex's names for `spec_rag.compress`.
+
+Knows nodes, their metadata and their events; what is kept is decided by the core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Self
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.bridge.pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import BaseNode, ImageNode, MetadataMode, Node, NodeWithScore, QueryBundle, TextNode
+from llama_index.llms.spec_rag.load_options import PlainLoadOptions, refuse_remote_code
+from llama_index.postprocessor.spec_rag.events import CompressionEvent
+
+from spec_rag.compression import compress
+from spec_rag.config import CompressionConfig, Scoring, Unit
+from spec_rag.counting import Counter, token_counter
+from spec_rag.document_index import DocumentIndex
+from spec_rag.models import DEFAULT_DRAFT, LoadedModel, LoadOptions, ModelPair, load_model
+from spec_rag.results import CompressedDocument
+
+dispatcher = get_dispatcher(__name__)
+
+METADATA_KEY = "spec_pc"
+
+
+class SpecPCCompressor(BaseNodePostprocessor):
+    """Keeps of the retrieved nodes the sentences that matter for the query, each node for itself.
+
+    Nodes go on as copies with their ids, scores, relationships, metadata and order; the ones that came in are not
+    changed. Each copy's metadata has one more key, `spec_pc`, hidden from the LLM and the embedding model:
+    `{original_tokens, compressed_tokens, ratio, draft_model, kept_spans}`, spans being character ranges of the node's
+    text. `start_char_idx` and `end_char_idx` cover what was kept. Nodes without text, images among them, go on as they
+    are. Where all nodes fit the budget, their text is not touched.
+
+    Raises:
+        ValidationError: (a ValueError) a setting is out of range or unknown.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    max_tokens: int | None = Field(default=None, description="Keep at most so many tokens of all nodes together.")
+    ratio: float | None = Field(
+        default=None, description="Keep at most this share of the tokens; a quarter where no size is given."
+    )
+    coverage: float | None = Field(default=None, description="Keep the fewest units with this share of importance.")
+    scoring: Scoring = Field(
+        default="per_document", description="Read nodes one by one, or in one prompt as the paper."
+    )
+    unit: Unit = Field(default="sentence", description="What is kept or dropped.")
+    contrast: bool = Field(default=True, description="Subtract what any question would attend to.")
+    likelihood: bool = Field(default=True, description="Let the question's likelihood given each node take part.")
+    lexical: bool = Field(default=True, description="Let the words that question and unit share take part.")
+    ellipsis: str = Field(default=" … ", description="What stands where text was dropped inside a node.")
+    draft: Any = Field(
+        default=DEFAULT_DRAFT, description="The small model that reads: a name or path, or loaded models."
+    )
+    draft_options: PlainLoadOptions = Field(
+        default_factory=dict, description="How to load the draft: fields of LoadOptions."
+    )
+    count_with: Any = Field(
+        default="draft",
+        description="What the budget's tokens are: 'draft', a tiktoken or OpenAI model name, a tokenizer, a function.",
+    )
+    metadata_mode: MetadataMode = Field(
+        default=MetadataMode.NONE,
+        description="LLM counts the metadata that synthesizers put before each node's text into the budget.",
+    )
+    keep_empty: bool = Field(default=False, description="Let nodes go on of which nothing was kept, with empty text.")
+    index: DocumentIndex | None = Field(
+        default=None, exclude=True, repr=False, description="Where encoded nodes are kept for the next query."
+    )
+    embed_model: BaseEmbedding | None = Field(
+        default=None, exclude=True, repr=False, description="An embedding model whose similarities take part."
+    )
+
+    _loaded: LoadedModel | None = PrivateAttr(default=None)
+
+    @field_validator("draft")
+    @classmethod
+    def _check_draft(cls, draft: Any) -> Any:
+        if isinstance(draft, str | Path):
+            return str(draft)
+        if isinstance(draft, ModelPair | LoadedModel):
+            return draft
+        raise ValueError(f"draft of type {type(draft).__name__}: give a name, a path, a ModelPair or a LoadedModel.")
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> Self:
+        self._settings()
+        return self
+
+    @field_serializer("draft")
+    def _draft_by_name(self, draft: Any) -> str:
+        return draft if isinstance(draft, str) else self.load().name
+
+    @field_serializer("count_with")
+    def _count_with_by_name(self, count_with: Any) -> str:
+        if isinstance(count_with, str):
+            return count_with
+        raise ValueError(
+            f"count_with={type(count_with).__name__} object cannot be serialised: give a name, or leave it out of the "
+            "dict (exclude={'count_with'}) and hand it to from_dict(data, count_with=...)."
+        )
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "SpecPCCompressor"
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """Build the compressor from `to_dict()`. Nothing is loaded; index and embed_model go in as keywords.
+
+        Raises:
+            ValueError: the data would run code from a checkpoint, or a setting is out of range or unknown.
+        """
+        refuse_remote_code({**data, **dict.fromkeys(kwargs)}, "draft_options")
+        return super().from_dict(data, **kwargs)
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        """Compress the text of the nodes for the query.
+
+        Raises:
+            ValueError: there is no query, or the metadata alone is beyond the budget.
+            ModelNotFoundError: the draft is not found.
+        """
+        if not nodes:
+            return []
+        query = query_bundle.query_str.strip() if query_bundle is not None else ""
+        if not query:
+            raise ValueError(
+                "Compression is guided by a question, and there is none: call "
+                "postprocess_nodes(nodes, query_str='...'), or give a query_bundle with a query_str."
+            )
+        started = time.perf_counter()
+        draft = self.load()
+        given = [node for node in nodes if _has_text(node.node)]
+        overheads = self._metadata_tokens(given, draft)
+        settings = self._settings()
+        if any(overheads):
+            settings = _beside_metadata(settings, given, sum(overheads), self._counter(draft))
+        compression = compress(
+            given,
+            query,
+            draft=draft,
+            index=self.index,
+            embedder=self.embed_model,
+            count_with=self.count_with,
+            **settings,
+        )
+        compressed = iter(zip(compression.documents, overheads, strict=True))
+        kept = []
+        for node in nodes:
+            if not _has_text(node.node):
+                kept.append(node)
+                continue
+            document, overhead = next(compressed)
+            if document.text or self.keep_empty:
+                kept.append(_compressed_node(node, document, overhead, compression.draft))
+        dispatcher.event(
+            CompressionEvent(
+                query=query,
+                nodes_before=len(nodes),
+                nodes_after=len(kept),
+                tokens_before=compression.tokens_before,
+                tokens_after=compression.tokens_after,
+                budget_tokens=compression.budget_tokens,
+                draft=compression.draft,
+                draft_seconds=compression.draft_seconds,
+                seconds=time.perf_counter() - started,
+            )
+        )
+        return kept
+
+    @dispatcher.span
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        """`_postprocess_nodes` in a thread, so that the event loop goes on."""
+        return await asyncio.to_thread(self._postprocess_nodes, nodes, query_bundle)
+
+    def load(self) -> LoadedModel:
+        """The draft, loaded now if it was not; it stays loaded as long as this compressor lives.
+
+        Raises:
+            ModelNotFoundError: the name is not found.
+        """
+        if isinstance(self.draft, LoadedModel):
+            return self.draft
+        if isinstance(self.draft, ModelPair):
+            return self.draft.loaded_draft()
+        if self._loaded is None:
+            self._loaded = load_model(self.draft, LoadOptions(**self.draft_options))
+        return self._loaded
+
+    def _settings(self) -> dict[str, Any]:
+        settings = {f.name: getattr(self, f.name) for f in fields(CompressionConfig)}
+        CompressionConfig(**settings)
+        return settings
+
+    def _counter(self, draft: LoadedModel) -> Counter:
+        return token_counter(self.count_with, draft.tokenizer)
+
+    def _metadata_tokens(self, nodes: list[NodeWithScore], draft: LoadedModel) -> list[int]:
+        """Tokens that each node's metadata adds to its text."""
+        if self.metadata_mode == MetadataMode.NONE:
+            return [0] * len(nodes)
+        count = self._counter(draft)
+        return [
+            max(0, count(node.node.get_content(metadata_mode=self.metadata_mode)) - count(_text(node.node)))
+            for node in nodes
+        ]
+
+
+def _has_text(node: BaseNode) -> bool:
+    if isinstance(node, Node):
+        return node.text_resource is not None and not (
+            node.image_resource or node.audio_resource or node.video_resource
+        )
+    return isinstance(node, TextNode) and not isinstance(node, ImageNode)
+
+
+def _text(node: BaseNode) -> str:
+    return node.get_content(metadata_mode=MetadataMode.NONE)
+
+
+def _beside_metadata(
+    settings: dict[str, Any], nodes: list[NodeWithScore], metadata_tokens: int, count: Counter
+) -> dict[str, Any]:
+    """The settings with the room that the metadata of all nodes leaves to their text.
+
+    Raises:
+        ValueError: it leaves none.
+    """
+    before = sum(count(_text(node.node)) for node in nodes)
+    budget = CompressionConfig(**settings).budget_tokens(before + metadata_tokens)
+    if budget <= metadata_tokens:
+        raise ValueError(
+            f"The metadata of {len(nodes)} nodes takes {metadata_tokens} tokens of a budget of {budget}: raise "
+            "max_tokens or ratio, retrieve fewer nodes, set excluded_llm_metadata_keys, or use metadata_mode='none'."
+        )
+    return {**settings, "max_tokens": budget - metadata_tokens, "ratio": None}
+
+
+def _compressed_node(
+    given: NodeWithScore, document: CompressedDocument, metadata_tokens: int, draft: str
+) -> NodeWithScore:
+    """A copy of the node with the kept text; what is mutable in the original is not shared where it is changed."""
+    node = given.node
+    original, compressed = document.tokens_before + metadata_tokens, document.tokens_after + metadata_tokens
+    figures = {
+        "original_tokens": original,
+        "compressed_tokens": compressed,
+        "ratio": compressed / original if original else 1.0,
+        "draft_model": draft,
+        "kept_spans": [list(span) for span in document.spans],
+    }
+    copy = node.model_copy(
+        update={
+            "metadata": {**node.metadata, METADATA_KEY: figures},
+            "excluded_llm_metadata_keys": _with_key(node.excluded_llm_metadata_keys),
+            "excluded_embed_metadata_keys": _with_key(node.excluded_embed_metadata_keys),
+            "relationships": dict(node.relationships),
+        }
+    )
+    copy.set_content(document.text)
+    start = getattr(node, "start_char_idx", None)
+    if start is not None and document.spans:
+        copy.start_char_idx = start + document.spans[0][0]
+        copy.end_char_idx = start + document.spans[-1][1]
+    return NodeWithScore(node=copy, score=given.score)
+
+
+def _with_key(keys: list[str]) -> list[str]:
+    return [*(key for key in keys if key != METADATA_KEY), METADATA_KEY]

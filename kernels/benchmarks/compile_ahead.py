@@ -154,8 +154,8 @@ def resources(variant: Variant, dtype: torch.dtype, head_dim: int, options: str,
                 attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(variant.kernel, signature, constants, attributes)
     target = TARGETS[target_name]
-    options_dict = {"num_warps": variant.tiles.warps, "num_stages": variant.tiles.stages}
-    compiled = triton.compile(source, target=target, options=options_dict)
+    launch = {"num_warps": variant.tiles.warps, "num_stages": variant.tiles.stages}
+    compiled = triton.compile(source, target=target, options=launch)
     registers = spills = None
     if target.backend == "cuda":
         registers, spills = _assemble(compiled.asm["ptx"], target_name)
@@ -203,13 +203,15 @@ def _amd_resources(assembly: str) -> tuple[int | None, int | None]:
 def cases(quick: bool) -> Iterator[tuple[torch.dtype, int, str]]:
     """What is compiled: every head dimension in bfloat16, the other types at the usual ones, and all options."""
     if quick:
-        yield from ((torch.bfloat16, 64, PLAIN), (torch.float16, 128, PLAIN))
+        yield from ((torch.bfloat16, 64, PLAIN), (torch.float16, 128, PLAIN), (torch.bfloat16, 256, PLAIN))
+        yield from ((torch.float32, 128, PLAIN), (torch.bfloat16, 128, FULL))
         return
     for head_dim in (64, 80, 96, 128, 256):
         yield torch.bfloat16, head_dim, PLAIN
     for head_dim in (64, 128, 256):
         yield torch.float16, head_dim, PLAIN
         yield torch.float32, head_dim, PLAIN
+        yield torch.float32, head_dim, FULL
         yield torch.bfloat16, head_dim, FULL
 
 
@@ -233,7 +235,7 @@ def _shown(value: int | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--targets", default="sm_80,sm_90", help=f"of {', '.join(TARGETS)}, with commas")
-    parser.add_argument("--quick", action="store_true", help="two shapes alone")
+    parser.add_argument("--quick", action="store_true", help="five shapes alone, as the test does")
     parser.add_argument("--json", type=Path, help="write the rows to this file as well")
     arguments = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):

@@ -50,7 +50,7 @@ def _why_not_triton(tensors: Mapping[str, Tensor]) -> str | None:
     if not _triton_installed():
         return "the package triton is not installed (pip install triton)"
     for name, tensor in tensors.items():
-        if not tensor.is_cuda and not _interpreting():
+        if not tensor.is_cuda and not interpreting():
             return f"{name} is on {tensor.device}, and Triton needs a CUDA or ROCm device (or TRITON_INTERPRET=1, for tests)"
         if tensor.is_floating_point() and tensor.dtype not in SUPPORTED_DTYPES:
             return f"{name} is {tensor.dtype}, and the kernels take float32, float16 and bfloat16"
@@ -64,5 +64,6 @@ def _triton_installed() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def _interpreting() -> bool:
+def interpreting() -> bool:
+    """Whether triton would run its kernels on the CPU, in Python."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "y", "yes")

@@ -10,18 +10,22 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 
-def threads_for(pieces: int, device: torch.device) -> int:
-    """How many threads so many pieces would run in: one on anything but a CPU."""
-    return min(torch.get_num_threads(), pieces) if device.type == "cpu" else 1
+# Starting threads takes about as long as this many multiply-adds.
+SMALL_WORK = 2**22
 
 
-def run_pieces(pieces: Sequence[Callable[[], None]], device: torch.device) -> None:
+def threads_for(pieces: int, work: int, device: torch.device) -> int:
+    """How many threads so many pieces, together of `work` multiply-adds, run in: one on anything but a CPU."""
+    return min(torch.get_num_threads(), pieces) if device.type == "cpu" and work > SMALL_WORK else 1
+
+
+def run_pieces(pieces: Sequence[Callable[[], None]], work: int, device: torch.device) -> None:
     """Run all pieces and return when the last is done; an error in one is raised here.
 
-    On a CPU with more than one torch thread the pieces run side by side, each in one thread; elsewhere one after the other.
+    On a CPU with more than one torch thread, and enough `work` to start them for, the pieces run side by side, each in one thread; elsewhere one after the other.
     Pieces must write to different places.
     """
-    threads = threads_for(len(pieces), device)
+    threads = threads_for(len(pieces), work, device)
     if threads <= 1:
         for piece in pieces:
             piece()

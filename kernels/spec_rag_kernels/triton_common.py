@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from spec_rag_kernels.backend import interpreting
+
 
 @triton.jit
 def load_rows(pointer, rows, stride, valid, HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr):  # type: ignore[no-untyped-def]
@@ -24,6 +26,15 @@ def soft_cap(logits, SOFTCAP: tl.constexpr):  # type: ignore[no-untyped-def]
     return logits
 
 
+@triton.jit
+def multiply(a, b, accumulator, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
+    """accumulator + a @ b in float32; "ieee" multiplies as float32 whatever the operands are."""
+    if PRECISION == "ieee":
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, acc=accumulator, input_precision=PRECISION)
+
+
 def unit_stride(tensor: Tensor) -> Tensor:
     """The tensor, copied only when its last dimension is not dense; every other stride is handed to the kernel."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
@@ -35,5 +46,7 @@ def as_bytes(mask: Tensor | None) -> Tensor | None:
 
 
 def dot_precision(tensor: Tensor) -> str:
-    """float32 is multiplied as float32: TF32 would miss the promised 1e-5."""
-    return "ieee" if tensor.dtype == torch.float32 else "tf32"
+    """float32 is multiplied as float32: TF32 would miss the promised 1e-5. "tf32" means nothing to narrower types."""
+    # The interpreter of triton 3.9 multiplies the bit patterns of bfloat16 as if they were integers.
+    exact = tensor.dtype == torch.float32 or (interpreting() and tensor.dtype == torch.bfloat16)
+    return "ieee" if exact else "tf32"

@@ -27,7 +27,8 @@ def vertical_slash_attention_chunked(request: VerticalSlashRequest) -> Tensor:
     out = torch.empty_like(r.query, memory_format=torch.contiguous_format)
     heads = [(row, key_head) for row in range(batch) for key_head in range(r.key.shape[1])]
     # Enough pieces for the cores to end together; every piece gathers its head's columns for itself.
-    threads = threads_for(tokens, r.query.device)
+    work = 2 * r.query.numel() * (r.slash + r.columns.shape[2])
+    threads = threads_for(tokens, work, r.query.device)
     pieces_per_head = 1 if threads == 1 else -(-2 * threads // len(heads))
     step = -(-tokens // pieces_per_head)
     run_pieces(
@@ -36,6 +37,7 @@ def vertical_slash_attention_chunked(request: VerticalSlashRequest) -> Tensor:
             for start in range(0, tokens, step)
             for row, key_head in heads
         ],
+        work,
         r.query.device,
     )
     return out

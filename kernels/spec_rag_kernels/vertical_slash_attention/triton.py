@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from spec_rag_kernels.tiles import dot_size
-from spec_rag_kernels.triton_common import as_bytes, dot_precision, load_rows, soft_cap, unit_stride
+from spec_rag_kernels.triton_common import as_bytes, dot_precision, load_rows, multiply, soft_cap, unit_stride
 from spec_rag_kernels.vertical_slash_attention.request import VerticalSlashRequest
 from spec_rag_kernels.vertical_slash_attention.tiling import attention_tiles
 
@@ -18,15 +18,15 @@ from spec_rag_kernels.vertical_slash_attention.tiling import attention_tiles
 @triton.jit
 def _absorb(q, k, v, visible, top, total, mixed, scaling, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
     """One step of the running softmax over a block of keys."""
-    logits = soft_cap(tl.dot(q, tl.trans(k), input_precision=PRECISION) * scaling, SOFTCAP)
-    logits = tl.where(visible, logits, float("-inf"))
+    logits = multiply(q, tl.trans(k), tl.zeros(visible.shape, tl.float32), PRECISION)
+    logits = tl.where(visible, soft_cap(logits * scaling, SOFTCAP), float("-inf"))
     new_top = tl.maximum(top, tl.max(logits, axis=1))
     shift = tl.where(new_top == float("-inf"), 0.0, new_top)
-    probability = tl.exp(logits - shift[:, None])
+    # The sum takes the rounded probabilities as well, so that their rounding does not pull the average down.
+    probability = tl.exp(logits - shift[:, None]).to(v.dtype)
     shrink = tl.exp(top - shift)
-    total = total * shrink + tl.sum(probability, axis=1)
-    mixed = mixed * shrink[:, None]
-    mixed = tl.dot(probability.to(v.dtype), v, acc=mixed, input_precision=PRECISION)
+    total = total * shrink + tl.sum(probability.to(tl.float32), axis=1)
+    mixed = multiply(probability, v, mixed * shrink[:, None], PRECISION)
     return new_top, total, mixed
 
 

@@ -40,7 +40,8 @@ def window_scores_chunked(request: WindowScoresRequest) -> Tensor:
         batch, heads if per_head else key_heads, keys, dtype=compute_dtype(r.query), device=r.query.device
     )
     head_mask = [True] * heads if r.head_mask is None else r.head_mask.tolist()
-    chunk_bytes = CHUNK_BYTES // threads_for(batch * key_heads, r.query.device)
+    work = r.query.numel() * keys
+    chunk_bytes = CHUNK_BYTES // threads_for(batch * key_heads, work, r.query.device)
     pieces = []
     for row in range(batch):
         for key_head in range(key_heads):
@@ -48,7 +49,7 @@ def window_scores_chunked(request: WindowScoresRequest) -> Tensor:
             if members:
                 pieces.append(partial(_score_group, r, row, members, chunk_bytes, result))
     if pieces:
-        run_pieces(pieces, r.query.device)
+        run_pieces(pieces, work, r.query.device)
     return _reduce(result.transpose(0, 1), r.head_reduction) if r.reduce_heads == "all" else result
 
 

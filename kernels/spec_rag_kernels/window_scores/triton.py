@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from spec_rag_kernels.tiles import dot_size
-from spec_rag_kernels.triton_common import as_bytes, dot_precision, load_rows, soft_cap, unit_stride
+from spec_rag_kernels.triton_common import as_bytes, dot_precision, load_rows, multiply, soft_cap, unit_stride
 from spec_rag_kernels.window_scores.request import WindowScoresRequest
 from spec_rag_kernels.window_scores.tiling import key_ranges, logsumexp_tiles, reduce_tiles
 
@@ -92,7 +92,8 @@ def row_logsumexp_kernel(  # type: ignore[no-untyped-def]
             visible = visible & (columns[None, :] <= position[:, None])
         if sliding_window is not None:
             visible = visible & (position[:, None] - columns[None, :] < sliding_window)
-        logits = soft_cap(tl.dot(q, tl.trans(k), input_precision=PRECISION) * scaling, SOFTCAP)
+        logits = multiply(q, tl.trans(k), tl.zeros([BLOCK_ROWS, BLOCK_KEYS], tl.float32), PRECISION)
+        logits = soft_cap(logits * scaling, SOFTCAP)
         logits = tl.where(visible, logits, float("-inf"))
         new_top = tl.maximum(top, tl.max(logits, axis=1))
         shift = tl.where(new_top == float("-inf"), 0.0, new_top)
@@ -111,7 +112,8 @@ def row_logsumexp_kernel(  # type: ignore[no-untyped-def]
             visible = tl.broadcast_to(exists[None, :], (BLOCK_ROWS, BLOCK_KEYS))
             if CAUSAL:
                 visible = visible & (columns[None, :] <= own_keys - window + step[:, None])
-            logits = soft_cap(tl.dot(q, tl.trans(k), input_precision=PRECISION) * scaling, SOFTCAP)
+            logits = multiply(q, tl.trans(k), tl.zeros([BLOCK_ROWS, BLOCK_KEYS], tl.float32), PRECISION)
+            logits = soft_cap(logits * scaling, SOFTCAP)
             logits = tl.where(visible, logits, float("-inf"))
             new_top = tl.maximum(top, tl.max(logits, axis=1))
             shift = tl.where(new_top == float("-inf"), 0.0, new_top)
@@ -192,7 +194,8 @@ def reduced_probabilities_kernel(  # type: ignore[no-untyped-def]
             row_exists = steps < window
             q = load_rows(query_base, steps, query_stride, row_exists, HEAD_DIM, BLOCK_DIM)
             offset = tl.load(row_offset + (batch * heads + head) * window + steps, mask=row_exists, other=float("inf"))
-            logits = soft_cap(tl.dot(q, k, input_precision=PRECISION) * scaling, SOFTCAP)
+            logits = multiply(q, k, tl.zeros([BLOCK_ROWS, BLOCK_KEYS], tl.float32), PRECISION)
+            logits = soft_cap(logits * scaling, SOFTCAP)
             # A row that does not count may hold anything, also NaN.
             visible = exists[None, :] & (offset < float("inf"))[:, None]
             position = keys - window + steps

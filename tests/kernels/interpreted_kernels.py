@@ -1,0 +1,82 @@
+"""Every Triton kernel under Triton's interpreter against float64, over shapes drawn from the run's seed.
+
+Not collected by itself: the interpreter must be on before triton is first imported, so test_triton_interpreted.py runs this
+file in a process of its own.
+"""
+
+import importlib
+
+import pytest
+import torch
+from kernel_cases import (
+    Call,
+    Draw,
+    check_gather_kv,
+    check_vertical_slash,
+    check_window_scores,
+    gather_kv_call,
+    vertical_slash_call,
+    window_scores_call,
+)
+
+from spec_rag_kernels.tiles import Tiles
+
+CASES = range(66)
+SMALL = Tiles(rows=16, keys=16, warps=4, stages=1)
+
+
+@pytest.fixture
+def index(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Three of four cases take small tiles, so that short keys make many blocks; the others the default ones."""
+    number: int = request.param
+    if number % 4:
+        window = importlib.import_module("spec_rag_kernels.window_scores.triton")
+        slash = importlib.import_module("spec_rag_kernels.vertical_slash_attention.triton")
+        gather = importlib.import_module("spec_rag_kernels.gather_kv.triton")
+        monkeypatch.setattr(window, "logsumexp_tiles", lambda dtype, dim: SMALL)
+        monkeypatch.setattr(window, "reduce_tiles", lambda dtype, dim: SMALL)
+        monkeypatch.setattr(slash, "attention_tiles", lambda dtype, dim: SMALL)
+        monkeypatch.setattr(gather, "COPY_TILES", SMALL)
+        monkeypatch.setattr(gather, "MOVE_TILES", SMALL)
+    if number % 3 == 0:
+        # Few programs wanted means few ranges of keys, each of several blocks.
+        monkeypatch.setattr(importlib.import_module("spec_rag_kernels.window_scores.tiling"), "WANTED_PROGRAMS", 2)
+    return number
+
+
+@pytest.mark.parametrize("index", CASES, indirect=True)
+def test_window_scores_agrees_with_float64(index: int, seed: int) -> None:
+    check_window_scores(window_scores_call(Draw(seed, index, most_keys=90, most_window=36)), "triton")
+
+
+@pytest.mark.parametrize("index", CASES, indirect=True)
+def test_vertical_slash_attention_agrees_with_float64(index: int, seed: int) -> None:
+    check_vertical_slash(vertical_slash_call(Draw(seed, index, most_keys=90)), "triton")
+
+
+@pytest.mark.parametrize("index", CASES, indirect=True)
+def test_gather_kv_takes_the_very_entries(index: int, seed: int) -> None:
+    check_gather_kv(gather_kv_call(Draw(seed, index)), "triton")
+
+
+def test_window_scores_takes_a_window_of_2048_queries() -> None:
+    query, key = torch.randn(1, 1, 2048, 64).bfloat16(), torch.randn(1, 1, 2100, 64).bfloat16()
+    check_window_scores(Call((query, key), {"scaling": 0.125, "reduce_heads": "kv"}), "triton")
+
+
+def test_padding_may_hold_anything() -> None:
+    draw = Draw(0, 0)
+    query, key, value = draw.normal(1, 2, 40, 64), draw.normal(1, 1, 40, 64), draw.normal(1, 1, 40, 64)
+    key_mask = torch.arange(40)[None] >= 5
+    for tensor in (query, key, value):
+        tensor[:, :, :5] = float("nan")
+    from spec_rag_kernels import vertical_slash_attention, window_scores
+
+    columns = torch.tensor([[[2, 7, 11]]])
+    out = vertical_slash_attention(
+        query, key, value, columns=columns, slash=4, scaling=0.125, key_mask=key_mask, backend="triton"
+    )
+    assert not out[:, :, 5:].isnan().any()
+    scores = window_scores(query, key, scaling=0.125, key_mask=key_mask, query_mask=key_mask, backend="triton")
+    assert not scores.isnan().any()
+    assert (scores[..., :5] == 0).all()

@@ -139,7 +139,8 @@ def _select(
             break
         # what joins the kept units costs tokens too: give up the least of them
         tokens[min(kept, key=lambda i: float(scores[i]))] = budget + 1
-    if config.unit == "sentence" and config.coverage is None:
+    may_cut = config.unit == "sentence" and config.coverage is None
+    if may_cut or not kept:
         _cut_one_more(texts, addresses, passages, scores, words, kept, spans, budget - used, config, count)
     return spans
 

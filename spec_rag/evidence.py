@@ -139,7 +139,10 @@ def joint_evidence(
             f"scoring='joint' needs a prompt of {len(ids)} tokens, but the draft {loaded.name!r} takes {limit}: use "
             "scoring='per_document', or fewer documents."
         )
-    settings = SpecPCConfig(window_size=min(64, len(ids) - 1))
+    first_layer, _ = layer_range(loaded)
+    settings = SpecPCConfig(
+        window_size=min(64, len(ids) - 1), max_capacity_prompt=len(ids), starting_layer_index=first_layer
+    )
     observer = PromptImportance(settings, backend=backend)
     prompt = torch.tensor([ids], device=loaded.model.device)
     with capture(loaded.model, observer), torch.no_grad():

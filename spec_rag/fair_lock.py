@@ -10,13 +10,14 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 
 class FairLock:
     """First come, first served; not reentrant. A waiter whose `cancelled` event is set leaves the queue."""
 
-    _registry: weakref.WeakKeyDictionary[object, FairLock] = weakref.WeakKeyDictionary()
-    _registry_lock = threading.Lock()
+    _registry: ClassVar[weakref.WeakKeyDictionary[object, FairLock]] = weakref.WeakKeyDictionary()
+    _registry_lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self) -> None:
         self._condition = threading.Condition()

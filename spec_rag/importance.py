@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spec_rag.attention_capture import AttentionCall
 from spec_rag.config import SpecKVConfig, SpecPCConfig
+from spec_rag.errors import ConfigError
 
 
 class PromptImportance:
@@ -83,9 +84,9 @@ class PromptImportance:
     def result(self) -> Tensor:
         """[batch, prompt tokens], in the draft's dtype; at most 1 for "max", a sum for "mean"."""
         if self._total is None:
-            raise ValueError(
-                f"starting_layer_index={self.config.starting_layer_index}: the draft has no such layer, so no attention "
-                "was observed: choose a smaller one."
+            raise ConfigError(
+                f"starting_layer_index={self.config.starting_layer_index}: the draft has no such layer, so there is no "
+                "attention to score by: choose a smaller one."
             )
         return self._total
 

@@ -70,22 +70,45 @@ def select_kv(scores: Tensor, config: SpecKVConfig, key_mask: Tensor | None = No
     Args:
         scores: [batch, KV heads, keys before the window], non-negative, not yet smoothed.
         config: capacity, window, smoothing and head budget; `max_capacity_prompt` must be set.
-        key_mask: bool [batch, keys before the window], False where a row is padded; such keys are taken only where a
-            row has no others.
+        key_mask: bool [batch, keys before the window], False where a row is left-padded; such keys are taken only
+            where a row has no others.
 
     Returns:
         int64 [batch, KV heads, kept], ascending, padded in front with -1 where a head keeps fewer than another.
     """
     assert config.max_capacity_prompt is not None
     budget = min(config.max_capacity_prompt - config.window_size, scores.shape[-1])
+    if key_mask is None:
+        return _select(scores, config, budget)
+    # row by row, without its padding, so that a row in a batch breaks ties as it does alone
+    rows = []
+    for row, mask in zip(scores, key_mask, strict=True):
+        first = int(mask.shape[0] - mask.sum())
+        own = _select(row[None, :, first:], config, min(budget, row.shape[-1] - first))[0]
+        rows.append(torch.where(own >= 0, own + first, own))
+    width = max(row.shape[-1] for row in rows)
+    return torch.stack([_filled(row, width, config.head_budget == "uniform") for row in rows])
+
+
+def _filled(positions: Tensor, width: int, with_padding: bool) -> Tensor:
+    """[KV heads, width]: a row that is short of keys gets padded keys in front, which stay masked, or -1."""
+    missing = width - positions.shape[-1]
+    if not missing:
+        return positions
+    if not with_padding:
+        return F.pad(positions, (missing, 0), value=-1)
+    first = int(positions[0, 0]) if positions.shape[-1] else missing
+    fill = torch.arange(first - missing, first, device=positions.device)
+    return torch.cat([fill.expand(positions.shape[0], -1), positions], dim=-1)
+
+
+def _select(scores: Tensor, config: SpecKVConfig, budget: int) -> Tensor:
     smoothed = smooth(scores, config.kernel_size, config.pool_type)
-    if key_mask is not None:
-        smoothed = smoothed.masked_fill(~key_mask[:, None], -1.0)
-    if config.head_budget == "uniform":
-        # max pooling makes plateaus of equal scores; ranking as many as the paper's code does breaks ties as it does
-        ranked = smoothed.topk(min(max(budget, config.prefill_vertical_size), smoothed.shape[-1]), dim=-1).indices
-        return ranked[..., :budget].sort(dim=-1).values
-    return _share_among_heads(smoothed, budget)
+    if config.head_budget == "adaptive":
+        return _share_among_heads(smoothed, budget)
+    # max pooling makes plateaus of equal scores; ranking as many as the paper's code does breaks ties as it does
+    ranked = smoothed.topk(min(max(budget, config.prefill_vertical_size), smoothed.shape[-1]), dim=-1).indices
+    return ranked[..., :budget].sort(dim=-1).values
 
 
 def _share_among_heads(smoothed: Tensor, budget: int, floor: float = 0.2) -> Tensor:

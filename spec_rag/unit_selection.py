@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
-from spec_rag.units import Span
+from spec_rag.units import Span, word_spans
 
 
 def select_units(scores: Tensor, tokens: Sequence[int], budget: int, coverage: float | None = None) -> list[int]:
@@ -96,8 +95,6 @@ def best_window(
         count: tokens of a text.
         budget: the most tokens of the run.
     """
-    from spec_rag.units import word_spans
-
     words = [(span[0] + a, span[0] + b) for a, b in word_spans(text[span[0] : span[1]])]
     best: tuple[float, Span] | None = None
     for first in range(len(words)):
@@ -109,7 +106,3 @@ def best_window(
         if best is None or total > best[0]:
             best = (total, (words[first][0], words[last][1]))
     return best[1] if best else None
-
-
-def as_tensor(scores: Sequence[float]) -> Tensor:
-    return torch.tensor(list(scores), dtype=torch.float32)

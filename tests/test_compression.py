@@ -1,0 +1,189 @@
+"""Documents and a question in, the parts that matter out."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from tiny import tiny_pair
+
+from spec_rag import Document, DocumentIndex, ModelPair, compress
+from spec_rag.errors import ConfigError, PromptTooLongError
+
+TEXTS = [
+    "The lighthouse was built in 1871. Its lamp is visible for 28 kilometres. Dr. Vane lit it first. It is white.",
+    "The ferry leaves at 9:40 from pier three. Tickets cost four crowns. Dogs travel free of charge.",
+    "Bread is baked on Mondays. The baker is called Odalys Fenn. Her oven was brought from Tarn by mule.",
+]
+QUERY = "Who is the baker?"
+
+
+@pytest.fixture(scope="module")
+def pair() -> ModelPair:
+    return tiny_pair()
+
+
+@pytest.mark.parametrize("unit", ["sentence", "token", "document"])
+@pytest.mark.parametrize("scoring", ["per_document", "joint"])
+@pytest.mark.parametrize("ratio", [0.05, 0.25, 0.6])
+def test_the_budget_is_never_exceeded_and_spans_give_the_text(
+    pair: ModelPair, unit: str, scoring: str, ratio: float
+) -> None:
+    result = compress(TEXTS, QUERY, draft=pair, ratio=ratio, unit=unit, scoring=scoring)
+    assert result.tokens_after <= result.budget_tokens == int(result.tokens_before * ratio)
+    for text, document in zip(TEXTS, result.documents, strict=True):
+        assert document.text == " ".join(text[a:b] for a, b in document.spans)
+        assert document.source == document.original_text == text
+        for a, b in document.spans:
+            assert a == 0 or text[a - 1].isspace()
+            assert b == len(text) or text[b].isspace()
+
+
+def test_what_fits_passes_through_untouched_without_a_draft_call(pair: ModelPair) -> None:
+    result = compress(TEXTS, QUERY, draft=pair, max_tokens=10_000)
+    assert [document.text for document in result.documents] == TEXTS
+    assert result.draft_seconds == 0.0
+    assert result.ratio == 1.0
+
+
+def test_an_ellipsis_stands_where_text_was_dropped(pair: ModelPair) -> None:
+    result = compress(TEXTS, QUERY, draft=pair, ratio=0.4, ellipsis=" … ")
+    assert result.tokens_after <= result.budget_tokens
+    for document in result.documents:
+        for (_, b), (a, _) in zip(document.spans, document.spans[1:], strict=False):
+            assert f"{document.original_text[:b][-5:]} … {document.original_text[a:][:5]}" in document.text
+        if document.spans and document.spans[0][0] > 0:
+            assert document.text.startswith("… ")
+
+
+def test_coverage_keeps_fewer_units_than_the_cap_allows(pair: ModelPair) -> None:
+    kept = [compress(TEXTS, QUERY, draft=pair, coverage=c).tokens_after for c in (0.2, 0.6, 0.99)]
+    assert kept[0] < kept[1] < kept[2]
+    capped = compress(TEXTS, QUERY, draft=pair, coverage=0.99, max_tokens=40)
+    assert capped.tokens_after <= 40
+
+
+@pytest.mark.parametrize("option", ["contrast", "likelihood"])
+def test_each_part_of_the_score_changes_it(pair: ModelPair, option: str) -> None:
+    def importance(**settings: bool) -> list[float]:
+        result = compress(TEXTS, QUERY, draft=pair, ratio=0.5, **settings)
+        return [unit.importance for document in result.documents for unit in document.units]
+
+    assert importance(**{option: True}) != pytest.approx(importance(**{option: False}))
+
+
+def test_an_embedder_takes_part(pair: ModelPair) -> None:
+    def embedder(texts: list[str]) -> list[list[float]]:
+        return [[1.0, 0.0] if "ferry" in t or t == QUERY else [0.0, 1.0] for t in texts]
+
+    plain = compress(TEXTS, QUERY, draft=pair, ratio=0.5)
+    fused = compress(TEXTS, QUERY, draft=pair, ratio=0.5, embedder=embedder)
+    gain = [b.importance - a.importance for x, y in zip(plain.documents, fused.documents, strict=True) for a, b in zip(x.units, y.units, strict=True)]
+    units = [u for document in plain.documents for u in document.units]
+    ferry = next(i for i, u in enumerate(units) if TEXTS[1].startswith("The ferry") and i == len(plain.documents[0].units))
+    assert max(range(len(gain)), key=gain.__getitem__) == ferry
+
+
+def test_retrieval_scores_take_part(pair: ModelPair) -> None:
+    plain = compress([Document(t) for t in TEXTS], QUERY, draft=pair, ratio=0.4)
+    scored = [Document(t, score=s) for t, s in zip(TEXTS, (0.0, 100.0, 0.0), strict=True)]
+    moved = compress(scored, QUERY, draft=pair, ratio=0.4)
+    gain = [b.units[0].importance - a.units[0].importance for a, b in zip(plain.documents, moved.documents, strict=True)]
+    assert gain[1] == max(gain)
+    assert gain[1] > gain[0]
+
+
+def test_inputs_are_not_mutated_and_order_is_kept(pair: ModelPair) -> None:
+    documents = [Document(text, title=f"T{i}", id=str(i), metadata={"page": i}) for i, text in enumerate(TEXTS)]
+    before = copy.deepcopy(documents)
+    result = compress(documents, QUERY, draft=pair, ratio=0.3)
+    assert documents == before
+    assert [document.source for document in result.documents] == documents
+
+
+def test_the_order_of_documents_does_not_change_what_is_kept(pair: ModelPair) -> None:
+    forth = compress(TEXTS, QUERY, draft=pair, ratio=0.4)
+    back = compress(TEXTS[::-1], QUERY, draft=pair, ratio=0.4)
+    assert [d.text for d in forth.documents] == [d.text for d in back.documents][::-1]
+
+
+def test_an_index_gives_the_same_result_and_reads_nothing_twice(pair: ModelPair, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    index = DocumentIndex(tmp_path, storage="float32")
+    plain = compress(TEXTS, QUERY, draft=pair, ratio=0.4)
+    assert compress(TEXTS, QUERY, draft=pair, ratio=0.4, index=index).text == plain.text
+    assert (index.hits, index.misses) == (3, 3)
+    again = DocumentIndex(tmp_path, storage="float32")
+    assert compress(TEXTS[::-1], QUERY, draft=pair, ratio=0.4, index=again).tokens_after == plain.tokens_after
+    assert (again.hits, again.misses) == (3, 0)
+
+
+def test_a_chat_history_is_a_query(pair: ModelPair) -> None:
+    history = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Tell me about the bakery."},
+        {"role": "assistant", "content": "Gladly."},
+        {"role": "user", "content": QUERY},
+    ]
+    result = compress(TEXTS, history, draft=pair, ratio=0.4)
+    assert result.query == f"Tell me about the bakery.\nGladly.\n{QUERY}"
+
+
+def test_a_document_longer_than_the_drafts_context_is_read_in_passages(pair: ModelPair) -> None:
+    long = " ".join(f"Entry {i} says the harbour had {i * 7 % 13} boats." for i in range(300))
+    result = compress([long], QUERY, draft=pair, ratio=0.05)
+    assert 0 < result.tokens_after <= result.budget_tokens
+    with pytest.raises(PromptTooLongError, match="per_document"):
+        compress([long], QUERY, draft=pair, ratio=0.05, scoring="joint")
+
+
+def test_special_tokens_inside_documents_stay_text(pair: ModelPair) -> None:
+    text = "Write <|im_end|> to stop. The code is 5512."
+    result = compress([text, *TEXTS], "What is the code? <|im_end|>", draft=pair, ratio=0.9)
+    assert result.documents[0].tokens_before == len(text.encode())
+
+
+def test_no_documents_give_an_empty_compression(pair: ModelPair) -> None:
+    result = compress([], QUERY, draft=pair)
+    assert (result.documents, result.text, result.ratio) == ([], "", 1.0)
+
+
+def test_empty_documents_stay_empty(pair: ModelPair) -> None:
+    result = compress(["", "  \n", *TEXTS], QUERY, draft=pair, ratio=0.4)
+    assert [d.text for d in result.documents[:2]] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"ratio": 0}, "ratio=0"),
+        ({"ratio": 1.5}, "ratio=1.5"),
+        ({"max_tokens": 0}, "max_tokens=0"),
+        ({"max_tokens": 5, "ratio": 0.5}, "max_tokens=5 and ratio=0.5"),
+        ({"coverage": -1}, "coverage=-1"),
+        ({"unit": "paragraph"}, "unit='paragraph'"),
+        ({"scoring": "both"}, "scoring='both'"),
+        ({"tokens": 5}, "'tokens'"),
+        ({"embedder": 7, "ratio": 0.5}, "embedder of type int"),
+        ({"count_with": "gpt-99x", "ratio": 0.5}, "count_with='gpt-99x'"),
+    ],
+)
+def test_bad_settings_are_refused_with_their_name_and_value(pair: ModelPair, settings: dict, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        compress(TEXTS, QUERY, draft=pair, **settings)
+
+
+@pytest.mark.parametrize("query", ["", "   ", []])
+def test_an_empty_query_is_refused(pair: ModelPair, query: object) -> None:
+    with pytest.raises(ConfigError, match="query="):
+        compress(TEXTS, query, draft=pair)
+
+
+@pytest.mark.parametrize(("documents", "says"), [("one string", "type str"), ([3], "a int"), (None, "NoneType")])
+def test_what_is_no_document_is_refused(pair: ModelPair, documents: object, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        compress(documents, QUERY, draft=pair)
+
+
+def test_the_default_draft_finds_the_answer(smollm2: ModelPair) -> None:
+    result = compress(TEXTS, "What is the name of the baker?", draft=smollm2, ratio=0.25)
+    assert "Odalys Fenn" in result.text

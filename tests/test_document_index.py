@@ -1,0 +1,143 @@
+"""What the index gives back is what was put in, or nothing."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_pair
+
+from spec_rag import DocumentIndex, compress
+from spec_rag.document_reader import EncodedPassage
+from spec_rag.errors import ConfigError
+
+TEXTS = [f"Gate {i} opens at {i + 5} o'clock. Keeper {i} holds key {i * 17}. The path there is steep." for i in range(6)]
+QUERY = "Who holds key 51?"
+
+
+def passage(seed: int = 0, tokens: int = 20) -> EncodedPassage:
+    generator = torch.Generator().manual_seed(seed)
+    return EncodedPassage(*(torch.randn(4, 2, tokens, 16, generator=generator) for _ in range(2)))
+
+
+@pytest.mark.parametrize(("storage", "error"), [("float32", 0.0), ("float16", 2e-3), ("int8", 2e-2)])
+def test_a_passage_comes_back_from_disk_within_its_precision(tmp_path: Path, storage: str, error: float) -> None:
+    DocumentIndex(tmp_path, storage=storage).put("ab" * 32, passage())
+    back = DocumentIndex(tmp_path, storage=storage).get("ab" * 32)
+    assert back is not None
+    assert float((back.keys.float() - passage().keys).abs().max()) <= error * 4
+    assert float((back.values.float() - passage().values).abs().max()) <= error * 4
+
+
+def test_memory_stays_within_its_budget_and_drops_the_least_recently_used(tmp_path: Path) -> None:
+    one = 2 * 4 * 2 * 20 * 16 * 2
+    index = DocumentIndex(memory_bytes=2 * one)
+    for name in "abc":
+        index.put(name, passage())
+        if name == "b":
+            index.get("a")
+    assert index.held_bytes <= 2 * one
+    assert [index.get(name) is not None for name in "abc"] == [True, False, True]
+
+
+def only_file(folder: Path) -> Path:
+    return next(folder.glob("*/*.safetensors"))
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def foreign(path: Path) -> None:
+    path.write_text("not an index file")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, foreign, empty])
+def test_a_damaged_file_is_computed_anew(tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+    pair = tiny_pair()
+    fresh = compress(TEXTS, QUERY, draft=pair, ratio=0.3, index=DocumentIndex(tmp_path))
+    for path in tmp_path.glob("*/*.safetensors"):
+        damage(path)
+    again = compress(TEXTS, QUERY, draft=pair, ratio=0.3, index=DocumentIndex(tmp_path))
+    assert again.text == fresh.text
+    healed = DocumentIndex(tmp_path)
+    assert compress(TEXTS, QUERY, draft=pair, ratio=0.3, index=healed).text == fresh.text
+    assert healed.misses == 0
+
+
+def test_a_file_under_another_key_is_not_trusted(tmp_path: Path) -> None:
+    index = DocumentIndex(tmp_path)
+    index.put("ab" * 32, passage())
+    path = only_file(tmp_path)
+    other = "ab" + "c" * 62
+    path.rename(path.with_name(f"{other}.safetensors"))
+    assert DocumentIndex(tmp_path).get(other) is None
+
+
+def test_a_full_disk_costs_no_answer_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = tiny_pair()
+    expected = compress(TEXTS, QUERY, draft=pair, ratio=0.3, index=DocumentIndex()).text
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert compress(TEXTS, QUERY, draft=pair, ratio=0.3, index=DocumentIndex(tmp_path)).text == expected
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def write_for_ever(folder: str, seed: int) -> None:
+    index = DocumentIndex(folder, memory_bytes=0)
+    while True:
+        for i in range(50):
+            index.put(f"{i:064x}", passage(i))
+
+
+def test_killed_and_concurrent_writers_leave_only_whole_files(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=write_for_ever, args=(str(tmp_path), i), daemon=True) for i in range(2)]
+    for writer in writers:
+        writer.start()
+    deadline = time.time() + 60
+    while time.time() < deadline and len(list(tmp_path.glob("*/*.safetensors"))) < 20:
+        time.sleep(0.05)
+    for writer in writers:
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+    index = DocumentIndex(tmp_path)
+    found = [i for i in range(50) if index.get(f"{i:064x}") is not None]
+    assert len(found) >= 20
+    assert len(found) == len(list(tmp_path.glob("*/*.safetensors")))
+    for i in found:
+        assert float((index.get(f"{i:064x}").keys.float() - passage(i).keys).abs().max()) < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [({"memory_bytes": -1}, "memory_bytes=-1"), ({"storage": "int4"}, "storage='int4'")],
+)
+def test_bad_settings_are_refused(settings: dict, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        DocumentIndex(**settings)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    with pytest.raises(ConfigError, match="is a file"):
+        DocumentIndex(tmp_path / "x")

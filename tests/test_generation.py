@@ -1,0 +1,300 @@
+"""Answers through the pruned cache: what is kept, and that nothing else changes."""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+import pytest
+import torch
+from tiny import random_ids, tiny_model, tiny_pair
+
+from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate, generate_batch, stream
+from spec_rag.errors import ConfigError, IncompatibleModelsError, PromptTooLongError
+
+FAMILIES = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {},
+    "mistral": {"sliding_window": None},
+    "gemma3_text": {
+        "sliding_window": 64,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "query_pre_attn_scalar": 16,
+    },
+}
+
+
+def everything_kept(tokens: int, **settings: object) -> SpecKVConfig:
+    """A capacity that a prompt of so many tokens exceeds by one, so that the pruned path runs and drops nothing."""
+    return SpecKVConfig(max_capacity_prompt=tokens - 1, window_size=16, lookahead="none", **settings)
+
+
+def target_only(kind: str) -> ModelPair:
+    return ModelPair(target=tiny_model(kind, seed=3, layers=3, **FAMILIES[kind]))
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("head_budget", ["uniform", "adaptive"])
+def test_keeping_every_pair_gives_the_dense_tokens(kind: str, head_budget: str) -> None:
+    pair, prompt = target_only(kind), random_ids(200)
+    dense = generate(pair, prompt, max_new_tokens=24)
+    kept = generate(pair, prompt, speckv=everything_kept(200, head_budget=head_budget), max_new_tokens=24)
+    assert kept.output_ids == dense.output_ids
+    assert kept.kv_bytes_kept > 0
+
+
+def test_keeping_every_pair_gives_the_dense_tokens_on_a_real_model(smollm2: ModelPair) -> None:
+    sentences = [f"Station {i} reported {i * 37 % 91} degrees and calm seas." for i in range(54)]
+    prompt = [{"role": "user", "content": " ".join(sentences) + " Which station reported 74 degrees?"}]
+    dense = generate(smollm2, prompt, max_new_tokens=16)
+    assert dense.prompt_tokens >= 700
+    kept = generate(smollm2, prompt, speckv=everything_kept(dense.prompt_tokens), max_new_tokens=16)
+    assert kept.output_ids == dense.output_ids
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_each_layer_holds_its_capacity_and_the_bytes_say_so(kind: str) -> None:
+    pair = target_only(kind)
+    answer = generate(pair, random_ids(200), speckv=SpecKVConfig(max_capacity_prompt=40, window_size=8, lookahead="none"))
+    assert [[len(head) for head in layer] for layer in answer.kept_positions] == [[40, 40]] * 3
+    pair_bytes = 2 * 16 * 4  # key and value, head dim 16, float32
+    assert answer.kv_bytes_kept == 3 * 2 * 40 * pair_bytes
+    assert answer.kv_bytes_dense == 3 * 2 * 199 * pair_bytes
+    assert all(head[-8:] == list(range(191, 199)) for layer in answer.kept_positions for head in layer)
+
+
+def test_a_prompt_that_fits_is_answered_without_a_draft() -> None:
+    pair = tiny_pair()
+    prompt = random_ids(60)
+    dense = generate(pair, prompt, max_new_tokens=8)
+    without_draft = ModelPair(target=pair.target)
+    answer = generate(without_draft, prompt, SpecPCConfig(), SpecKVConfig(), max_new_tokens=8)
+    assert answer.output_ids == dense.output_ids
+    assert answer.timings.draft_seconds == 0.0
+    assert answer.lookahead_ids == []
+
+
+@pytest.mark.parametrize("head_budget", ["uniform", "adaptive"])
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
+def test_a_row_of_a_batch_equals_the_row_alone(kind: str, head_budget: str) -> None:
+    overrides = FAMILIES[kind]
+    draft = tiny_model(kind, seed=1, layers=3, **overrides)
+    pair = ModelPair(draft=draft, target=tiny_model(kind, seed=2, layers=3, **overrides))
+    speckv = SpecKVConfig(max_capacity_prompt=48, window_size=8, lookahead_tokens=6, head_budget=head_budget)
+    prompts = [random_ids(n, seed=n) for n in (150, 31, 90, 48)]
+    batch = generate_batch(pair, prompts, speckv=speckv, max_new_tokens=10)
+    for prompt, row in zip(prompts, batch, strict=True):
+        alone = generate(pair, prompt, speckv=speckv, max_new_tokens=10)
+        assert row.output_ids == alone.output_ids
+        if alone.kept_positions:
+            assert row.kept_positions == alone.kept_positions
+
+
+@pytest.mark.parametrize("positions", ["packed", "original"])
+def test_specpc_rows_of_a_batch_equal_the_rows_alone(positions: str) -> None:
+    pair = tiny_pair()
+    specpc = SpecPCConfig(
+        max_capacity_prompt=64, window_size=16, kernel_size=8, starting_layer_index=1, positions=positions
+    )
+    speckv = SpecKVConfig(max_capacity_prompt=32, window_size=8, lookahead_tokens=4)
+    prompts = [random_ids(n, seed=n) for n in (150, 31, 90)]
+    batch = generate_batch(pair, prompts, specpc, speckv, max_new_tokens=8)
+    for prompt, row in zip(prompts, batch, strict=True):
+        alone = generate(pair, prompt, specpc, speckv, max_new_tokens=8)
+        assert row.output_ids == alone.output_ids
+        assert row.selected_positions == alone.selected_positions
+
+
+def test_original_positions_are_what_the_target_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = tiny_pair()
+    seen: list[torch.Tensor] = []
+    forward = pair.target.forward
+
+    @functools.wraps(forward)
+    def spy(*args: object, **kwargs: object) -> object:
+        seen.append(kwargs["position_ids"])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(pair.target, "forward", spy)
+    for positions in ("packed", "original"):
+        specpc = SpecPCConfig(max_capacity_prompt=40, window_size=16, starting_layer_index=1, positions=positions)
+        seen.clear()
+        answer = generate(pair, random_ids(150), specpc, max_new_tokens=3)
+        expected = answer.selected_positions if positions == "original" else list(range(40))
+        assert seen[0][0].tolist() == expected
+        assert seen[1][0].tolist() == [expected[-1] + 1]
+
+
+def test_specpc_original_positions_of_everything_equal_dense() -> None:
+    pair = tiny_pair()
+    prompt = random_ids(80)
+    dense = generate(pair, prompt, max_new_tokens=8)
+    config = SpecPCConfig(max_capacity_prompt=80, window_size=16, positions="original")
+    assert generate(pair, prompt, config, max_new_tokens=8).output_ids == dense.output_ids
+
+
+@pytest.mark.parametrize("lookahead", ["draft", "none", "target"])
+def test_each_lookahead_policy_scores_by_its_own_tokens(lookahead: str) -> None:
+    pair, prompt = tiny_pair(), random_ids(120)
+    config = SpecKVConfig(max_capacity_prompt=32, window_size=8, lookahead=lookahead, lookahead_tokens=5)
+    answer = generate(pair, prompt, speckv=config, max_new_tokens=6)
+    if lookahead == "none":
+        assert answer.lookahead_ids == []
+        return
+    writer = pair.draft if lookahead == "draft" else None
+    if writer is not None:
+        assert answer.lookahead_ids == generate(ModelPair(target=writer), prompt, max_new_tokens=5).output_ids
+    else:
+        windowed = SpecKVConfig(max_capacity_prompt=32, window_size=8, lookahead="none")
+        assert answer.lookahead_ids == generate(pair, prompt, speckv=windowed, max_new_tokens=5).output_ids
+
+
+def test_adaptive_heads_share_the_layers_budget_unevenly() -> None:
+    pair = target_only("llama")
+    config = SpecKVConfig(max_capacity_prompt=40, window_size=8, lookahead="none", head_budget="adaptive")
+    answer = generate(pair, random_ids(200), speckv=config, max_new_tokens=4)
+    sizes = [[len(head) for head in layer] for layer in answer.kept_positions]
+    assert [sum(layer) for layer in sizes] == [80, 80, 80]
+    assert any(layer[0] != layer[1] for layer in sizes)
+
+
+def test_sparse_prefill_is_used_beyond_its_two_sizes_and_equals_dense_when_it_sees_all() -> None:
+    pair, prompt = target_only("llama"), random_ids(160)
+    dense = generate(pair, prompt, max_new_tokens=6)
+    # 139 columns before the window and a band of 30 leave no key out for the last queries of a 160-token prompt
+    whole = SpecKVConfig(
+        max_capacity_prompt=None, window_size=20, lookahead="none", prefill_window_size=20, prefill_vertical_size=139
+    )
+    assert generate(pair, prompt, speckv=whole, max_new_tokens=6).output_ids == dense.output_ids
+    narrow = SpecKVConfig(
+        max_capacity_prompt=None, window_size=8, lookahead="none", prefill_window_size=8, prefill_vertical_size=8
+    )
+    assert generate(pair, prompt, speckv=narrow, max_new_tokens=6).output_ids != dense.output_ids
+
+
+SPECKV = SpecKVConfig(max_capacity_prompt=48, window_size=8, lookahead_tokens=4)
+
+
+def test_sampling_is_repeatable_by_its_seed_and_leaves_the_generators_alone() -> None:
+    pair, prompt = tiny_pair(), random_ids(100)
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    runs = [generate(pair, prompt, speckv=SPECKV, max_new_tokens=12, temperature=2.0, seed=s) for s in (1, 1, 2)]
+    assert runs[0].output_ids == runs[1].output_ids
+    assert runs[0].output_ids != runs[2].output_ids
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 5.0},
+        {"eos_token_id": list(range(3, 300))},
+        {"do_sample": True, "top_k": 1},
+        {"min_new_tokens": 12},
+        {"num_beams": 3},
+    ],
+)
+def test_generation_options_act_on_the_pruned_cache_as_on_the_dense_one(options: dict) -> None:
+    pair, prompt = tiny_pair(), random_ids(120)
+    kept = SpecKVConfig(max_capacity_prompt=119, window_size=16, lookahead="none")
+    dense = generate(pair, prompt, max_new_tokens=12, **options)
+    assert generate(pair, prompt, speckv=kept, max_new_tokens=12, **options).output_ids == dense.output_ids
+
+
+def test_max_time_ends_the_answer() -> None:
+    answer = generate(tiny_pair(), random_ids(100), speckv=SPECKV, max_new_tokens=2000, max_time=0.3, eos_token_id=319)
+    assert 0 < answer.completion_tokens < 2000
+
+
+def text_pair() -> tuple[ModelPair, str, str]:
+    """A pair, a prompt, and the text it goes on with."""
+    pair = tiny_pair()
+    prompt = "In the beginning " * 8
+    return pair, prompt, generate(pair, prompt, max_new_tokens=40, eos_token_id=319).text
+
+
+def test_a_stop_string_over_token_borders_ends_the_answer_before_it() -> None:
+    pair, prompt, text = text_pair()
+    stop = text[9:12]
+    at = text.index(stop)
+    answer = generate(pair, prompt, speckv=SPECKV, max_new_tokens=40, stop=stop, eos_token_id=319)
+    unstopped = generate(pair, prompt, speckv=SPECKV, max_new_tokens=40, eos_token_id=319)
+    expected = unstopped.text[: unstopped.text.index(stop)] if stop in unstopped.text else unstopped.text
+    assert answer.text == expected
+    dense = generate(pair, prompt, max_new_tokens=40, stop=[stop], eos_token_id=319)
+    assert dense.text == text[:at]
+    assert dense.finish_reason == "stop"
+
+
+def test_a_stream_gives_the_answers_text_and_its_answer() -> None:
+    pair, prompt, text = text_pair()
+    with stream(pair, prompt, max_new_tokens=40, eos_token_id=319) as pieces:
+        assert "".join(pieces) == text
+        assert pieces.answer.text == text
+    stop = text[9:12]
+    stopped = stream(pair, prompt, max_new_tokens=40, stop=stop, eos_token_id=319)
+    assert "".join(stopped) == text[: text.index(stop)] == stopped.answer.text
+
+
+def test_closing_a_stream_stops_the_generation_and_its_thread() -> None:
+    pair, prompt, _ = text_pair()
+    pieces = stream(pair, prompt, max_new_tokens=3000, eos_token_id=319)
+    next(pieces)
+    pieces.close(timeout_seconds=20)
+    assert not any(thread.name == "spec-rag-stream" for thread in threading.enumerate())
+    assert pair.lock.waiting == 0
+
+
+def test_a_stream_forwards_the_workers_exception() -> None:
+    pair = tiny_pair()
+    with pytest.raises(PromptTooLongError, match="target takes 4096"):
+        list(stream(pair, "x" * 5000, max_new_tokens=5))
+
+
+def test_an_answer_is_never_made_from_the_cache_of_another_question() -> None:
+    pair = tiny_pair()
+    first, second = random_ids(120, seed=1), random_ids(120, seed=2)
+    alone = generate(pair, second, speckv=SPECKV, max_new_tokens=8)
+    generate(pair, first, speckv=SPECKV, max_new_tokens=8)
+    assert generate(pair, second, speckv=SPECKV, max_new_tokens=8).output_ids == alone.output_ids
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda p: generate(p, random_ids(5000)), PromptTooLongError, "takes 4096"),
+        (lambda p: generate(p, random_ids(5000), SpecPCConfig()), PromptTooLongError, "draft"),
+        (lambda p: generate(p, random_ids(10), max_new_tokens=0), ConfigError, "max_new_tokens=0"),
+        (lambda p: generate(p, ""), ConfigError, "empty"),
+        (lambda p: generate(p, [[1, 2]]), ConfigError, "prompt of type list"),
+        (lambda p: generate(p, random_ids(10), temperatur=1), ConfigError, "temperatur=1"),
+        (lambda p: generate(p, random_ids(10), temperature=-1), ConfigError, "temperature=-1"),
+        (lambda p: generate(p, random_ids(10), top_p=0), ConfigError, "top_p=0"),
+        (lambda p: generate(p, random_ids(10), seed=-1), ConfigError, "seed=-1"),
+        (lambda p: generate(p, random_ids(10), stop=[""]), ConfigError, "stop="),
+        (lambda p: generate(p, random_ids(10), num_return_sequences=2), ConfigError, "num_return_sequences=2"),
+        (lambda p: stream(p, random_ids(10), num_beams=2), ConfigError, "num_beams=2"),
+        (lambda p: generate(ModelPair(draft=p.draft), random_ids(10)), ConfigError, "target=None"),
+        (lambda p: generate(ModelPair(target=p.target), "text"), ConfigError, "tokenizer=None"),
+        (lambda p: generate(ModelPair(target=p.target), random_ids(2000), speckv=SpecKVConfig()), ConfigError, "draft=None"),
+        (lambda p: SpecKVConfig(max_capacity_prompt=32), ConfigError, "max_capacity_prompt=32"),
+        (lambda p: SpecPCConfig(max_capacity_prompt=0), ConfigError, "max_capacity_prompt=0"),
+        (lambda p: SpecKVConfig(kernel_size=4), ConfigError, "kernel_size=4"),
+        (lambda p: SpecPCConfig(pool_type="median"), ConfigError, "pool_type='median'"),
+        (lambda p: SpecPCConfig.from_dict({"window": 3}), ConfigError, "'window'"),
+    ],
+)
+def test_bad_input_is_refused_with_its_name_and_value(call, error, says) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(error, match=says):
+        call(tiny_pair())
+
+
+def test_a_draft_with_another_tokenizer_is_refused_for_speckv(smollm2: ModelPair) -> None:
+    tiny = tiny_pair()
+    pair = ModelPair(draft=smollm2.draft, target=tiny.target, tokenizer=tiny.tokenizer, draft_tokenizer=smollm2.tokenizer)
+    with pytest.raises(IncompatibleModelsError, match="different tokenizers"):
+        generate(pair, random_ids(100), speckv=SPECKV)
+    own = SpecKVConfig(max_capacity_prompt=48, window_size=8, lookahead="target")
+    assert generate(pair, random_ids(100), speckv=own, max_new_tokens=3).completion_tokens == 3

@@ -2,8 +2,8 @@
 
     python kernels/benchmarks/compile_ahead.py [--targets sm_80,sm_90,gfx942] [--quick] [--json FILE]
 
-Registers, spills and shared memory of the default tilings, as the assembler that comes with triton reports them. Needs no
-GPU, and a process without TRITON_INTERPRET.
+Registers, spills and shared memory of the default tilings, as the assembler that comes with triton reports them.
+Needs no GPU, and a process without TRITON_INTERPRET.
 """
 
 import argparse
@@ -20,10 +20,6 @@ from typing import Any
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import get_ptxas
-from triton.compiler import ASTSource
-
 from spec_rag_kernels.gather_kv.tiling import COPY_TILES, MOVE_DIMS, MOVE_TILES
 from spec_rag_kernels.gather_kv.triton import copy_kernel, move_kernel
 from spec_rag_kernels.tiles import Tiles, dot_size
@@ -32,6 +28,9 @@ from spec_rag_kernels.vertical_slash_attention.tiling import attention_tiles
 from spec_rag_kernels.vertical_slash_attention.triton import vertical_slash_kernel
 from spec_rag_kernels.window_scores.tiling import logsumexp_tiles, reduce_tiles
 from spec_rag_kernels.window_scores.triton import reduced_probabilities_kernel, row_logsumexp_kernel
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import ASTSource
 
 TRITON_TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 TARGETS = {
@@ -75,7 +74,9 @@ PLAIN, FULL = "plain", "all options"
 
 
 def variants(dtype: torch.dtype, head_dim: int, options: str = PLAIN) -> Iterator[Variant]:
-    """Every kernel in its default tiling. Strides and lengths are taken as multiples of 16 or not, as they would come."""
+    """Every kernel in its default tiling. Strides and lengths are taken as multiples of 16 or not, as they would
+    come.
+    """
     element = TRITON_TYPES[dtype]
     full = options == FULL
     common = {
@@ -149,7 +150,8 @@ def resources(variant: Variant, dtype: torch.dtype, head_dim: int, options: str,
             signature[name], constants[name] = "constexpr", None
         else:
             signature[name] = variant.types.get(name, "i32")
-            # What a launch would see: torch's pointers are aligned, and the strides are multiples of the head dimension.
+            # What a launch would see: torch's pointers are aligned, and the strides are multiples of the head
+            # dimension.
             if signature[name].startswith("*") or name.endswith("_stride"):
                 attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(variant.kernel, signature, constants, attributes)

@@ -1,15 +1,14 @@
 """gather_kv beside torch.gather over an expanded index, in one process: seconds and working memory.
 
-    python kernels/benchmarks/gather_kv.py [--tokens 16384] [--kept 1024] [--device cpu] [--repeats 21]
+python kernels/benchmarks/gather_kv.py [--tokens 16384] [--kept 1024] [--device cpu] [--repeats 21]
 """
 
 import argparse
 
 import torch
 from measure import median_seconds, table, working_bytes
-from torch import Tensor
-
 from spec_rag_kernels import gather_kv
+from torch import Tensor
 
 
 def gathered(key: Tensor, value: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,8 +28,8 @@ def working_bytes(call: Callable[[], object]) -> int:
 
     Every allocation and release that torch's allocator reports to the profiler, summed in the order of time; also those
     that an operator makes for itself. Packing buffers inside the BLAS library are not torch's and are not counted. The
-    profiler sees one thread, so the call runs in one; window_scores divides its chunk among threads, so that more threads
-    hold no more, and the materialised way does not depend on their number.
+    profiler sees one thread, so the call runs in one; window_scores divides its chunk among threads, so that more
+    threads hold no more, and the materialised way does not depend on their number.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """vertical_slash_attention beside torch's causal attention, in one process: seconds, and the share of pairs computed.
 
-    python kernels/benchmarks/vertical_slash_attention.py [--tokens 16384] [--vertical 1024] [--slash 1024] [--repeats 3]
+python kernels/benchmarks/vertical_slash_attention.py [--tokens 16384] [--vertical 1024] [--slash 1024] [--repeats 3]
 """
 
 import argparse
@@ -8,7 +8,6 @@ import argparse
 import torch
 import torch.nn.functional as F
 from measure import median_seconds, table
-
 from spec_rag_kernels import vertical_slash_attention
 
 
@@ -43,8 +42,8 @@ def main() -> None:
     with torch.no_grad():
         seconds = median_seconds(calls, a.repeats)
     base = min(seconds["sdpa, keys repeated before"], seconds["sdpa, enable_gqa"])
-    print(f"{a.heads} heads, {a.key_heads} KV heads, {a.tokens} tokens, vertical {a.vertical}, slash {a.slash}, dim {a.dim}, "
-          f"{a.dtype}, {a.device}, {torch.get_num_threads()} threads, median of {a.repeats}")  # fmt: skip
+    print(f"{a.heads} heads, {a.key_heads} KV heads, {a.tokens} tokens, vertical {a.vertical}, slash {a.slash}, "
+          f"dim {a.dim}, {a.dtype}, {a.device}, {torch.get_num_threads()} threads, median of {a.repeats}")  # fmt: skip
     rows = [[name, f"{seconds[name]:.3f}", f"{base / seconds[name]:.2f}"] for name in calls]
     print(table(["", "seconds", "times faster"], rows))
     print(f"pairs: {pairs_share(columns, a.tokens, a.slash):.3f} of the causal ones")

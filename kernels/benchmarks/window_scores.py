@@ -2,21 +2,23 @@
 
     python kernels/benchmarks/window_scores.py [--keys 8192] [--window 64] [--device cpu] [--repeats 21]
 
-The base line is what the paper's code does: repeat the keys for the query heads, keep every probability in float32, reduce.
+The base line is what the paper's code does: repeat the keys for the query heads, keep every probability in float32,
+reduce.
 """
 
 import argparse
 
 import torch
 from measure import median_seconds, table, working_bytes
-from torch import Tensor
-
 from spec_rag_kernels import window_scores
+from torch import Tensor
 
 
 def materialised(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """[b, kv, n]: the maximum over the window and over the query heads of a KV head, with all probabilities in memory."""
-    batch, heads, window, _ = query.shape
+    """[b, kv, n]: the maximum over the window and over the query heads of a KV head, with all probabilities in
+    memory.
+    """
+    _batch, heads, window, _ = query.shape
     key_heads = key.shape[1]
     repeated = key[:, :, None].expand(-1, -1, heads // key_heads, -1, -1).flatten(1, 2)
     logits = torch.matmul(query, repeated.transpose(2, 3)) * scaling
@@ -50,8 +52,8 @@ def main() -> None:
         seconds = median_seconds(calls, a.repeats)
         held = {name: working_bytes(call) for name, call in calls.items()} if a.device == "cpu" else {}
     base = "materialised"
-    print(f"{a.heads} heads, {a.key_heads} KV heads, window {a.window}, {a.keys} keys, dim {a.dim}, {a.dtype}, {a.device}, "
-          f"{torch.get_num_threads()} threads, median of {a.repeats}")  # fmt: skip
+    print(f"{a.heads} heads, {a.key_heads} KV heads, window {a.window}, {a.keys} keys, dim {a.dim}, "
+          f"{a.dtype}, {a.device}, {torch.get_num_threads()} threads, median of {a.repeats}")  # fmt: skip
     rows = [
         [name, f"{1e3 * seconds[name]:.2f}", f"{seconds[name] / seconds[base]:.2f}"]
         + ([f"{held[name] / 1e6:.2f}", f"{held[base] / held[name]:.1f}"] if held else ["-", "-"])

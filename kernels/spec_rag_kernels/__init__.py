@@ -1,8 +1,8 @@
 """Three operators for draft-based approximate inference, each with a Triton kernel and a fast torch path.
 
-`window_scores` reduces the attention of a window of queries to one importance per key, `vertical_slash_attention` is the
-sparse prefill, `gather_kv` compacts the kept keys and values. This package knows tensors; it knows nothing of models,
-prompts or caches. It computes no gradients. Importing it does not import triton.
+`window_scores` reduces the attention of a window of queries to one importance per key, `vertical_slash_attention` is
+the sparse prefill, `gather_kv` compacts the kept keys and values. This package knows tensors; it knows nothing of
+models, prompts or caches. It computes no gradients. Importing it does not import triton.
 """
 
 from spec_rag_kernels.backend import BackendError

@@ -53,7 +53,9 @@ def check_positive(name: str, value: float | None) -> None:
 
 def check_grouped_heads(query_heads: int, key_heads: int) -> None:
     if query_heads % key_heads:
-        raise ValueError(f"query has {query_heads} heads and key has {key_heads}; the first must be a multiple of the second")
+        raise ValueError(
+            f"query has {query_heads} heads and key has {key_heads}; the first must be a multiple of the second"
+        )
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:

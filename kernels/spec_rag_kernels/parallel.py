@@ -1,14 +1,13 @@
 """Independent pieces of a torch computation on the processor's cores, one piece a thread.
 
-torch would spread every small operator over all cores and wait for the slowest after each of them, which on a machine with
-other work stalls thousands of times per call. A thread that keeps a whole piece to itself waits once.
+torch would spread every small operator over all cores and wait for the slowest after each of them, which on a
+machine with other work stalls thousands of times per call. A thread that keeps a whole piece to itself waits once.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-
 
 # Starting threads takes about as long as this many multiply-adds.
 SMALL_WORK = 2**22
@@ -22,8 +21,8 @@ def threads_for(pieces: int, work: int, device: torch.device) -> int:
 def run_pieces(pieces: Sequence[Callable[[], None]], work: int, device: torch.device) -> None:
     """Run all pieces and return when the last is done; an error in one is raised here.
 
-    On a CPU with more than one torch thread, and enough `work` to start them for, the pieces run side by side, each in one thread; elsewhere one after the other.
-    Pieces must write to different places.
+    On a CPU with more than one torch thread, and enough `work` to start them for, the pieces run side by side, each
+    in one thread; elsewhere one after the other. Pieces must write to different places.
     """
     threads = threads_for(len(pieces), work, device)
     if threads <= 1:

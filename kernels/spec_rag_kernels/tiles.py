@@ -1,4 +1,5 @@
-"""Tile sizes of the Triton kernels, as plain numbers: the launchers, the ahead-of-time test and the roofline share them.
+"""Tile sizes of the Triton kernels, as plain numbers: the launchers, the ahead-of-time test and the roofline share
+them.
 
 Does not import triton, so that a machine without it can compute with the tilings.
 """

@@ -8,9 +8,11 @@ from torch import Tensor
 from spec_rag_kernels.backend import interpreting
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def load_rows(pointer, rows, stride, valid, HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr):  # type: ignore[no-untyped-def]
-    """[rows, BLOCK_DIM] from a matrix with unit stride in its last dimension; zeros where not `valid` or past HEAD_DIM."""
+    """[rows, BLOCK_DIM] from a matrix with unit stride in its last dimension; zeros where not `valid` or past
+    HEAD_DIM.
+    """
     dims = tl.arange(0, BLOCK_DIM)
     mask = valid[:, None]
     if HEAD_DIM < BLOCK_DIM:
@@ -18,7 +20,7 @@ def load_rows(pointer, rows, stride, valid, HEAD_DIM: tl.constexpr, BLOCK_DIM: t
     return tl.load(pointer + rows[:, None].to(tl.int64) * stride + dims[None, :], mask=mask, other=0.0)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def soft_cap(logits, SOFTCAP: tl.constexpr):  # type: ignore[no-untyped-def]
     """SOFTCAP * tanh(logits / SOFTCAP), by the sigmoid because tl has no tanh; unchanged for None."""
     if SOFTCAP is not None:
@@ -26,7 +28,7 @@ def soft_cap(logits, SOFTCAP: tl.constexpr):  # type: ignore[no-untyped-def]
     return logits
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def multiply(a, b, accumulator, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
     """accumulator + a @ b in float32; "ieee" multiplies as float32 whatever the operands are."""
     if PRECISION == "ieee":

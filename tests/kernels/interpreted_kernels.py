@@ -1,7 +1,7 @@
 """Every Triton kernel under Triton's interpreter against float64, over shapes drawn from the run's seed.
 
-Not collected by itself: the interpreter must be on before triton is first imported, so test_triton_interpreted.py runs this
-file in a process of its own.
+Not collected by itself: the interpreter must be on before triton is first imported, so test_triton_interpreted.py
+runs this file in a process of its own.
 """
 
 import importlib
@@ -18,7 +18,6 @@ from kernel_cases import (
     vertical_slash_call,
     window_scores_call,
 )
-
 from spec_rag_kernels.tiles import Tiles
 
 CASES = range(66)

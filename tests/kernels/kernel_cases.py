@@ -9,9 +9,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from spec_rag_kernels import gather_kv, vertical_slash_attention, window_scores
+from torch import Tensor
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

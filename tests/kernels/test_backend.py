@@ -1,4 +1,6 @@
-"""Which implementation runs: the argument, the environment variable, the device; and what is refused, with its reason."""
+"""Which implementation runs: the argument, the environment variable, the device; and what is refused, with its
+reason.
+"""
 
 import subprocess
 import sys
@@ -8,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from kernel_cases import KERNELS_PATH
-
 from spec_rag_kernels import BackendError, backend, gather_kv, vertical_slash_attention, window_scores
 
 

@@ -1,4 +1,6 @@
-"""The kernels compile for sm_80 and sm_90 without a GPU, and fit: no spills, and no more shared memory than there is."""
+"""The kernels compile for sm_80 and sm_90 without a GPU, and fit: no spills, and no more shared memory than there
+is.
+"""
 
 import json
 import os
@@ -18,7 +20,15 @@ def test_default_tilings_spill_nothing_and_fit_into_shared_memory(tmp_path: Path
     environment = os.environ | {"PYTHONPATH": KERNELS_PATH, "TRITON_CACHE_DIR": str(tmp_path / "cache")}
     # An interpreted kernel cannot be compiled.
     environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-W", "ignore", str(BENCHMARKS / "compile_ahead.py"), "--quick", "--json", str(rows_file)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        str(BENCHMARKS / "compile_ahead.py"),
+        "--quick",
+        "--json",
+        str(rows_file),
+    ]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     print(run.stdout)

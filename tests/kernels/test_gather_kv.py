@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from kernel_cases import Draw, check_gather_kv, gather_kv_call
-
 from spec_rag_kernels import gather_kv
 
 chunked = importlib.import_module("spec_rag_kernels.gather_kv.chunked")
@@ -41,7 +40,10 @@ POSITIONS = torch.tensor([[[1, 5], [0, 8]]])
         ("positions has entries outside", {"positions": POSITIONS + 1}),
         ("ascending", {"positions": POSITIONS.flip(2)}),
         ("ascending", {"positions": torch.tensor([[[1, 1], [0, 8]]])}),
-        ("key is not contiguous", {"key": TENSOR.clone().transpose(1, 2).contiguous().transpose(1, 2), "in_place": True}),
+        (
+            "key is not contiguous",
+            {"key": TENSOR.clone().transpose(1, 2).contiguous().transpose(1, 2), "in_place": True},
+        ),
         ("storage", {"value": TENSOR, "in_place": True}),
     ],
 )

@@ -1,4 +1,6 @@
-"""Run the Triton kernels on this machine's processor: interpreted_kernels.py, with the interpreter on, in its own process."""
+"""Run the Triton kernels on this machine's processor: interpreted_kernels.py, with the interpreter on, in its own
+process.
+"""
 
 import os
 import re

@@ -1,4 +1,6 @@
-"""vertical_slash_attention on a CPU: the torch path against float64, its limits as dense attention, and what it refuses."""
+"""vertical_slash_attention on a CPU: the torch path against float64, its limits as dense attention, and what it
+refuses.
+"""
 
 import importlib
 from typing import Any
@@ -7,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kernel_cases import Draw, check_vertical_slash, load_benchmark, vertical_slash_call
-
 from spec_rag_kernels import vertical_slash_attention
 
 chunked = importlib.import_module("spec_rag_kernels.vertical_slash_attention.chunked")

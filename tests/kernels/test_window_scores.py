@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from kernel_cases import Call, Draw, check_window_scores, load_benchmark, window_scores_call
-
 from spec_rag_kernels import window_scores
 
 chunked = importlib.import_module("spec_rag_kernels.window_scores.chunked")

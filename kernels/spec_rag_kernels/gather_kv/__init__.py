@@ -22,15 +22,15 @@ def gather_kv(
 ) -> tuple[Tensor, Tensor]:
     """The keys and values at `positions`, per batch row and KV head.
 
-    Shapes: key and value [batch, kv heads, n, dim] of any common dtype; positions int64 [batch, kv heads, c], ascending, none
-    twice, none outside 0..n-1 (checked on the CPU alone: on a GPU the check would wait for the device).
+    Shapes: key and value [batch, kv heads, n, dim] of any common dtype; positions int64 [batch, kv heads, c],
+    ascending, none twice, none outside 0..n-1 (checked on the CPU alone: on a GPU the check would wait for the device).
 
-    Returns key and value [batch, kv heads, c, dim]. With `in_place` the entries move to the front of the given storage, which
-    must be contiguous, and the results are views of it; what stood there is lost. That needs no second buffer but frees
-    nothing: the views keep the whole storage alive until the caller clones them.
+    Returns key and value [batch, kv heads, c, dim]. With `in_place` the entries move to the front of the given
+    storage, which must be contiguous, and the results are views of it; what stood there is lost. That needs no
+    second buffer but frees nothing: the views keep the whole storage alive until the caller clones them.
 
-    Raises ValueError naming the argument for wrong shapes, dtypes, devices and values, BackendError (a ValueError) for a
-    `backend` ("triton", "torch", "naive") that cannot run.
+    Raises ValueError naming the argument for wrong shapes, dtypes, devices and values, BackendError (a ValueError)
+    for a `backend` ("triton", "torch", "naive") that cannot run.
     """
     check_shape("key", key, [None] * 4, "[batch, kv heads, tokens, dim]")
     check_shape("value", value, key.shape, "of key's shape")
@@ -49,7 +49,9 @@ def gather_kv(
     if in_place:
         for name, tensor in (("key", key), ("value", value)):
             if not tensor.is_contiguous():
-                raise ValueError(f"{name} is not contiguous; in_place needs contiguous storage (or pass in_place=False)")
+                raise ValueError(
+                    f"{name} is not contiguous; in_place needs contiguous storage (or pass in_place=False)"
+                )
         if key.data_ptr() == value.data_ptr():
             raise ValueError("value shares key's storage; in_place would move its entries twice")
 

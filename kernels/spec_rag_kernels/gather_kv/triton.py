@@ -1,7 +1,8 @@
 """gather_kv on a GPU: a copy with as many programs as there are blocks, or a move to the front in order.
 
-The move keeps one program per head and slice of its dimensions, because what a block overwrites must have been read by then:
-position i of an ascending list is at least i, so blocks taken in order never lose an entry that is still wanted.
+The move keeps one program per head and slice of its dimensions, because what a block overwrites must have been read
+by then: position i of an ascending list is at least i, so blocks taken in order never lose an entry that is still
+wanted.
 """
 
 import torch
@@ -13,7 +14,7 @@ from spec_rag_kernels.gather_kv.tiling import COPY_TILES, MOVE_DIMS, MOVE_TILES
 from spec_rag_kernels.triton_common import unit_stride
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def copy_kernel(  # type: ignore[no-untyped-def]
     key,
     value,
@@ -50,11 +51,13 @@ def copy_kernel(  # type: ignore[no-untyped-def]
     tl.store(value_out + target, moved_value, mask=mask)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def move_kernel(  # type: ignore[no-untyped-def]
     key, value, positions, kept, tokens, HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_KEYS: tl.constexpr
 ):
-    """Move entries of key and value [batch x heads, tokens, HEAD_DIM] to the front; grid: slices of dims, batch x heads."""
+    """Move entries of key and value [batch x heads, tokens, HEAD_DIM] to the front; grid: slices of dims, batch x
+    heads.
+    """
     head = tl.program_id(1).to(tl.int64)
     dims = tl.program_id(0) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
     base = head * tokens

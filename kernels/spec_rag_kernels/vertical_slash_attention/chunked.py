@@ -1,7 +1,8 @@
 """vertical_slash_attention in plain torch for any device: blocks of queries against the few keys that they see.
 
-The query heads of one KV head are stacked as rows, so that a block is two products with the columns left of its band and
-two with the band, which is a slice of the keys. Inside the slice a column that lies left of a row's own band counts once.
+The query heads of one KV head are stacked as rows, so that a block is two products with the columns left of its band
+and two with the band, which is a slice of the keys. Inside the slice a column that lies left of a row's own band counts
+once.
 """
 
 from bisect import bisect_left
@@ -14,7 +15,8 @@ from spec_rag_kernels.checks import compute_dtype
 from spec_rag_kernels.parallel import run_pieces, threads_for
 from spec_rag_kernels.vertical_slash_attention.request import VerticalSlashRequest
 
-# Rows of one product, of all query heads of a KV head together: large enough to use the keys well, small enough for a cache.
+# Rows of one product, of all query heads of a KV head together: large enough to use the keys well, small enough for
+# a cache.
 ROWS_PER_BLOCK = 768
 MIN_QUERIES_PER_BLOCK = 64
 HIDDEN = float("-inf")

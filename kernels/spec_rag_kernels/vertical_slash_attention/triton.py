@@ -1,7 +1,7 @@
 """vertical_slash_attention on a GPU: flash attention over two lists of keys, the columns and the band.
 
-A column counts in the first loop where it lies left of a row's band, and in the second where it lies inside, so each key
-counts once without a table of what was seen.
+A column counts in the first loop where it lies left of a row's band, and in the second where it lies inside, so each
+key counts once without a table of what was seen.
 """
 
 import torch
@@ -15,7 +15,7 @@ from spec_rag_kernels.vertical_slash_attention.request import VerticalSlashReque
 from spec_rag_kernels.vertical_slash_attention.tiling import attention_tiles
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _absorb(q, k, v, visible, top, total, mixed, scaling, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
     """One step of the running softmax over a block of keys."""
     logits = multiply(q, tl.trans(k), tl.zeros(visible.shape, tl.float32), PRECISION)
@@ -30,7 +30,7 @@ def _absorb(q, k, v, visible, top, total, mixed, scaling, SOFTCAP: tl.constexpr,
     return new_top, total, mixed
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def vertical_slash_kernel(  # type: ignore[no-untyped-def]
     query,
     key,
@@ -65,9 +65,9 @@ def vertical_slash_kernel(  # type: ignore[no-untyped-def]
 ):
     """out[batch, head, query]; grid: blocks of queries, heads, batch.
 
-    `columns` int32 [batch, KV heads, column_count] ascending; `column_from` and `column_to` int32 [batch, KV heads, blocks]
-    say which of them lie left of some row's band and inside some row's sliding window. `slash` is the width of the band,
-    no wider than the sliding window.
+    `columns` int32 [batch, KV heads, column_count] ascending; `column_from` and `column_to` int32 [batch, KV heads,
+    blocks] say which of them lie left of some row's band and inside some row's sliding window. `slash` is the width
+    of the band, no wider than the sliding window.
     """
     block = tl.program_id(0)
     head = tl.program_id(1).to(tl.int64)

@@ -1,4 +1,5 @@
-"""The reduced attention of a window of queries over all keys: the importance of SpecPC and SpecKV (arXiv 2506.08373, 3).
+"""The reduced attention of a window of queries over all keys: the importance of SpecPC and SpecKV (arXiv 2506.08373,
+3).
 
 This room checks the arguments and picks the backend; the formula is in `naive.py`.
 """
@@ -34,29 +35,30 @@ def window_scores(
 ) -> Tensor:
     """Softmax the window's attention over all keys and reduce it over queries and, if asked, over heads.
 
-    P[h, i, k] = softmax over k of softcap(query[h, i] . key[h // group, k] * scaling) under the mask; row i is multiplied by
-    `query_weights[i]`, the rows of a head are reduced by `reduce_queries`, then the heads by `head_reduction`. The sum is
-    not divided by anything. A row that sees no key, does not count, or belongs to a head that does not count gives zeros.
+    P[h, i, k] = softmax over k of softcap(query[h, i] . key[h // group, k] * scaling) under the mask; row i is
+    multiplied by `query_weights[i]`, the rows of a head are reduced by `reduce_queries`, then the heads by
+    `head_reduction`. The sum is not divided by anything. A row that sees no key, does not count, or belongs to a
+    head that does not count gives zeros.
 
     Shapes, with b the batch, h query heads, kv KV heads (h a multiple), w queries, n keys, d the head dimension:
       query [b, h, w, d], key [b_k, kv, n, d] with b_k = b or 1 (one set of keys shared by the batch);
       float32, float16, bfloat16 (float64 in the torch paths), all of one dtype and device.
-      own_key [b, kv, w', d]: keys of the queries' own that follow the n keys. They take part in the softmax and are cut off
-        from the result. Without it, the window's keys are the last w of `key`.
+      own_key [b, kv, w', d]: keys of the queries' own that follow the n keys. They take part in the softmax and are
+        cut off from the result. Without it, the window's keys are the last w of `key`.
       own_key_mask bool [b, w']: own keys that exist. By default the own keys of rows that `query_mask` leaves out are
         hidden too when w' = w, so questions of different lengths may be padded on either side.
       query_weights [w] or [b, w], not negative (checked on the CPU alone); query_mask bool [b, w]: the rows that count;
       head_mask bool [h]: the heads that count; key_mask bool [b_k, n]: the keys that exist (left padding);
       sinks [h]: one more logit per query head in the softmax's denominator, as in gpt-oss.
-    causal: without own_key, query i stands at key position n - w + i and sees no later key; with own_key it sees all n keys
-      and its own keys up to w' - w + i.
+    causal: without own_key, query i stands at key position n - w + i and sees no later key; with own_key it sees all
+      n keys and its own keys up to w' - w + i.
     sliding_window: the query at position p sees only keys k with p - k < sliding_window; not together with own_key.
 
     Returns float32 [b, h, n] for reduce_heads "none", [b, kv, n] for "kv" (over the query heads that share a KV head),
     [b, n] for "all". Working memory is O(h w + kv n), never h w n.
 
-    Raises ValueError naming the argument for wrong shapes, dtypes, devices and values, BackendError (a ValueError) for a
-    `backend` ("triton", "torch", "naive") that cannot run.
+    Raises ValueError naming the argument for wrong shapes, dtypes, devices and values, BackendError (a ValueError)
+    for a `backend` ("triton", "torch", "naive") that cannot run.
     """
     request = WindowScoresRequest.checked(
         query=query,

@@ -1,7 +1,7 @@
 """window_scores in plain torch for any device: exact, in one pass, a few rows of probabilities at a time.
 
-Rows are independent, so a chunk of rows sees all its keys at once and needs no second pass: the softmax is final when it is
-taken, and is reduced into the result while it is still in the processor's cache.
+Rows are independent, so a chunk of rows sees all its keys at once and needs no second pass: the softmax is final
+when it is taken, and is reduced into the result while it is still in the processor's cache.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,9 @@ KEYS_PER_CAST = 4096
 
 @dataclass(frozen=True)
 class _Block:
-    """The rows of `heads` neighbouring query heads and `stop - start` queries, and the first key that any of them sees."""
+    """The rows of `heads` neighbouring query heads and `stop - start` queries, and the first key that any of them
+    sees.
+    """
 
     start: int
     stop: int
@@ -31,7 +33,9 @@ class _Block:
 
 
 def window_scores_chunked(request: WindowScoresRequest) -> Tensor:
-    """[b, h, n], [b, kv, n] or [b, n]; working memory CHUNK_BYTES (but MIN_CHUNK_ROWS rows per thread) beside the result."""
+    """[b, h, n], [b, kv, n] or [b, n]; working memory CHUNK_BYTES (but MIN_CHUNK_ROWS rows per thread) beside the
+    result.
+    """
     r = request
     batch, heads, _, _ = r.query.shape
     key_heads, keys = r.key.shape[1:3]

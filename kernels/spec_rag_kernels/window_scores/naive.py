@@ -34,7 +34,7 @@ def window_scores_naive(request: WindowScoresRequest) -> Tensor:
     if r.reduce_heads == "all":
         return _reduce(scores, 1, r.head_reduction)
     if r.reduce_heads == "kv":
-        return _reduce(scores.unflatten(1, (-1, r.group)), 2, r.head_reduction)
+        return _reduce(scores.view(batch, -1, r.group, keys), 2, r.head_reduction)
     return scores
 
 

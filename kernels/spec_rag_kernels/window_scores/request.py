@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from spec_rag_kernels.checks import (
@@ -24,7 +23,9 @@ ReduceHeads = Literal["none", "kv", "all"]
 
 @dataclass(frozen=True)
 class WindowScoresRequest:
-    """Shapes as in `window_scores`; `row_weights` float32 [b, w] is zero in rows that do not count, or None for all ones."""
+    """Shapes as in `window_scores`; `row_weights` float32 [b, w] is zero in rows that do not count, or None for all
+    ones.
+    """
 
     query: Tensor
     key: Tensor
@@ -84,9 +85,13 @@ class WindowScoresRequest:
             check_dtype("own_key", own_key, query.dtype)
             check_device("own_key", own_key, query.device)
             if sliding_window is not None:
-                raise ValueError("sliding_window cannot go with own_key: its keys have no common position in the window")
+                raise ValueError(
+                    "sliding_window cannot go with own_key: its keys have no common position in the window"
+                )
         elif causal and window > keys:
-            raise ValueError(f"query has {window} rows and key only {keys}; the queries' own keys must be the last of key")
+            raise ValueError(
+                f"query has {window} rows and key only {keys}; the queries' own keys must be the last of key"
+            )
         check_choice("reduce_queries", reduce_queries, ("max", "sum"))
         check_choice("reduce_heads", reduce_heads, ("none", "kv", "all"))
         check_choice("head_reduction", head_reduction, ("max", "sum"))

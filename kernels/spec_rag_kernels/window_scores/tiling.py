@@ -4,7 +4,8 @@ import torch
 
 from spec_rag_kernels.tiles import Tiles
 
-# Enough programs for the 132 multiprocessors of an H100 with two programs each; more ranges would only add partial sums.
+# Enough programs for the 132 multiprocessors of an H100 with two programs each; more ranges would only add partial
+# sums.
 WANTED_PROGRAMS = 264
 MAX_RANGES = 64
 

@@ -1,10 +1,10 @@
 """window_scores on a GPU, in two passes over the keys.
 
-The first pass finds each row's log-sum-exp, over several ranges of keys at once so that a small window fills the device.
-Between the passes that number takes in the sink, the weight and the masks of its row: a weighted probability is
-exp(logit - (logsumexp - log weight)), and a row that does not count has +inf there. The second pass holds one block of keys
-per program, goes over all rows of a KV head and reduces what it sees, so nothing needs an atomic and no probability is
-ever stored.
+The first pass finds each row's log-sum-exp, over several ranges of keys at once so that a small window fills the
+device. Between the passes that number takes in the sink, the weight and the masks of its row: a weighted probability is
+exp(logit - (logsumexp - log weight)), and a row that does not count has +inf there. The second pass holds one block
+of keys per program, goes over all rows of a KV head and reduces what it sees, so nothing needs an atomic and no
+probability is ever stored.
 """
 
 import torch
@@ -18,7 +18,7 @@ from spec_rag_kernels.window_scores.request import WindowScoresRequest
 from spec_rag_kernels.window_scores.tiling import key_ranges, logsumexp_tiles, reduce_tiles
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def row_logsumexp_kernel(  # type: ignore[no-untyped-def]
     query,
     key,
@@ -127,7 +127,7 @@ def row_logsumexp_kernel(  # type: ignore[no-untyped-def]
     tl.store(partial + target, result, mask=row_exists)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def reduced_probabilities_kernel(  # type: ignore[no-untyped-def]
     query,
     key,
@@ -158,7 +158,8 @@ def reduced_probabilities_kernel(  # type: ignore[no-untyped-def]
     BLOCK_ROWS: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
 ):
-    """out[batch, head or KV head, key] = the reduction of exp(logit - row_offset) over queries and, unless PER_HEAD, heads.
+    """out[batch, head or KV head, key] = the reduction of exp(logit - row_offset) over queries and, unless PER_HEAD,
+    heads.
 
     Grid: blocks of keys, KV heads, batch. `row_offset` is float32 [batch, heads, window].
     """
@@ -185,7 +186,7 @@ def reduced_probabilities_kernel(  # type: ignore[no-untyped-def]
         stop_row = tl.minimum(tl.maximum(newest, 0), window)
 
     reduced = tl.zeros([BLOCK_KEYS], tl.float32)
-    for member in range(0, group):
+    for member in range(group):
         head = key_head * group + member
         head_reduced = tl.zeros([BLOCK_KEYS], tl.float32)
         query_base = query + batch * query_batch_stride + head * query_head_stride
@@ -271,7 +272,9 @@ def _row_logsumexp(r: WindowScoresRequest, query: Tensor, key: Tensor) -> Tensor
 
 
 def _row_offset(r: WindowScoresRequest, logsumexp: Tensor) -> Tensor:
-    """What to subtract from a row's logits so that exp gives its weighted probability; +inf for a row that gives zeros."""
+    """What to subtract from a row's logits so that exp gives its weighted probability; +inf for a row that gives
+    zeros.
+    """
     if r.sinks is not None:
         logsumexp = torch.logaddexp(logsumexp, r.sinks.float()[None, :, None])
     if r.row_weights is not None:

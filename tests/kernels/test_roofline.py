@@ -1,0 +1,24 @@
+"""The roofline page is what its script computes from the tilings of today, and its numbers are possible."""
+
+from kernel_cases import load_benchmark
+
+roofline = load_benchmark("roofline")
+
+
+def test_the_page_fits_the_tilings() -> None:
+    assert roofline.PAGE.read_text() == roofline.page()
+
+
+def test_window_scores_moves_far_less_than_every_probability() -> None:
+    for shape in roofline.MODELS:
+        ours, materialised = roofline.window_scores_cost(shape, 131_072)
+        probabilities = 4 * shape.heads * roofline.WINDOW * 131_072
+        assert ours.once < probabilities / 2 < materialised.once
+
+
+def test_the_sparse_prefill_grows_linearly_where_dense_attention_grows_quadratically() -> None:
+    shape = roofline.MODELS[0]
+    short, long = (roofline.vertical_slash_cost(shape, tokens) for tokens in (65_536, 131_072))
+    assert 1.9 < long[0].operations / short[0].operations < 2.2
+    assert long[1].operations / short[1].operations == 4
+    assert long[0].once <= long[0].loaded

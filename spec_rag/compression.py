@@ -26,7 +26,7 @@ from spec_rag.evidence import Passage, gather_evidence, joint_evidence, split_pa
 from spec_rag.models import DEFAULT_DRAFT, LoadedModel, LoadOptions, ModelPair, load_model
 from spec_rag.prompt import Query, question_text
 from spec_rag.results import CompressedDocument, Compression, KeptUnit
-from spec_rag.scoring import contrast, unit_scores
+from spec_rag.scoring import token_importance, unit_scores
 from spec_rag.unit_selection import best_window, kept_text, merged, select_units
 from spec_rag.units import Span, unit_spans, word_spans
 
@@ -94,7 +94,7 @@ def compress(
             loaded, given, units, passages, question, config, index=index, embedder=embedder, backend=backend
         )
     scores = unit_scores(evidence)
-    words = contrast(evidence.attention, evidence.neutral)
+    words = token_importance(evidence)
     kept = _select(texts, units, passages, scores, words, budget, config, count)
     seconds = time.perf_counter() - started
     return _result(given, before, units, scores, kept, question, budget, loaded.name, seconds, config, count)

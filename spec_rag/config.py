@@ -168,7 +168,7 @@ class CompressionConfig(_FromDict):
         unit: what is kept or dropped: whole sentences, single tokens (the paper), or whole documents.
         contrast: subtract what any question would attend to (per_document only).
         likelihood: let the likelihood of the question, given each document, take part (per_document only).
-        lexical: let the words that question and unit share take part (per_document only).
+        links: raise what belongs to a document whose title a promising unit of another document names.
         ellipsis: what stands where text was dropped, such as " … "; "" joins the kept pieces with a space.
 
     Raises:
@@ -182,7 +182,7 @@ class CompressionConfig(_FromDict):
     unit: Unit = "sentence"
     contrast: bool = True
     likelihood: bool = True
-    lexical: bool = True
+    links: bool = True
     ellipsis: str = ""
 
     def __post_init__(self) -> None:
@@ -199,7 +199,7 @@ class CompressionConfig(_FromDict):
             )
         _check_choice("scoring", self.scoring, get_args(Scoring))
         _check_choice("unit", self.unit, get_args(Unit))
-        for name in ("contrast", "likelihood", "lexical"):
+        for name in ("contrast", "likelihood", "links"):
             _check_choice(name, getattr(self, name), (True, False))
         if not isinstance(self.ellipsis, str):
             raise ConfigError(f"ellipsis={self.ellipsis!r}: must be a string.")

@@ -143,21 +143,18 @@ class DocumentReader:
         """How well each passage, on its own, foretells the question.
 
         Returns:
-            float32 [passages + 1, question tokens]: log p(token | passage, question so far) of the question's own
-            tokens; the last row is without any passage.
+            float32 [passages, question tokens]: log p(token | passage, question so far) of the question's own tokens.
 
         Raises:
             ValueError: the reader stops below the last layer.
         """
         if self.depth < self.total_layers:
             raise ValueError(f"depth={self.depth}: the likelihood needs all {self.total_layers} layers of the draft.")
-        empty = EncodedPassage(self.prefix.keys[:, :, :0], self.prefix.values[:, :, :0])
-        rows = [*passages, empty]
-        result = torch.zeros(len(rows), question.end - question.start)
-        for batch in _batches([p.tokens + len(question.ids) for p in rows], 4 * _BATCH_TOKENS):
-            observer = _OneByOne(self, [rows[i] for i in batch], len(question.ids))
+        result = torch.zeros(len(passages), question.end - question.start)
+        for batch in _batches([p.tokens + len(question.ids) for p in passages], 4 * _BATCH_TOKENS):
+            observer = _OneByOne(self, [passages[i] for i in batch], len(question.ids))
             ids = torch.tensor(question.ids).expand(len(batch), -1)
-            starts = torch.tensor([self.prefix.tokens + rows[i].tokens for i in batch])
+            starts = torch.tensor([self.prefix.tokens + passages[i].tokens for i in batch])
             positions = starts[:, None] + torch.arange(len(question.ids))
             with capture(self._decoder, observer), torch.no_grad():
                 hidden = self._decoder(

@@ -25,7 +25,7 @@ from spec_rag.errors import ConfigError, PromptTooLongError
 from spec_rag.importance import PromptImportance
 from spec_rag.models import LoadedModel
 from spec_rag.prompt import DocumentTokens, document_tokens, frame, question_tokens
-from spec_rag.scoring import Evidence
+from spec_rag.scoring import Evidence, title_links
 from spec_rag.selection import smooth
 from spec_rag.units import Span
 
@@ -225,6 +225,7 @@ def _lined_up(units: Sequence[Sequence[Span]], passages: Sequence[Passage]) -> d
     return {
         "ranges": torch.tensor(ranges, dtype=torch.long).reshape(-1, 2),
         "passages": torch.tensor(owners, dtype=torch.long),
+        "documents": torch.tensor([passages[i].document for i in owners], dtype=torch.long),
         "passage_ranges": torch.tensor(whole, dtype=torch.long).reshape(-1, 2),
     }
 
@@ -253,4 +254,5 @@ def _around(
             for d, text in zip(owners, texts, strict=True)
         ]
         similarity = similarities(embedder, question, titled)
-    return {"retrieval": retrieval, "similarity": similarity}
+    links = title_links([document.title for document in documents], texts, owners) if config.links else None
+    return {"retrieval": retrieval, "similarity": similarity, "links": links}

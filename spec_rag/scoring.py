@@ -1,19 +1,25 @@
 """From what the draft saw to one score per unit: small pure functions behind one seam.
 
-Each part takes the `Evidence` of one question and returns a score per unit; `unit_scores` standardises the parts and
-adds them with their weights. A new idea is a new function and a line in `PARTS`. This module does not know models,
-documents or budgets.
+Each part takes the `Evidence` of one question and returns a score per unit, or None where the evidence for it is
+missing; `unit_scores` adds the parts. A new idea is a new function and a line in `PARTS`. This module does not know
+models, documents or budgets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 _FLOOR = 1e-4  # attention below it counts as none when two questions are compared
+_UNIT_TOKENS, _PASSAGE_TOKENS = 3, 8  # the best tokens that speak for a unit, and for its passage
+_FUSION_OFFSET = 5.0  # reciprocal ranks: how little the first place is worth more than the second
+_LINK_WEIGHT, _LINK_SHARPNESS, _LINK_SHARE = 2.0, 1.5, 0.6
 
 
 @dataclass(frozen=True)
@@ -23,42 +29,50 @@ class Evidence:
     Attributes:
         ranges: int64 [units, 2], first and last-but-one token of each unit among all passages' tokens.
         passages: int64 [units], the passage each unit belongs to.
+        documents: int64 [units], the document each unit belongs to.
         passage_ranges: int64 [passages, 2], their tokens.
         attention: [layers, heads, tokens], the most that the question attends to each token; or [1, 1, tokens].
         neutral: the same, averaged over neutral questions, or None.
-        log_likelihood: [passages + 1, question tokens], log p of the question given each passage, the last row
-            without any; or None.
-        lexical: [units], lexical match of unit and question, or None.
+        head_weights: [layers, heads], how far each head is trusted, or None for the best head of each layer.
+        log_likelihood: [passages, question tokens], log p of the question's own tokens given each passage, or None.
         similarity: [units], embedding similarity of unit and question, or None.
         retrieval: [units], the retriever's score of the unit's document, or None.
-        mentions: [units, passages], how far (0 to 1) a unit names the title of another document's passage, or None.
+        links: [units, documents], how far (0 to 1) a unit names the title of another document, or None.
     """
 
     ranges: Tensor
     passages: Tensor
+    documents: Tensor
     passage_ranges: Tensor
     attention: Tensor
     neutral: Tensor | None = None
+    head_weights: Tensor | None = None
     log_likelihood: Tensor | None = None
-    lexical: Tensor | None = None
     similarity: Tensor | None = None
     retrieval: Tensor | None = None
-    mentions: Tensor | None = None
+    links: Tensor | None = None
 
 
 def contrast(attention: Tensor, neutral: Tensor | None) -> Tensor:
-    """What the question looks at more than any question would.
+    """What each head looks at more for this question than for any.
 
     Args:
-        attention, neutral: [layers, heads, tokens], or no neutral question.
+        attention, neutral: [layers, heads, tokens]; no neutral question leaves the attention as it is.
 
     Returns:
-        [tokens]: mean over layers of the maximum over heads of a * max(0, log((a + 1e-4) / (b + 1e-4))).
+        [layers, heads, tokens]: a * max(0, log((a + 1e-4) / (b + 1e-4))).
     """
     if neutral is None:
-        return attention.amax(1).mean(0)
-    gain = ((attention + _FLOOR).log() - (neutral + _FLOOR).log()).clamp(min=0)
-    return (attention * gain).amax(1).mean(0)
+        return attention
+    return attention * ((attention + _FLOOR) / (neutral + _FLOOR)).log().clamp(min=0)
+
+
+def token_importance(evidence: Evidence) -> Tensor:
+    """[tokens]: mean over layers of the best head's contrast, or the trusted heads' weighted sum."""
+    gain = contrast(evidence.attention, evidence.neutral)
+    if evidence.head_weights is None:
+        return gain.amax(1).mean(0)
+    return torch.einsum("lht,lh->t", gain, evidence.head_weights)
 
 
 def best_tokens(scores: Tensor, ranges: Tensor, count: int) -> Tensor:
@@ -71,6 +85,8 @@ def best_tokens(scores: Tensor, ranges: Tensor, count: int) -> Tensor:
     Returns:
         [n]; 0 for an empty range.
     """
+    if not len(ranges):
+        return scores.new_zeros(0)
     width = max(1, int((ranges[:, 1] - ranges[:, 0]).max()))
     index = ranges[:, :1] + torch.arange(width, device=ranges.device)
     inside = index < ranges[:, 1:]
@@ -87,71 +103,107 @@ def standardised(scores: Tensor) -> Tensor:
 
 
 def attended(evidence: Evidence) -> Tensor:
-    """The unit's three best tokens plus its passage's eight best, by contrast."""
-    tokens = contrast(evidence.attention, evidence.neutral)
-    own = best_tokens(tokens, evidence.ranges, 3)
-    return own + best_tokens(tokens, evidence.passage_ranges, 8)[evidence.passages]
+    """What the unit shows and what its passage, with its title, shows; square roots tame the long tail."""
+    tokens = token_importance(evidence)
+    own = best_tokens(tokens, evidence.ranges, _UNIT_TOKENS).sqrt()
+    passage = best_tokens(tokens, evidence.passage_ranges, _PASSAGE_TOKENS).sqrt()[evidence.passages]
+    return standardised(own) + standardised(passage)
 
 
-def foretold(evidence: Evidence) -> Tensor:
-    """How much better the unit's passage foretells the question's words than passages do on average."""
-    assert evidence.log_likelihood is not None
-    passages = evidence.log_likelihood[:-1]
-    return (passages - passages.mean(0)).clamp(min=0).sum(1)[evidence.passages]
+def foretold(evidence: Evidence) -> Tensor | None:
+    """How much better the unit's passage foretells the question's words than passages do on average.
+
+    Only gains count: a word that a passage makes less likely tells nothing.
+    """
+    if evidence.log_likelihood is None:
+        return None
+    gain = (evidence.log_likelihood - evidence.log_likelihood.mean(0)).clamp(min=0).sum(1)
+    return gain[evidence.passages]
 
 
-def _given(name: str) -> Callable[[Evidence], Tensor]:
-    def part(evidence: Evidence) -> Tensor:
-        value = getattr(evidence, name)
-        assert value is not None
-        return value  # type: ignore[no-any-return]
-
-    return part
+def retrieved(evidence: Evidence) -> Tensor | None:
+    """The retriever's own score of the unit's document."""
+    return evidence.retrieval
 
 
-PARTS: Mapping[str, Callable[[Evidence], Tensor]] = {
-    "attention": attended,
-    "likelihood": foretold,
-    "lexical": _given("lexical"),
-    "similarity": _given("similarity"),
-    "retrieval": _given("retrieval"),
-}
-WEIGHTS: Mapping[str, float] = {
-    "attention": 1.0,
-    "likelihood": 0.5,
-    "lexical": 0.5,
-    "similarity": 1.0,
-    "retrieval": 0.25,
+PARTS: Mapping[str, tuple[float, Callable[[Evidence], Tensor | None]]] = {
+    "attention": (1.0, attended),
+    "likelihood": (0.75, foretold),
+    "retrieval": (0.5, retrieved),
 }
 
 
-def unit_scores(evidence: Evidence, weights: Mapping[str, float] = WEIGHTS) -> Tensor:
-    """[units]: the weighted sum of the standardised parts that the evidence has."""
-    present = {
-        "attention": evidence.attention,
-        "likelihood": evidence.log_likelihood,
-        "lexical": evidence.lexical,
-        "similarity": evidence.similarity,
-        "retrieval": evidence.retrieval,
-    }
+def unit_scores(evidence: Evidence) -> Tensor:
+    """[units]: the weighted parts, fused with embedding similarity by rank, then raised along links.
+
+    Without an embedding the scores stay as they are; the parts count as standardised.
+    """
     total = torch.zeros(len(evidence.ranges))
-    for name, part in PARTS.items():
-        if present[name] is not None:
-            total += weights[name] * standardised(part(evidence).float().cpu())
-    return total if evidence.mentions is None else total + 2 * linked(total, evidence.mentions, evidence.passages)
+    for weight, part in PARTS.values():
+        scores = part(evidence)
+        if scores is not None:
+            total = total + weight * standardised(scores.float())
+    if evidence.similarity is not None:
+        total = 1.5 * standardised(reciprocal_rank(total) + reciprocal_rank(evidence.similarity.float()))
+    return total if evidence.links is None else follow_links(total, evidence.links, evidence.documents)
 
 
-def linked(scores: Tensor, mentions: Tensor, passages: Tensor) -> Tensor:
-    """What a unit gains because a promising unit elsewhere names its document: the second step of two-step questions.
+def reciprocal_rank(scores: Tensor) -> Tensor:
+    """1 / (5 + rank), rank 0 for the best; ties keep reading order. [units] -> [units]."""
+    rank = torch.zeros_like(scores)
+    rank[scores.argsort(descending=True, stable=True)] = torch.arange(len(scores), dtype=scores.dtype)
+    return 1.0 / (_FUSION_OFFSET + rank)
+
+
+def follow_links(scores: Tensor, links: Tensor, documents: Tensor) -> Tensor:
+    """Raise the units of a document that a good unit of another names: the second step of a two-step question.
 
     Args:
-        scores: [units].
-        mentions: [units, passages], 0 to 1.
-        passages: int64 [units], the passage of each unit.
+        scores: [units], of about unit deviation.
+        links: [units, documents], 0 to 1.
+        documents: int64 [units].
 
     Returns:
-        [units], 0 to 1: the highest standing of a unit that names the passage's title, times how far it names it.
+        [units]: at most 2 more, for a document that the best unit names in full.
     """
-    standing = (1.5 * scores).softmax(0)
-    standing = standing / standing.max().clamp(min=1e-9)
-    return (standing[:, None] * mentions).amax(0)[passages]
+    if not len(scores):
+        return scores
+    trust = (_LINK_SHARPNESS * (scores - scores.max())).exp()
+    return scores + _LINK_WEIGHT * (links * trust[:, None]).amax(0)[documents]
+
+
+def title_links(
+    titles: Sequence[str | None], unit_texts: Sequence[str], unit_documents: Sequence[int]
+) -> Tensor | None:
+    """How fully each unit names the title of another document.
+
+    Words weigh log(documents / documents that hold them): a word that all share names none of them. What stands in
+    brackets in a title is left out, and documents of one title do not name each other.
+
+    Returns:
+        [units, documents], 0 or 0.6 to 1; None where no document has a title.
+    """
+    count = len(titles)
+    if count < 2 or not any(titles):
+        return None
+    per_unit = [_words(text) for text in unit_texts]
+    per_document = [_words(title or "") for title in titles]
+    for words, d in zip(per_unit, unit_documents, strict=True):
+        per_document[d] |= words
+    held = Counter(word for words in per_document for word in words)
+    weight = {word: math.log(count / n) for word, n in held.items()}
+    links = torch.zeros(len(unit_texts), count)
+    for d, title in enumerate(titles):
+        words = _words(re.sub(r"\([^)]*\)", " ", title or ""))
+        whole = sum(weight[word] for word in words if word in weight)
+        if whole <= 0:
+            continue
+        for u, own in enumerate(per_unit):
+            share = sum(weight[word] for word in words & own) / whole
+            if share >= _LINK_SHARE and titles[unit_documents[u]] != title:
+                links[u, d] = share
+    return links
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.casefold()))

@@ -63,10 +63,12 @@ def test_coverage_keeps_fewer_units_than_the_cap_allows(pair: ModelPair) -> None
     assert capped.tokens_after <= 40
 
 
-@pytest.mark.parametrize("option", ["contrast", "likelihood"])
+@pytest.mark.parametrize("option", ["contrast", "likelihood", "links"])
 def test_each_part_of_the_score_changes_it(pair: ModelPair, option: str) -> None:
+    titled = [("Lamp", TEXTS[0]), ("Ferry", TEXTS[1] + " The oven came along."), ("Oven", TEXTS[2])]
+
     def importance(**settings: bool) -> list[float]:
-        result = compress(TEXTS, QUERY, draft=pair, ratio=0.5, **settings)
+        result = compress(titled, QUERY, draft=pair, ratio=0.5, **settings)
         return [unit.importance for document in result.documents for unit in document.units]
 
     assert importance(**{option: True}) != pytest.approx(importance(**{option: False}))
@@ -78,9 +80,15 @@ def test_an_embedder_takes_part(pair: ModelPair) -> None:
 
     plain = compress(TEXTS, QUERY, draft=pair, ratio=0.5)
     fused = compress(TEXTS, QUERY, draft=pair, ratio=0.5, embedder=embedder)
-    gain = [b.importance - a.importance for x, y in zip(plain.documents, fused.documents, strict=True) for a, b in zip(x.units, y.units, strict=True)]
+    gain = [
+        b.importance - a.importance
+        for x, y in zip(plain.documents, fused.documents, strict=True)
+        for a, b in zip(x.units, y.units, strict=True)
+    ]
     units = [u for document in plain.documents for u in document.units]
-    ferry = next(i for i, u in enumerate(units) if TEXTS[1].startswith("The ferry") and i == len(plain.documents[0].units))
+    ferry = next(
+        i for i, u in enumerate(units) if TEXTS[1].startswith("The ferry") and i == len(plain.documents[0].units)
+    )
     assert max(range(len(gain)), key=gain.__getitem__) == ferry
 
 
@@ -88,7 +96,9 @@ def test_retrieval_scores_take_part(pair: ModelPair) -> None:
     plain = compress([Document(t) for t in TEXTS], QUERY, draft=pair, ratio=0.4)
     scored = [Document(t, score=s) for t, s in zip(TEXTS, (0.0, 100.0, 0.0), strict=True)]
     moved = compress(scored, QUERY, draft=pair, ratio=0.4)
-    gain = [b.units[0].importance - a.units[0].importance for a, b in zip(plain.documents, moved.documents, strict=True)]
+    gain = [
+        b.units[0].importance - a.units[0].importance for a, b in zip(plain.documents, moved.documents, strict=True)
+    ]
     assert gain[1] == max(gain)
     assert gain[1] > gain[0]
 

@@ -64,8 +64,10 @@ class SpecPCCompressor(BaseNodePostprocessor):
     unit: Unit = Field(default="sentence", description="What is kept or dropped.")
     contrast: bool = Field(default=True, description="Subtract what any question would attend to.")
     likelihood: bool = Field(default=True, description="Let the question's likelihood given each node take part.")
-    lexical: bool = Field(default=True, description="Let the words that question and unit share take part.")
-    ellipsis: str = Field(default=" … ", description="What stands where text was dropped inside a node.")
+    links: bool = Field(default=True, description="Raise documents whose title a promising unit of another names.")
+    ellipsis: str = Field(
+        default=CompressionConfig.ellipsis, description="What stands where text was dropped inside a node."
+    )
     draft: Any = Field(
         default=DEFAULT_DRAFT, description="The small model that reads: a name or path, or loaded models."
     )

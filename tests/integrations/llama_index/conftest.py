@@ -1,0 +1,88 @@
+"""Fixtures of the LlamaIndex adapters' tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from integrations.llama_index.helpers import Observed, Steps, byte_tokenizer, tiny_llama, wait_for_no_stream_threads
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.schema import NodeRelationship, NodeWithScore, RelatedNodeInfo, TextNode
+
+from spec_rag.config import SpecKVConfig
+from spec_rag.models import ModelPair
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pair() -> ModelPair:
+    tokenizer = byte_tokenizer()
+    return ModelPair(
+        draft=tiny_llama(1, tokenizer),
+        target=tiny_llama(2, tokenizer),
+        tokenizer=tokenizer,
+        draft_name="tiny-draft",
+        target_name="tiny-target",
+    )
+
+
+@pytest.fixture(scope="session")
+def plain_pair(pair: ModelPair) -> ModelPair:
+    """The same models without a chat template."""
+    return ModelPair(draft=pair.draft, target=pair.target, tokenizer=byte_tokenizer(None), target_name="tiny-plain")
+
+
+@pytest.fixture
+def speckv() -> SpecKVConfig:
+    """Prunes every prompt of more than 32 tokens."""
+    return SpecKVConfig(max_capacity_prompt=32, window_size=8, lookahead_tokens=4)
+
+
+@pytest.fixture
+def nodes() -> list[NodeWithScore]:
+    texts = [
+        "The dome was opened in 1931. It is painted copper green. Visitors may not lean on the rail.",
+        "The kitchen closes at nine. Soup is served on Mondays. The cook is called Ilse.",
+        "The road is closed in March. Snow chains hang beside the gate. The mule was called Saffron.",
+    ]
+    return [
+        NodeWithScore(
+            node=TextNode(
+                id_=f"node-{i}",
+                text=text,
+                metadata={"file_name": f"{i}.md"},
+                start_char_idx=100 * i,
+                end_char_idx=100 * i + len(text),
+                relationships={NodeRelationship.SOURCE: RelatedNodeInfo(node_id=f"source-{i}")},
+            ),
+            score=0.9 - 0.1 * i,
+        )
+        for i, text in enumerate(texts)
+    ]
+
+
+@pytest.fixture
+def observed() -> Iterator[Observed]:
+    dispatcher, watching = get_dispatcher(), Observed()
+    dispatcher.add_event_handler(watching.events)
+    dispatcher.add_span_handler(watching.spans)
+    yield watching
+    dispatcher.event_handlers.remove(watching.events)
+    dispatcher.span_handlers.remove(watching.spans)
+
+
+@pytest.fixture
+def steps(pair: ModelPair) -> Iterator[Steps]:
+    counting = Steps()
+    assert pair.target is not None
+    hook = pair.target.register_forward_pre_hook(counting)
+    yield counting
+    hook.remove()
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left_behind() -> Iterator[None]:
+    yield
+    wait_for_no_stream_threads()

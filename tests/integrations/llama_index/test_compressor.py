@@ -1,0 +1,265 @@
+"""SpecPCCompressor by itself: what it keeps of nodes besides their text, and how it is told what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from dataclasses import asdict, fields
+from typing import Any
+
+import pytest
+from integrations.llama_index.helpers import Observed, byte_tokenizer
+from llama_index.core.embeddings import MockEmbedding
+from llama_index.core.schema import (
+    Document,
+    ImageNode,
+    MediaResource,
+    MetadataMode,
+    Node,
+    NodeRelationship,
+    NodeWithScore,
+    QueryBundle,
+    TextNode,
+)
+from llama_index.postprocessor.spec_rag import CompressionEvent, SpecPCCompressor
+
+from spec_rag import DocumentIndex
+from spec_rag.config import CompressionConfig
+from spec_rag.models import ModelPair
+
+QUERY = "What was the mule called?"
+
+
+def compressor_of(pair: ModelPair, **settings: Any) -> SpecPCCompressor:
+    return SpecPCCompressor(draft=pair, **settings)
+
+
+def _tokens(nodes: list[NodeWithScore], mode: MetadataMode = MetadataMode.NONE) -> int:
+    return sum(len(node.node.get_content(metadata_mode=mode).encode()) for node in nodes)
+
+
+def test_each_node_keeps_its_identity_and_only_its_own_text(pair: ModelPair, nodes: list[NodeWithScore]) -> None:
+    compressed = compressor_of(pair, ratio=0.6).postprocess_nodes(nodes, query_str=QUERY)
+    originals = {node.node_id: node for node in nodes}
+    assert compressed
+    assert [node.node_id for node in compressed] == [i for i in originals if i in {n.node_id for n in compressed}]
+    assert _tokens(compressed) <= 0.6 * _tokens(nodes)
+    for node in compressed:
+        original = originals[node.node_id]
+        spans = node.metadata["spec_pc"]["kept_spans"]
+        assert node.score == original.score
+        assert node.node.relationships == original.node.relationships
+        assert {k: v for k, v in node.metadata.items() if k != "spec_pc"} == original.metadata
+        assert spans
+        assert all(original.text[start:end] in node.text for start, end in spans)
+        assert node.node.start_char_idx == original.node.start_char_idx + spans[0][0]
+        assert node.node.end_char_idx == original.node.start_char_idx + spans[-1][1]
+
+
+def test_the_nodes_that_came_in_are_not_changed(pair: ModelPair, nodes: list[NodeWithScore]) -> None:
+    before = [node.to_dict() for node in nodes]
+    compressed = compressor_of(pair).postprocess_nodes(nodes, query_str=QUERY)
+    for node in compressed:
+        node.metadata["note"] = "mine"
+        node.node.relationships.pop(NodeRelationship.SOURCE)
+        node.node.excluded_llm_metadata_keys.append("note")
+    assert [node.to_dict() for node in nodes] == before
+
+
+def test_paragraphs_and_reference_like_text_survive_in_their_place(pair: ModelPair) -> None:
+    text = "# Accounts\n\n<#ref1#> 2023 revenue rose to 14.\n\n[2] 2024 revenue fell to 9.\n\nThe end."
+    node = NodeWithScore(node=TextNode(text=text), score=None)
+    compressed = compressor_of(pair, max_tokens=1000).postprocess_nodes([node], query_str="revenue")
+    assert [n.text for n in compressed] == [text], "what fits is not touched: no first or last piece is lost"
+    [cut] = compressor_of(pair, ratio=0.6).postprocess_nodes([node], query_str="revenue")
+    assert all(text[start:end] in cut.text for start, end in cut.metadata["spec_pc"]["kept_spans"])
+
+
+def test_the_figures_are_under_one_key_that_neither_llm_nor_embedder_sees(
+    pair: ModelPair, nodes: list[NodeWithScore]
+) -> None:
+    for node in compressor_of(pair, ratio=0.6).postprocess_nodes(nodes, query_str=QUERY):
+        figures = node.metadata["spec_pc"]
+        assert set(figures) == {"original_tokens", "compressed_tokens", "ratio", "draft_model", "kept_spans"}
+        assert figures["compressed_tokens"] == len(node.text.encode())
+        assert figures["ratio"] == pytest.approx(figures["compressed_tokens"] / figures["original_tokens"])
+        assert figures["draft_model"] == "tiny-draft"
+        assert json.loads(json.dumps(figures)) == figures
+        for mode in (MetadataMode.LLM, MetadataMode.EMBED):
+            assert "spec_pc" not in node.node.get_content(metadata_mode=mode)
+            assert "file_name" in node.node.get_content(metadata_mode=mode)
+
+
+def test_compressing_twice_hides_the_figures_still(pair: ModelPair, nodes: list[NodeWithScore]) -> None:
+    compressor = compressor_of(pair, ratio=0.7)
+    twice = compressor.postprocess_nodes(compressor.postprocess_nodes(nodes, query_str=QUERY), query_str=QUERY)
+    assert all(node.node.excluded_llm_metadata_keys == ["spec_pc"] for node in twice)
+
+
+def test_nodes_with_nothing_kept_are_dropped_unless_asked_for(pair: ModelPair, nodes: list[NodeWithScore]) -> None:
+    tight = {"max_tokens": 30}
+    kept = compressor_of(pair, **tight).postprocess_nodes(nodes, query_str=QUERY)
+    assert 0 < len(kept) < len(nodes)
+    everyone = compressor_of(pair, **tight, keep_empty=True).postprocess_nodes(nodes, query_str=QUERY)
+    assert [node.node_id for node in everyone] == [node.node_id for node in nodes]
+    assert [node.text for node in everyone if node.text] == [node.text for node in kept]
+    empty = next(node for node in everyone if not node.text)
+    assert empty.metadata["spec_pc"]["kept_spans"] == []
+
+
+def test_nodes_without_text_go_on_as_they_are(pair: ModelPair, nodes: list[NodeWithScore]) -> None:
+    image = NodeWithScore(node=ImageNode(image_path="dome.png", text="a caption"), score=0.4)
+    picture = NodeWithScore(node=Node(image_resource=MediaResource(data=b"x")), score=0.3)
+    mixed = [image, *nodes, picture]
+    compressed = compressor_of(pair, max_tokens=60).postprocess_nodes(mixed, query_str=QUERY)
+    assert compressed[0] is image
+    assert compressed[-1] is picture
+    assert compressor_of(pair).postprocess_nodes([image], query_str=QUERY) == [image]
+
+
+def test_documents_are_compressed_as_text_nodes_are(pair: ModelPair, nodes: list[NodeWithScore]) -> None:
+    given = [NodeWithScore(node=Document(text=node.text, id_=node.node_id), score=node.score) for node in nodes]
+    texts = [node.text for node in compressor_of(pair).postprocess_nodes(nodes, query_str=QUERY)]
+    compressed = compressor_of(pair).postprocess_nodes(given, query_str=QUERY)
+    assert [node.node.get_content() for node in compressed] == texts
+    assert "spec_pc" not in compressed[0].node.get_content(metadata_mode=MetadataMode.LLM)
+
+
+@pytest.mark.parametrize("query", [{}, {"query_bundle": QueryBundle("  ")}, {"query_str": ""}])
+def test_a_missing_query_is_a_clear_error(pair: ModelPair, nodes: list[NodeWithScore], query: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="query_str"):
+        compressor_of(pair).postprocess_nodes(nodes, **query)
+
+
+async def test_no_nodes_give_no_nodes_and_load_nothing() -> None:
+    compressor = SpecPCCompressor(draft="/no/such/model")
+    assert compressor.postprocess_nodes([], query_str=QUERY) == []
+    assert await compressor.apostprocess_nodes([]) == []
+
+
+def test_metadata_can_count_towards_the_budget(pair: ModelPair, nodes: list[NodeWithScore]) -> None:
+    budget = 130
+    alone = compressor_of(pair, max_tokens=budget).postprocess_nodes(nodes, query_str=QUERY)
+    assert _tokens(alone) <= budget
+    counted = compressor_of(pair, max_tokens=budget, metadata_mode="llm").postprocess_nodes(nodes, query_str=QUERY)
+    assert 0 < _tokens(counted, MetadataMode.LLM) <= budget
+    for node in counted:
+        figures = node.metadata["spec_pc"]
+        assert figures["compressed_tokens"] == len(node.node.get_content(metadata_mode=MetadataMode.LLM).encode())
+    with pytest.raises(ValueError, match="metadata of 3 nodes takes 51 tokens of a budget of 40"):
+        compressor_of(pair, max_tokens=40, metadata_mode=MetadataMode.LLM).postprocess_nodes(nodes, query_str=QUERY)
+
+
+def test_the_budget_is_counted_as_asked(pair: ModelPair, nodes: list[NodeWithScore]) -> None:
+    words = compressor_of(pair, max_tokens=12, count_with=lambda text: len(text.split()))
+    compressed = words.postprocess_nodes(nodes, query_str=QUERY)
+    assert 0 < sum(len(node.text.split()) for node in compressed) <= 12
+    assert sum(node.metadata["spec_pc"]["compressed_tokens"] for node in compressed) <= 12
+    by_tokenizer = compressor_of(pair, max_tokens=60, count_with=byte_tokenizer())
+    assert 0 < _tokens(by_tokenizer.postprocess_nodes(nodes, query_str=QUERY)) <= 60
+
+
+def test_index_and_embedding_model_take_part(pair: ModelPair, nodes: list[NodeWithScore]) -> None:
+    asked: list[str] = []
+
+    class Watched(MockEmbedding):
+        def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+            asked.extend(texts)
+            return super()._get_text_embeddings(texts)
+
+    index = DocumentIndex()
+    compressor = compressor_of(pair, index=index, embed_model=Watched(embed_dim=4))
+    first = compressor.postprocess_nodes(nodes, query_str=QUERY)
+    held = index.held_bytes
+    assert held > 0
+    assert any("mule" in text for text in asked)
+    again = compressor.postprocess_nodes(nodes, query_str=QUERY)
+    assert [node.text for node in again] == [node.text for node in first]
+    assert index.held_bytes == held
+
+
+async def test_the_event_loop_goes_on_and_the_result_is_the_same(pair: ModelPair, nodes: list[NodeWithScore]) -> None:
+    threads = set()
+
+    def count(text: str) -> int:
+        threads.add(threading.current_thread())
+        return len(text.encode())
+
+    compressor = compressor_of(pair, count_with=count)
+    compressed = await compressor.apostprocess_nodes(nodes, query_str=QUERY)
+    assert threading.main_thread() not in threads
+    expected = compressor_of(pair).postprocess_nodes(nodes, query_str=QUERY)
+    assert [node.text for node in compressed] == [node.text for node in expected]
+    many = await asyncio.gather(*(compressor.apostprocess_nodes(nodes, query_str=QUERY) for _ in range(6)))
+    assert all([node.text for node in each] == [node.text for node in expected] for each in many)
+
+
+async def test_instrumentation_sees_a_span_and_the_figures(
+    pair: ModelPair, nodes: list[NodeWithScore], observed: Observed
+) -> None:
+    await compressor_of(pair).apostprocess_nodes(nodes, query_str=QUERY)
+    spans = {span.id_: span for span in observed.completed_spans}
+    names = [name.split("-")[0] for name in spans]
+    assert names == ["SpecPCCompressor._postprocess_nodes", "SpecPCCompressor._apostprocess_nodes"]
+    [event] = observed.of(CompressionEvent)
+    assert event.span_id in spans
+    assert event.tokens_before == _tokens(nodes)
+    assert 0 < event.tokens_after <= event.budget_tokens == event.tokens_before // 4
+    assert (event.nodes_before, event.draft, event.query) == (3, "tiny-draft", QUERY)
+    assert 0 < event.draft_seconds <= event.seconds
+    assert json.dumps(event.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ratios": 0.5}, "ratios"),
+        ({"ratio": 1.5}, "ratio=1.5"),
+        ({"max_tokens": 10, "ratio": 0.5}, "both set the size"),
+        ({"max_tokens": 0}, "max_tokens=0"),
+        ({"unit": "paragraph"}, "sentence"),
+        ({"draft": 3}, "draft of type int"),
+        ({"draft_options": {"device": "cpu", "device_map": "auto"}}, "contradict"),
+    ],
+)
+def test_a_bad_setting_is_refused_where_it_is_made(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SpecPCCompressor(**settings)
+
+
+def test_every_setting_of_the_core_is_a_field_with_the_same_default() -> None:
+    compressor = SpecPCCompressor()
+    assert {f.name: getattr(compressor, f.name) for f in fields(CompressionConfig)} == asdict(CompressionConfig())
+
+
+def test_settings_survive_serialisation_without_weights(pair: ModelPair, nodes: list[NodeWithScore]) -> None:
+    compressor = compressor_of(
+        pair, max_tokens=64, coverage=0.9, unit="token", metadata_mode="llm", index=DocumentIndex()
+    )
+    data = json.loads(compressor.to_json())
+    back = SpecPCCompressor.from_dict(data)
+    assert back.to_dict() == compressor.to_dict()
+    assert (back.draft, back.max_tokens, back.unit, back.metadata_mode) == ("tiny-draft", 64, "token", MetadataMode.LLM)
+    assert data["class_name"] == "SpecPCCompressor"
+    with_models = SpecPCCompressor.from_dict({**data, "metadata_mode": "none"}, draft=pair)
+    same = compressor_of(pair, max_tokens=64, coverage=0.9, unit="token")
+    expected = [node.text for node in same.postprocess_nodes(nodes, query_str=QUERY)]
+    assert [node.text for node in with_models.postprocess_nodes(nodes, query_str=QUERY)] == expected
+
+
+def test_what_cannot_be_serialised_says_so() -> None:
+    with pytest.raises(ValueError, match="count_with"):
+        SpecPCCompressor(count_with=len).to_dict()
+    data = SpecPCCompressor(draft_options={"trust_remote_code": True}).to_dict()
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        SpecPCCompressor.from_dict(data)
+
+
+def test_compressors_of_the_same_name_share_their_weights_and_keep_them(pair: ModelPair, tmp_path: Any) -> None:
+    assert pair.draft is not None
+    assert pair.tokenizer is not None
+    pair.draft.save_pretrained(tmp_path)
+    pair.tokenizer.save_pretrained(tmp_path)
+    first, second = SpecPCCompressor(draft=tmp_path), SpecPCCompressor(draft=str(tmp_path), ratio=0.5)
+    assert first.load() is first.load() is second.load()

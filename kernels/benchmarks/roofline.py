@@ -158,10 +158,10 @@ def page() -> str:
         f"{attention.rows} x {attention.keys}.",
         f"- `gather_kv`: {KEPT} kept entries per KV head, whatever the prompt's length.",
         "- *Bytes* count every input and output once (for `window_scores` the keys once per pass). *Loaded* is what",
-        "  the programs ask for; the caches must serve the rest for the bound to hold, and *uncached* is the bound if they",
-        "  serve nothing.",
-        "- *Operations* count whole tiles. The materialised ways hold what the formula says: repeated keys, every logit",
-        "  and every probability.",
+        "  the programs ask for; the caches must serve the rest for the bound to hold, and *uncached* is the bound",
+        "  if they serve nothing.",
+        "- *Operations* count whole tiles. The materialised ways hold what the formula says: repeated keys, every",
+        "  logit and every probability.",
     ]
     for title, cost in (
         ("window_scores", window_scores_cost),

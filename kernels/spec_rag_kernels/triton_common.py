@@ -49,6 +49,7 @@ def as_bytes(mask: Tensor | None) -> Tensor | None:
 
 def dot_precision(tensor: Tensor) -> str:
     """float32 is multiplied as float32: TF32 would miss the promised 1e-5. "tf32" means nothing to narrower types."""
-    # The interpreter of triton 3.9 multiplies the bit patterns of bfloat16 as if they were integers.
+    # The interpreter of triton 3.9 multiplies the bit patterns of bfloat16 as if they were integers, and cuts numbers
+    # off where a GPU rounds them.
     exact = tensor.dtype == torch.float32 or (interpreting() and tensor.dtype == torch.bfloat16)
     return "ieee" if exact else "tf32"

@@ -52,9 +52,10 @@ class Draw:
         # Every type and head dimension comes up among the cases, whatever the seed.
         self.dtype = DTYPES[index % len(DTYPES)]
         self.dim = HEAD_DIMS[index % len(HEAD_DIMS)]
-        self.batch = self.random.choice([1, 1, 2, 3])
-        self.key_heads = self.random.choice([1, 2])
         self.group = 1 + index % 8
+        # The interpreter takes about a millisecond per tile, so a large group comes with little else.
+        self.batch = self.random.choice([1, 2, 3] if self.group <= 3 else [1, 1, 2])
+        self.key_heads = self.random.choice([1, 2]) if self.group <= 4 else 1
         self.heads = self.key_heads * self.group
 
     def chance(self, probability: float) -> bool:

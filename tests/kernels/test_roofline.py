@@ -12,8 +12,8 @@ def test_the_page_fits_the_tilings() -> None:
 def test_window_scores_moves_far_less_than_every_probability() -> None:
     for shape in roofline.MODELS:
         ours, materialised = roofline.window_scores_cost(shape, 131_072)
-        probabilities = 4 * shape.heads * roofline.WINDOW * 131_072
-        assert ours.once < probabilities / 2 < materialised.once
+        assert 8 * ours.once < materialised.once
+        assert ours.once <= ours.loaded
 
 
 def test_the_sparse_prefill_grows_linearly_where_dense_attention_grows_quadratically() -> None:

@@ -22,8 +22,10 @@ def _absorb(q, k, v, visible, top, total, mixed, scaling, SOFTCAP: tl.constexpr,
     logits = tl.where(visible, soft_cap(logits * scaling, SOFTCAP), float("-inf"))
     new_top = tl.maximum(top, tl.max(logits, axis=1))
     shift = tl.where(new_top == float("-inf"), 0.0, new_top)
+    probability = tl.exp(logits - shift[:, None])
+    if PRECISION != "ieee":
+        probability = probability.to(v.dtype)
     # The sum takes the rounded probabilities as well, so that their rounding does not pull the average down.
-    probability = tl.exp(logits - shift[:, None]).to(v.dtype)
     shrink = tl.exp(top - shift)
     total = total * shrink + tl.sum(probability.to(tl.float32), axis=1)
     mixed = multiply(probability, v, mixed * shrink[:, None], PRECISION)

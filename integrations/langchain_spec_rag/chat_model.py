@@ -1,0 +1,346 @@
+"""ChatSpecKV: LangChain's chat model on a target that a draft has looked ahead for.
+
+Knows messages, tools and schemas as LangChain has them; how an answer is computed is the core's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, closing
+from functools import partial
+from operator import itemgetter
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, SystemMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import ConfigDict
+
+from langchain_spec_rag.answering import aanswer_all, answer_all, astream_answer, figures, stream_answer
+from langchain_spec_rag.messages import template_turns, without_system_turn
+from langchain_spec_rag.settings import DraftedModel, own_token_ids
+from langchain_spec_rag.tool_calls import CallsHeldBack, as_chunks, beginning_of_call, chosen_tool, read_tool_calls
+from spec_rag.results import Answer
+from spec_rag.tokens import chat_ids, text_ids
+
+_SCHEMA_INSTRUCTION = (
+    "Answer with one JSON object that fits the JSON schema below, and with nothing else: no explanation, no code "
+    "fence, no schema.\n\n{schema}"
+)
+_TEMPLATE_PROBE = {"type": "function", "function": {"name": "probe", "description": "", "parameters": {}}}
+
+
+class ChatSpecKV(DraftedModel, BaseChatModel):
+    """A local chat model whose KV cache (SpecKV), prompt (SpecPC) or both are cut to what a small draft looks at.
+
+    Works without arguments: target and draft are then the default draft model. The models are loaded when they are
+    first needed (`load()` does it at once), and shared by everyone in the process who asks for the same names with the
+    same options. Requests from threads and event loops queue in order of arrival. Closing or dropping a stream, and
+    cancelling a task, stop the generation within two tokens.
+
+    The fields are those of DraftedModel. A call may override each of them, and add fields of transformers'
+    GenerationConfig: `chat.invoke("...", max_tokens=20, specpc=None)`.
+
+    Messages are tokenized inside the chat template of the target's tokenizer, so special tokens come from the template
+    alone. `usage_metadata` counts the prompt as it was given; what was dropped of it, and of the KV cache, is in
+    `response_metadata["speckv"]` (tokens, bytes, seconds).
+
+    Raises:
+        ValidationError: (a ValueError) a setting is out of range or unknown.
+
+    When called, besides: ModelNotFoundError, IncompatibleModelsError (draft and target do not share their tokens),
+    PromptTooLongError, UnsupportedModelError, TimeoutError, ConfigError (the tokenizer has no chat template),
+    ValueError (a message carries an image, audio, video or file).
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    @property
+    def _llm_type(self) -> str:
+        return "chat-spec-kv"
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        return self._tracing_params("chat", stop, kwargs)
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        tools = {name: kwargs.pop(name) for name in ("tools", "tool_choice") if name in kwargs}
+        called = self.for_call(stop, kwargs)
+        key = {**called._identifying_params, **tools, "_type": self._llm_type}
+        return json.dumps(key, sort_keys=True, default=repr)
+
+    def _resolve_model_profile(self) -> Any:
+        limit = self._context_tokens()
+        known = {"text_inputs": True, "image_inputs": False, "audio_inputs": False, "structured_output": False}
+        return {**known, **({"max_input_tokens": limit} if limit else {}), "max_output_tokens": self.max_tokens}
+
+    def load(self) -> Any:
+        """The models, loaded now if they were not; fills what the profile did not know.
+
+        Raises:
+            ModelNotFoundError: a name is not found.
+        """
+        pair = super().load()
+        if self.profile is not None and "max_input_tokens" not in self.profile:
+            self.profile = self._resolve_model_profile()
+        return pair
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Token ids by the target's tokenizer; loads the models."""
+        return own_token_ids(self, text)
+
+    def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Any = None, **kwargs: Any) -> int:
+        """Tokens of the prompt that these messages make, the opening of the answer included; loads the models."""
+        return len(self._prompt(list(messages), [convert_to_openai_tool(tool) for tool in tools or []], ""))
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | dict[str, Any] | bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Tell the model of tools, through its chat template.
+
+        Args:
+            tools: what LangChain can turn into a tool.
+            tool_choice: "auto", "none", "any" (also "required", True) or a tool's name; these two begin the answer
+                as a call.
+            **kwargs: settings of the calls.
+
+        Raises:
+            NotImplementedError: the chat template does not speak of tools, or does not say how a call begins.
+            ValueError: tool_choice names a tool that is not there.
+        """
+        schemas = [convert_to_openai_tool(tool) for tool in tools]
+        choice = chosen_tool(tool_choice, _names(schemas))
+        if schemas and not self._speaks_of_tools:
+            raise NotImplementedError(
+                f"target={self.target!r}: its chat template does not speak of tools, so the model was not taught to "
+                "call them. Take a target whose template has them (such as Qwen2.5-Instruct), or call the "
+                "tools yourself and put what they return into the messages."
+            )
+        if choice not in (None, "none") and "<tool_call>" not in self._template:
+            raise NotImplementedError(
+                f"tool_choice={tool_choice!r}: the chat template of target={self.target!r} does not say how a call "
+                "begins, so none can be forced. Leave tool_choice out."
+            )
+        return self.bind(tools=schemas, tool_choice=choice, **kwargs)  # type: ignore[return-value]
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        include_raw: bool = False,
+        method: str = "json_schema",
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Ask for JSON of that schema in a system message, and read the answer as such.
+
+        Args:
+            schema: a pydantic class, a TypedDict class or a JSON schema.
+            include_raw: give {"raw", "parsed", "parsing_error"} instead of raising on an answer that does not fit.
+            method: "json_schema", "json_mode" or "function_calling"; for a local model they are one and the same.
+            strict: for other models' sake; a pydantic class always checks the answer.
+            **kwargs: settings of the calls.
+
+        Raises:
+            ValueError: the method is unknown.
+
+        When called: OutputParserException, if the answer is not JSON or does not fit a pydantic class.
+        """
+        if method not in ("json_schema", "json_mode", "function_calling"):
+            raise ValueError(f"method={method!r}: must be one of 'json_schema', 'json_mode', 'function_calling'.")
+        wanted = convert_to_json_schema(schema)
+        instruction = SystemMessage(_SCHEMA_INSTRUCTION.format(schema=json.dumps(wanted, ensure_ascii=False)))
+        traced = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+        asked = RunnableLambda(partial(self._instructed, instruction=instruction), name="add_schema") | self.bind(
+            ls_structured_output_format=traced, **kwargs
+        )
+        is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
+        parser: Any = PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()  # type: ignore[arg-type]
+        if not include_raw:
+            return asked | parser
+        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+        failed = RunnablePassthrough.assign(parsed=lambda _: None)
+        return RunnableMap(raw=asked) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+
+    def _instructed(self, given: LanguageModelInput, instruction: SystemMessage) -> list[BaseMessage]:
+        return [instruction, *self._convert_input(given).to_messages()]
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        called = self.for_call(stop, kwargs)
+        pair = called.load()
+        beginning = _beginning(tools, tool_choice)
+        prompt = called._prompt(messages, _offered(tools, tool_choice), beginning)
+        (answer,) = answer_all(pair, [prompt], called._arguments(), called.timeout, called.max_retries)
+        return called._result(answer, beginning, bool(tools))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        called = self.for_call(stop, kwargs)
+        beginning = _beginning(tools, tool_choice)
+        prompt = await asyncio.to_thread(called._prompt, messages, _offered(tools, tool_choice), beginning)
+        arguments = called._arguments()
+        (answer,) = await aanswer_all(called.load(), [prompt], arguments, called.timeout, called.max_retries)
+        return called._result(answer, beginning, bool(tools))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        called = self.for_call(stop, kwargs)
+        pair = called.load()
+        held = CallsHeldBack(_beginning(tools, tool_choice)) if tools else None
+        prompt = called._prompt(messages, _offered(tools, tool_choice), held.text if held else "")
+        pieces = stream_answer(pair, prompt, called._arguments(), called.timeout, called.max_retries)
+        with closing(pieces):
+            for piece in pieces:
+                chunk = called._chunk(piece, held)
+                if chunk is not None:
+                    if run_manager is not None:
+                        run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        called = self.for_call(stop, kwargs)
+        held = CallsHeldBack(_beginning(tools, tool_choice)) if tools else None
+        offered = _offered(tools, tool_choice)
+        prompt = await asyncio.to_thread(called._prompt, messages, offered, held.text if held else "")
+        pieces = astream_answer(called.load(), prompt, called._arguments(), called.timeout, called.max_retries)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                chunk = called._chunk(piece, held)
+                if chunk is not None:
+                    if run_manager is not None:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
+
+    @property
+    def _template(self) -> str:
+        template = self.load().require_tokenizer().chat_template
+        return json.dumps(template) if isinstance(template, dict) else str(template or "")
+
+    @property
+    def _speaks_of_tools(self) -> bool:
+        """Whether the chat template writes down the tools it is given."""
+        tokenizer = self.load().require_tokenizer()
+        if "tool" not in self._template:
+            return False
+        turn = [{"role": "user", "content": ""}]
+        return bool(
+            tokenizer.apply_chat_template(turn, tokenize=False, tools=[_TEMPLATE_PROBE])
+            != tokenizer.apply_chat_template(turn, tokenize=False)
+        )
+
+    def _prompt(self, messages: list[BaseMessage], tools: list[dict[str, Any]], beginning: str) -> list[int]:
+        """Token ids of the chat, the opening of the answer, and the beginning that the answer is given."""
+        tokenizer = self.load().require_tokenizer()
+        turns = template_turns(messages, speaks_of_tools="tool" in self._template)
+        arguments = {"tools": tools} if tools else {}
+        try:
+            ids = chat_ids(tokenizer, turns, **arguments)
+        except TemplateError:
+            if all(turn["role"] != "system" for turn in turns):
+                raise
+            ids = chat_ids(tokenizer, without_system_turn(turns), **arguments)
+        return ids + (text_ids(tokenizer, beginning) if beginning else [])
+
+    def _result(self, answer: Answer, beginning: str, has_tools: bool) -> ChatResult:
+        text, calls, invalid = read_tool_calls(beginning + answer.text) if has_tools else (answer.text, [], [])
+        message = AIMessage(
+            content=text,
+            tool_calls=calls,
+            invalid_tool_calls=invalid,
+            usage_metadata=_usage(answer),
+            response_metadata=self._response_metadata(answer),
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _chunk(self, piece: str | Answer, held: CallsHeldBack | None) -> ChatGenerationChunk | None:
+        """A chunk of the stream, or None where a piece is held back."""
+        if isinstance(piece, str):
+            text = held.feed(piece) if held else piece
+            return ChatGenerationChunk(message=AIMessageChunk(content=text)) if text else None
+        text, calls, invalid = held.rest() if held else ("", [], [])
+        message = AIMessageChunk(
+            content=text,
+            tool_call_chunks=as_chunks(calls, invalid),
+            usage_metadata=_usage(piece),
+            response_metadata=self._response_metadata(piece),
+            chunk_position="last",
+        )
+        return ChatGenerationChunk(message=message)
+
+    def _response_metadata(self, answer: Answer) -> dict[str, Any]:
+        return {
+            "model_name": self.model_name,
+            "model_provider": "spec_rag",
+            "finish_reason": answer.finish_reason,
+            "speckv": figures(answer),
+        }
+
+
+def _usage(answer: Answer) -> UsageMetadata:
+    return UsageMetadata(
+        input_tokens=answer.prompt_tokens,
+        output_tokens=answer.completion_tokens,
+        total_tokens=answer.prompt_tokens + answer.completion_tokens,
+    )
+
+
+def _names(tools: Sequence[dict[str, Any]]) -> list[str]:
+    return [tool["function"]["name"] for tool in tools]
+
+
+def _offered(tools: list[dict[str, Any]] | None, tool_choice: Any) -> list[dict[str, Any]]:
+    """The tools that the prompt speaks of."""
+    return [] if not tools or chosen_tool(tool_choice, _names(tools)) == "none" else tools
+
+
+def _beginning(tools: list[dict[str, Any]] | None, tool_choice: Any) -> str:
+    """What the answer is begun with, so that it is a tool call where one has to be."""
+    choice = chosen_tool(tool_choice, _names(tools)) if tools else None
+    return "" if choice in (None, "none") else beginning_of_call(choice, _names(tools or []))

@@ -1,0 +1,230 @@
+"""What SpecKVLLM and ChatSpecKV have in common: their settings, the models behind them, and what identifies both.
+
+This module does not know prompts, messages or answers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from langchain_core.language_models import LangSmithParams
+from langchain_core.language_models.base import BaseLanguageModel
+from langchain_core.load.serializable import Serializable
+from pydantic import Field, PrivateAttr, model_validator
+
+from langchain_spec_rag.plain_values import Name, Options, SpecKVSettings, SpecPCSettings, identity, plain
+from spec_rag.config import SpecKVConfig
+from spec_rag.decoding import SamplingConfig
+from spec_rag.models import DEFAULT_DRAFT, LoadOptions, ModelPair
+
+_SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop")
+_OTHER_NAMES = {"model": "target", "max_new_tokens": "max_tokens"}
+_MAY_BE_SWITCHED_OFF = ("specpc", "speckv")
+_DEFAULT_CONTEXT_TOKENS = 8192
+
+
+class DraftedModel(Serializable):
+    """Settings of a target that answers with the help of a draft. See SpecKVLLM and ChatSpecKV."""
+
+    target: Name = DEFAULT_DRAFT
+    """The model that answers: hub id, folder, or GGUF file."""
+    draft: Name | None = DEFAULT_DRAFT
+    """The small model that looks ahead, of the target's family; None where no setting needs one."""
+    pair: Any = Field(default=None, exclude=True, repr=False)
+    """A spec_rag.ModelPair that is loaded already, instead of the names."""
+    target_options: Options = LoadOptions()
+    """How to load the target: spec_rag.LoadOptions or a dict of its fields (device, dtype, attn_implementation ...)."""
+    draft_options: Options | None = None
+    """How to load the draft; None is target_options where both models have one name, else the defaults."""
+    specpc: SpecPCSettings | None = None
+    """Drop prompt tokens before the target reads them: SpecPCConfig or a dict of its fields; None reads all."""
+    speckv: SpecKVSettings | None = SpecKVConfig()
+    """Prune the target's KV cache: SpecKVConfig or a dict of its fields; None keeps all."""
+    max_tokens: int = 256
+    """At most so many tokens are generated."""
+    temperature: float | None = None
+    """Above 0 samples; 0 is greedy, and so is None unless top_p or top_k is given."""
+    top_p: float | None = None
+    """Nucleus sampling: share of the probability, above 0 and at most 1."""
+    top_k: int | None = None
+    """Sample among so many best tokens."""
+    repetition_penalty: float | None = None
+    """Above 1 discourages repetition."""
+    seed: int | None = None
+    """Makes sampling repeatable."""
+    stop: list[str] | None = None
+    """The answer ends before the first of these strings."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds from the request to the last token, the wait for the models included; then TimeoutError is raised."""
+    max_retries: int = Field(default=2, ge=0)
+    """How often a request is tried again after the GPU ran out of memory, the one passing failure of a local model."""
+    streaming: bool | None = None
+    """True streams to the callbacks even where the caller does not; False never; None leaves it to the caller."""
+    generation_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of transformers' GenerationConfig."""
+
+    _pair: ModelPair | None = PrivateAttr(default=None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_names(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        given = {_OTHER_NAMES.get(name, name): value for name, value in given.items()}
+        if isinstance(given.get("stop"), str):
+            given["stop"] = [given["stop"]]
+        pair = given.get("pair")
+        if pair is None:
+            return given
+        if not isinstance(pair, ModelPair):
+            raise ValueError(f"pair of type {type(pair).__name__}: give a spec_rag.ModelPair.")
+        draft = None if pair.draft is None else pair.draft_name or _name_of(pair.draft)
+        return {**given, "target": pair.target_name or _name_of(pair.require_target()), "draft": draft}
+
+    @model_validator(mode="after")
+    def _check_sampling(self) -> Self:
+        if self.temperature == 0 and (self.top_p is not None or self.top_k is not None):
+            raise ValueError("temperature=0 is greedy, so top_p and top_k do nothing: leave them out or raise it.")
+        options = self._arguments()
+        SamplingConfig.of(options.pop("max_new_tokens"), {k: v for k, v in options.items() if k[:4] != "spec"})
+        return self
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Names and settings are written, weights never; a loaded pair without names is refused on loading."""
+        return True
+
+    def to_json(self) -> Any:
+        """The settings as LangChain serialises them; loads nothing."""
+        if self.pair is not None and not (self.pair.target_name and (self.pair.draft is None or self.pair.draft_name)):
+            return {"lc": 1, "type": "not_implemented", "id": self.lc_id(), "repr": f"{type(self).__name__}(pair=...)"}
+        serialized: dict[str, Any] = dict(super().to_json())
+        return {**serialized, "kwargs": {name: plain(value) for name, value in serialized["kwargs"].items()}}
+
+    @property
+    def model_name(self) -> str:
+        """The target's name, under which usage is counted."""
+        return self.target
+
+    def load(self) -> ModelPair:
+        """The models, loaded now if they were not; the same names with the same options share their weights.
+
+        Raises:
+            ModelNotFoundError: a name is not found.
+        """
+        if self.pair is not None:
+            return self.pair  # type: ignore[no-any-return]
+        if self._pair is None:
+            draft_options = self.draft_options
+            if draft_options is None and self.draft == self.target:
+                draft_options = self.target_options
+            self._pair = ModelPair.load(
+                draft=self.draft,
+                target=self.target,
+                draft_options=draft_options,
+                target_options=self.target_options,
+            )
+        return self._pair
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether `load` has nothing left to do."""
+        return self.pair is not None or self._pair is not None
+
+    def for_call(self, stop: list[str] | None, settings: dict[str, Any]) -> Self:
+        """This model with one call's settings; those that it has no field for are fields of GenerationConfig.
+
+        None means the field's value, except that specpc=None and speckv=None switch these off.
+
+        Raises:
+            ValueError: a setting is out of range or unknown.
+        """
+        settings = {_OTHER_NAMES.get(name, name): value for name, value in settings.items() if name != "stream"}
+        settings |= {} if stop is None else {"stop": stop}
+        settings = {name: v for name, v in settings.items() if v is not None or name in _MAY_BE_SWITCHED_OFF}
+        if not settings:
+            return self
+        own = set(DraftedModel.model_fields) | self._own_settings()
+        changed = {name: value for name, value in settings.items() if name in own}
+        rest = {name: value for name, value in settings.items() if name not in own}
+        if rest:
+            changed["generation_kwargs"] = {**self.generation_kwargs, **rest}
+        current = {name: value for name, value in self.__dict__.items() if name in type(self).model_fields}
+        renamed = {"target", "draft"} & {name for name in changed if changed[name] != getattr(self, name)}
+        if renamed:
+            current["pair"] = None
+        copy = type(self)(**{**current, **changed})
+        if not renamed and copy.target_options == self.target_options and copy.draft_options == self.draft_options:
+            copy._pair = self._pair
+        return copy
+
+    def _own_settings(self) -> set[str]:
+        """Names of the settings that the adapter has beside the common ones."""
+        return set()
+
+    def _arguments(self) -> dict[str, Any]:
+        """The keywords of `spec_rag.generate`."""
+        options = {name: getattr(self, name) for name in _SAMPLING}
+        if self.top_k is not None and self.temperature is None:
+            options["do_sample"] = True
+        return {
+            **options,
+            **self.generation_kwargs,
+            "max_new_tokens": self.max_tokens,
+            "specpc": self.specpc,
+            "speckv": self.speckv,
+        }
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        """Every setting, so that no cache takes one model's answer for another's."""
+        names = sorted((set(DraftedModel.model_fields) | self._own_settings()) - {"pair"})
+        settings = {name: plain(getattr(self, name)) for name in names}
+        if self.pair is not None:
+            settings["pair"] = [identity(model) for model in (self.pair.target, self.pair.draft, self.pair.tokenizer)]
+        return {"model_name": self.target, **settings}
+
+    def _tracing_params(self, kind: str, stop: list[str] | None, settings: dict[str, Any]) -> LangSmithParams:
+        target = settings.get("model") or settings.get("target") or self.target
+        params: dict[str, Any] = {
+            "ls_provider": "spec_rag",
+            "ls_model_name": str(target),
+            "ls_model_type": kind,
+            "ls_temperature": settings.get("temperature", self.temperature),
+            "ls_max_tokens": settings.get("max_tokens", self.max_tokens),
+            "ls_stop": stop or self.stop,
+        }
+        return LangSmithParams(**{name: value for name, value in params.items() if value is not None})  # type: ignore[typeddict-item]
+
+    def _context_tokens(self) -> int | None:
+        """Tokens that prompt and answer may take, as far as that is known without loading a model."""
+        if self.is_loaded:
+            pair = self.load()
+            readers = [pair.require_target()] if self.specpc is None else []
+            if pair.draft is not None and (self.specpc or (self.speckv and self.speckv.lookahead == "draft")):
+                readers.append(pair.draft)
+            limits = [_limit(model.config.get_text_config(decoder=True).to_dict()) for model in readers]
+            return min((limit for limit in limits if limit), default=None)
+        if self.target == DEFAULT_DRAFT:
+            return _DEFAULT_CONTEXT_TOKENS
+        config = Path(self.target).expanduser() / "config.json"
+        return _limit(json.loads(config.read_text())) if config.is_file() else None
+
+
+def own_token_ids(model: DraftedModel, text: str) -> list[int]:
+    """Token ids of a text by the target's tokenizer, unless the user gave a counter of their own."""
+    counter = model.custom_get_token_ids if isinstance(model, BaseLanguageModel) else None
+    if counter is not None:
+        return list(counter(text))
+    return list(model.load().require_tokenizer()(text, add_special_tokens=False)["input_ids"])
+
+
+def _name_of(model: Any) -> str:
+    return str(getattr(model, "name_or_path", "") or type(model).__name__)
+
+
+def _limit(config: dict[str, Any]) -> int | None:
+    limit = config.get("text_config", config).get("max_position_embeddings")
+    return int(limit) if limit else None

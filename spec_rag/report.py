@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spec_rag.errors import MissingDependencyError
@@ -16,6 +18,7 @@ from spec_rag.results import CompressedDocument, Compression, KeptUnit
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 _PREVIEW_CHARS = 140
 _CHART_WIDTH, _CHART_HEIGHT, _CHART_GAP = 1000.0, 90.0, 4.0
@@ -61,14 +64,14 @@ def compression_table(compression: Compression) -> Table:
         caption_justify="left",
         show_footer=True,
     )
-    table.add_column("Document", Text("Total"), overflow="ellipsis", max_width=34, no_wrap=True)
+    table.add_column("Document", Text("Total"), overflow="fold", max_width=36)
     table.add_column("Tokens", Text(_change(compression.tokens_before, compression.tokens_after)), justify="right",
                      no_wrap=True)  # fmt: skip
     table.add_column("Kept", Text(_percent(compression.ratio)), justify="right", no_wrap=True)
     table.add_column("Most important", Text(f"budget {compression.budget_tokens:,} tokens"), ratio=1)
     for number, document in enumerate(compression.documents, 1):
         table.add_row(
-            Text(_name(document, number)),
+            _labelled(document, number),
             Text(_change(document.tokens_before, document.tokens_after)),
             Text(_percent(_share(document))),
             Text(_preview(document)),
@@ -205,7 +208,7 @@ def _pieces(document: CompressedDocument) -> Iterator[_Piece]:
     edges.update(edge for unit in document.units for edge in (unit.start, unit.end))
     cuts = sorted(edge for edge in edges if 0 <= edge <= length)
     spans, units = list(document.spans), list(document.units)
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         while spans and spans[0][1] <= start:
             spans.pop(0)
         while units and units[0].end <= start:
@@ -217,6 +220,16 @@ def _pieces(document: CompressedDocument) -> Iterator[_Piece]:
 
 def _name(document: CompressedDocument, number: int) -> str:
     return " ".join((document.title or _source(document) or f"Document {number}").split())
+
+
+def _labelled(document: CompressedDocument, number: int) -> Text:
+    from rich.text import Text
+
+    label = Text(_name(document, number))
+    source = _source(document)
+    if source and source != label.plain:
+        label.append("\n" + Path(source).name, style="dim")
+    return label
 
 
 def _source(document: CompressedDocument) -> str:

@@ -1,0 +1,20 @@
+"""The command line, `spec-rag`: this package reads arguments and prints; the work is done elsewhere.
+
+Importing it is instant. Commands import models inside.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """The entry point `spec-rag`."""
+    try:
+        import rich  # noqa: F401
+        import typer  # noqa: F401
+    except ImportError as error:
+        sys.exit(f'error: the command line needs {error.name}: pip install "spec-rag[cli]"')
+    from spec_rag.cli.app import app
+
+    app()

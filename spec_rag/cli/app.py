@@ -1,0 +1,52 @@
+"""The commands of `spec-rag`, and what they have in common: an error is one line on stderr and exit code 2.
+
+A command is a module of this package with `register(app)`, named in `COMMANDS`; it must import quickly.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from spec_rag.cli.console import be_quiet
+from spec_rag.errors import SpecRagError
+
+COMMANDS = ("compress", "ask", "demo")
+
+
+class _Commands(TyperGroup):
+    """Turns the errors that users can do something about into one line."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (SpecRagError, OSError) as error:
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Keep of long documents what matters for a question, and answer from that.",
+)
+
+
+@app.callback()
+def _prepare() -> None:
+    be_quiet()
+
+
+for _name in COMMANDS:
+    import_module(f"spec_rag.cli.{_name}").register(app)

@@ -1,0 +1,163 @@
+"""`spec-rag ask`: files and a question in; an answer out, with the place where its support stands."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spec_rag.cli import console
+from spec_rag.cli.answering import DEFAULT_KV_CAPACITY, Answered, Support, answer_from
+from spec_rag.cli.compress import Coverage, MaxTokens, Ratio, ScoringOption, UnitOption, compression_settings
+from spec_rag.config import Lookahead, SpecKVConfig
+from spec_rag.errors import ConfigError
+
+if TYPE_CHECKING:
+    from spec_rag.retrieval import Passage
+
+Target = Annotated[str | None, typer.Option(help="Model that answers (default: SmolLM2-135M).")]
+KVCapacity = Annotated[int, typer.Option(help="KV pairs that each head keeps of the prompt; 0 keeps all.", min=0)]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(ask)
+
+
+def ask(
+    files: console.Files,
+    question: Annotated[str, typer.Argument(help="The question, in quotes.")],
+    top_k: Annotated[int, typer.Option(help="Passages to retrieve.", min=1)] = 8,
+    passage_chars: Annotated[int, typer.Option(help="Characters of a passage, at most.", min=1)] = 900,
+    max_tokens: MaxTokens = None,
+    ratio: Ratio = None,
+    coverage: Coverage = None,
+    scoring: ScoringOption = "per_document",
+    unit: UnitOption = "sentence",
+    kv_capacity: KVCapacity = DEFAULT_KV_CAPACITY,
+    lookahead: Annotated[Lookahead, typer.Option(help="Who writes the look-ahead that prunes the KV cache.")] = "draft",
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens of the answer, at most.", min=1)] = 80,
+    draft: console.Draft = None,
+    target: Target = None,
+    device: console.Device = None,
+    index: console.Index = None,
+    encoding: console.Encoding = None,
+    as_json: console.AsJson = False,
+) -> None:
+    """Answer a question from FILES: split, retrieve, compress, answer.
+
+    The answer is printed as it is written, then where its support stands and what it cost.
+    """
+    settings = compression_settings(max_tokens, ratio, coverage, scoring, unit)
+    speckv = SpecKVConfig(max_capacity_prompt=kv_capacity, lookahead=lookahead) if kv_capacity else None
+    if not question.strip():
+        raise ConfigError("The question is empty: put it last, in quotes.")
+    with console.progress() as tell:
+        tell("Reading files")
+        passages = _retrieved(files, question, passage_chars, top_k, encoding)
+        tell("Loading the models")
+        console.quiet_transformers()
+        from spec_rag.document_index import DocumentIndex
+        from spec_rag.models import DEFAULT_DRAFT, ModelPair
+
+        options = console.load_options(device)
+        pair = ModelPair.load(
+            draft or DEFAULT_DRAFT, target or DEFAULT_DRAFT, draft_options=options, target_options=options
+        )
+        tell(f"The draft reads {len(passages)} passage{'s' * (len(passages) != 1)}")
+
+        def emit(piece: str) -> None:
+            tell("")
+            if not as_json:
+                typer.echo(piece, nl=False)
+
+        answered = answer_from(
+            pair,
+            question,
+            passages,
+            speckv=speckv,
+            max_new_tokens=max_new_tokens,
+            index=DocumentIndex(index) if index else None,
+            emit=emit,
+            **settings,
+        )
+    if as_json:
+        console.print_json(answered_record(answered))
+    else:
+        typer.echo("\n\n" + described(answered))
+
+
+def _retrieved(files: list[Path], question: str, passage_chars: int, top_k: int, encoding: str | None) -> list[Passage]:
+    from spec_rag.readers import read_files
+    from spec_rag.retrieval import retrieve, split_passages
+
+    documents = read_files(files, encoding=encoding, skipped=console.warn_skipped)
+    passages = [passage for document in documents for passage in split_passages(document, passage_chars)]
+    return retrieve(question, passages, top_k)
+
+
+def described(answered: Answered) -> str:
+    """Lines below an answer: its support, tokens and seconds."""
+    compression, timings = answered.compression, answered.answer.timings
+    lines = []
+    if answered.support is not None:
+        label = "Support" if answered.support.matched else "Closest"
+        width = max(min(shutil.get_terminal_size().columns, 120), 40)
+        quote = textwrap.shorten(answered.support.text, 3 * width, placeholder=" …")
+        lines += [f"{label}  {place(answered.support)}"]
+        lines += textwrap.wrap(f"“{quote}”", width, initial_indent=" " * 9, subsequent_indent=" " * 9)
+    lines += [
+        f"Tokens   {compression.tokens_before:,} → {compression.tokens_after:,} ({100 * compression.ratio:.0f} %) "
+        f"of {len(compression.documents)} passages",
+        f"Seconds  {answered.seconds:.1f}: compression {compression.draft_seconds:.1f}, look-ahead "
+        f"{timings.draft_seconds:.1f}, prefill {timings.prefill_seconds:.1f}, decoding {timings.decode_seconds:.1f}",
+    ]
+    return "\n".join(lines)
+
+
+def place(support: Support) -> str:
+    """File and character range, and the page of a PDF."""
+    page = f", page {support.page}" if support.page else ""
+    return f"{support.source}{page}, characters {support.start}-{support.end}"
+
+
+def answered_record(answered: Answered) -> dict[str, Any]:
+    """An Answered as JSON says it; spans are character ranges in the files."""
+    compression, answer = answered.compression, answered.answer
+    return {
+        "question": compression.query,
+        "answer": answer.text,
+        "finish_reason": answer.finish_reason,
+        "support": asdict(answered.support) if answered.support else None,
+        "tokens_before": compression.tokens_before,
+        "tokens_after": compression.tokens_after,
+        "ratio": compression.ratio,
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.completion_tokens,
+        "kv_bytes_dense": answer.kv_bytes_dense,
+        "kv_bytes_kept": answer.kv_bytes_kept,
+        "seconds": {
+            "total": answered.seconds,
+            "compression": compression.draft_seconds,
+            "lookahead": answer.timings.draft_seconds,
+            "prefill": answer.timings.prefill_seconds,
+            "decode": answer.timings.decode_seconds,
+        },
+        "passages": [
+            {
+                "source": passage.source.metadata.get("source"),
+                "title": passage.title,
+                "start": passage.source.start,
+                "end": passage.source.end,
+                "score": passage.source.score,
+                "text": passage.text,
+                "spans": [[passage.source.start + a, passage.source.start + b] for a, b in passage.spans],
+                "tokens_before": passage.tokens_before,
+                "tokens_after": passage.tokens_after,
+            }
+            for passage in compression.documents
+        ],
+    }

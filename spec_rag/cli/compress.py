@@ -1,0 +1,129 @@
+"""`spec-rag compress`: files and a question in; what is kept out, as a table, text, JSON or HTML."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spec_rag.cli import console
+from spec_rag.config import CompressionConfig, Scoring, Unit
+from spec_rag.errors import ConfigError
+
+if TYPE_CHECKING:
+    from spec_rag.results import CompressedDocument, Compression
+
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", "--budget", help="Keep at most so many tokens.")]
+Ratio = Annotated[float | None, typer.Option(help="Keep at most this share of the tokens (default: 0.25).")]
+Coverage = Annotated[float | None, typer.Option(help="Keep the fewest units with this share of the importance.")]
+ScoringOption = Annotated[Scoring, typer.Option("--scoring", help="How the draft reads the documents.")]
+UnitOption = Annotated[Unit, typer.Option("--unit", help="What is kept or dropped as a whole.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(compress)
+
+
+def compress(
+    files: console.Files,
+    query: Annotated[str, typer.Option("--query", "-q", help="The question that decides what matters.")],
+    max_tokens: MaxTokens = None,
+    ratio: Ratio = None,
+    coverage: Coverage = None,
+    scoring: ScoringOption = "per_document",
+    unit: UnitOption = "sentence",
+    draft: console.Draft = None,
+    device: console.Device = None,
+    index: console.Index = None,
+    encoding: console.Encoding = None,
+    as_json: console.AsJson = False,
+    as_text: Annotated[bool, typer.Option("--text", help="Print the kept text and nothing else.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with kept text dark and dropped text pale.")] = None,
+) -> None:
+    """Keep of FILES what matters for a question.
+
+    Without --json, --text or --html, prints a short table.
+    """
+    if as_json and as_text:
+        raise ConfigError("--json and --text both decide what is printed: give one of them.")
+    settings = compression_settings(max_tokens, ratio, coverage, scoring, unit)
+    if not query.strip():
+        raise ConfigError(f"--query {query!r} is empty: compression is guided by a question, so give one.")
+    if html is not None:
+        console.check_writable(html)
+    with console.progress() as tell:
+        compression = _compressed(files, query, settings, draft, device, index, encoding, tell)
+    if html is not None:
+        console.write_atomically(html, compression.to_html())
+    if as_json:
+        console.print_json(compression_record(compression))
+    elif as_text:
+        typer.echo(compression.text)
+    elif html is None:
+        from rich.console import Console
+
+        Console().print(compression)
+
+
+def compression_settings(
+    max_tokens: int | None, ratio: float | None, coverage: float | None, scoring: Scoring, unit: Unit
+) -> dict[str, Any]:
+    """Fields of CompressionConfig, checked before any model is loaded."""
+    config = CompressionConfig(max_tokens=max_tokens, ratio=ratio, coverage=coverage, scoring=scoring, unit=unit)
+    return {name: value for name, value in asdict(config).items() if value != getattr(CompressionConfig, name)}
+
+
+def _compressed(
+    files: list[Path],
+    query: str,
+    settings: dict[str, Any],
+    draft: str | None,
+    device: str | None,
+    index: Path | None,
+    encoding: str | None,
+    tell: console.Tell,
+) -> Compression:
+    from spec_rag.readers import read_files
+
+    tell("Reading files")
+    documents = read_files(files, encoding=encoding, skipped=console.warn_skipped)
+    tell("Loading the draft")
+    console.quiet_transformers()
+    from spec_rag.compression import compress as compress_documents
+    from spec_rag.document_index import DocumentIndex
+    from spec_rag.models import DEFAULT_DRAFT, load_model
+
+    loaded = load_model(draft or DEFAULT_DRAFT, console.load_options(device))
+    tell(f"The draft reads {len(documents)} document{'s' * (len(documents) != 1)}")
+    return compress_documents(documents, query, draft=loaded, index=DocumentIndex(index) if index else None, **settings)
+
+
+def compression_record(compression: Compression) -> dict[str, Any]:
+    """A Compression as JSON says it."""
+    return {
+        "query": compression.query,
+        "draft": compression.draft,
+        "draft_seconds": compression.draft_seconds,
+        "budget_tokens": compression.budget_tokens,
+        "tokens_before": compression.tokens_before,
+        "tokens_after": compression.tokens_after,
+        "ratio": compression.ratio,
+        "settings": dict(compression.settings),
+        "text": compression.text,
+        "documents": [_document_record(document) for document in compression.documents],
+    }
+
+
+def _document_record(document: CompressedDocument) -> dict[str, Any]:
+    metadata = getattr(document.source, "metadata", None) or {}
+    return {
+        "source": metadata.get("source"),
+        "title": document.title,
+        "text": document.text,
+        "spans": [list(span) for span in document.spans],
+        "tokens_before": document.tokens_before,
+        "tokens_after": document.tokens_after,
+        "units": [asdict(unit) for unit in document.units],
+    }

@@ -1,0 +1,122 @@
+"""What the commands share: options, quietness, progress on a terminal, files written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spec_rag.errors import UnreadableFileError
+
+if TYPE_CHECKING:
+    from spec_rag.models import LoadOptions
+
+Files = Annotated[list[Path], typer.Argument(help="Files (.txt, .md, .html, .pdf) and folders of them.")]
+Draft = Annotated[str | None, typer.Option(help="Draft model: hub id, folder or .gguf file (default: SmolLM2-135M).")]
+Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu (default: the best there is).")]
+Encoding = Annotated[str | None, typer.Option(help="Encoding of the text files (default: utf-8).")]
+Index = Annotated[Path | None, typer.Option(help="Folder where read documents are kept for the next question.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+Tell = Callable[[str], None]
+
+
+def be_quiet() -> None:
+    """Silence what libraries say while they load and run; errors still come."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore")
+    for name in ("pypdf", "bm25s", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def quiet_transformers() -> None:
+    """Silence transformers, also where it was imported before `be_quiet`; imports it."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+@contextmanager
+def progress() -> Iterator[Tell]:
+    """A status line on stderr while work goes on, if stderr is a terminal. An empty message takes it away."""
+    if not sys.stderr.isatty():
+        yield lambda message: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("Starting") as status:
+
+        def tell(message: str) -> None:
+            if message:
+                status.update(message)
+                status.start()
+            else:
+                status.stop()
+
+        yield tell
+
+
+def warn_skipped(error: UnreadableFileError) -> None:
+    typer.echo(f"skipped: {error}", err=True)
+
+
+def load_options(device: str | None) -> LoadOptions | None:
+    from spec_rag.models import LoadOptions
+
+    return LoadOptions(device=device) if device else None
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(_finite(value), ensure_ascii=False, indent=2, allow_nan=False, default=str))
+
+
+def _finite(value: Any) -> Any:
+    """The value with null in place of numbers that JSON cannot say."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_writable(path: Path) -> None:
+    """Refuse an output path before any work is done.
+
+    Raises:
+        FileNotFoundError: its folder does not exist.
+        IsADirectoryError: it is a folder itself.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the name of a file to write.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist.")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that others see the old one or the whole new one."""
+    check_writable(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

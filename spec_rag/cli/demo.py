@@ -1,0 +1,105 @@
+"""`spec-rag demo`: the whole path on a real model, offline, over the handbook in examples/."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spec_rag.cli import console
+from spec_rag.cli.ask import described
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from spec_rag.demo import DemoAnswer, Evaluation, Handbook
+    from spec_rag.models import ModelPair
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(demo)
+
+
+def demo(
+    corpus: Annotated[Path | None, typer.Option(help="The folder examples/handbook (default: the checkout's).")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Ask all 20 questions and count the answers.")] = False,
+    device: console.Device = None,
+) -> None:
+    """Answer five questions from a quarter of what was retrieved, and print what it cost."""
+    from spec_rag.demo import evaluate_handbook, load_handbook
+
+    handbook = load_handbook(corpus)
+    with console.progress() as tell:
+        tell("Loading SmolLM2-135M")
+        console.quiet_transformers()
+        from spec_rag.models import ModelPair
+
+        options = console.load_options(device)
+        pair = ModelPair.load(draft_options=options, target_options=options)
+        started = time.perf_counter()
+        if every:
+            evaluation = evaluate_handbook(pair=pair, handbook=handbook, tell=tell)
+            answers = evaluation.answers
+        else:
+            evaluation = None
+            answers = _answered_aloud(pair, handbook, tell)
+    from rich.console import Console
+
+    Console().print(_answers_table(answers))
+    if evaluation is not None:
+        typer.echo(_counts(evaluation))
+    typer.echo(f"{len(answers)} questions in {time.perf_counter() - started:.0f} seconds.")
+
+
+def _answered_aloud(pair: ModelPair, handbook: Handbook, tell: console.Tell) -> list[DemoAnswer]:
+    from spec_rag.demo import answer_question, demo_questions
+    from spec_rag.document_index import DocumentIndex
+
+    def emit(piece: str) -> None:
+        tell("")
+        typer.echo(piece, nl=False)
+
+    answers = []
+    index = DocumentIndex()
+    for question in demo_questions(handbook):
+        tell("")
+        typer.echo(f"Question {question.question}\nAnswer   ", nl=False)
+        tell("The draft reads the retrieved passages")
+        answers.append(answer_question(pair, handbook, question, index=index, emit=emit))
+        typer.echo(f"\n{described(answers[-1].answered)}\n")
+    return answers
+
+
+def _answers_table(rows: list[DemoAnswer]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="Answered from a quarter of the retrieved tokens", title_justify="left", show_lines=True)
+    table.add_column("Question and answer", ratio=1)
+    table.add_column("Right")
+    table.add_column("Source", overflow="fold", max_width=30)
+    table.add_column("Tokens", justify="right", no_wrap=True)
+    table.add_column("Seconds", justify="right", no_wrap=True)
+    for row in rows:
+        support, compression = row.answered.support, row.answered.compression
+        table.add_row(
+            Text.assemble(row.question.question, "\n", (" ".join(row.answered.answer.text.split()), "bold")),
+            "yes" if row.correct else "no",
+            Text(f"{Path(support.source).name}\n{support.start}-{support.end}" if support else ""),
+            f"{compression.tokens_before:,} → {compression.tokens_after:,}",
+            f"{row.answered.seconds:.1f}",
+        )
+    return table
+
+
+def _counts(evaluation: Evaluation) -> str:
+    of = f"of {evaluation.questions}"
+    return "\n".join(
+        [
+            f"Support retrieved: {evaluation.retrieved} {of}",
+            *(f"Answer kept at 1/{1 / ratio:g} of the tokens: {n} {of}" for ratio, n in evaluation.survived.items()),
+            f"Answered rightly at the first of these: {evaluation.correct} {of}",
+        ]
+    )

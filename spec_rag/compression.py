@@ -9,28 +9,23 @@ in its own module.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from spec_rag.config import CompressionConfig
-from spec_rag.counting import Counter, token_counter
+from spec_rag.counting import token_counter
 from spec_rag.document_index import DocumentIndex
-from spec_rag.documents import Document, as_documents
+from spec_rag.documents import as_documents
 from spec_rag.errors import ConfigError
-from spec_rag.evidence import Passage, gather_evidence, joint_evidence, split_passages
+from spec_rag.evidence import gather_evidence, joint_evidence, split_passages
+from spec_rag.keeping import Reading, keep
 from spec_rag.models import DEFAULT_DRAFT, LoadedModel, LoadOptions, ModelPair, load_model
 from spec_rag.prompt import Query, question_text
-from spec_rag.results import CompressedDocument, Compression, KeptUnit
+from spec_rag.results import Compression
 from spec_rag.scoring import token_importance, unit_scores
-from spec_rag.unit_selection import best_window, kept_text, merged, select_units
-from spec_rag.units import Span, unit_spans, word_spans
-
-_MIN_CUT_TOKENS = 8
+from spec_rag.units import unit_spans
 
 
 def compress(
@@ -71,172 +66,61 @@ def compress(
     config = CompressionConfig.from_dict(settings)
     question = question_text(query)
     given = as_documents(documents)
-    loaded = _loaded(draft, draft_options)
-    if loaded.tokenizer is None:
-        raise ConfigError(
-            f"draft={loaded.name!r} has no tokenizer: give it by name, or as ModelPair(..., tokenizer=...)."
-        )
+    loaded = loaded_draft(draft, draft_options)
+    assert loaded.tokenizer is not None
     count = token_counter(count_with, loaded.tokenizer)
-    texts = [document.text for document in given]
-    before = [count(text) for text in texts]
-    budget = config.budget_tokens(sum(before))
-    if config.max_tokens is not None:
-        budget = min(budget, sum(before)) if sum(before) else budget
-    units = [unit_spans(text, config.unit) for text in texts]
-    if sum(before) <= budget and config.coverage is None:
-        kept = [[(0, len(text))] if text.strip() else [] for text in texts]
-        return _result(given, before, units, None, kept, question, budget, loaded.name, 0.0, config, count)
+    before = sum(count(document.text) for document in given)
+    blank = not any(document.text.strip() for document in given)
+    if blank or (before <= config.budget_tokens(before) and config.coverage is None):
+        reading = Reading.unread(given, question, loaded.name)
+    else:
+        reading = read_documents(loaded, given, question, config, index=index, embedder=embedder, backend=backend)
+    return keep(reading, config, count)
+
+
+def read_documents(
+    loaded: LoadedModel,
+    documents: Any,
+    question: str,
+    config: CompressionConfig,
+    *,
+    index: DocumentIndex | None = None,
+    embedder: Any = None,
+    backend: str | None = None,
+) -> Reading:
+    """Let the draft read the documents and score their units; `keep` then fits them to a budget, or to several."""
+    assert loaded.tokenizer is not None
+    given = as_documents(documents)
     started = time.perf_counter()
+    units = [unit_spans(document.text, config.unit) for document in given]
     passages = split_passages(loaded.tokenizer, given, units)
+    gather = gather_evidence if config.scoring == "per_document" else joint_evidence
     with loaded.lock.hold():
-        gather = gather_evidence if config.scoring == "per_document" else joint_evidence
         evidence = gather(
             loaded, given, units, passages, question, config, index=index, embedder=embedder, backend=backend
         )
-    scores = unit_scores(evidence)
-    words = token_importance(evidence)
-    kept = _select(texts, units, passages, scores, words, budget, config, count)
-    seconds = time.perf_counter() - started
-    return _result(given, before, units, scores, kept, question, budget, loaded.name, seconds, config, count)
-
-
-def _loaded(draft: Any, options: LoadOptions | None) -> LoadedModel:
-    if isinstance(draft, LoadedModel):
-        return draft
-    if isinstance(draft, ModelPair):
-        return draft.loaded_draft()
-    return load_model(draft, options)
-
-
-@dataclass(frozen=True)
-class _UnitAddress:
-    document: int
-    span: Span
-
-
-def _select(
-    texts: Sequence[str],
-    units: Sequence[Sequence[Span]],
-    passages: Sequence[Passage],
-    scores: Tensor,
-    words: Tensor,
-    budget: int,
-    config: CompressionConfig,
-    count: Counter,
-) -> list[list[Span]]:
-    """Kept spans per document: whole units, then the best part of the first that does not fit whole."""
-    addresses = [_UnitAddress(d, span) for d, spans in enumerate(units) for span in spans]
-    tokens = [count(texts[a.document][slice(*a.span)]) for a in addresses]
-    while True:
-        kept = select_units(scores, tokens, budget, config.coverage)
-        spans: list[list[Span]] = []
-        for d, own in enumerate(units):
-            first = sum(len(u) for u in units[:d])
-            indices = [i - first for i in kept if addresses[i].document == d]
-            spans.append(merged([own[i] for i in indices], own, indices))
-        used = _count_kept(texts, spans, config, count)
-        if used <= budget or not kept:
-            break
-        # what joins the kept units costs tokens too: give up the least of them
-        tokens[min(kept, key=lambda i: float(scores[i]))] = budget + 1
-    may_cut = config.unit == "sentence" and config.coverage is None
-    if may_cut or not kept:
-        _cut_one_more(texts, addresses, passages, scores, words, kept, spans, budget - used, config, count)
-    return spans
-
-
-def _cut_one_more(
-    texts: Sequence[str],
-    addresses: Sequence[_UnitAddress],
-    passages: Sequence[Passage],
-    scores: Tensor,
-    words: Tensor,
-    kept: Sequence[int],
-    spans: list[list[Span]],
-    room: int,
-    config: CompressionConfig,
-    count: Counter,
-) -> None:
-    """Spend what is left on the best run of words of the best unit of which at least half fits, or of any if none is
-    kept yet."""
-    if room < 1:
-        return
-    for i in scores.argsort(descending=True, stable=True).tolist():
-        if i in kept:
-            continue
-        address = addresses[i]
-        text = texts[address.document]
-        length = count(text[slice(*address.span)])
-        if kept and (room < _MIN_CUT_TOKENS or room < length / 2):
-            continue
-        window = best_window(text, address.span, _word_scores(passages, address, text, words), count, room)
-        if window is None:
-            continue
-        candidate = sorted([*spans[address.document], window])
-        trial = [*spans[: address.document], candidate, *spans[address.document + 1 :]]
-        allowed = room + _count_kept(texts, spans, config, count)
-        if _count_kept(texts, trial, config, count) <= allowed:
-            spans[address.document] = candidate
-            return
-
-
-def _word_scores(passages: Sequence[Passage], address: _UnitAddress, text: str, words: Tensor) -> list[float]:
-    passage = next(
-        p
-        for p in passages
-        if p.document == address.document and p.start <= address.span[0] and address.span[1] <= p.end
+    return Reading(
+        documents=given,
+        question=question,
+        draft=loaded.name,
+        units=units,
+        passages=passages,
+        scores=unit_scores(evidence),
+        tokens=token_importance(evidence),
+        seconds=time.perf_counter() - started,
     )
-    scores = []
-    for a, b in word_spans(text[slice(*address.span)]):
-        first, last = passage.token_range(address.span[0] + a, address.span[0] + b)
-        scores.append(float(words[first:last].sum()) if last > first else 0.0)
-    return scores
 
 
-def _count_kept(
-    texts: Sequence[str], spans: Sequence[Sequence[Span]], config: CompressionConfig, count: Counter
-) -> int:
-    return sum(count(kept_text(text, own, config.ellipsis)) for text, own in zip(texts, spans, strict=True) if own)
+def loaded_draft(draft: Any, options: LoadOptions | None = None) -> LoadedModel:
+    """The draft of whatever was given as one.
 
-
-def _result(
-    documents: Sequence[Document],
-    before: Sequence[int],
-    units: Sequence[Sequence[Span]],
-    scores: Tensor | None,
-    kept: Sequence[list[Span]],
-    question: str,
-    budget: int,
-    draft: str,
-    seconds: float,
-    config: CompressionConfig,
-    count: Counter,
-) -> Compression:
-    compressed = []
-    position = 0
-    for d, document in enumerate(documents):
-        own = [
-            KeptUnit(
-                start,
-                end,
-                float(scores[position + i]) if scores is not None else 0.0,
-                count(document.text[start:end]),
-                any(a < end and b > start for a, b in kept[d]),
-            )
-            for i, (start, end) in enumerate(units[d])
-        ]
-        position += len(units[d])
-        text = document.text if scores is None else kept_text(document.text, kept[d], config.ellipsis)
-        compressed.append(
-            CompressedDocument(
-                text=text if kept[d] else "",
-                spans=kept[d],
-                source=document.source,
-                title=document.title,
-                original_text=document.text,
-                tokens_before=before[d],
-                tokens_after=count(text) if kept[d] else 0,
-                units=own,
-            )
-        )
-    return Compression(compressed, question, budget, draft, seconds, asdict(config))
+    Raises:
+        ConfigError: it has no tokenizer.
+    """
+    if isinstance(draft, LoadedModel):
+        loaded = draft
+    else:
+        loaded = draft.loaded_draft() if isinstance(draft, ModelPair) else load_model(draft, options)
+    if loaded.tokenizer is None:
+        raise ConfigError(f"draft={loaded.name!r} has no tokenizer: give it by name, or in a ModelPair with one.")
+    return loaded

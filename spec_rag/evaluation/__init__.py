@@ -1,0 +1,1 @@
+"""Tasks, methods and metrics to measure what compression and pruning cost and gain."""

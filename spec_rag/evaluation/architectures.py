@@ -1,0 +1,170 @@
+"""Which decoder-only families of the installed transformers work with SpecPC and SpecKV, tried and not listed by hand.
+
+Each family is built tiny and random from its own config class. It works if its attention shows up at the capture in
+every layer and if decoding from a pruned cache that dropped nothing gives the dense tokens; else it is refused, with
+the reason. Prints a Markdown table: python -m spec_rag.evaluation.architectures
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from spec_rag.config import SpecKVConfig, SpecPCConfig
+from spec_rag.generation import generate, score_prompt
+from spec_rag.models import ModelPair
+
+PROMPT_TOKENS = 72
+_SMALL: dict[str, Any] = {
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "sliding_window": 64,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 16,
+    "hidden_size_per_layer_input": 16,
+    "vocab_size_per_layer_input": 128,
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 512,
+    "n_inner": 64,
+    "ffn_dim": 64,
+    "word_embed_proj_dim": 64,
+    "d_model": 64,
+    "n_layers": 2,
+    "n_heads": 4,
+    "rotary_dim": 8,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one family: `works`, or why not."""
+
+    family: str
+    works: bool
+    reason: str = ""
+
+
+def families() -> list[str]:
+    """Model types that transformers can build for causal language modelling."""
+    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def tiny_config(family: str) -> Any:
+    """The family's config with every known size made small; sizes it does not have are left out."""
+    defaults = AutoConfig.for_model(family)
+    known = {name: value for name, value in _SMALL.items() if hasattr(defaults, name)}
+    config = AutoConfig.for_model(family, **known)
+    for name in ("layer_types", "mlp_layer_types", "no_rope_layers", "layers_block_type"):
+        listed = getattr(config, name, None)
+        if isinstance(listed, list) and len(listed) != 2:
+            setattr(config, name, listed[:1] + listed[-1:])
+    return config
+
+
+def try_family(family: str, max_parameters: int = 20_000_000) -> Finding:
+    """Build the family tiny and run SpecPC and SpecKV on it."""
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    with warnings.catch_warnings(), quiet, contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            torch.manual_seed(0)
+            with torch.device("meta"):
+                size = sum(p.numel() for p in AutoModelForCausalLM.from_config(tiny_config(family)).parameters())
+            if size > max_parameters:
+                return Finding(family, False, f"cannot be built tiny: {size:,} parameters remain")
+            model = AutoModelForCausalLM.from_config(tiny_config(family), dtype=torch.float32).eval()
+        except Exception as error:
+            return Finding(family, False, f"cannot be built tiny: {_short(error)}")
+        try:
+            return _check(family, ModelPair(draft=model, target=model))
+        except Exception as error:
+            return Finding(family, False, _short(error))
+
+
+def _check(family: str, pair: ModelPair) -> Finding:
+    prompt = torch.randint(3, 120, (PROMPT_TOKENS,), generator=torch.Generator().manual_seed(1))
+    if not _is_causal(pair, prompt):
+        return Finding(family, False, "reads ahead: no decoder, or not without further settings")
+    dense = generate(pair, prompt, max_new_tokens=6).output_ids
+    score = score_prompt(pair, prompt, SpecPCConfig(max_capacity_prompt=40, window_size=16, starting_layer_index=0))
+    if not bool(torch.isfinite(score.importance).all()) or len(score.selected) != 40:
+        return Finding(family, False, "importance is not finite")
+    whole = SpecKVConfig(max_capacity_prompt=PROMPT_TOKENS - 1, window_size=16, lookahead="none")
+    if generate(pair, prompt, speckv=whole, max_new_tokens=6).output_ids != dense:
+        return Finding(family, False, "decoding with every pair kept is not the dense decoding")
+    pruned = generate(pair, prompt, speckv=SpecKVConfig(max_capacity_prompt=32, window_size=8), max_new_tokens=6)
+    if any(len(head) != 32 for layer in pruned.kept_positions for head in layer):
+        return Finding(family, False, "a layer does not hold its capacity")
+    return Finding(family, True)
+
+
+def _is_causal(pair: ModelPair, prompt: torch.Tensor) -> bool:
+    """Whether the first half's logits stay as they are when the second half changes."""
+    half = len(prompt) // 2
+    changed = prompt.clone()
+    changed[half:] = changed[half:].flip(0)
+    with torch.no_grad():
+        first, second = (pair.require_target()(ids[None]).logits[0, :half] for ids in (prompt, changed))
+    return bool(torch.allclose(first, second, atol=1e-4))
+
+
+def _short(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first[:110]}"
+
+
+def as_markdown(findings: list[Finding]) -> str:
+    """The page that lists what works and what is refused."""
+    works = [finding.family for finding in findings if finding.works]
+    lines = [
+        "# Architectures",
+        "",
+        f"Tried with transformers {transformers.__version__}: every decoder-only family, built tiny and random. "
+        f"{len(works)} work, {len(findings) - len(works)} are refused.",
+        "",
+        "Works: " + ", ".join(f"`{family}`" for family in works) + ".",
+        "",
+        "| refused | reason |",
+        "|---|---|",
+        *(f"| `{f.family}` | {f.reason.replace('|', '/')} |" for f in findings if not f.works),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    print(as_markdown([try_family(family) for family in families()]))

@@ -28,7 +28,7 @@ _STYLE = """
   max-width: 62rem; margin: 0 auto; padding: 1.5rem; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
 @media (prefers-color-scheme: dark) { .spec-rag { --ink: #f0f2f5; --pale: #5d6470; --line: #30353d; --paper: #14171c;
-  --mark: #6cb0ff; --note: #9aa3b2; } }
+  --mark: #6cb0ff; --note: #9aa3b2; } body:has(> main.spec-rag) { background: #14171c; } }
 .spec-rag h1 { font-size: 1.35rem; line-height: 1.3; margin: 0 0 .9rem; white-space: pre-wrap; }
 .spec-rag dl { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; margin: 0 0 1.2rem; }
 .spec-rag dt { color: var(--note); font-size: .8rem; }
@@ -161,7 +161,7 @@ def _bars(compression: Compression) -> Iterator[_Bar]:
 
 
 def _header(compression: Compression) -> str:
-    settings = ", ".join(f"{name} {value}" for name, value in compression.settings.items() if value is not None)
+    settings = ", ".join(filter(None, (_setting(name, value) for name, value in compression.settings.items())))
     numbers = {
         "Tokens": _change(compression.tokens_before, compression.tokens_after),
         "Kept": _percent(compression.ratio),
@@ -173,6 +173,14 @@ def _header(compression: Compression) -> str:
     entries = "\n".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in numbers.items())
     note = f'\n<p class="numbers">{escape(settings)}</p>' if settings else ""
     return f"<dl>\n{entries}\n</dl>{note}"
+
+
+def _setting(name: str, value: object) -> str:
+    if value is None or (isinstance(value, str) and not value.strip(" …")):
+        return ""
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    return f"{name} {value}"
 
 
 def _section(document: CompressedDocument, number: int) -> str:

@@ -12,12 +12,14 @@ import typer
 
 from spec_rag.cli import console
 from spec_rag.cli.answering import DEFAULT_KV_CAPACITY, Answered, Support, answer_from
-from spec_rag.cli.compress import Coverage, MaxTokens, Ratio, ScoringOption, UnitOption, compression_settings
+from spec_rag.cli.compress import Coverage, MaxTokens, ScoringOption, UnitOption, compression_settings
 from spec_rag.config import Lookahead, SpecKVConfig
 from spec_rag.errors import ConfigError
 
 if TYPE_CHECKING:
     from spec_rag.retrieval import Passage
+
+DEFAULT_BUDGET_TOKENS = 300  # about a quarter of what is retrieved from long files; short ones pass whole
 
 Target = Annotated[str | None, typer.Option(help="Model that answers (default: SmolLM2-135M).")]
 KVCapacity = Annotated[int, typer.Option(help="KV pairs that each head keeps of the prompt; 0 keeps all.", min=0)]
@@ -33,7 +35,7 @@ def ask(
     top_k: Annotated[int, typer.Option(help="Passages to retrieve.", min=1)] = 8,
     passage_chars: Annotated[int, typer.Option(help="Characters of a passage, at most.", min=1)] = 900,
     max_tokens: MaxTokens = None,
-    ratio: Ratio = None,
+    ratio: Annotated[float | None, typer.Option(help="Keep at most this share of the tokens.")] = None,
     coverage: Coverage = None,
     scoring: ScoringOption = "per_document",
     unit: UnitOption = "sentence",
@@ -49,8 +51,11 @@ def ask(
 ) -> None:
     """Answer a question from FILES: split, retrieve, compress, answer.
 
-    The answer is printed as it is written, then where its support stands and what it cost.
+    The answer is printed as it is written, then where its support stands and what it cost. The model reads at most 300
+    tokens of the passages unless --max-tokens, --ratio or --coverage say otherwise.
     """
+    if max_tokens is None and ratio is None and coverage is None:
+        max_tokens = DEFAULT_BUDGET_TOKENS
     settings = compression_settings(max_tokens, ratio, coverage, scoring, unit)
     speckv = SpecKVConfig(max_capacity_prompt=kv_capacity, lookahead=lookahead) if kv_capacity else None
     if not question.strip():
@@ -67,7 +72,7 @@ def ask(
         pair = ModelPair.load(
             draft or DEFAULT_DRAFT, target or DEFAULT_DRAFT, draft_options=options, target_options=options
         )
-        tell(f"The draft reads {len(passages)} passage{'s' * (len(passages) != 1)}")
+        tell(f"The draft reads {console.counted(len(passages), 'passage')}")
 
         def emit(piece: str) -> None:
             tell("")
@@ -111,7 +116,7 @@ def described(answered: Answered) -> str:
         lines += textwrap.wrap(f"“{quote}”", width, initial_indent=" " * 9, subsequent_indent=" " * 9)
     lines += [
         f"Tokens   {compression.tokens_before:,} → {compression.tokens_after:,} ({100 * compression.ratio:.0f} %) "
-        f"of {len(compression.documents)} passages",
+        f"of {console.counted(len(compression.documents), 'passage')}",
         f"Seconds  {answered.seconds:.1f}: compression {compression.draft_seconds:.1f}, look-ahead "
         f"{timings.draft_seconds:.1f}, prefill {timings.prefill_seconds:.1f}, decoding {timings.decode_seconds:.1f}",
     ]

@@ -96,7 +96,7 @@ def _compressed(
     from spec_rag.models import DEFAULT_DRAFT, load_model
 
     loaded = load_model(draft or DEFAULT_DRAFT, console.load_options(device))
-    tell(f"The draft reads {len(documents)} document{'s' * (len(documents) != 1)}")
+    tell(f"The draft reads {console.counted(len(documents), 'document')}")
     return compress_documents(documents, query, draft=loaded, index=DocumentIndex(index) if index else None, **settings)
 
 

@@ -70,6 +70,11 @@ def progress() -> Iterator[Tell]:
         yield tell
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: 1 passage, 8 passages."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def warn_skipped(error: UnreadableFileError) -> None:
     typer.echo(f"skipped: {error}", err=True)
 

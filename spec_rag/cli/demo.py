@@ -57,16 +57,18 @@ def _answered_aloud(pair: ModelPair, handbook: Handbook, tell: console.Tell) -> 
     from spec_rag.demo import answer_question, demo_questions
     from spec_rag.document_index import DocumentIndex
 
-    def emit(piece: str) -> None:
-        tell("")
-        typer.echo(piece, nl=False)
-
-    answers = []
+    answers: list[DemoAnswer] = []
     index = DocumentIndex()
     for question in demo_questions(handbook):
         tell("")
-        typer.echo(f"Question {question.question}\nAnswer   ", nl=False)
+        typer.echo(f"Question {question.question}")
         tell("The draft reads the retrieved passages")
+        label = ["Answer   "]  # printed with the first piece: until then a terminal shows the status there
+
+        def emit(piece: str, label: list[str] = label) -> None:
+            tell("")
+            typer.echo((label.pop() if label else "") + piece, nl=False)
+
         answers.append(answer_question(pair, handbook, question, index=index, emit=emit))
         typer.echo(f"\n{described(answers[-1].answered)}\n")
     return answers

@@ -1,0 +1,283 @@
+"""The command line, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import tiny_pair
+
+from spec_rag import ModelPair
+from spec_rag.documents import Document
+from spec_rag.results import CompressedDocument, Compression, KeptUnit
+
+pytest.importorskip("bm25s")
+testing = pytest.importorskip("typer.testing")
+
+from spec_rag.cli.answering import answer_messages, find_support  # noqa: E402
+from spec_rag.cli.app import app  # noqa: E402
+from spec_rag.demo import contains_answer, demo_questions, find_handbook, load_handbook  # noqa: E402
+
+POWER = "# Power\n\nThe tank holds 42,500 litres.\n\nThe fuel is blue. It burns.\n\n## Keys\n\nThe key is here.\n"
+FOOD = "# Food\n\nSoup is served at noon. Bread is baked daily.\n\nThe cook lives in Cabin 7.\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/power.md").write_text(POWER)
+    (tmp_path / "docs/food.txt").write_text(FOOD)
+    return tmp_path / "docs"
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> ModelPair:
+    """The commands load this pair instead of a real one."""
+    from spec_rag.models import LoadedModel
+
+    pair = tiny_pair()
+    monkeypatch.setattr("spec_rag.models.load_model", lambda *_: LoadedModel(pair.draft, pair.tokenizer, "tiny"))
+    monkeypatch.setattr(ModelPair, "load", classmethod(lambda cls, *_, **__: pair))
+    return pair
+
+
+def run(*arguments: object):  # type: ignore[no-untyped-def]
+    return testing.CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_compress_prints_json_whose_spans_are_exact(folder: Path, tiny: ModelPair) -> None:
+    result = run("compress", folder, "-q", "How much does the tank hold?", "--ratio", "0.4", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+    record = json.loads(result.stdout)
+    numbers = {"draft_seconds", "budget_tokens", "tokens_before", "tokens_after", "ratio"}
+    assert set(record) == {"query", "draft", "settings", "text", "documents"} | numbers
+    assert record["tokens_after"] <= record["budget_tokens"] < record["tokens_before"]
+    assert record["settings"]["ratio"] == 0.4
+    assert [Path(document["source"]).name for document in record["documents"]] == ["food.txt", "power.md"]
+    for document in record["documents"]:
+        text = Path(document["source"]).read_text()
+        assert set(document["units"][0]) == {"start", "end", "importance", "tokens", "kept"}
+        assert all(text[start:end] in document["text"] for start, end in document["spans"])
+        assert bool(document["spans"]) == bool(document["text"])
+
+
+def test_compress_prints_a_table_or_the_text(folder: Path, tiny: ModelPair) -> None:
+    table = run("compress", folder / "power.md", folder / "food.txt", "-q", "tank", "--budget", "40")
+    assert table.exit_code == 0, table.stderr
+    assert "Power" in table.stdout
+    assert "budget 40 tokens" in table.stdout
+    text = run("compress", folder / "power.md", "-q", "tank", "--ratio", "1", "--text")
+    assert text.stdout == POWER + "\n"
+
+
+def test_compress_writes_a_whole_page_or_none(
+    folder: Path, tiny: ModelPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.html"
+    result = run("compress", folder, "-q", "tank", "--html", out)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    page = out.read_text(encoding="utf-8")
+    assert page.rstrip().endswith("</html>")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["docs", "out.html"]
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    result = run("compress", folder, "-q", "other", "--html", out)
+    assert (result.exit_code, result.stderr) == (2, "error: disk full\n")
+    assert out.read_text(encoding="utf-8") == page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["docs", "out.html"]
+
+
+def test_ask_prints_json_whose_support_stands_in_the_file(folder: Path, tiny: ModelPair) -> None:
+    result = run("ask", folder, "How much does the tank hold?", "--max-new-tokens", 5, "--passage-chars", 60, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+    record = json.loads(result.stdout)
+    support = record["support"]
+    assert Path(support["source"]).read_text()[support["start"] : support["end"]] == support["text"] != ""
+    for passage in record["passages"]:
+        text = Path(passage["source"]).read_text()
+        assert len(text[passage["start"] : passage["end"]]) <= 60
+        assert all(text[start:end] in passage["text"] for start, end in passage["spans"])
+    assert set(record["seconds"]) == {"total", "compression", "lookahead", "prefill", "decode"}
+    assert record["completion_tokens"] <= 5
+
+
+def test_ask_prunes_the_cache_to_the_capacity_it_is_told(folder: Path, tiny: ModelPair) -> None:
+    pruned = json.loads(
+        run("ask", folder, "tank?", "--max-new-tokens", 3, "--kv-capacity", 64, "--ratio", 1, "--json").stdout
+    )
+    whole = json.loads(
+        run("ask", folder, "tank?", "--max-new-tokens", 3, "--kv-capacity", 0, "--ratio", 1, "--json").stdout
+    )
+    assert 0 < pruned["kv_bytes_kept"] < pruned["kv_bytes_dense"]
+    assert whole["kv_bytes_kept"] == 0
+
+
+def test_real_model_answers_and_names_the_place(folder: Path, smollm2: ModelPair) -> None:
+    result = run("ask", folder, "How many litres does the tank hold?", "--ratio", "0.6", "--max-new-tokens", 24)
+    assert result.exit_code == 0, result.stderr
+    answer, _, notes = result.stdout.partition("\n\n")
+    assert "42,500" in answer
+    start = POWER.index("The tank")
+    assert f"power.md, characters {start}-{start + len('The tank holds 42,500 litres.')}" in notes
+    assert "Tokens" in notes
+    assert "Seconds" in notes
+
+
+def test_ask_reads_little_text_whole_and_much_within_its_default(folder: Path, tiny: ModelPair) -> None:
+    (folder / "long.md").write_text("# Long\n\n" + "The tank is large and grey. " * 50)
+    few = json.loads(run("ask", folder / "power.md", "tank?", "--max-new-tokens", 3, "--json").stdout)
+    many = json.loads(run("ask", folder, "tank?", "--max-new-tokens", 3, "--json").stdout)
+    assert few["tokens_after"] == few["tokens_before"] < 300
+    assert 0 < many["tokens_after"] <= 300 < many["tokens_before"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compress", "gone.txt", "-q", "x"], "gone.txt: there is no such file"),
+        (["compress", "{}", "-q", " "], "--query ' ' is empty"),
+        (["compress", "{}", "-q", "x", "--budget", "0"], "max_tokens=0"),
+        (["compress", "{}", "-q", "x", "--ratio", "1.5"], "ratio=1.5"),
+        (["compress", "{}", "-q", "x", "--ratio", "0.5", "--budget", "9"], "give one of them"),
+        (["compress", "{}", "-q", "x", "--json", "--text"], "give one of them"),
+        (["compress", "{}", "-q", "x", "--html", "{}/none/out.html"], "does not exist"),
+        (["compress", "{}", "-q", "x", "--html", "{}"], "is a folder"),
+        (["compress", "{}/scan.pdf", "-q", "x"], "scan.pdf is not a readable PDF"),
+        (["compress", "{}", "-q", "x", "--draft", "no-such-owner/no-such-model"], "no-such-owner/no-such-model"),
+        (["ask", "{}", "  "], "question is empty"),
+        (["ask", "{}", "q", "--kv-capacity", "5"], "max_capacity_prompt=5"),
+        (["ask", "gone.txt", "q"], "gone.txt: there is no such file"),
+        (["demo", "--corpus", "{}"], "questions.json"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(folder: Path, arguments: list[str], message: str) -> None:
+    if "scan" in " ".join(arguments):
+        (folder / "scan.pdf").write_bytes(b"junk")
+    result = run(*[argument.replace("{}", str(folder)) for argument in arguments])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["compress", "a.txt"], ["ask", "only-one"], ["compress", "a", "-q", "x", "--unit", "page"]]
+)
+def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+def test_unreadable_files_inside_a_folder_are_named_on_stderr(folder: Path, tiny: ModelPair) -> None:
+    (folder / "scan.pdf").write_bytes(b"junk")
+    result = run("compress", folder, "-q", "tank", "--json")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("skipped: ")
+    assert "scan.pdf" in result.stderr
+    assert len(json.loads(result.stdout)["documents"]) == 2
+
+
+def test_an_index_folder_is_filled_and_used_again(folder: Path, tiny: ModelPair, tmp_path: Path) -> None:
+    arguments = ["compress", folder, "-q", "tank", "--index", tmp_path / "index", "--json"]
+    first, second = json.loads(run(*arguments).stdout), json.loads(run(*arguments).stdout)
+    assert any((tmp_path / "index").rglob("*.safetensors"))
+    assert first["text"] == second["text"]
+
+
+def test_help_comes_without_loading_models() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from spec_rag.cli.app import app; "
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
+        "assert CliRunner().invoke(app, ['ask', '--help']).exit_code == 0; "
+        "print([name for name in ('torch', 'transformers', 'bm25s', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_missing_optional_packages_are_named_with_the_remedy() -> None:
+    code = "import sys; sys.modules['typer'] = None; from spec_rag.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'pip install "spec-rag[cli]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def kept(query: str, unit: str = "sentence", **metadata: object) -> Compression:
+    text = "Anna is the cook. The tank holds 42,500 litres. Anna has 12 tanks."
+    units = [KeptUnit(0, 17, 0.9, 4, True), KeptUnit(18, 47, 0.5, 8, True), KeptUnit(48, 66, 0.1, 5, True)]
+    source = Document(text, metadata={"source": "f.pdf", "start": 1000, **metadata})
+    one = CompressedDocument(text, [(0, 47), (48, 66)], source, "F", text, 20, 17, units)
+    return Compression([one], query, 20, "draft", 1.0, {"unit": unit})
+
+
+def test_support_is_the_sentence_that_the_answers_words_come_from() -> None:
+    support = find_support(kept("How much does the tank hold?"), "It holds 42,500 litres.")
+    assert support is not None
+    assert (support.source, support.start, support.end) == ("f.pdf", 1018, 1047)
+    assert support.text == "The tank holds 42,500 litres."
+    assert support.matched
+
+
+def test_support_of_an_answer_from_nowhere_is_the_most_important_text() -> None:
+    support = find_support(kept("How much?"), "Bananas!")
+    assert support is not None
+    assert (support.text, support.matched) == ("Anna is the cook.", False)
+
+
+def test_support_names_the_page_and_follows_spans_where_words_were_kept() -> None:
+    support = find_support(kept("Who?", unit="token", page_starts=[0, 900, 2000]), "42,500")
+    assert support is not None
+    assert (support.page, support.start, support.end) == (2, 1000, 1047)
+    assert find_support(Compression([], "q", 1, "d", 0.0), "answer") is None
+
+
+def test_prompt_holds_titles_kept_text_and_the_question_last() -> None:
+    content = answer_messages(kept("Who cooks?"))[-1]["content"]
+    assert content.startswith("F: Anna is the cook.")
+    assert content.endswith("\n\nQuestion: Who cooks?")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "expected"),
+    [
+        ("It weighs 3,870 Kilograms.", "3,870 kilograms", True),
+        ("The answer is 68.", "68", True),
+        ("The answer is 168.", "68", False),
+        ("The answer is 68.5", "68", False),
+        ("It costs 1,480 crowns", "480", False),
+        ("cooled to −124 degrees", "-124", True),
+        ("Cabin\n7 is red", "Cabin 7", True),
+        ("Beckett found it", "Beck", False),
+    ],
+)
+def test_answers_are_found_as_whole_words_and_numbers(text: str, answer: str, expected: bool) -> None:
+    assert contains_answer(text, [answer]) is expected
+
+
+def test_handbook_answers_stand_in_the_passages() -> None:
+    handbook = load_handbook()
+    assert not any("README" in str(passage.metadata["source"]) for passage in handbook.passages)
+    for question in handbook.questions:
+        assert all(any(sentence in passage.text for passage in handbook.passages) for sentence in question.support)
+        assert contains_answer(" ".join(question.support), question.answers)
+    assert len(demo_questions(handbook)) == 5
+
+
+def test_damaged_or_missing_corpus_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="examples/handbook"):
+        find_handbook(tmp_path)
+    (tmp_path / "questions.json").write_text("{}")
+    (tmp_path / "a.md").write_text("text")
+    result = run("demo", "--corpus", tmp_path)
+    assert result.exit_code == 2
+    assert "damaged" in result.stderr

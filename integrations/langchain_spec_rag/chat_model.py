@@ -265,20 +265,20 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
 
     @property
     def _speaks_of_tools(self) -> bool:
-        """Whether the chat template writes down the tools it is given."""
+        """Whether the chat template writes down the tools that it is given."""
         tokenizer = self.load().require_tokenizer()
         if "tool" not in self._template:
             return False
         turn = [{"role": "user", "content": ""}]
-        return bool(
-            tokenizer.apply_chat_template(turn, tokenize=False, tools=[_TEMPLATE_PROBE])
-            != tokenizer.apply_chat_template(turn, tokenize=False)
+        without, with_tools = (
+            tokenizer.apply_chat_template(turn, tokenize=False, tools=tools) for tools in (None, [_TEMPLATE_PROBE])
         )
+        return bool(without != with_tools)
 
     def _prompt(self, messages: list[BaseMessage], tools: list[dict[str, Any]], beginning: str) -> list[int]:
         """Token ids of the chat, the opening of the answer, and the beginning that the answer is given."""
         tokenizer = self.load().require_tokenizer()
-        turns = template_turns(messages, speaks_of_tools="tool" in self._template)
+        turns = template_turns(messages, speaks_of_tools=self._speaks_of_tools)
         arguments = {"tools": tools} if tools else {}
         try:
             ids = chat_ids(tokenizer, turns, **arguments)

@@ -21,7 +21,7 @@ from pydantic import ConfigDict, model_validator
 
 import spec_rag
 from langchain_spec_rag.messages import role_and_content
-from langchain_spec_rag.plain_values import Options, plain
+from langchain_spec_rag.plain_values import Options, name_of, plain, unserializable
 from spec_rag.config import CompressionConfig, Scoring, Unit
 from spec_rag.models import DEFAULT_DRAFT
 from spec_rag.results import CompressedDocument, Compression
@@ -57,7 +57,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         coverage: keep the fewest units that carry this share of the importance, above 0 and at most 1.
         scoring: "per_document" or "joint" (one prompt of all documents, as in the paper).
         unit: "sentence", "token" or "document".
-        contrast, likelihood, lexical, links: parts of the per-document score; see spec_rag's CompressionConfig.
+        contrast, likelihood, links: parts of the per-document score; see spec_rag's CompressionConfig.
         ellipsis: what stands where text was dropped inside a document.
         keep_empty: False leaves out documents of which nothing was kept; True returns them with empty text, so that
             there is one document out for each that went in.
@@ -83,9 +83,8 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     unit: Unit = "sentence"
     contrast: bool = True
     likelihood: bool = True
-    lexical: bool = True
     links: bool = True
-    ellipsis: str = " … "
+    ellipsis: str = CompressionConfig.ellipsis
     keep_empty: bool = False
 
     @model_validator(mode="after")
@@ -100,8 +99,12 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
 
     def to_json(self) -> Any:
         """The settings as LangChain serialises them; loads nothing."""
+        draft = name_of(self.draft)
+        if draft is None:
+            return unserializable(self)
         serialized: dict[str, Any] = dict(super().to_json())
-        return {**serialized, "kwargs": {name: plain(value) for name, value in serialized["kwargs"].items()}}
+        kwargs = {name: plain(value) for name, value in serialized["kwargs"].items()}
+        return {**serialized, "kwargs": {**kwargs, "draft": draft}}
 
     @property
     def InputType(self) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from langchain_core.load.serializable import Serializable
 from pydantic import BeforeValidator, InstanceOf
 
 from spec_rag.config import SpecKVConfig, SpecPCConfig
@@ -53,6 +54,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+def name_of(draft: Any) -> str | None:
+    """The name by which a draft can be loaded again, or None for loaded models without one."""
+    if isinstance(draft, str | Path):
+        return str(draft)
+    name = draft.draft_name if isinstance(draft, ModelPair) else getattr(draft, "name", "")
+    return str(name) or None
+
+
+def unserializable(one: Serializable) -> dict[str, Any]:
+    """What stands in a file for an object that holds loaded models without names; it is refused on loading."""
+    repr = f"{type(one).__name__}(with loaded models that have no name)"
+    return {"lc": 1, "type": "not_implemented", "id": one.lc_id(), "repr": repr}
 
 
 def _plain_load_options(options: LoadOptions) -> dict[str, Any]:

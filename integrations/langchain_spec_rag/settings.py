@@ -14,7 +14,15 @@ from langchain_core.language_models.base import BaseLanguageModel
 from langchain_core.load.serializable import Serializable
 from pydantic import Field, PrivateAttr, model_validator
 
-from langchain_spec_rag.plain_values import Name, Options, SpecKVSettings, SpecPCSettings, identity, plain
+from langchain_spec_rag.plain_values import (
+    Name,
+    Options,
+    SpecKVSettings,
+    SpecPCSettings,
+    identity,
+    plain,
+    unserializable,
+)
 from spec_rag.config import SpecKVConfig
 from spec_rag.decoding import SamplingConfig
 from spec_rag.models import DEFAULT_DRAFT, LoadOptions, ModelPair
@@ -99,7 +107,7 @@ class DraftedModel(Serializable):
     def to_json(self) -> Any:
         """The settings as LangChain serialises them; loads nothing."""
         if self.pair is not None and not (self.pair.target_name and (self.pair.draft is None or self.pair.draft_name)):
-            return {"lc": 1, "type": "not_implemented", "id": self.lc_id(), "repr": f"{type(self).__name__}(pair=...)"}
+            return unserializable(self)
         serialized: dict[str, Any] = dict(super().to_json())
         return {**serialized, "kwargs": {name: plain(value) for name, value in serialized["kwargs"].items()}}
 

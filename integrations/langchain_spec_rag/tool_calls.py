@@ -57,8 +57,9 @@ def read_tool_calls(text: str) -> tuple[str, list[ToolCall], list[InvalidToolCal
     for body in bodies:
         read = _calls(body)
         calls += read
-        if not read:
-            invalid.append(InvalidToolCall(type="invalid_tool_call", name=None, args=body, id=_new_id(), error=None))
+        if not read:  # with its tag, so that nobody takes half a call for the arguments of a whole one
+            args = _OPENING + body
+            invalid.append(InvalidToolCall(type="invalid_tool_call", name=None, args=args, id=_new_id(), error=None))
     if invalid and _OPENING not in text:
         return text, [], []  # an answer that happens to be JSON
     return rest, calls, invalid
@@ -122,4 +123,4 @@ def _calls(body: str) -> list[ToolCall]:
 
 
 def _new_id() -> str:
-    return f"call_{uuid.uuid4().hex[:24]}"
+    return uuid.uuid4().hex[:9]  # Mistral's templates take ids of nine letters and digits alone

@@ -1,0 +1,64 @@
+"""Fixtures of the LangChain adapters' tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from integrations.langchain.helpers import (
+    PLAIN_TEMPLATE,
+    TOOL_TEMPLATE,
+    documents,
+    save_tiny_models,
+    tiny_pair,
+    wait_for_no_stream_threads,
+)
+from langchain_core.documents import Document
+
+from spec_rag.config import SpecKVConfig
+from spec_rag.models import ModelPair
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pair() -> ModelPair:
+    """A draft and a target whose chat template does not speak of tools."""
+    return tiny_pair(PLAIN_TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def tool_pair() -> ModelPair:
+    """A draft and a target whose chat template does."""
+    return tiny_pair(TOOL_TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def in_models_folder(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory has the folders tiny-target, tiny-other and tiny-draft."""
+    monkeypatch.chdir(tiny_models)
+    return tiny_models
+
+
+@pytest.fixture
+def speckv() -> SpecKVConfig:
+    """Prunes every prompt of more than 32 tokens."""
+    return SpecKVConfig(max_capacity_prompt=32, window_size=8, lookahead_tokens=4)
+
+
+@pytest.fixture
+def docs() -> list[Document]:
+    return documents()
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left_behind() -> Iterator[None]:
+    yield
+    wait_for_no_stream_threads()

@@ -1,0 +1,277 @@
+"""SpecPCCompressor as a document compressor, as a Runnable, and as a retriever's wrapper."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from integrations.langchain.helpers import Watching, documents
+from langchain_core.callbacks import AsyncCallbackHandler
+from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnableParallel, RunnablePassthrough
+from langchain_core.tracers.context import collect_runs
+from langchain_spec_rag import SpecPCCompressor
+from pydantic import ValidationError
+
+import spec_rag
+from spec_rag.config import CompressionConfig
+from spec_rag.models import ModelPair
+
+QUERY = "Who was the mule?"
+
+
+@pytest.fixture
+def compressor(pair: ModelPair) -> SpecPCCompressor:
+    return SpecPCCompressor(draft=pair, ratio=0.4)
+
+
+class TestAsADocumentCompressor:
+    def test_is_one(self, compressor: SpecPCCompressor) -> None:
+        assert isinstance(compressor, BaseDocumentCompressor)
+
+    def test_shortens_to_the_budget(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
+        kept = compressor.compress_documents(docs, QUERY)
+        figures = [document.metadata["spec_pc"] for document in kept]
+        assert 0 < sum(one["compressed_tokens"] for one in figures) <= 0.4 * sum(len(d.page_content) for d in docs)
+
+    def test_no_documents_give_no_documents(self, compressor: SpecPCCompressor) -> None:
+        assert compressor.compress_documents([], QUERY) == []
+        assert compressor.compress_documents([], "") == []
+
+    def test_ids_metadata_and_order_stay(self, pair: ModelPair, docs: list[Document]) -> None:
+        kept = SpecPCCompressor(draft=pair, ratio=0.4, keep_empty=True).compress_documents(docs, QUERY)
+        assert [document.id for document in kept] == ["doc-0", "doc-1", "doc-2"]
+        for given, document in zip(docs, kept, strict=True):
+            assert {k: v for k, v in document.metadata.items() if k != "spec_pc"} == given.metadata
+
+    def test_inputs_are_untouched(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
+        before = copy.deepcopy(docs)
+        compressor.compress_documents(docs, QUERY)
+        assert docs == before
+
+    def test_kept_spans_are_the_text_of_the_original(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
+        originals = {document.id: document.page_content for document in docs}
+        kept = compressor.compress_documents(docs, QUERY)
+        assert kept
+        for document in kept:
+            pieces = [originals[document.id][a:b] for a, b in document.metadata["spec_pc"]["kept_spans"]]
+            assert pieces
+            assert all(piece in document.page_content for piece in pieces)
+
+    def test_figures_say_what_was_done(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
+        (figures, *_) = [document.metadata["spec_pc"] for document in compressor.compress_documents(docs, QUERY)]
+        assert set(figures) == {"original_tokens", "compressed_tokens", "ratio", "draft_model", "kept_spans"}
+        assert figures["ratio"] == pytest.approx(figures["compressed_tokens"] / figures["original_tokens"])
+        assert figures["draft_model"] == "tiny-draft"
+
+    def test_documents_without_kept_text_are_left_out_unless_asked_for(
+        self, pair: ModelPair, docs: list[Document]
+    ) -> None:
+        few = SpecPCCompressor(draft=pair, max_tokens=30).compress_documents(docs, QUERY)
+        every = SpecPCCompressor(draft=pair, max_tokens=30, keep_empty=True).compress_documents(docs, QUERY)
+        assert len(few) < len(every) == 3
+        assert [document.id for document in every if document.page_content] == [document.id for document in few]
+
+    def test_what_fits_passes_through_whole(self, pair: ModelPair, docs: list[Document]) -> None:
+        kept = SpecPCCompressor(draft=pair, max_tokens=10_000).compress_documents(docs, QUERY)
+        assert [document.page_content for document in kept] == [document.page_content for document in docs]
+        assert kept[0].metadata["spec_pc"]["ratio"] == 1.0
+
+    async def test_async_gives_the_same(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
+        assert await compressor.acompress_documents(docs, QUERY) == compressor.compress_documents(docs, QUERY)
+
+    async def test_async_does_not_run_on_the_event_loop(
+        self, compressor: SpecPCCompressor, docs: list[Document], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        threads, original = [], spec_rag.compress
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            threads.append(threading.current_thread())
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(spec_rag, "compress", watched)
+        await compressor.acompress_documents(docs, QUERY)
+        assert threads
+        assert threading.main_thread() not in threads
+
+    def test_a_chat_history_is_a_query(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
+        history = [HumanMessage("Tell me of the gate."), AIMessage("It is closed."), HumanMessage(QUERY)]
+        assert compressor.compress_documents(docs, history)  # type: ignore[arg-type]
+
+
+class TestSettings:
+    def test_are_those_of_compress(self) -> None:
+        assert {field.name for field in fields(CompressionConfig)} <= set(SpecPCCompressor.model_fields)
+        own = {"draft", "draft_options", "index", "embeddings", "count_with", "keep_empty", "name"}
+        assert set(SpecPCCompressor.model_fields) - own <= {field.name for field in fields(CompressionConfig)}
+
+    def test_have_the_core_s_defaults(self) -> None:
+        own = SpecPCCompressor()
+        assert CompressionConfig() == CompressionConfig(
+            **{f.name: getattr(own, f.name) for f in fields(CompressionConfig)}
+        )
+
+    def test_all_reach_compress(self, docs: list[Document], monkeypatch: pytest.MonkeyPatch, pair: ModelPair) -> None:
+        called: dict[str, Any] = {}
+
+        def noted(given: Any, query: Any, **kwargs: Any) -> Any:
+            called.update(kwargs)
+            return original(given, query, draft=pair)
+
+        original = spec_rag.compress
+        monkeypatch.setattr(spec_rag, "compress", noted)
+        embeddings = DeterministicFakeEmbedding(size=4)
+        settings = {"coverage": 0.5, "max_tokens": 40, "scoring": "joint", "unit": "token", "contrast": False}
+        settings |= {"likelihood": False, "links": False, "ellipsis": "..."}
+        SpecPCCompressor(
+            draft=Path("folder"),
+            draft_options={"dtype": "float32"},
+            index="i",
+            embeddings=embeddings,
+            count_with=len,
+            **settings,
+        ).compress_documents(docs, QUERY)
+        assert {name: called[name] for name in settings} == settings
+        assert called["draft"] == "folder"
+        assert called["draft_options"].dtype == "float32"
+        assert (called["index"], called["embedder"], called["count_with"]) == ("i", embeddings, len)
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"ratio": 0},
+            {"ratio": 0.5, "max_tokens": 5},
+            {"unit": "page"},
+            {"rate": 0.5},
+            {"draft_options": {"devise": "cpu"}},
+        ],
+    )
+    def test_wrong_ones_are_refused_at_once(self, wrong: dict[str, Any]) -> None:
+        with pytest.raises(ValidationError):
+            SpecPCCompressor(**wrong)
+
+    def test_configurable_fields_change_one_run(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
+        configurable = compressor.configurable_fields(ratio=ConfigurableField(id="share"))
+        given = {"documents": docs, "query": QUERY}
+        whole = configurable.invoke(given, {"configurable": {"share": 1.0}})
+        assert [document.page_content for document in whole] == [document.page_content for document in docs]
+        assert configurable.invoke(given) == compressor.invoke(given)
+
+    def test_a_call_may_have_settings_of_its_own(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
+        assert len(compressor.invoke({"documents": docs, "query": QUERY}, ratio=1.0)) == 3
+        with pytest.raises(ValidationError):
+            compressor.invoke({"documents": docs, "query": QUERY}, share=1.0)
+
+    def test_embeddings_take_part(self, pair: ModelPair, docs: list[Document]) -> None:
+        class Near(Embeddings):
+            """Everything with that word is near the question, and nothing else."""
+
+            def __init__(self, word: str) -> None:
+                self.word = word
+
+            def embed_documents(self, texts: list[str]) -> list[list[float]]:
+                return [[1.0, 0.0] if self.word in text else [0.0, 1.0] for text in texts]
+
+            def embed_query(self, text: str) -> list[float]:
+                return [1.0, 0.0]
+
+        def kept(word: str) -> list[Document]:
+            return SpecPCCompressor(draft=pair, ratio=0.4, embeddings=Near(word)).compress_documents(docs, QUERY)
+
+        assert kept("Saffron") != kept("copper")
+
+
+class TestInAChain:
+    def test_after_a_parallel_of_retriever_and_question(
+        self, compressor: SpecPCCompressor, docs: list[Document]
+    ) -> None:
+        retriever = RunnableLambda(lambda query: docs)
+        chain = RunnableParallel(documents=retriever, query=RunnablePassthrough()) | compressor
+        assert chain.invoke(QUERY) == compressor.compress_documents(docs, QUERY)
+
+    @pytest.mark.parametrize("documents_key", ["documents", "context", "docs"])
+    @pytest.mark.parametrize("query_key", ["query", "question", "input"])
+    def test_aliases(
+        self, compressor: SpecPCCompressor, docs: list[Document], documents_key: str, query_key: str
+    ) -> None:
+        given = {documents_key: docs, query_key: QUERY, "user": "me"}
+        assert compressor.invoke(given) == compressor.compress_documents(docs, QUERY)
+
+    def test_in_an_assignment(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
+        out = RunnablePassthrough.assign(context=compressor).invoke({"context": docs, "question": QUERY})
+        assert out["question"] == QUERY
+        assert all("spec_pc" in document.metadata for document in out["context"])
+
+    def test_a_prompt_is_a_query(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
+        prompt = ChatPromptTemplate.from_messages([("human", "{q}")]).invoke({"q": QUERY})
+        given = {"documents": docs, "query": QUERY}
+        assert compressor.invoke({"documents": docs, "query": prompt}) == compressor.invoke(given)
+
+    @pytest.mark.parametrize("given", [{"query": QUERY}, {"documents": []}, {}])
+    def test_missing_input_is_named(self, compressor: SpecPCCompressor, given: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match=r"'documents', 'context', 'docs'|'query', 'question', 'input'"):
+            compressor.invoke(given)
+
+    def test_other_input_is_refused_with_the_way_out(self, compressor: SpecPCCompressor) -> None:
+        with pytest.raises(ValueError, match="RunnablePassthrough"):
+            compressor.invoke("Who?")  # type: ignore[arg-type]
+
+    async def test_async_stream_and_batch_give_the_same(
+        self, compressor: SpecPCCompressor, docs: list[Document]
+    ) -> None:
+        given = {"documents": docs, "query": QUERY}
+        once = compressor.invoke(given)
+        assert await compressor.ainvoke(given) == once
+        assert list(compressor.stream(given)) == [once]
+        assert compressor.batch([given, given]) == [once, once]
+        assert await compressor.abatch([given, given]) == [once, once]
+
+
+class TestWatched:
+    def test_is_a_span_with_an_event(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
+        watching = Watching()
+        compressor.compress_documents(docs, QUERY, callbacks=[watching])
+        assert watching.started == ["SpecPCCompressor"]
+        ((name, data),) = watching.events
+        assert name == "spec_pc"
+        assert data["tokens_after"] < data["tokens_before"] == sum(len(d.page_content) for d in docs)
+        assert data["draft_seconds"] > 0
+
+    def test_is_one_span_inside_its_chain(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
+        with collect_runs() as runs:
+            (RunnableLambda(lambda q: {"documents": docs, "query": q}) | compressor).invoke(QUERY)
+        (run,) = runs.traced_runs
+        assert [child.name for child in run.child_runs] == ["RunnableLambda", "SpecPCCompressor"]
+
+    async def test_async_handlers_are_told(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
+        class Handler(AsyncCallbackHandler):
+            names: list[str] = []  # noqa: RUF012
+
+            async def on_custom_event(self, name: str, data: Any, **kwargs: Any) -> None:
+                self.names.append(name)
+
+        handler = Handler()
+        await compressor.ainvoke({"documents": docs, "query": QUERY}, {"callbacks": [handler]})
+        assert handler.names == ["spec_pc"]
+
+    async def test_the_event_is_in_the_event_stream(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
+        given = {"documents": docs, "query": QUERY}
+        events = [event async for event in compressor.astream_events(given, version="v2")]
+        assert [e["name"] for e in events if e["event"] == "on_custom_event"] == ["spec_pc"]
+
+
+def test_documents_keep_their_own_class(compressor: SpecPCCompressor) -> None:
+    class Page(Document):
+        number: int = 0
+
+    page = Page(documents()[2].page_content, number=7)
+    (kept,) = compressor.compress_documents([page], QUERY)
+    assert isinstance(kept, Page)
+    assert kept.number == 7

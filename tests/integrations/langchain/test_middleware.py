@@ -1,0 +1,202 @@
+"""SpecPCMiddleware in LangChain's agents."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from typing import Any
+
+import pytest
+from integrations.langchain.helpers import scripted
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
+
+import spec_rag
+from spec_rag.models import ModelPair
+
+agents = pytest.importorskip("langchain.agents")
+
+from langchain.agents.middleware import ModelRequest  # noqa: E402
+from langchain_spec_rag import ChatSpecKV, SpecPCCompressor, SpecPCMiddleware  # noqa: E402
+from langchain_spec_rag.middleware import NOTHING_KEPT  # noqa: E402
+
+LONG = "The dome was opened in 1931. Soup is served on Mondays. The mule was called Saffron. Snow lies in March. " * 3
+QUESTION = "What was the mule called?"
+
+
+@tool
+def search(query: str) -> str:
+    """Search the handbook."""
+    return LONG
+
+
+def conversation() -> list[BaseMessage]:
+    call = {"name": "search", "args": {"query": "mule"}, "id": "1"}
+    return [
+        HumanMessage(QUESTION),
+        AIMessage("", tool_calls=[call]),
+        ToolMessage(LONG, tool_call_id="1", name="search", id="t1"),
+        AIMessage("", tool_calls=[{**call, "id": "2"}]),
+        ToolMessage("short", tool_call_id="2", name="search"),
+    ]
+
+
+def request(messages: list[BaseMessage]) -> ModelRequest[Any]:
+    return ModelRequest(model=GenericFakeChatModel(messages=iter([])), messages=messages, state={"messages": messages})
+
+
+def read_by_model(middleware: SpecPCMiddleware, messages: list[BaseMessage]) -> list[BaseMessage]:
+    seen: list[ModelRequest[Any]] = []
+    middleware.wrap_model_call(request(messages), seen.append)
+    return seen[0].messages
+
+
+@pytest.fixture
+def middleware(pair: ModelPair) -> SpecPCMiddleware:
+    return SpecPCMiddleware(draft=pair, ratio=0.4, min_chars=100)
+
+
+@pytest.fixture
+def compressing_threads(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """The threads in which `spec_rag.compress` was called."""
+    threads: list[threading.Thread] = []
+    original = spec_rag.compress
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        threads.append(threading.current_thread())
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(spec_rag, "compress", noted)
+    return threads
+
+
+def test_long_results_are_shortened_and_the_rest_is_not(middleware: SpecPCMiddleware) -> None:
+    messages = conversation()
+    read = read_by_model(middleware, messages)
+    assert 0 < len(read[2].content) <= 0.4 * len(LONG)
+    assert [read[i] for i in (0, 1, 3, 4)] == [messages[i] for i in (0, 1, 3, 4)]
+
+
+def test_shortened_results_keep_who_they_are(middleware: SpecPCMiddleware) -> None:
+    result = read_by_model(middleware, conversation())[2]
+    assert (result.id, result.tool_call_id, result.name) == ("t1", "1", "search")
+    assert result.response_metadata["spec_pc"]["draft_model"] == "tiny-draft"
+
+
+def test_state_and_request_are_untouched(middleware: SpecPCMiddleware) -> None:
+    messages = conversation()
+    before = copy.deepcopy(messages)
+    read_by_model(middleware, messages)
+    assert messages == before
+
+
+async def test_async_gives_the_same_and_not_on_the_event_loop(
+    middleware: SpecPCMiddleware, compressing_threads: list[threading.Thread]
+) -> None:
+    seen: list[ModelRequest[Any]] = []
+
+    async def handler(given: ModelRequest[Any]) -> Any:
+        seen.append(given)
+
+    await middleware.awrap_model_call(request(conversation()), handler)
+    assert compressing_threads
+    assert threading.main_thread() not in compressing_threads
+    assert seen[0].messages == read_by_model(middleware, conversation())
+
+
+def test_last_human_messages_are_the_question(middleware: SpecPCMiddleware, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    original = SpecPCCompressor.compress_documents
+
+    def noted(self: Any, documents: Any, query: str, callbacks: Any = None) -> Any:
+        asked.append(query)
+        return original(self, documents, query, callbacks)
+
+    monkeypatch.setattr(SpecPCCompressor, "compress_documents", noted)
+    first = [HumanMessage("Hello"), AIMessage("Hi"), HumanMessage("Say:")]
+    read_by_model(middleware, [*first, *conversation()])
+    assert asked == [f"Say:\n{QUESTION}"]
+
+
+def test_newest_results_may_stay_whole(pair: ModelPair) -> None:
+    messages = conversation()[:3]
+    kept = read_by_model(SpecPCMiddleware(draft=pair, ratio=0.4, min_chars=100, keep_last=1), messages)
+    assert kept == messages
+
+
+def test_errors_and_media_are_left_alone(middleware: SpecPCMiddleware) -> None:
+    messages = conversation()
+    messages[2] = ToolMessage(LONG, tool_call_id="1", status="error")
+    messages[4] = ToolMessage([{"type": "text", "text": LONG}, {"type": "image", "url": "x"}], tool_call_id="2")
+    assert read_by_model(middleware, messages) == messages
+
+
+def test_without_a_question_nothing_is_done(middleware: SpecPCMiddleware) -> None:
+    messages = conversation()[1:]
+    assert read_by_model(middleware, messages) == messages
+    assert read_by_model(middleware, []) == []
+
+
+def test_a_result_without_anything_for_the_question_says_so(middleware: SpecPCMiddleware, pair: ModelPair) -> None:
+    few = SpecPCMiddleware(draft=pair, max_tokens=1, min_chars=100)
+    assert read_by_model(few, conversation())[2].content == NOTHING_KEPT
+
+
+def test_a_result_is_compressed_once_for_a_question(
+    middleware: SpecPCMiddleware, compressing_threads: list[threading.Thread]
+) -> None:
+    read_by_model(middleware, conversation())
+    read_by_model(middleware, conversation())
+    assert len(compressing_threads) == 1
+    read_by_model(middleware, [*conversation(), HumanMessage("And the dome?")])
+    assert len(compressing_threads) == 2
+
+
+@pytest.mark.parametrize("wrong", [{"min_chars": -1}, {"keep_last": True}, {"ratio": 0}, {"rate": 0.5}])
+def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        SpecPCMiddleware(**wrong)
+
+
+def test_compressor_and_settings_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="ratio"):
+        SpecPCMiddleware(SpecPCCompressor(), ratio=0.5)
+
+
+async def test_in_an_agent(middleware: SpecPCMiddleware) -> None:
+    class Reading(GenericFakeChatModel):
+        def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+            return self
+
+        def _generate(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+            read.append(messages)
+            return super()._generate(messages, *args, **kwargs)
+
+    def agent() -> Any:
+        call = {"name": "search", "args": {"query": "mule"}, "id": "1"}
+        model = Reading(messages=iter([AIMessage("", tool_calls=[call]), AIMessage("Saffron.")]))
+        return agents.create_agent(model, tools=[search], middleware=[middleware])
+
+    read: list[list[BaseMessage]] = []
+    question = {"messages": [HumanMessage(QUESTION)]}
+    for final in (agent().invoke(question), await agent().ainvoke(question)):
+        assert len(read[-1][-1].content) <= 0.4 * len(LONG)
+        assert final["messages"][2].content == LONG
+        assert final["messages"][-1].content == "Saffron."
+
+
+def test_with_chat_spec_kv_as_the_agent_s_model(middleware: SpecPCMiddleware, tool_pair: ModelPair) -> None:
+    prompts: list[str] = []
+
+    def script(prompt: str) -> str:
+        prompts.append(prompt)
+        if "<|im_start|>tool" in prompt:
+            return "It was called Saffron."
+        return '<tool_call>\n{"name": "search", "arguments": {"query": "mule"}}\n</tool_call>'
+
+    agent = agents.create_agent(ChatSpecKV(pair=tool_pair), tools=[search], middleware=[middleware])
+    with scripted(tool_pair, script):
+        final = agent.invoke({"messages": [HumanMessage(QUESTION)]})
+    assert final["messages"][-1].text == "It was called Saffron."
+    assert LONG not in prompts[1]

@@ -138,6 +138,12 @@ class PrunedCache(Cache):
             UnsupportedModelError: a layer keeps something other than plain or sliding-window keys and values.
         """
         decoder_config = config.get_text_config(decoder=True)
+        kinds = set(getattr(decoder_config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
+        if kinds:
+            raise UnsupportedModelError(
+                f"{decoder_config.model_type!r} has layers of type {', '.join(sorted(kinds))}, which cannot be pruned "
+                "per key: choose a target of full and sliding-window attention alone."
+            )
         layers = []
         for layer in DynamicCache(config=config).layers:
             if type(layer) is DynamicSlidingWindowLayer:

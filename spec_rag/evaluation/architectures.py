@@ -109,9 +109,17 @@ def try_family(family: str, max_parameters: int = 20_000_000) -> Finding:
         except Exception as error:
             return Finding(family, False, f"cannot be built tiny: {_short(error)}")
         try:
+            if kinds := other_layers(family):
+                return Finding(family, False, f"has layers of type {', '.join(sorted(kinds))}")
             return _check(family, ModelPair(draft=model, target=model))
         except Exception as error:
             return Finding(family, False, _short(error))
+
+
+def other_layers(family: str) -> set[str]:
+    """Kinds of layers, in the family's own default size, that hold something other than keys and values."""
+    kinds = getattr(AutoConfig.for_model(family).get_text_config(decoder=True), "layer_types", None) or []
+    return set(kinds) - {"full_attention", "sliding_attention"}
 
 
 def _check(family: str, pair: ModelPair) -> Finding:

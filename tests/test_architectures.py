@@ -1,0 +1,49 @@
+"""Every decoder-only family of the installed transformers is tried, tiny and random."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import transformers
+
+from spec_rag.evaluation.architectures import Finding, as_markdown, families, try_family
+
+PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
+EXPECTED = (
+    "llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "phi3", "granite", "olmo2",
+    "smollm3", "gpt_oss", "gpt_neox", "cohere2", "glm4", "mixtral", "starcoder2", "stablelm", "exaone4", "ministral",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", EXPECTED)
+def test_a_well_known_family_works(family: str) -> None:
+    if family not in families():
+        pytest.skip(f"transformers {transformers.__version__} has no {family}")
+    finding = try_family(family)
+    assert finding.works, finding.reason
+
+
+@pytest.mark.parametrize(("family", "reason"), [("bert", "reads ahead"), ("mamba", ""), ("bloom", ""), ("jamba", "")])
+def test_what_cannot_be_scored_faithfully_is_refused_with_the_reason(family: str, reason: str) -> None:
+    finding = try_family(family)
+    assert not finding.works
+    assert finding.reason
+    assert reason in finding.reason
+
+
+def test_every_family_is_tried_and_the_page_says_what_came_of_it() -> None:
+    works = [finding.family for finding in map(try_family, families()) if finding.works]
+    assert len(works) >= 15
+    page = PAGE.read_text(encoding="utf-8")
+    version = re.search(r"transformers ([\d.]+):", page)
+    assert version is not None
+    if version[1] == transformers.__version__:
+        assert re.findall(r"`([^`]+)`", page.split("Works:")[1].split("\n")[0]) == works
+
+
+def test_the_page_says_how_many_work() -> None:
+    page = as_markdown([Finding("a", True), Finding("b", False, "no | keys")])
+    assert "1 work, 1 are refused" in page
+    assert "| `b` | no / keys |" in page

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
+import llama_index.core
 import pytest
 import torch
 from integrations.llama_index.helpers import Observed, Steps, byte_tokenizer, tiny_llama, wait_for_no_stream_threads
@@ -14,6 +17,8 @@ from spec_rag.config import SpecKVConfig
 from spec_rag.models import ModelPair
 
 torch.set_num_threads(1)
+# llama-index-core 0.13 ships these files and downloads them all the same
+os.environ.setdefault("NLTK_DATA", str(Path(llama_index.core.__file__).parent / "_static" / "nltk_cache"))
 
 
 @pytest.fixture(scope="session")

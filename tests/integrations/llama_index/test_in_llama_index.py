@@ -100,25 +100,31 @@ async def test_a_retriever_tool_returns_compressed_text(index: VectorStoreIndex,
     )
 
 
+class Compressed(Event):
+    query: str
+    context: str
+
+
+class Ask(Workflow):
+    def __init__(self, index: VectorStoreIndex, llm: SpecKVLLM, compressor: SpecPCCompressor) -> None:
+        super().__init__(timeout=60)
+        self.retriever, self.llm, self.compressor = index.as_retriever(similarity_top_k=3), llm, compressor
+
+    @step
+    async def retrieve(self, event: StartEvent) -> Compressed:
+        found = await self.retriever.aretrieve(event.query)
+        kept = await self.compressor.apostprocess_nodes(found, query_str=event.query)
+        return Compressed(query=event.query, context="\n\n".join(node.text for node in kept))
+
+    @step
+    async def answer(self, event: Compressed) -> StopEvent:
+        return StopEvent(result=await self.llm.apredict(PromptTemplate("{c}\n{q}"), c=event.context, q=event.query))
+
+
 async def test_a_workflow_compresses_and_answers_in_its_steps(
     index: VectorStoreIndex, llm: SpecKVLLM, compressor: SpecPCCompressor
 ) -> None:
-    class Compressed(Event):
-        query: str
-        context: str
-
-    class Ask(Workflow):
-        @step
-        async def retrieve(self, event: StartEvent) -> Compressed:
-            found = await index.as_retriever(similarity_top_k=3).aretrieve(event.query)
-            kept = await compressor.apostprocess_nodes(found, query_str=event.query)
-            return Compressed(query=event.query, context="\n\n".join(node.text for node in kept))
-
-        @step
-        async def answer(self, event: Compressed) -> StopEvent:
-            return StopEvent(result=await llm.apredict(PromptTemplate("{c}\n{q}"), c=event.context, q=event.query))
-
-    assert await Ask(timeout=60).run(query=QUERY)
+    assert await Ask(index, llm, compressor).run(query=QUERY)
 
 
 def test_the_token_counter_agrees_with_what_was_read(

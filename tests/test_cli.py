@@ -20,7 +20,14 @@ testing = pytest.importorskip("typer.testing")
 
 from spec_rag.cli.answering import answer_messages, find_support  # noqa: E402
 from spec_rag.cli.app import app  # noqa: E402
-from spec_rag.demo import contains_answer, demo_questions, find_handbook, load_handbook  # noqa: E402
+from spec_rag.demo import (  # noqa: E402
+    Handbook,
+    contains_answer,
+    demo_questions,
+    evaluate_handbook,
+    find_handbook,
+    load_handbook,
+)
 
 POWER = "# Power\n\nThe tank holds 42,500 litres.\n\nThe fuel is blue. It burns.\n\n## Keys\n\nThe key is here.\n"
 FOOD = "# Food\n\nSoup is served at noon. Bread is baked daily.\n\nThe cook lives in Cabin 7.\n"
@@ -281,3 +288,28 @@ def test_damaged_or_missing_corpus_is_a_clear_error(tmp_path: Path) -> None:
     result = run("demo", "--corpus", tmp_path)
     assert result.exit_code == 2
     assert "damaged" in result.stderr
+
+
+def test_demo_prints_answers_with_their_place_and_a_table(tiny: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spec_rag.demo.DEFAULT_TOP_K", 2)
+    result = run("demo")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+    for question in demo_questions(load_handbook()):
+        assert f"Question {question.question}\nAnswer   " in result.stdout
+    assert result.stdout.count("\nTokens   ") == result.stdout.count("\nSeconds  ") == 5
+    assert "Answered from a quarter" in result.stdout
+    assert "5 questions in" in result.stdout
+
+
+def test_evaluation_counts_each_question_at_each_ratio(tiny: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spec_rag.demo.DEFAULT_TOP_K", 1)
+    handbook = load_handbook()
+    few = Handbook(handbook.passages, [q for q in handbook.questions if q.id in ("single-01", "single-07", "two-01")])
+    told: list[str] = []
+    evaluation = evaluate_handbook((1.0, 0.2), pair=tiny, handbook=few, tell=told.append)
+    assert evaluation.questions == len(told) == len(evaluation.answers) == 2
+    assert evaluation.retrieved == evaluation.survived[1.0] == 2
+    assert evaluation.survived[0.2] <= 2
+    assert evaluation.correct == 0
+    assert evaluate_handbook((1.0,), answer=False, pair=tiny, handbook=few).correct is None

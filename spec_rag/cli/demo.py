@@ -79,17 +79,17 @@ def _answers_table(rows: list[DemoAnswer]) -> Table:
     from rich.text import Text
 
     table = Table(title="Answered from a quarter of the retrieved tokens", title_justify="left", show_lines=True)
-    table.add_column("Question and answer", ratio=1)
+    table.add_column("Question, answer, source", ratio=1, overflow="fold")
     table.add_column("Right")
-    table.add_column("Source", overflow="fold", max_width=30)
     table.add_column("Tokens", justify="right", no_wrap=True)
     table.add_column("Seconds", justify="right", no_wrap=True)
     for row in rows:
         support, compression = row.answered.support, row.answered.compression
+        source = f"\n{Path(support.source).name}:{support.start}-{support.end}" if support else ""
+        answer = " ".join(row.answered.answer.text.split())
         table.add_row(
-            Text.assemble(row.question.question, "\n", (" ".join(row.answered.answer.text.split()), "bold")),
+            Text.assemble(row.question.question, "\n", (answer, "bold"), (source, "dim")),
             "yes" if row.correct else "no",
-            Text(f"{Path(support.source).name}\n{support.start}-{support.end}" if support else ""),
             f"{compression.tokens_before:,} → {compression.tokens_after:,}",
             f"{row.answered.seconds:.1f}",
         )

@@ -1,0 +1,68 @@
+"""`spec-rag index`: read files once, so that questions about them need not."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spec_rag.cli import console
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(index)
+
+
+def index(
+    files: console.Files,
+    folder: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index; made if need be.")],
+    draft: console.Draft = None,
+    device: console.Device = None,
+    encoding: console.Encoding = None,
+    storage: Annotated[str, typer.Option(help="float16, float32 or int8.")] = "float16",
+    as_json: console.AsJson = False,
+) -> None:
+    """Read FILES with the draft and keep what it read in a folder.
+
+    Files that are already there are skipped; an interrupted run goes on where it stopped. Use the folder with
+    `spec-rag compress --index` and `spec-rag ask --index`.
+    """
+    from spec_rag.readers import read_files
+
+    documents = read_files(files, encoding=encoding, skipped=console.warn_skipped)
+    console.quiet_transformers()
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from spec_rag.compression import loaded_draft
+    from spec_rag.document_index import DocumentIndex
+    from spec_rag.indexing import index_documents
+    from spec_rag.models import DEFAULT_DRAFT
+
+    store = DocumentIndex(folder, memory_bytes=0, storage=storage)  # type: ignore[arg-type]
+    loaded = loaded_draft(draft or DEFAULT_DRAFT, console.load_options(device))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    from rich.console import Console
+
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("Reading passages", total=None)
+        found = index_documents(
+            documents, loaded, store, tell=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    per_thousand = store.disk_bytes / found.tokens * 1000 if found.tokens else 0.0
+    if as_json:
+        console.print_json(
+            {
+                "passages": found.passages,
+                "new_passages": found.new_passages,
+                "tokens": found.tokens,
+                "disk_bytes": store.disk_bytes,
+                "bytes_per_1000_tokens": per_thousand,
+            }
+        )
+        return
+    typer.echo(
+        f"{console.counted(found.passages, 'passage')} of {found.tokens} tokens, {found.new_passages} of them new; the "
+        f"folder holds {store.disk_bytes / 2**20:.1f} MiB, {per_thousand / 2**20:.1f} MiB per 1,000 tokens of these files."
+    )

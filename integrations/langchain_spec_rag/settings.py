@@ -26,6 +26,7 @@ from langchain_spec_rag.plain_values import (
 from spec_rag.config import SpecKVConfig
 from spec_rag.decoding import SamplingConfig
 from spec_rag.models import DEFAULT_DRAFT, LoadOptions, ModelPair
+from spec_rag.tokens import text_ids
 
 _SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop")
 _OTHER_NAMES = {"model": "target", "max_new_tokens": "max_tokens"}
@@ -226,7 +227,7 @@ def own_token_ids(model: DraftedModel, text: str) -> list[int]:
     counter = model.custom_get_token_ids if isinstance(model, BaseLanguageModel) else None
     if counter is not None:
         return list(counter(text))
-    return list(model.load().require_tokenizer()(text, add_special_tokens=False)["input_ids"])
+    return text_ids(model.load().require_tokenizer(), text)
 
 
 def _name_of(model: Any) -> str:

@@ -133,8 +133,9 @@ class SpecKVLLM(CustomLLM):
         }
 
     @model_validator(mode="after")
-    def _check_sampling(self) -> Self:
+    def _check_sampling_and_adopt_pair(self) -> Self:
         self._arguments({})
+        self._loaded = self.pair
         return self
 
     @classmethod
@@ -157,8 +158,6 @@ class SpecKVLLM(CustomLLM):
         Raises:
             ModelNotFoundError: a name is not found.
         """
-        if self.pair is not None:
-            return self.pair
         if self._loaded is None:
             self._loaded = ModelPair.load(
                 draft=self.draft,
@@ -181,8 +180,8 @@ class SpecKVLLM(CustomLLM):
 
     def to_payload(self) -> dict[str, Any]:
         """The settings, for observers, and the metadata if the models are loaded; loads nothing."""
-        loaded = self.pair is not None or self._loaded is not None
-        return {**self.to_dict(), "model_name": self.target, **(self.metadata.model_dump() if loaded else {})}
+        metadata = {} if self._loaded is None else self.metadata.model_dump()
+        return {**self.to_dict(), "model_name": self.target, **metadata}
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -249,7 +248,7 @@ class SpecKVLLM(CustomLLM):
         return (ChatResponse(message=_assistant(text), delta=delta, raw=raw) async for text, delta, raw in pieces)
 
     async def _aload(self) -> ModelPair:
-        return self.pair or self._loaded or await asyncio.to_thread(self.load)
+        return await asyncio.to_thread(self.load) if self._loaded is None else self._loaded
 
     @property
     def _chat_template(self) -> str | None:
@@ -326,7 +325,8 @@ class SpecKVLLM(CustomLLM):
         }
         if answer.kv_bytes_kept < answer.kv_bytes_dense or answer.target_prompt_tokens < answer.prompt_tokens:
             span = span_id or active_span_id.get()
-            dispatcher.event(KVDropEvent(span_id=span, draft=self.draft or "", target=self.target, **dropped))
+            names = {"draft": self.draft or "", "target": self.target}
+            dispatcher.event(KVDropEvent.model_validate({"span_id": span, **names, **dropped}))
         return {
             "model": self.target,
             "finish_reason": answer.finish_reason,
@@ -354,7 +354,7 @@ def _name_of(model: Any) -> str:
 
 def _context_tokens(pair: ModelPair, specpc: SpecPCConfig | None, speckv: SpecKVConfig | None) -> int:
     """Tokens that prompt and answer may take: the draft reads the whole prompt, the target what SpecPC leaves of it."""
-    readers = [] if specpc is not None else [pair.require_target()]
+    readers = [] if specpc is not None else [pair.target]
     if specpc is not None or (speckv is not None and speckv.lookahead == "draft"):
         readers.append(pair.draft)
     limits = [getattr(m.config.get_text_config(decoder=True), "max_position_embeddings", None) for m in readers if m]

@@ -30,6 +30,7 @@ from spec_rag.compression import compress
 from spec_rag.config import CompressionConfig, Scoring, Unit
 from spec_rag.counting import Counter, token_counter
 from spec_rag.document_index import DocumentIndex
+from spec_rag.errors import ConfigError
 from spec_rag.models import DEFAULT_DRAFT, LoadedModel, LoadOptions, ModelPair, load_model
 from spec_rag.results import CompressedDocument
 
@@ -217,6 +218,10 @@ class SpecPCCompressor(BaseNodePostprocessor):
         return settings
 
     def _counter(self, draft: LoadedModel) -> Counter:
+        if draft.tokenizer is None:
+            raise ConfigError(
+                f"draft={draft.name!r} has no tokenizer: give it by name, or as ModelPair(..., tokenizer=...)."
+            )
         return token_counter(self.count_with, draft.tokenizer)
 
     def _metadata_tokens(self, nodes: list[NodeWithScore], draft: LoadedModel) -> list[int]:
@@ -282,8 +287,8 @@ def _compressed_node(
         }
     )
     copy.set_content(document.text)
-    start = getattr(node, "start_char_idx", None)
-    if start is not None and document.spans:
+    if isinstance(copy, TextNode) and copy.start_char_idx is not None and document.spans:
+        start = copy.start_char_idx
         copy.start_char_idx = start + document.spans[0][0]
         copy.end_char_idx = start + document.spans[-1][1]
     return NodeWithScore(node=copy, score=given.score)

@@ -14,7 +14,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -123,10 +122,10 @@ def _register(base_name: str) -> str:
 
 def attention_configs(model: nn.Module) -> list[Any]:
     """The distinct config objects that the model's decoder layers consult for their attention function."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else model  # type: ignore[operator]
     configs = {
         id(module.config): module.config
-        for module in decoder.modules()  # type: ignore[union-attr]
+        for module in decoder.modules()
         if hasattr(module, "layer_idx") and hasattr(module, "config")
     }
     # the masks are made by the decoder, from its own config, and must match the attention function
@@ -178,10 +177,3 @@ def capture(model: PreTrainedModel, observer: AttentionObserver) -> Iterator[Non
                     config._attn_implementation = base_name
                 else:
                     _switched[id(config)] = (holders - 1, base_name)
-
-
-def no_grad_forward(model: nn.Module, **inputs: Any) -> Any:
-    """Run the model's decoder without its output head, outside autograd."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    with torch.no_grad():
-        return decoder(**inputs)  # type: ignore[operator]

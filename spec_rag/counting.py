@@ -69,8 +69,8 @@ def _tiktoken_encoding(name: str) -> Any:
 def _not_fetched(name: str, error: OSError) -> ConfigError:
     return ConfigError(
         f"count_with={name!r}: tiktoken has to fetch this vocabulary and cannot ({type(error).__name__}). "
-        "Connect to the network once, set TIKTOKEN_CACHE_DIR to a folder that has it, or give a tokenizer; 'cl100k_base' and 'gpt2' "
-        "come with llama-index-core."
+        "Connect to the network once, set TIKTOKEN_CACHE_DIR to a folder that has it, or give a tokenizer; "
+        "'cl100k_base' and 'gpt2' come with llama-index-core."
     )
 
 

@@ -247,7 +247,7 @@ def _run(
     if cache is not None and cache.needs_masks:
         masks = capture(target, DecodeMasks(cache, base_attention(target), target))
     with masks, seeded(sampling.seed, target), torch.no_grad():
-        return target.generate(
+        return target.generate(  # type: ignore[no-any-return]
             input_ids=ids.to(target.device),
             attention_mask=mask.to(target.device),
             max_new_tokens=sampling.max_new_tokens,

@@ -77,7 +77,7 @@ class DocumentReader:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return torch.device(self.model.device)
 
     @property
     def prefix(self) -> EncodedPassage:
@@ -227,10 +227,12 @@ class _OneByOne:
                 F.pad(getattr(p, name)[call.layer].to(own), (0, 0, 0, self.width - p.tokens)) for p in self.passages
             ]
             parts.append(torch.cat([prefix, torch.stack(padded), own], dim=2))
+        keys, values = parts
         return Replaced(
             F.scaled_dot_product_attention(
                 call.query,
-                *parts,
+                keys,
+                values,
                 attn_mask=self.mask.to(call.query.device),
                 scale=call.scaling,
                 enable_gqa=call.query.shape[1] != call.key.shape[1],

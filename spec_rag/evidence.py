@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from spec_rag.attention_capture import capture
@@ -90,7 +89,7 @@ def gather_evidence(
 ) -> Evidence:
     """Evidence from documents that are read one by one (DESIGN "per document")."""
     first_layer, last_layer = layer_range(loaded)
-    reader = reader_of(loaded, None if config.likelihood else last_layer, backend)
+    reader = reader_for(loaded, config, backend)
     tokenizer = reader.tokenizer
     encoded = encode_passages(loaded, reader, passages, documents, index)
     asked = question_tokens(tokenizer, reader.frame, question)
@@ -156,9 +155,10 @@ def joint_evidence(
     )
 
 
-def reader_of(loaded: LoadedModel, depth: int | None, backend: str | None) -> DocumentReader:
-    """The reader of that draft and depth, made once per loaded model."""
+def reader_for(loaded: LoadedModel, config: CompressionConfig, backend: str | None = None) -> DocumentReader:
+    """The reader of that draft, only as deep as the score needs, made once per loaded model."""
     assert loaded.tokenizer is not None
+    depth = None if config.likelihood else layer_range(loaded)[1]
     key = (depth, backend)
     if key not in loaded.readers:
         loaded.readers[key] = DocumentReader(loaded.model, loaded.tokenizer, depth, backend)
@@ -213,7 +213,7 @@ def _fingerprint(loaded: LoadedModel) -> str:
     return digest.hexdigest()
 
 
-def _lined_up(units: Sequence[Sequence[Span]], passages: Sequence[Passage]) -> dict[str, Tensor]:
+def _lined_up(units: Sequence[Sequence[Span]], passages: Sequence[Passage]) -> dict[str, Any]:
     ranges, owners = [], []
     for d, spans in enumerate(units):
         own = [(i, p) for i, p in enumerate(passages) if p.document == d]
@@ -237,7 +237,7 @@ def _around(
     question: str,
     config: CompressionConfig,
     embedder: Any,
-) -> dict[str, Tensor | None]:
+) -> dict[str, Any]:
     """What does not come from the draft: retrieval scores, embeddings, words."""
     texts = [documents[d].text[start:end] for d, spans in enumerate(units) for start, end in spans]
     owners = [d for d, spans in enumerate(units) for _ in spans]

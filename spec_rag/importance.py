@@ -6,6 +6,8 @@ This module does not know prompts, documents or caches.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from spec_rag_kernels import window_scores
 from torch import Tensor
@@ -51,7 +53,7 @@ class PromptImportance:
         return self._scores(call, call.query[:, :, -window:], weights, 0)
 
     def _scores(self, call: AttentionCall, query: Tensor, weights: Tensor | None, step: int) -> Tensor:
-        reduction = "max" if self.config.reduction_type == "max" else "sum"
+        reduction: Literal["max", "sum"] = "max" if self.config.reduction_type == "max" else "sum"
         mask = self.key_mask
         if mask is not None:
             mask = torch.nn.functional.pad(mask.to(query.device), (0, step), value=True)
@@ -111,7 +113,7 @@ def kv_scores(
     """
     first = prompt_tokens - 1 - config.window_size
     query_mask = None if key_mask is None else key_mask[:, first:].to(call.query.device)
-    reduction = "max" if config.reduction_type == "max" else "sum"
+    reduction: Literal["max", "sum"] = "max" if config.reduction_type == "max" else "sum"
     scores = window_scores(
         call.query[:, :, first:],
         call.key,

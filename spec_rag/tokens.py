@@ -64,17 +64,17 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, **template_
     """
     if not tokenizer.chat_template:
         raise ConfigError("messages need a chat template, which this tokenizer has not: give the prompt as text.")
-    messages = [dict(message) for message in messages]
+    own = [dict(message) for message in messages]
     spelled = [token for token in tokenizer.all_special_tokens if token]
     arguments: dict[str, Any] = {"add_generation_prompt": True, **template_arguments}
-    risky = [m for m in messages if isinstance(m.get("content"), str) and any(t in m["content"] for t in spelled)]
+    risky = [m for m in own if isinstance(m.get("content"), str) and any(t in m["content"] for t in spelled)]
     if not risky:
-        return list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **arguments)["input_ids"])
+        return list(tokenizer.apply_chat_template(own, tokenize=True, return_dict=True, **arguments)["input_ids"])
     contents = []
     for message in risky:
         contents.append(message["content"])
         message["content"] = _SENTINEL.format(len(contents) - 1)
-    rest = str(tokenizer.apply_chat_template(messages, tokenize=False, **arguments))
+    rest = str(tokenizer.apply_chat_template(own, tokenize=False, **arguments))
     ids: list[int] = []
     for index, content in enumerate(contents):
         before, _, rest = rest.partition(_SENTINEL.format(index))

@@ -17,7 +17,9 @@ from spec_rag import DocumentIndex, compress
 from spec_rag.document_reader import EncodedPassage
 from spec_rag.errors import ConfigError
 
-TEXTS = [f"Gate {i} opens at {i + 5} o'clock. Keeper {i} holds key {i * 17}. The path there is steep." for i in range(6)]
+TEXTS = [
+    f"Gate {i} opens at {i + 5} o'clock. Keeper {i} holds key {i * 17}. The path there is steep." for i in range(6)
+]
 QUERY = "Who holds key 51?"
 
 

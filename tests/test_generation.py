@@ -56,7 +56,9 @@ def test_keeping_every_pair_gives_the_dense_tokens_on_a_real_model(smollm2: Mode
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_each_layer_holds_its_capacity_and_the_bytes_say_so(kind: str) -> None:
     pair = target_only(kind)
-    answer = generate(pair, random_ids(200), speckv=SpecKVConfig(max_capacity_prompt=40, window_size=8, lookahead="none"))
+    answer = generate(
+        pair, random_ids(200), speckv=SpecKVConfig(max_capacity_prompt=40, window_size=8, lookahead="none")
+    )
     assert [[len(head) for head in layer] for layer in answer.kept_positions] == [[40, 40]] * 3
     pair_bytes = 2 * 16 * 4  # key and value, head dim 16, float32
     assert answer.kv_bytes_kept == 3 * 2 * 40 * pair_bytes
@@ -278,7 +280,11 @@ def test_an_answer_is_never_made_from_the_cache_of_another_question() -> None:
         (lambda p: stream(p, random_ids(10), num_beams=2), ConfigError, "num_beams=2"),
         (lambda p: generate(ModelPair(draft=p.draft), random_ids(10)), ConfigError, "target=None"),
         (lambda p: generate(ModelPair(target=p.target), "text"), ConfigError, "tokenizer=None"),
-        (lambda p: generate(ModelPair(target=p.target), random_ids(2000), speckv=SpecKVConfig()), ConfigError, "draft=None"),
+        (
+            lambda p: generate(ModelPair(target=p.target), random_ids(2000), speckv=SpecKVConfig()),
+            ConfigError,
+            "draft=None",
+        ),
         (lambda p: SpecKVConfig(max_capacity_prompt=32), ConfigError, "max_capacity_prompt=32"),
         (lambda p: SpecPCConfig(max_capacity_prompt=0), ConfigError, "max_capacity_prompt=0"),
         (lambda p: SpecKVConfig(kernel_size=4), ConfigError, "kernel_size=4"),
@@ -293,7 +299,9 @@ def test_bad_input_is_refused_with_its_name_and_value(call, error, says) -> None
 
 def test_a_draft_with_another_tokenizer_is_refused_for_speckv(smollm2: ModelPair) -> None:
     tiny = tiny_pair()
-    pair = ModelPair(draft=smollm2.draft, target=tiny.target, tokenizer=tiny.tokenizer, draft_tokenizer=smollm2.tokenizer)
+    pair = ModelPair(
+        draft=smollm2.draft, target=tiny.target, tokenizer=tiny.tokenizer, draft_tokenizer=smollm2.tokenizer
+    )
     with pytest.raises(IncompatibleModelsError, match="different tokenizers"):
         generate(pair, random_ids(100), speckv=SPECKV)
     own = SpecKVConfig(max_capacity_prompt=48, window_size=8, lookahead="target")

@@ -13,8 +13,9 @@ from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from spec_rag import LoadOptions, ModelPair
+from spec_rag.bundled_draft import DEFAULT_DRAFT, bundled_gguf
 from spec_rag.errors import ConfigError, IncompatibleModelsError, ModelNotFoundError
-from spec_rag.models import DEFAULT_DRAFT, _bundled_gguf, load_model
+from spec_rag.models import load_model
 from spec_rag.tokens import prompt_ids, text_ids
 
 
@@ -53,7 +54,7 @@ def test_options_reach_the_model(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_gguf_file_is_loaded_by_its_path() -> None:
-    gguf = _bundled_gguf()
+    gguf = bundled_gguf()
     assert gguf is not None
     loaded = load_model(gguf)
     assert loaded.model.config.num_hidden_layers == 30
@@ -120,7 +121,10 @@ def test_a_missing_wheel_is_named_with_its_install_command(monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("settings", "says"),
-    [({"device": "cpu", "device_map": "auto"}, "device='cpu' and device_map='auto'"), ({"dtype": "float99"}, "float99")],
+    [
+        ({"device": "cpu", "device_map": "auto"}, "device='cpu' and device_map='auto'"),
+        ({"dtype": "float99"}, "float99"),
+    ],
 )
 def test_contradicting_options_are_refused(settings: dict, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
@@ -141,5 +145,5 @@ def test_different_tokenizers_are_named_with_the_way_out(smollm2: ModelPair) -> 
         draft_name="a",
         target_name="b",
     )
-    with pytest.raises(IncompatibleModelsError, match="draft='a' and target='b'.*lookahead='target'"):
+    with pytest.raises(IncompatibleModelsError, match=r"draft='a' and target='b'.*lookahead='target'"):
         pair.check_same_tokens()

@@ -22,16 +22,22 @@ def index(
     device: console.Device = None,
     encoding: console.Encoding = None,
     storage: Annotated[str, typer.Option(help="float16, float32 or int8.")] = "float16",
+    whole: Annotated[bool, typer.Option("--whole", help="Index whole files, as `compress` reads them.")] = False,
     as_json: console.AsJson = False,
 ) -> None:
     """Read FILES with the draft and keep what it read in a folder.
+
+    What is read are the passages that `ask` retrieves, or with --whole the files as `compress` takes them.
 
     Files that are already there are skipped; an interrupted run goes on where it stopped. Use the folder with
     `spec-rag compress --index` and `spec-rag ask --index`.
     """
     from spec_rag.readers import read_files
+    from spec_rag.retrieval import split_passages
 
-    documents = read_files(files, encoding=encoding, skipped=console.warn_skipped)
+    documents = list(read_files(files, encoding=encoding, skipped=console.warn_skipped))
+    if not whole:
+        documents = [passage for document in documents for passage in split_passages(document)]
     console.quiet_transformers()
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -63,6 +69,6 @@ def index(
         )
         return
     typer.echo(
-        f"{console.counted(found.passages, 'passage')} of {found.tokens} tokens, {found.new_passages} of them new; the "
-        f"folder holds {store.disk_bytes / 2**20:.1f} MiB, {per_thousand / 2**20:.1f} MiB per 1,000 tokens of these files."
+        f"{console.counted(found.passages, 'passage')} of {found.tokens} tokens, {found.new_passages} of them new; "
+        f"the folder holds {store.disk_bytes / 2**20:.1f} MiB, {per_thousand / 2**20:.1f} MiB per 1,000 tokens."
     )

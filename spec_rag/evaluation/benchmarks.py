@@ -58,7 +58,8 @@ def memory(tokens: int = 8000) -> str:
     ratio = peaks["pruned"] / peaks["dense"]
     return (
         f"| prefill of {tokens:,} tokens | peak above the model |\n|---|---|\n"
-        f"| dense | {peaks['dense'] / 2**20:.0f} MiB |\n| pruned to 512 per head | {peaks['pruned'] / 2**20:.0f} MiB |\n"
+        f"| dense | {peaks['dense'] / 2**20:.0f} MiB |\n"
+        f"| pruned to 512 per head | {peaks['pruned'] / 2**20:.0f} MiB |\n"
         f"| ratio | {ratio:.2f} |"
     )
 
@@ -90,7 +91,9 @@ def batch(rows: int = 8, tokens: int = 400, new_tokens: int = 32) -> str:
     made = rows * new_tokens
     return (
         f"| {rows} prompts of about {tokens} tokens | new tokens per second |\n|---|---|\n"
-        f"| one by one | {made / alone:.1f} |\n| one batch | {made / together:.1f} |\n| ratio | {alone / together:.2f} |"
+        f"| one by one | {made / alone:.1f} |\n"
+        f"| one batch | {made / together:.1f} |\n"
+        f"| ratio | {alone / together:.2f} |"
     )
 
 
@@ -136,4 +139,5 @@ if __name__ == "__main__":
         way = {"_peak_dense": _dense_prefill, "_peak_pruned": _pruned_prefill}[name]
         print(_peak(way, int(rest[0])))
         raise SystemExit
-    print({"memory": memory, "batch": batch, "profile": profile}[name](*map(int, rest)))
+    benchmarks: dict[str, Callable[..., str]] = {"memory": memory, "batch": batch, "profile": profile}
+    print(benchmarks[name](*map(int, rest)))

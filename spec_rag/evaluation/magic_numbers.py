@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 SENTENCES, NUMBERS = 50, 6
 _PEOPLE = ("Anna", "Boris", "Carla", "Dmitri", "Elena", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Klara", "Luca")
-_THINGS = ("bridge", "garden", "library", "market", "museum", "orchard", "river", "station", "theatre", "tower", "valley")
+_THINGS = ("bridge", "garden", "library", "market", "museum", "orchard", "river", "station", "theatre", "tower")
 _DEEDS = ("painted", "visited", "described", "crossed", "photographed", "sketched", "remembered", "admired", "left")
 _TIMES = ("in the morning", "before lunch", "after the rain", "on a quiet day", "late in spring", "with an old friend")
 _CITIES = ("Lisbon", "Oslo", "Cairo", "Lima", "Delhi", "Paris", "Quito", "Rome", "Seoul", "Tunis", "Vienna", "Warsaw")
@@ -45,7 +45,8 @@ def _prompt(chance: random.Random) -> MagicNumbers:
     sentences = plain + [f"One of the magic numbers of {city} is {number}." for number in numbers]
     chance.shuffle(sentences)
     return MagicNumbers(
-        f"Some magic numbers are hidden in the following text. Memorize them; you will be asked for them afterwards.\n\n"
+        "Some magic numbers are hidden in the following text. Memorize them; you will be asked for them "
+        "afterwards.\n\n"
         f"{' '.join(sentences)}\n\nWhat are all the magic numbers of {city} mentioned in the text? "
         f"The {NUMBERS} magic numbers of {city} mentioned in the text are:",
         numbers,

@@ -1,0 +1,61 @@
+"""Reading documents into an index before anybody asks.
+
+What is already there is skipped, so an interrupted run goes on where it stopped. This module does not know questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from spec_rag.config import CompressionConfig
+from spec_rag.document_index import DocumentIndex
+from spec_rag.documents import as_documents
+from spec_rag.evidence import encode_passages, passage_key, reader_for, split_passages
+from spec_rag.models import LoadedModel
+from spec_rag.units import unit_spans
+
+_PASSAGES_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What one run has read: passages in all, those that were new, and the tokens of all."""
+
+    passages: int
+    new_passages: int
+    tokens: int
+
+
+def index_documents(
+    documents: Any,
+    loaded: LoadedModel,
+    index: DocumentIndex,
+    config: CompressionConfig | None = None,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Indexed:
+    """Read documents into an index, so that later questions about them need not.
+
+    Args:
+        documents: as for `compress`.
+        loaded: the draft; later questions must use the same one.
+        index: where the passages go.
+        config: settings of the later questions; unit and likelihood decide what is stored.
+        tell: called with the number of passages done and in all.
+    """
+    config = config or CompressionConfig()
+    given = as_documents(documents)
+    assert loaded.tokenizer is not None
+    passages = split_passages(loaded.tokenizer, given, [unit_spans(document.text, config.unit) for document in given])
+    reader = reader_for(loaded, config)
+    missing = [p for p in passages if passage_key(loaded, reader, index, given[p.document], p) not in index]
+    done = len(passages) - len(missing)
+    tell(done, len(passages))
+    for start in range(0, len(missing), _PASSAGES_AT_ONCE):
+        part = missing[start : start + _PASSAGES_AT_ONCE]
+        with loaded.lock.hold():
+            encode_passages(loaded, reader, part, given, index)
+        done += len(part)
+        tell(done, len(passages))
+    return Indexed(len(passages), len(missing), sum(len(p.tokens.ids) for p in passages))

@@ -1,0 +1,62 @@
+"""Filling an index before anybody asks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import tiny_pair
+from typer.testing import CliRunner
+
+from spec_rag import DocumentIndex, ModelPair, compress
+from spec_rag.cli.app import app
+from spec_rag.indexing import index_documents
+
+TEXTS = [f"Hut {i} sleeps {i + 4}. Its warden is number {i * 31}. The stove burns oak." for i in range(12)]
+
+
+def test_a_question_after_indexing_reads_no_document(tmp_path: Path) -> None:
+    pair = tiny_pair()
+    index_documents(TEXTS, pair.loaded_draft(), DocumentIndex(tmp_path))
+    index = DocumentIndex(tmp_path)
+    compress(TEXTS, "Who is the warden of hut 3?", draft=pair, ratio=0.3, index=index)
+    assert (index.hits, index.misses) == (12, 0)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    loaded = tiny_pair().loaded_draft()
+
+    def interrupt(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        index_documents(TEXTS, loaded, DocumentIndex(tmp_path), tell=interrupt)
+    seen: list[int] = []
+    found = index_documents(TEXTS, loaded, DocumentIndex(tmp_path), tell=lambda done, total: seen.append(done))
+    assert found.passages == 12
+    assert 0 < found.new_passages < 12
+    assert seen[0] == 12 - found.new_passages
+    assert seen[-1] == 12
+
+
+def test_other_weights_or_titles_find_nothing(tmp_path: Path) -> None:
+    index_documents(TEXTS, tiny_pair().loaded_draft(), DocumentIndex(tmp_path))
+    other = tiny_pair("qwen2")
+    index = DocumentIndex(tmp_path)
+    compress(TEXTS, "Who?", draft=other, ratio=0.3, index=index)
+    assert index.hits == 0
+    titled = DocumentIndex(tmp_path)
+    compress([("Huts", text) for text in TEXTS], "Who?", draft=tiny_pair(), ratio=0.3, index=titled)
+    assert titled.hits == 0
+
+
+def test_the_command_reports_what_it_stored_and_skips_it_next_time(tmp_path: Path, smollm2: ModelPair) -> None:
+    (tmp_path / "huts.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
+    command = ["index", str(tmp_path / "huts.txt"), "--index", str(tmp_path / "index"), "--json"]
+    first, second = (json.loads(CliRunner().invoke(app, command).stdout) for _ in range(2))
+    assert first["new_passages"] == first["passages"] > 0
+    assert second["new_passages"] == 0
+    assert second["disk_bytes"] == first["disk_bytes"] > 0
+    assert second["bytes_per_1000_tokens"] > 0

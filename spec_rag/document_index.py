@@ -82,8 +82,8 @@ class DocumentIndex:
             self.misses += stored is None
         return None if stored is None else _unpacked(stored)
 
-    def put(self, key: str, passage: EncodedPassage) -> None:
-        """Store a passage. A full disk costs its reuse in later processes, never the query."""
+    def put(self, key: str, passage: EncodedPassage) -> EncodedPassage:
+        """Store a passage and return it as `get` will. A full disk costs its reuse later, never the query."""
         stored = _packed(passage, self.storage)
         self._hold(key, stored)
         if self.folder is not None:
@@ -93,6 +93,7 @@ class DocumentIndex:
                 logger.warning(
                     "The index in %s cannot be written (%s): this passage is kept in memory.", self.folder, error
                 )
+        return _unpacked(stored)
 
     def __contains__(self, key: str) -> bool:
         with self._lock:

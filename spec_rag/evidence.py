@@ -181,9 +181,8 @@ def encode_passages(
     found = [index.get(key) for key in keys]
     missing = [i for i, passage in enumerate(found) if passage is None]
     for i, encoded in zip(missing, reader.encode([passages[i].tokens.ids for i in missing]), strict=True):
-        index.put(keys[i], encoded)
-        # what the index gives back is what later questions will see
-        found[i] = index.get(keys[i]) or encoded
+        # as the index gives it back, so that this question sees what later ones will
+        found[i] = index.put(keys[i], encoded)
     return [passage for passage in found if passage is not None]
 
 

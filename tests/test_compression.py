@@ -121,7 +121,7 @@ def test_an_index_gives_the_same_result_and_reads_nothing_twice(pair: ModelPair,
     index = DocumentIndex(tmp_path, storage="float32")
     plain = compress(TEXTS, QUERY, draft=pair, ratio=0.4)
     assert compress(TEXTS, QUERY, draft=pair, ratio=0.4, index=index).text == plain.text
-    assert (index.hits, index.misses) == (3, 3)
+    assert (index.hits, index.misses) == (0, 3)
     again = DocumentIndex(tmp_path, storage="float32")
     assert compress(TEXTS[::-1], QUERY, draft=pair, ratio=0.4, index=again).tokens_after == plain.tokens_after
     assert (again.hits, again.misses) == (3, 0)

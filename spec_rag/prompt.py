@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError
-from spec_rag.tokens import text_ids
+from spec_rag.tokens import encode, text_ids
 
 INSTRUCTION = (
     "Write a high-quality answer for the given question using only the provided search results "
@@ -74,9 +74,9 @@ def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
     _, _, after = rest.partition(_QUESTION)
     special = {"add_special_tokens": False}
     return Frame(
-        head=list(tokenizer(before + INSTRUCTION, **special)["input_ids"]),
-        before_question=list(tokenizer("\nQuestion: ", **special)["input_ids"]),
-        after_question=list(tokenizer("\nAnswer:" + after, **special)["input_ids"]),
+        head=list(encode(tokenizer, before + INSTRUCTION, **special)["input_ids"]),
+        before_question=list(encode(tokenizer, "\nQuestion: ", **special)["input_ids"]),
+        after_question=list(encode(tokenizer, "\nAnswer:" + after, **special)["input_ids"]),
     )
 
 
@@ -101,8 +101,12 @@ def document_tokens(tokenizer: PreTrainedTokenizerBase, text: str, title: str | 
     header = document_header(title)
     if not tokenizer.is_fast:
         raise ConfigError("The draft's tokenizer gives no character offsets: load a fast tokenizer.")
-    encoded = tokenizer(
-        header + text + "\n", add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    encoded = encode(
+        tokenizer,
+        header + text + "\n",
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
     )
     end = len(header) + len(text)
     offsets = [(max(a, len(header)) - len(header), min(b, end) - len(header)) for a, b in encoded["offset_mapping"]]

@@ -5,6 +5,7 @@ This module does not know documents; `prompt` lays those out.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -20,9 +21,19 @@ Prompt: TypeAlias = str | Messages | Sequence[int] | Tensor
 _SENTINEL = "\ue000{}\ue001"
 
 
+# a fast tokenizer keeps its settings, such as split_special_tokens, in itself: two threads must not set them at once
+_encoding = threading.Lock()
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, **settings: Any) -> Any:
+    """The tokenizer's own call, safe when several threads share it."""
+    with _encoding:
+        return tokenizer(text, **settings)
+
+
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a piece of text: nothing added, and special tokens spelled out in it stay text."""
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+    return list(encode(tokenizer, text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase | None, prompt: Prompt) -> Tensor:
@@ -47,7 +58,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase | None, prompt: Prompt) -> Ten
     if tokenizer is None:
         raise ConfigError("tokenizer=None serves for token ids alone: give the pair a tokenizer to work on text.")
     if isinstance(prompt, str):
-        ids = list(tokenizer(prompt, split_special_tokens=True)["input_ids"])
+        ids = list(encode(tokenizer, prompt, split_special_tokens=True)["input_ids"])
         if not ids:
             raise ConfigError(f"prompt={prompt!r} has no tokens: give some text.")
         return torch.tensor(ids, dtype=torch.long)
@@ -69,7 +80,9 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, **template_
     arguments: dict[str, Any] = {"add_generation_prompt": True, **template_arguments}
     risky = [m for m in own if isinstance(m.get("content"), str) and any(t in m["content"] for t in spelled)]
     if not risky:
-        return list(tokenizer.apply_chat_template(own, tokenize=True, return_dict=True, **arguments)["input_ids"])
+        with _encoding:
+            encoded = tokenizer.apply_chat_template(own, tokenize=True, return_dict=True, **arguments)
+        return list(encoded["input_ids"])
     contents = []
     for message in risky:
         contents.append(message["content"])
@@ -78,9 +91,9 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, **template_
     ids: list[int] = []
     for index, content in enumerate(contents):
         before, _, rest = rest.partition(_SENTINEL.format(index))
-        ids += tokenizer(before, add_special_tokens=False)["input_ids"]
+        ids += encode(tokenizer, before, add_special_tokens=False)["input_ids"]
         ids += text_ids(tokenizer, content)
-    return ids + list(tokenizer(rest, add_special_tokens=False)["input_ids"])
+    return ids + list(encode(tokenizer, rest, add_special_tokens=False)["input_ids"])
 
 
 def left_pad(rows: Sequence[Tensor], fill: int) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ from spec_rag.generation import generate
 from spec_rag.models import DEFAULT_DRAFT, LoadOptions, ModelPair
 from spec_rag.results import Answer
 from spec_rag.streaming import agenerate, stream
-from spec_rag.tokens import Prompt
+from spec_rag.tokens import Prompt, encode
 
 dispatcher = get_dispatcher(__name__)
 
@@ -272,7 +272,7 @@ class SpecKVLLM(CustomLLM):
         """Ids of a prompt that the user's own function spelled out, special tokens included, with one opening token."""
         tokenizer = self.load().require_tokenizer()
         opened = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-        return list(tokenizer(text, add_special_tokens=not opened)["input_ids"])
+        return list(encode(tokenizer, text, add_special_tokens=not opened)["input_ids"])
 
     def _arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Keywords of `generate` from the fields and one call's arguments, checked."""

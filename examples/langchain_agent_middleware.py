@@ -21,18 +21,17 @@ def chapter(name: str) -> str:
 class ReadsFirst(AgentMiddleware):
     @hook_config(can_jump_to=["tools"])
     def before_model(self, state, runtime):
-        if not isinstance(state["messages"][-1], HumanMessage):
-            return None
         call = {"name": "chapter", "args": {"name": "telescopes"}, "id": "chapter-1"}
-        return {"messages": [AIMessage("", tool_calls=[call])], "jump_to": "tools"}
+        first = {"messages": [AIMessage("", tool_calls=[call])], "jump_to": "tools"}
+        return first if isinstance(state["messages"][-1], HumanMessage) else None
 
     def wrap_model_call(self, request, handler):
         return handler(request.override(tools=[]))
 
 
 def main(question: str = "What does the main mirror of the Ostrander reflector weigh?") -> None:
-    middleware = [ReadsFirst(), SpecPCMiddleware(max_tokens=200)]
-    agent = create_agent(ChatSpecKV(max_tokens=48), tools=[chapter], middleware=middleware)
+    model, compressing = ChatSpecKV(max_tokens=48), SpecPCMiddleware(max_tokens=200)
+    agent = create_agent(model, tools=[chapter], middleware=[ReadsFirst(), compressing])
     for message in agent.invoke({"messages": [("human", question)]})["messages"]:
         print(f"{message.type} ({len(message.text)} characters): {message.text[:200]!r}")
 

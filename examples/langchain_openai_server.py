@@ -10,9 +10,7 @@ from urllib.request import urlopen
 
 from langchain_core.documents import Document
 from langchain_openai import ChatOpenAI
-from langchain_spec_rag import SpecPCCompressor
-
-from spec_rag.models import DEFAULT_DRAFT, load_model
+from langchain_spec_rag import ChatSpecKV, SpecPCCompressor
 
 CHAPTER, URL = Path(__file__).parent / "handbook" / "01-welcome-and-history.md", "http://localhost:8765"
 
@@ -28,7 +26,7 @@ def serve(model: str) -> subprocess.Popen:
 
 def main(question: str = "Who discovered the comet of 1937?") -> None:
     (kept,) = SpecPCCompressor(max_tokens=250).compress_documents([Document(CHAPTER.read_text())], question)
-    model = os.environ.get("OPENAI_MODEL") or load_model(DEFAULT_DRAFT).model.name_or_path
+    model = os.environ.get("OPENAI_MODEL") or ChatSpecKV().load().target.name_or_path
     server = None if "OPENAI_BASE_URL" in os.environ else serve(model)
     served = {"base_url": f"{URL}/v1", "api_key": "none"} if server else {}
     try:

@@ -9,6 +9,8 @@ READY := $(VENV)/.ready
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
+# waiting threads sleep: spinning ones slow everything several times when the cores are shared
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test test-fast lint bench clean
 

@@ -37,6 +37,8 @@ def be_quiet() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # waiting threads sleep: spinning ones slow everything several times when the cores are shared
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore")
     for name in ("pypdf", "bm25s", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)

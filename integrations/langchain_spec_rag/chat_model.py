@@ -73,7 +73,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         return self._tracing_params("chat", stop, kwargs)
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        tools = {name: kwargs.pop(name) for name in ("tools", "tool_choice") if name in kwargs}
+        tools: dict[str, Any] = {name: kwargs.pop(name) for name in ("tools", "tool_choice") if name in kwargs}
         called = self.for_call(stop, kwargs)
         key = {**called._identifying_params, **tools, "_type": self._llm_type}
         return json.dumps(key, sort_keys=True, default=repr)
@@ -134,7 +134,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
                 f"tool_choice={tool_choice!r}: the chat template of target={self.target!r} does not say how a call "
                 "begins, so none can be forced. Leave tool_choice out."
             )
-        return self.bind(tools=schemas, tool_choice=choice, **kwargs)  # type: ignore[return-value]
+        return self.bind(tools=schemas, tool_choice=choice, **kwargs)
 
     def with_structured_output(
         self,
@@ -164,13 +164,13 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         wanted = convert_to_json_schema(schema)
         instruction = SystemMessage(_SCHEMA_INSTRUCTION.format(schema=json.dumps(wanted, ensure_ascii=False)))
         traced = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
-        asked = RunnableLambda(partial(self._instructed, instruction=instruction), name="add_schema") | self.bind(
-            ls_structured_output_format=traced, **kwargs
-        )
+        instruct = RunnableLambda(partial(self._instructed, instruction=instruction), name="add_schema")
+        asked = instruct | self.bind(ls_structured_output_format=traced, **kwargs)
         is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
-        parser: Any = PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()  # type: ignore[arg-type]
+        parser: Any = PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()
         if not include_raw:
-            return asked | parser
+            read: Runnable[LanguageModelInput, Any] = asked | parser
+            return read
         parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
         failed = RunnablePassthrough.assign(parsed=lambda _: None)
         return RunnableMap(raw=asked) | parsed.with_fallbacks([failed], exception_key="parsing_error")

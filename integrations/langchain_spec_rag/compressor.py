@@ -17,13 +17,15 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.messages import BaseMessage
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSerializable
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, InstanceOf, field_validator, model_validator
+from transformers import PreTrainedModel
 
 import spec_rag
 from langchain_spec_rag.messages import role_and_content
 from langchain_spec_rag.plain_values import Options, name_of, plain, unserializable
 from spec_rag.config import CompressionConfig, Scoring, Unit
-from spec_rag.models import DEFAULT_DRAFT
+from spec_rag.document_index import DocumentIndex
+from spec_rag.models import DEFAULT_DRAFT, LoadedModel, ModelPair
 from spec_rag.results import CompressedDocument, Compression
 
 DOCUMENTS_KEYS = ("documents", "context", "docs")
@@ -73,7 +75,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
 
     draft: Any = DEFAULT_DRAFT
     draft_options: Options | None = None
-    index: Any = None
+    index: InstanceOf[DocumentIndex] | None = None
     embeddings: Embeddings | None = None
     count_with: Any = "draft"
     max_tokens: int | None = None
@@ -86,6 +88,13 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     links: bool = True
     ellipsis: str = CompressionConfig.ellipsis
     keep_empty: bool = False
+
+    @field_validator("draft")
+    @classmethod
+    def _check_draft(cls, draft: Any) -> Any:
+        if isinstance(draft, str | Path | ModelPair | LoadedModel | PreTrainedModel):
+            return draft
+        raise ValueError(f"draft of type {type(draft).__name__}: give a name, a path, or a loaded model or ModelPair.")
 
     @model_validator(mode="after")
     def _check_settings(self) -> Self:

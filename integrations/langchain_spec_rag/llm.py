@@ -26,7 +26,8 @@ class SpecKVLLM(DraftedModel, BaseLLM):
 
     Works without arguments: target and draft are then the default draft model. The models are loaded when they are
     first needed (`load()` does it at once), and shared by everyone in the process who asks for the same names with the
-    same options. Requests from threads and event loops queue in order of arrival; `batch` is one batch on the target.
+    same options. Requests from threads and event loops queue in order of arrival. `batch` is one batch on the target,
+    or, with `max_concurrency` in its config, several of that size.
 
     The fields are those of DraftedModel. A call may override each of them, and add fields of transformers'
     GenerationConfig: `llm.invoke("...", max_tokens=20, speckv=None)`.

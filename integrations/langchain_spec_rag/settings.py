@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from langchain_core.language_models import LangSmithParams
 from langchain_core.language_models.base import BaseLanguageModel
@@ -205,7 +205,7 @@ class DraftedModel(Serializable):
             "ls_max_tokens": settings.get("max_tokens", self.max_tokens),
             "ls_stop": stop or self.stop,
         }
-        return LangSmithParams(**{name: value for name, value in params.items() if value is not None})  # type: ignore[typeddict-item]
+        return cast(LangSmithParams, {name: value for name, value in params.items() if value is not None})
 
     def _context_tokens(self) -> int | None:
         """Tokens that prompt and answer may take, as far as that is known without loading a model."""

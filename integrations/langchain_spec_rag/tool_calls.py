@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages.tool import InvalidToolCall, ToolCall, ToolCallChunk
+from langchain_core.messages import InvalidToolCall, ToolCall, ToolCallChunk
 
 _OPENING, _CLOSING = "<tool_call>", "</tool_call>"
 _TAGGED = re.compile(rf"{_OPENING}\s*(.*?)\s*(?:{_CLOSING}|\Z)", re.DOTALL)

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 import spec_rag
 from spec_rag.config import CompressionConfig
+from spec_rag.document_index import DocumentIndex
 from spec_rag.models import ModelPair
 
 QUERY = "Who was the mule?"
@@ -127,13 +128,13 @@ class TestSettings:
 
         original = spec_rag.compress
         monkeypatch.setattr(spec_rag, "compress", noted)
-        embeddings = DeterministicFakeEmbedding(size=4)
+        embeddings, index = DeterministicFakeEmbedding(size=4), DocumentIndex()
         settings = {"coverage": 0.5, "max_tokens": 40, "scoring": "joint", "unit": "token", "contrast": False}
         settings |= {"likelihood": False, "links": False, "ellipsis": "..."}
         SpecPCCompressor(
             draft=Path("folder"),
             draft_options={"dtype": "float32"},
-            index="i",
+            index=index,
             embeddings=embeddings,
             count_with=len,
             **settings,
@@ -141,7 +142,7 @@ class TestSettings:
         assert {name: called[name] for name in settings} == settings
         assert called["draft"] == "folder"
         assert called["draft_options"].dtype == "float32"
-        assert (called["index"], called["embedder"], called["count_with"]) == ("i", embeddings, len)
+        assert (called["index"], called["embedder"], called["count_with"]) == (index, embeddings, len)
 
     @pytest.mark.parametrize(
         "wrong",
@@ -150,6 +151,8 @@ class TestSettings:
             {"ratio": 0.5, "max_tokens": 5},
             {"unit": "page"},
             {"rate": 0.5},
+            {"draft": 7},
+            {"index": "folder"},
             {"draft_options": {"devise": "cpu"}},
         ],
     )

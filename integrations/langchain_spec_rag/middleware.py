@@ -13,7 +13,7 @@ from spec_rag.errors import ConfigError, MissingDependencyError
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 except ModuleNotFoundError as error:
-    raise MissingDependencyError('SpecPCMiddleware needs langchain: pip install "langchain>=1.0"') from error
+    raise MissingDependencyError('SpecPCMiddleware needs langchain: pip install "langchain>=1.2"') from error
 
 from langchain_core.documents import Document
 from langchain_core.messages import AnyMessage, HumanMessage, ToolMessage

@@ -46,7 +46,7 @@ def test_a_command_line_runs(
 ) -> None:
     from typer.testing import CliRunner
 
-    from spec_rag.cli import app
+    from spec_rag.cli.app import app
 
     (tmp_path / "notes").mkdir()
     for name in ("06-road-and-vehicles.md", "08-kitchen-and-lodging.md"):

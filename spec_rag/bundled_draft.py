@@ -5,8 +5,10 @@ This module knows files and conversion; what a model is loaded for is not its bu
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
+import io
 import logging
 import os
 import shutil
@@ -61,8 +63,9 @@ def converted_bundle() -> Path:
 
 def _convert(gguf: Path, folder: Path) -> None:
     logger.info("Converting %s once into %s", gguf.name, folder)
-    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-    model = _plain(AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32))
+    with contextlib.redirect_stderr(io.StringIO()):  # the GGUF reader draws a bar that no setting turns off
+        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+        model = _plain(AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32))
     name_end_of_turn(model, tokenizer)
     temporary = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
     try:

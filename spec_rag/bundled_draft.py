@@ -104,6 +104,8 @@ def name_end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     named = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
     if end_of_turn is not None and "<|im_end|>" in (tokenizer.chat_template or "") and end_of_turn not in named:
         generation.eos_token_id = end_of_turn
+    if end_of_turn == generation.eos_token_id and end_of_turn not in tokenizer.all_special_ids:
+        tokenizer.eos_token = "<|im_end|>"  # so that decoding leaves it out
     if generation.pad_token_id is None:
         generation.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_of_turn
     if tokenizer.pad_token_id is None:

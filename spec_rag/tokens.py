@@ -76,7 +76,7 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, **template_
     if not tokenizer.chat_template:
         raise ConfigError("messages need a chat template, which this tokenizer has not: give the prompt as text.")
     own = [dict(message) for message in messages]
-    spelled = [token for token in tokenizer.all_special_tokens if token]
+    spelled = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()} - {""}
     arguments: dict[str, Any] = {"add_generation_prompt": True, **template_arguments}
     risky = [m for m in own if isinstance(m.get("content"), str) and any(t in m["content"] for t in spelled)]
     if not risky:

@@ -70,7 +70,9 @@ def _prompt(chance: random.Random) -> MagicNumbers:
     )
 
 
-def measure(prompts: int = 40, batch: int = 8, max_new_tokens: int = 42, window: int = 8, seed: int = 0) -> str:
+def measure(
+    prompts: int = 40, batch: int = 8, max_new_tokens: int = 42, window: int = 8, kernel_size: int = 7, seed: int = 0
+) -> str:
     """Accuracy of dense decoding, SnapKV, SpecKV and its variants with the default draft and target, as Markdown.
 
     Args:
@@ -78,11 +80,12 @@ def measure(prompts: int = 40, batch: int = 8, max_new_tokens: int = 42, window:
         batch: rows per batch.
         max_new_tokens: of each answer.
         window: observation window of every variant, SnapKV's included.
+        kernel_size: width of the smoothing of every variant.
         seed: of the prompts.
     """
     pair = ModelPair.load()
     cases = magic_numbers(prompts, seed)
-    base = SpecKVConfig(max_capacity_prompt=64, window_size=window)
+    base = SpecKVConfig(max_capacity_prompt=64, window_size=window, kernel_size=kernel_size)
     variants = {
         "SnapKV": replace(base, lookahead="none"),
         "SpecKV": base,

@@ -87,7 +87,7 @@ def gather_evidence(
     embedder: Any,
     backend: str | None,
 ) -> Evidence:
-    """Evidence from documents that are read one by one (DESIGN "per document")."""
+    """Evidence from documents that are read one by one, with the question looking at all of them at once."""
     first_layer, last_layer = layer_range(loaded)
     reader = reader_for(loaded, config, backend)
     tokenizer = reader.tokenizer

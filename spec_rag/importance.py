@@ -32,18 +32,19 @@ class PromptImportance:
         self.backend = backend
         self.prompt_tokens: int | None = None
         self._total: Tensor | None = None
+        self._steps: dict[int, int] = {}
 
     def __call__(self, call: AttentionCall) -> None:
         queries, keys = call.query.shape[2], call.key.shape[2]
         if self.prompt_tokens is None:
             self.prompt_tokens = queries
-        step = keys - self.prompt_tokens  # look-ahead tokens already written; a sliding layer's cache stops counting
+        step = self._steps.get(call.layer, 0)  # look-ahead tokens already written
+        self._steps[call.layer] = step + 1
         if call.layer < self.config.starting_layer_index or step >= self.config.lookahead_tokens:
             return
-        if queries > 1:
-            self._add(self._window(call), keys)
-        elif step < self.config.lookahead_tokens:
-            self._add(self._scores(call, call.query, None, step), keys)
+        scores = self._window(call) if queries > 1 else self._scores(call, call.query, None, step)
+        dropped = self.prompt_tokens + step - keys  # keys that a sliding layer's cache no longer holds
+        self._add(torch.nn.functional.pad(scores, (dropped, 0)))
 
     def _window(self, call: AttentionCall) -> Tensor:
         window = min(self.config.window_size, call.query.shape[2])
@@ -56,7 +57,7 @@ class PromptImportance:
         reduction: Literal["max", "sum"] = "max" if self.config.reduction_type == "max" else "sum"
         mask = self.key_mask
         if mask is not None:
-            mask = torch.nn.functional.pad(mask.to(query.device), (0, step), value=True)
+            mask = torch.nn.functional.pad(mask.to(query.device), (0, step), value=True)[:, -call.key.shape[2] :]
         scores = window_scores(
             query,
             call.key,
@@ -73,7 +74,7 @@ class PromptImportance:
         )
         return scores.to(call.query.dtype)
 
-    def _add(self, scores: Tensor, keys: int) -> None:
+    def _add(self, scores: Tensor) -> None:
         scores = scores[:, : self.prompt_tokens]
         if self._total is None:
             self._total = scores

@@ -17,7 +17,6 @@ INSTRUCTION = (
     "Write a high-quality answer for the given question using only the provided search results "
     "(some of which might be irrelevant).\n\n"
 )
-NEUTRAL_QUESTION = "what is this about?"
 _DOCUMENTS, _QUESTION = "\ue002", "\ue003"
 
 Query = str | Sequence[Mapping[str, str]]

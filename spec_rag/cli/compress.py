@@ -34,6 +34,7 @@ def compress(
     coverage: Coverage = None,
     scoring: ScoringOption = "per_document",
     unit: UnitOption = "sentence",
+    likelihood: console.Likelihood = True,
     draft: console.Draft = None,
     device: console.Device = None,
     index: console.Index = None,
@@ -48,7 +49,7 @@ def compress(
     """
     if as_json and as_text:
         raise ConfigError("--json and --text both decide what is printed: give one of them.")
-    settings = compression_settings(max_tokens, ratio, coverage, scoring, unit)
+    settings = compression_settings(max_tokens, ratio, coverage, scoring, unit, likelihood)
     if not query.strip():
         raise ConfigError(f"--query {query!r} is empty: compression is guided by a question, so give one.")
     if html is not None:
@@ -68,10 +69,17 @@ def compress(
 
 
 def compression_settings(
-    max_tokens: int | None, ratio: float | None, coverage: float | None, scoring: Scoring, unit: Unit
+    max_tokens: int | None,
+    ratio: float | None,
+    coverage: float | None,
+    scoring: Scoring,
+    unit: Unit,
+    likelihood: bool = True,
 ) -> dict[str, Any]:
     """Fields of CompressionConfig, checked before any model is loaded."""
-    config = CompressionConfig(max_tokens=max_tokens, ratio=ratio, coverage=coverage, scoring=scoring, unit=unit)
+    config = CompressionConfig(
+        max_tokens=max_tokens, ratio=ratio, coverage=coverage, scoring=scoring, unit=unit, likelihood=likelihood
+    )
     return {name: value for name, value in asdict(config).items() if value != getattr(CompressionConfig, name)}
 
 
@@ -92,10 +100,12 @@ def _compressed(
     tell("Loading the draft")
     console.quiet_transformers()
     from spec_rag.compression import compress as compress_documents
+    from spec_rag.compression import loaded_draft
     from spec_rag.document_index import DocumentIndex
-    from spec_rag.models import DEFAULT_DRAFT, load_model
+    from spec_rag.models import DEFAULT_DRAFT
 
-    loaded = load_model(draft or DEFAULT_DRAFT, console.load_options(device))
+    config = CompressionConfig.from_dict(settings)
+    loaded = loaded_draft(draft or DEFAULT_DRAFT, console.load_options(device), config)
     tell(f"The draft reads {console.counted(len(documents), 'document')}")
     return compress_documents(documents, query, draft=loaded, index=DocumentIndex(index) if index else None, **settings)
 

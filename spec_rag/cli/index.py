@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
 def index(
     files: console.Files,
     folder: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index; made if need be.")],
+    likelihood: console.Likelihood = True,
     draft: console.Draft = None,
     device: console.Device = None,
     encoding: console.Encoding = None,
@@ -42,19 +43,21 @@ def index(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from spec_rag.compression import loaded_draft
+    from spec_rag.config import CompressionConfig
     from spec_rag.document_index import DocumentIndex
     from spec_rag.indexing import index_documents
     from spec_rag.models import DEFAULT_DRAFT
 
     store = DocumentIndex(folder, memory_bytes=0, storage=storage)  # type: ignore[arg-type]
-    loaded = loaded_draft(draft or DEFAULT_DRAFT, console.load_options(device))
+    config = CompressionConfig(likelihood=likelihood)
+    loaded = loaded_draft(draft or DEFAULT_DRAFT, console.load_options(device), config)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     from rich.console import Console
 
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("Reading passages", total=None)
         found = index_documents(
-            documents, loaded, store, tell=lambda done, total: bar.update(task, completed=done, total=total)
+            documents, loaded, store, config, lambda done, total: bar.update(task, completed=done, total=total)
         )
     per_thousand = store.disk_bytes / found.tokens * 1000 if found.tokens else 0.0
     if as_json:

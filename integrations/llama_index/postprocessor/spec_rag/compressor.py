@@ -26,12 +26,12 @@ from llama_index.core.schema import BaseNode, ImageNode, MetadataMode, Node, Nod
 from llama_index.llms.spec_rag.load_options import PlainLoadOptions, refuse_remote_code
 from llama_index.postprocessor.spec_rag.events import CompressionEvent
 
-from spec_rag.compression import compress
+from spec_rag.compression import compress, loaded_draft
 from spec_rag.config import CompressionConfig, Scoring, Unit
 from spec_rag.counting import Counter, token_counter
 from spec_rag.document_index import DocumentIndex
 from spec_rag.errors import ConfigError
-from spec_rag.models import DEFAULT_DRAFT, LoadedModel, LoadOptions, ModelPair, load_model
+from spec_rag.models import DEFAULT_DRAFT, LoadedModel, LoadOptions, ModelPair
 from spec_rag.results import CompressedDocument
 
 dispatcher = get_dispatcher(__name__)
@@ -204,13 +204,11 @@ class SpecPCCompressor(BaseNodePostprocessor):
         Raises:
             ModelNotFoundError: the name is not found.
         """
-        if isinstance(self.draft, LoadedModel):
-            return self.draft
-        if isinstance(self.draft, ModelPair):
-            return self.draft.loaded_draft()
-        if self._loaded is None:
-            self._loaded = load_model(self.draft, LoadOptions(**self.draft_options))
-        return self._loaded
+        config = CompressionConfig(**self._settings())
+        known = self._loaded
+        if known is None or (config.needs_whole_draft and known.loaded_layers < known.total_layers):
+            known = self._loaded = loaded_draft(self.draft, LoadOptions(**self.draft_options), config)
+        return known
 
     def _settings(self) -> dict[str, Any]:
         settings = {f.name: getattr(self, f.name) for f in fields(CompressionConfig)}

@@ -119,54 +119,52 @@ class _Keeper:
         self.lengths = [count(texts[a.document][slice(*a.span)]) for a in self.addresses]
 
     def keep(self, scores: Tensor, budget: int) -> list[list[Span]]:
-        """Kept spans per document: whole units, then the best words of the best unit that does not fit whole."""
-        lengths = list(self.lengths)
+        """Kept spans per document: whole units, and of those that do not fit whole their best words."""
+        room = budget
         while True:
-            kept = select_units(scores, lengths, budget, self.config.coverage)
-            spans = self._spans(kept)
-            used = self._used(spans)
-            if used <= budget or not kept:
-                break
-            # what joins the kept units costs tokens too: give up the least of them
-            lengths[min(kept, key=lambda i: float(scores[i]))] = budget + 1
-        if not kept or (self.config.unit == "sentence" and self.config.coverage is None):
-            return self._with_part_of_one_more(scores, kept, spans, budget)
-        return spans
+            kept = self._filled(scores, room)
+            excess = self._used(kept) - budget
+            if excess <= 0:
+                return kept
+            room -= excess  # what joins the kept units costs tokens too
 
-    def _spans(self, kept: Sequence[int]) -> list[list[Span]]:
-        spans = []
+    def _filled(self, scores: Tensor, room: int) -> list[list[Span]]:
+        spans = {i: address.span for i, address in enumerate(self.addresses)}
+
+        def part_of(unit: int, left: int) -> int:
+            if left < max(_MIN_CUT_TOKENS, _MIN_CUT_SHARE * self.lengths[unit]):
+                return 0
+            return self._cut(unit, left, spans)
+
+        cuts = self.config.unit == "sentence" and self.config.coverage is None
+        kept = select_units(scores, self.lengths, room, self.config.coverage, part_of if cuts else None)
+        if not kept:
+            best = scores.argsort(descending=True, stable=True).tolist()
+            kept = [next((i for i in best if self._cut(i, room, spans)), -1)]
+        return self._per_document([i for i in kept if i >= 0], spans)
+
+    def _cut(self, unit: int, room: int, spans: dict[int, Span]) -> int:
+        """Put the best run of a unit's words that fits into `spans`; returns its tokens."""
+        address = self.addresses[unit]
+        text = self.texts[address.document]
+        window = best_window(text, address.span, self._word_scores(address), self.count, room)
+        if window is None:
+            return 0
+        spans[unit] = window
+        return self.count(text[slice(*window)])
+
+    def _per_document(self, kept: Sequence[int], spans: dict[int, Span]) -> list[list[Span]]:
+        found = []
         first = 0
         for own in self.reading.units:
-            indices = [i - first for i in kept if first <= i < first + len(own)]
-            spans.append(merged([own[i] for i in indices], own, indices))
+            indices = [i for i in kept if first <= i < first + len(own)]
+            found.append(merged([spans[i] for i in indices], own, [i - first for i in indices]))
             first += len(own)
-        return spans
+        return found
 
     def _used(self, spans: Sequence[Sequence[Span]]) -> int:
         pairs = zip(self.texts, spans, strict=True)
         return sum(self.count(kept_text(text, own, self.config.ellipsis)) for text, own in pairs if own)
-
-    def _with_part_of_one_more(
-        self, scores: Tensor, kept: Sequence[int], spans: list[list[Span]], budget: int
-    ) -> list[list[Span]]:
-        """Spend what is left on the best run of words of the next unit of which at least half fits."""
-        room = budget - self._used(spans)
-        for i in scores.argsort(descending=True, stable=True).tolist():
-            if i in kept or room < 1:
-                continue
-            if kept and room < max(_MIN_CUT_TOKENS, _MIN_CUT_SHARE * self.lengths[i]):
-                continue
-            address = self.addresses[i]
-            window = best_window(
-                self.texts[address.document], address.span, self._word_scores(address), self.count, room
-            )
-            if window is None:
-                continue
-            candidate = [*spans]
-            candidate[address.document] = sorted([*spans[address.document], window])
-            if self._used(candidate) <= budget:
-                return candidate
-        return spans
 
     def _word_scores(self, address: _Address) -> list[float]:
         start, end = address.span

@@ -12,27 +12,36 @@ from torch import Tensor
 from spec_rag.units import Span, word_spans
 
 
-def select_units(scores: Tensor, tokens: Sequence[int], budget: int, coverage: float | None = None) -> list[int]:
-    """Take units by falling score, each that still fits.
+def select_units(
+    scores: Tensor,
+    tokens: Sequence[int],
+    budget: int,
+    coverage: float | None = None,
+    part_of: Callable[[int, int], int] | None = None,
+) -> list[int]:
+    """Take units by falling score: each that still fits, and a part of those that do not.
 
     Args:
         scores: [units].
         tokens: length of each unit.
         budget: the most tokens in all.
         coverage: stop when the units taken carry this share of the importance: the softmax of the scores.
+        part_of: called with a unit that does not fit and the room that is left; returns how many tokens a part of it
+            takes, 0 to skip it. None skips all.
 
     Returns:
         Indices of the kept units, ascending.
     """
     mass = scores.float().softmax(0).tolist() if len(scores) else []
     kept: list[int] = []
-    used, carried = 0, 0.0
+    room, carried = budget, 0.0
     for i in scores.argsort(descending=True, stable=True).tolist():
         if coverage is not None and carried >= coverage:
             break
-        if used + tokens[i] <= budget:
+        taken = tokens[i] if tokens[i] <= room else part_of(i, room) if part_of else 0
+        if taken or tokens[i] == 0:
             kept.append(i)
-            used += tokens[i]
+            room -= taken
             carried += mass[i]
     return sorted(kept)
 

@@ -28,6 +28,15 @@ StorageType = Literal["float32", "float16", "int8"]
 _FORMAT = "1"
 
 
+def content_address(*parts: str) -> str:
+    """A name for what these parts determine; no two lists of parts share one."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part.encode()).to_bytes(8, "little"))
+        digest.update(part.encode())
+    return digest.hexdigest()
+
+
 class DocumentIndex:
     """A store of encoded passages, safe for several threads and processes.
 
@@ -61,11 +70,7 @@ class DocumentIndex:
 
     def key(self, *parts: str) -> str:
         """The address of what is determined by these parts, at this index's precision."""
-        digest = hashlib.sha256()
-        for part in (_FORMAT, self.storage, *parts):
-            digest.update(len(part.encode()).to_bytes(8, "little"))
-            digest.update(part.encode())
-        return digest.hexdigest()
+        return content_address(_FORMAT, self.storage, *parts)
 
     def get(self, key: str) -> EncodedPassage | None:
         """The passage stored under a key, in float32 or float16, or None."""

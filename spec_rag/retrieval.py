@@ -72,27 +72,38 @@ def retrieve(question: str, passages: Sequence[Passage], top_k: int = DEFAULT_TO
         raise ConfigError(f"top_k={top_k}: retrieve at least one passage.")
     if not passages:
         return []
-    try:
-        import bm25s
-    except ImportError as error:
-        raise MissingDependencyError('Retrieval needs bm25s: pip install "spec-rag[cli]"') from error
     texts = [f"{passage.title or ''}\n{passage.text}" for passage in passages]
-    words = _words(texts)
-    asked = _words([question])[0]
-    if not any(words) or not asked:
-        return [replace(passage, score=0.0) for passage in passages[:top_k]]
-    index = bm25s.BM25()
-    index.index(words, show_progress=False)
-    scores = index.get_scores(asked)
+    scores = word_overlap(question, texts)
     order = sorted(range(len(passages)), key=lambda i: (-scores[i], i))[:top_k]
     found = [i for i in order if scores[i] > 0] or order
     return [replace(passages[i], score=float(scores[i])) for i in found]
 
 
-def _words(texts: list[str]) -> list[list[str]]:
+def word_overlap(question: str, texts: Sequence[str]) -> list[float]:
+    """The BM25 score of each text; 0 where question or texts have no words.
+
+    Raises:
+        MissingDependencyError: bm25s is not installed.
+    """
+    try:
+        import bm25s
+    except ImportError as error:
+        raise MissingDependencyError('Retrieval needs bm25s: pip install "spec-rag[cli]"') from error
+    words = _words(texts)
+    asked = _words([question])[0]
+    if not any(words) or not asked:
+        return [0.0] * len(texts)
+    index = bm25s.BM25()
+    index.index(words, show_progress=False)
+    return [float(score) for score in index.get_scores(asked)]
+
+
+def _words(texts: Sequence[str]) -> list[list[str]]:
     import bm25s
 
-    return [list(row) for row in bm25s.tokenize(texts, token_pattern=_WORD, return_ids=False, show_progress=False)]
+    return [
+        list(row) for row in bm25s.tokenize(list(texts), token_pattern=_WORD, return_ids=False, show_progress=False)
+    ]
 
 
 def _pieces(text: str, max_chars: int) -> list[Span]:

@@ -1,53 +1,141 @@
-"""The measure of what compression keeps."""
+"""The comparison of ways to keep a part of the documents."""
 
 from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+import torch
 from tiny import tiny_pair
 
+from spec_rag.compression import compress
+from spec_rag.documents import Document
+from spec_rag.errors import UnreadableFileError
 from spec_rag.evaluation import multidoc
+from spec_rag.evaluation.questions import AnsweredQuestion, is_kept, read_questions
+from spec_rag.evaluation.ways import EMBEDDED_WAYS, PARTS, WAYS, Case
+from spec_rag.models import LoadedModel
 
-ROW = {
-    "question": "Who is the baker?",
-    "answers": ["The Odalys Fenn"],
-    "ctxs": [{"title": "Bakery", "text": "Bread is baked daily. The baker is Odalys  Fenn, of Tarn. She sleeps late."}]
-    * 3,
-}
+TEXTS = (
+    "Bread is baked daily. The baker is Odalys  Fenn, of Tarn. She sleeps late.",
+    "Tarn is a town of stone. Its mill stands by the weir. Nobody grinds there now.",
+    "Ferries leave at noon. The pier is old. Gulls wait for bread.",
+)
+TITLES = ("Bakery", "Tarn", "Harbour")
+ASKED = AnsweredQuestion(
+    "Who is the baker?",
+    ["The Odalys Fenn"],
+    [Document(text, title=title) for title, text in zip(TITLES, TEXTS, strict=True)],
+)
+
+
+def vowels(texts: list[str]) -> list[list[float]]:
+    """An embedding that any machine can compute."""
+    return [[float(text.count(letter)) + 0.1 for letter in "aeiou"] for text in texts]
+
+
+@pytest.fixture
+def loaded() -> LoadedModel:
+    return tiny_pair().loaded_draft()
 
 
 def test_an_answer_counts_without_case_articles_and_punctuation() -> None:
-    assert multidoc.is_kept("the baker is odalys-fenn? no: Odalys Fenn.", ["The Odalys Fenn"])
-    assert not multidoc.is_kept("the baker is Odalys", ["Odalys Fenn"])
+    assert is_kept("the baker is odalys-fenn? no: Odalys Fenn.", ["The Odalys Fenn"])
+    assert not is_kept("the baker is Odalys", ["Odalys Fenn"])
 
 
-def test_a_second_run_goes_on_where_the_first_stopped(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(multidoc, "load_model", lambda name: tiny_pair().loaded_draft())
-    data, out = tmp_path / "rows.jsonl.gz", tmp_path / "out.jsonl"
-    data.write_bytes(gzip.compress("\n".join([json.dumps(ROW)] * 3).encode()))
-    asked: list[str] = []
-    full = {"default": multidoc.compressed(ratio=None)}
-    spied = {"default": lambda *args: (asked.append(args[1]), full["default"](*args))[1]}
-    multidoc.evaluate(data, ["default"], spied, 2, out)
-    records = multidoc.evaluate(data, ["default"], spied, 3, out)
-    assert len(asked) == 3
-    assert [record["question"] for record in records] == [0, 1, 2]
-    assert "| default | " in multidoc.table(records, ["default"], resamples=50)
+def test_files_of_both_forms_are_read(tmp_path: Path) -> None:
+    passages = {"question": "Who?", "answers": ["Fenn"], "ctxs": [{"title": "Bakery", "text": "Fenn bakes."}]}
+    pairs = {"ordered_kv_records": [["k1", "v1"], ["k2", "v2"]], "key": "k2", "value": "v2"}
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(f"{json.dumps(passages)}\n{json.dumps(pairs)}\n".encode()))
+    first, second = read_questions(path)
+    assert (first.documents[0].title, first.documents[0].text) == ("Bakery", "Fenn bakes.")
+    assert second.answers == ["v2"]
+    assert second.documents[0].text == '"k1": "v1",\n"k2": "v2"'
+    assert len(read_questions(path, limit=1)) == 1
 
 
-def test_the_papers_way_keeps_no_more_than_its_share(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    loaded = tiny_pair().loaded_draft()
-    documents = [multidoc.Document(c["text"], title=c["title"]) for c in ROW["ctxs"]]
-    monkeypatch.setattr(multidoc, "SpecPCConfig", lambda **s: multidoc_config(**s))
-    texts = multidoc.paper(loaded, ROW["question"], documents)
-    total = sum(len(f"Document (Title: Bakery) {c['text']}\n") for c in ROW["ctxs"])
-    assert all(0 < len(text.encode()) <= total // part for text, part in zip(texts, multidoc.PARTS, strict=True))
+def test_a_line_of_another_form_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "Who?"}\n', encoding="utf-8")
+    with pytest.raises(UnreadableFileError, match=r"rows.jsonl, line 1: KeyError"):
+        read_questions(path)
 
 
-def multidoc_config(**settings: object) -> object:
-    """SpecPC's settings for a draft of few layers."""
-    from spec_rag import SpecPCConfig
+@pytest.mark.parametrize("name", [*WAYS, *EMBEDDED_WAYS])
+def test_no_way_keeps_more_than_its_share(name: str, loaded: LoadedModel) -> None:
+    case = Case(loaded, ASKED, vowels)
+    texts = {**WAYS, **EMBEDDED_WAYS}[name](case)
+    assert len(texts) == len(PARTS)
+    for text, part in zip(texts, PARTS, strict=True):
+        own = sum(case.count(piece) for piece in text.split("\n"))
+        assert 0 < own <= case.tokens // part or (not own and part > 4), (name, part)
+        if name != "paper":
+            assert all(word in " ".join(TEXTS).split() for word in text.split())
 
-    return SpecPCConfig(starting_layer_index=1, **settings)
+
+def test_the_default_way_is_what_compress_does(loaded: LoadedModel) -> None:
+    case = Case(loaded, ASKED, vowels)
+    for way, embedder in ((WAYS["default"], None), (EMBEDDED_WAYS["fused"], vowels)):
+        own = [
+            compress(ASKED.documents, ASKED.question, draft=loaded, ratio=1 / part, embedder=embedder).text
+            for part in PARTS
+        ]
+        assert way(case) == own
+
+
+def test_a_part_that_is_switched_off_is_off_in_compress_too(loaded: LoadedModel) -> None:
+    case = Case(loaded, ASKED)
+    for way, setting in (("- likelihood", "likelihood"), ("- contrast", "contrast"), ("- links", "links")):
+        own = [
+            compress(ASKED.documents, ASKED.question, draft=loaded, ratio=1 / part, **{setting: False}).text
+            for part in PARTS
+        ]
+        assert WAYS[way](case) == own
+
+
+def test_kept_evidence_spares_the_draft(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = {**WAYS, **EMBEDDED_WAYS}
+    first = multidoc.evaluate(loaded, [ASKED], ways, embedder=vowels, evidence=tmp_path)
+    monkeypatch.setattr("spec_rag.evaluation.ways.gather_evidence", None)
+    monkeypatch.setattr("spec_rag.evaluation.ways.joint_importance", None)
+    monkeypatch.setattr("spec_rag.evaluation.ways.similarities", None)
+    assert multidoc.evaluate(loaded, [ASKED], ways, embedder=vowels, evidence=tmp_path) == first
+    other = replace(ASKED, question="What is old?")
+    with pytest.raises(TypeError):
+        multidoc.evaluate(loaded, [other], {"default": WAYS["default"]}, evidence=tmp_path)
+
+
+def test_bm25_prefers_the_sentence_that_has_the_words(loaded: LoadedModel) -> None:
+    asked = replace(ASKED, question="mill by the weir")
+    assert "Its mill stands by the weir." in WAYS["BM25 sentences"](Case(loaded, asked))[0]
+
+
+def test_the_table_shows_shares_and_their_intervals() -> None:
+    kept = {"default": [[True, True, False]] * 3 + [[True, False, False]]}
+    line = multidoc.table(kept).splitlines()[-1]
+    assert line.startswith("| default | 1.000 [1.00, 1.00] | 0.750 [0.25, 1.00] | 0.000 [0.00, 0.00] |")
+
+
+def test_the_command_reads_files_and_names_unknown_ways(
+    tmp_path: Path, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(multidoc, "load_model", lambda name: loaded)
+    contexts = [{"title": d.title, "text": d.text} for d in ASKED.documents]
+    path = tmp_path / "few.jsonl"
+    path.write_text(json.dumps({"question": "Who bakes?", "answers": ["Fenn"], "ctxs": contexts}), encoding="utf-8")
+    multidoc.main([str(path), str(path), "--ways", "default, paper"])
+    assert capsys.readouterr().out.count("| answer kept, 1 questions |") == 2
+    with pytest.raises(SystemExit):
+        multidoc.main([str(path), "--ways", "best"])
+    assert "'best' is not one of paper" in capsys.readouterr().err
+
+
+def test_the_interval_narrows_with_questions() -> None:
+    torch.manual_seed(0)
+    low, high = multidoc.interval([True] * 90 + [False] * 10)
+    assert 0.8 < low < 0.9 < high < 0.97

@@ -131,11 +131,11 @@ class DocumentReader:
             included, attends to each token of the passages, which stand one after the other.
         """
         decoder = _first_layers(self.model, min(last_layer, self.depth))
-        observer = _SideBySide(self, passages, first_layer)
-        ids, mask = _right_padded([q.ids for q in questions])
         start = self.prefix.tokens + max(p.tokens for p in passages)
-        positions = torch.arange(start, start + ids.shape[1]).expand_as(ids)
-        observer.own_mask = mask
+        # one row with the questions behind each other: padding would be computed too
+        ids = torch.tensor([[token for q in questions for token in q.ids]])
+        positions = torch.cat([torch.arange(start, start + len(q.ids)) for q in questions])[None]
+        observer = _SideBySide(self, passages, [len(q.ids) for q in questions], first_layer)
         with capture(decoder, observer), torch.no_grad():
             decoder(input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=False)
         return torch.stack(observer.scores, dim=1)
@@ -152,16 +152,17 @@ class DocumentReader:
         if self.depth < self.total_layers:
             raise ValueError(f"depth={self.depth}: the likelihood needs all {self.total_layers} layers of the draft.")
         result = torch.zeros(len(passages), question.end - question.start)
-        for batch in _batches([p.tokens + len(question.ids) for p in passages], 4 * _BATCH_TOKENS):
-            observer = _OneByOne(self, [passages[i] for i in batch], len(question.ids))
-            ids = torch.tensor(question.ids).expand(len(batch), -1)
+        asked = question.ids[: question.end - 1]  # the last of its tokens is foretold by the one before
+        for batch in _batches([p.tokens + len(asked) for p in passages], 4 * _BATCH_TOKENS):
+            observer = _OneByOne(self, [passages[i] for i in batch], len(asked))
+            ids = torch.tensor(asked).expand(len(batch), -1)
             starts = torch.tensor([self.prefix.tokens + passages[i].tokens for i in batch])
-            positions = starts[:, None] + torch.arange(len(question.ids))
+            positions = starts[:, None] + torch.arange(len(asked))
             with capture(self._decoder, observer), torch.no_grad():
                 hidden = self._decoder(
                     input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=False
                 ).last_hidden_state
-                logits = self.model.get_output_embeddings()(hidden[:, question.start - 1 : question.end - 1])
+                logits = self.model.get_output_embeddings()(hidden[:, question.start - 1 :])
             own = torch.tensor(question.ids[question.start : question.end], device=logits.device)
             log_p = logits.float().log_softmax(-1).gather(-1, own.expand(len(batch), -1)[..., None])[..., 0]
             result[list(batch)] = log_p.cpu()
@@ -169,35 +170,55 @@ class DocumentReader:
 
 
 class _SideBySide:
-    """Observer: each question's row attends to the instruction, all passages and itself."""
+    """Observer: each question attends to the instruction, all passages and itself.
 
-    def __init__(self, reader: DocumentReader, passages: Sequence[EncodedPassage], first_layer: int) -> None:
+    The questions stand behind each other in one row, so that the shared keys are neither copied nor read per question.
+    """
+
+    def __init__(
+        self, reader: DocumentReader, passages: Sequence[EncodedPassage], lengths: Sequence[int], first_layer: int
+    ) -> None:
         self.reader = reader
         self.passages = passages
         self.first_layer = first_layer
-        self.own_mask = torch.ones(0)
         self.scores: list[Tensor] = []
+        question = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+        self.sees = (question[:, None] == question) & torch.ones(len(question), len(question), dtype=torch.bool).tril()
+        places = torch.split(torch.arange(len(question)), list(lengths))
+        # [questions, longest]: where each question's tokens stand; its last token fills up, which a mask hides
+        self.places = torch.stack([F.pad(p, (0, max(lengths) - len(p)), value=int(p[-1])) for p in places])
+        self.real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
     def __call__(self, call: AttentionCall) -> Replaced:
         _refuse_unscored(call)
         prefix = self.reader.prefix
         every = [prefix, *self.passages]
+        device = call.query.device
         keys, values = (
             torch.cat([x[call.layer].to(call.query) for x in parts], dim=1)[None]
             for parts in ([p.keys for p in every], [p.values for p in every])
         )
-        mask = self.own_mask.to(call.query.device)
         if call.layer >= self.first_layer:
+            places = self.places.to(device)
             scores = window_scores(
-                call.query,
+                call.query[0][:, places].transpose(0, 1),
                 keys,
-                own_key=call.key,
+                own_key=call.key[0][:, places].transpose(0, 1),
                 scaling=call.scaling,
-                query_mask=mask,
+                query_mask=self.real.to(device),
                 backend=self.reader.backend,
             )
             self.scores.append(scores[:, :, prefix.tokens :].to(self.reader.device))
-        return Replaced(_packed_attention(call, keys, values, mask))
+        seen = torch.ones(len(self.sees), keys.shape[2], dtype=torch.bool)
+        output = F.scaled_dot_product_attention(
+            call.query,
+            torch.cat([keys, call.key], dim=2),
+            torch.cat([values, call.value], dim=2),
+            attn_mask=torch.cat([seen, self.sees], dim=1).to(device),
+            scale=call.scaling,
+            enable_gqa=call.query.shape[1] != keys.shape[1],
+        )
+        return Replaced(output)
 
 
 class _OneByOne:
@@ -241,30 +262,6 @@ class _OneByOne:
         )
 
 
-def _packed_attention(call: AttentionCall, keys: Tensor, values: Tensor, own_mask: Tensor) -> Tensor:
-    """Attention of [questions, heads, tokens, dim] over shared keys [1, KV heads, n, dim] and each row's own.
-
-    The rows are laid behind each other as one, so that the shared keys are neither copied nor read per question.
-    """
-    questions, heads, tokens, dim = call.query.shape
-    flat = [
-        x.transpose(0, 1).reshape(1, x.shape[1], questions * tokens, dim) for x in (call.query, call.key, call.value)
-    ]
-    row = torch.arange(questions, device=keys.device).repeat_interleave(tokens)
-    own = (row[:, None] == row) & torch.ones(len(row), len(row), dtype=torch.bool, device=keys.device).tril()
-    own &= own_mask.flatten() | torch.eye(len(row), dtype=torch.bool, device=keys.device)
-    mask = torch.cat([torch.ones(len(row), keys.shape[2], dtype=torch.bool, device=keys.device), own], dim=1)
-    output = F.scaled_dot_product_attention(
-        flat[0],
-        torch.cat([keys, flat[1]], dim=2),
-        torch.cat([values, flat[2]], dim=2),
-        attn_mask=mask,
-        scale=call.scaling,
-        enable_gqa=heads != keys.shape[1],
-    )
-    return output.reshape(heads, questions, tokens, -1).transpose(0, 1)
-
-
 def _refuse_unscored(call: AttentionCall) -> None:
     if call.softcap is not None or call.sinks is not None:
         raise UnsupportedModelError(
@@ -303,13 +300,3 @@ def _batches(lengths: Sequence[int], tokens: int = _BATCH_TOKENS) -> list[list[i
         else:
             batches.append([i])
     return batches
-
-
-def _right_padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    width = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = True
-    return ids, mask

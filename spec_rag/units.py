@@ -14,36 +14,47 @@ Span = tuple[int, int]
 
 # a line that is its own unit: a table row, a list item, a heading, indented or bracketed code
 _LINE_UNIT = re.compile(r"\s*(\||[-*+•]\s|\d+[.)]\s|#{1,6}\s|```|    \S|\t\S|.*[;{}]\s*$|.*\t.*\t)")
+# a line of data, if the one before or after it is such a line too: "key": value, key = value, a,b,c
+_FIELD = re.compile(r"""\s*(["'][^"']{1,80}["']\s*[:,]|\w[\w ./-]{0,40}[:=]\s*\S|[^,\s][^,]*(,\S[^,]*){2,}$)""")
+_SENTENCE_END_INSIDE = re.compile(r"[.!?]\s+\S")
 _WORD = re.compile(r"\S+")
 _MAX_SENTENCE_CHARS = 1000  # beyond it, it is no sentence: cut at a word border
 
 
-def unit_spans(text: str, unit: str) -> list[Span]:
+def unit_spans(text: str, unit: str, language: str = "en") -> list[Span]:
     """Spans of the units of a text: "sentence", "token" (whole words) or "document"."""
     if unit == "token":
         return word_spans(text)
     if unit == "document":
         span = _trim(text, 0, len(text))
         return [span] if span else []
-    return sentence_spans(text)
+    return sentence_spans(text, language)
 
 
-def sentence_spans(text: str) -> list[Span]:
-    """Spans of sentences; lines that are code, table rows, list items or headings stand alone."""
+def sentence_spans(text: str, language: str = "en") -> list[Span]:
+    """Spans of sentences; lines that are code, data, table rows, list items or headings stand alone.
+
+    Args:
+        text: any text.
+        language: its ISO 639 code, for abbreviations and ordinals; one that is not known is split as English.
+    """
     spans: list[Span] = []
     block_start = 0
     position = 0
-    for line in text.splitlines(keepends=True):
-        if _LINE_UNIT.match(line):
-            spans += _sentences(text, block_start, position)
+    lines = text.splitlines(keepends=True)
+    fields = [bool(_FIELD.match(line.rstrip())) and not _SENTENCE_END_INSIDE.search(line) for line in lines]
+    for i, line in enumerate(lines):
+        in_data = fields[i] and any(fields[max(i - 1, 0) : i] + fields[i + 1 : i + 2])
+        if in_data or _LINE_UNIT.match(line):
+            spans += _sentences(text, block_start, position, language)
             span = _trim(text, position, position + len(line))
             spans += cut_at_words(text, span, _MAX_SENTENCE_CHARS) if span else []
             block_start = position + len(line)
         elif not line.strip():
-            spans += _sentences(text, block_start, position)
+            spans += _sentences(text, block_start, position, language)
             block_start = position + len(line)
         position += len(line)
-    return spans + _sentences(text, block_start, len(text))
+    return spans + _sentences(text, block_start, len(text), language)
 
 
 def word_spans(text: str) -> list[Span]:
@@ -67,11 +78,11 @@ def cut_at_words(text: str, span: Span, max_chars: int) -> list[Span]:
     return pieces + ([rest] if rest else [])
 
 
-def _sentences(text: str, start: int, end: int) -> list[Span]:
+def _sentences(text: str, start: int, end: int, language: str) -> list[Span]:
     if not text[start:end].strip():
         return []
     spans: list[Span] = []
-    for boundary in get_sentence_boundaries("en", text[start:end]):
+    for boundary in get_sentence_boundaries(language, text[start:end]):
         span = _trim(text, start + boundary["start_index"], start + boundary["end_index"])
         spans += cut_at_words(text, span, _MAX_SENTENCE_CHARS) if span else []
     return spans

@@ -92,7 +92,7 @@ def read_documents(
     assert loaded.tokenizer is not None
     given = as_documents(documents)
     started = time.perf_counter()
-    units = [unit_spans(document.text, config.unit) for document in given]
+    units = [unit_spans(document.text, config.unit, config.language) for document in given]
     passages = split_passages(loaded.tokenizer, given, units)
     gather = gather_evidence if config.scoring == "per_document" else joint_evidence
     with loaded.lock.hold():
@@ -106,7 +106,7 @@ def read_documents(
         units=units,
         passages=passages,
         scores=unit_scores(evidence),
-        tokens=token_importance(evidence),
+        tokens=token_importance(evidence, evidence.unit_heads),
         seconds=time.perf_counter() - started,
     )
 

@@ -166,9 +166,13 @@ class CompressionConfig(_FromDict):
         scoring: "per_document" reads each document on its own and lets the question look at all of them at once;
             "joint" reads one prompt of all documents, as the paper does.
         unit: what is kept or dropped: whole sentences, single tokens (the paper), or whole documents.
+        language: of the documents, as ISO 639 code ("en", "de", "zh" ...), for splitting sentences.
         contrast: subtract what any question would attend to (per_document only).
         likelihood: let the likelihood of the question, given each document, take part (per_document only).
         links: raise what belongs to a document whose title a promising unit of another document names.
+        calibration: which heads of the draft to trust (per_document only): None trusts the best of each layer;
+            "shipped" takes the weights that come with the package, if it has some for the draft; else the path of a
+            file that `spec-rag calibrate` wrote.
         ellipsis: what stands where text was dropped, such as " … "; "" joins the kept pieces with a space.
 
     Raises:
@@ -180,9 +184,11 @@ class CompressionConfig(_FromDict):
     coverage: float | None = None
     scoring: Scoring = "per_document"
     unit: Unit = "sentence"
+    language: str = "en"
     contrast: bool = True
     likelihood: bool = True
     links: bool = True
+    calibration: str | None = None
     ellipsis: str = ""
 
     def __post_init__(self) -> None:
@@ -201,6 +207,10 @@ class CompressionConfig(_FromDict):
         _check_choice("unit", self.unit, get_args(Unit))
         for name in ("contrast", "likelihood", "links"):
             _check_choice(name, getattr(self, name), (True, False))
+        if not isinstance(self.language, str) or not self.language.isalpha():
+            raise ConfigError(f"language={self.language!r}: must be an ISO 639 code, such as 'en' or 'de'.")
+        if self.calibration is not None and (not isinstance(self.calibration, str) or not self.calibration.strip()):
+            raise ConfigError(f"calibration={self.calibration!r}: must be None, 'shipped' or the path of a file.")
         if not isinstance(self.ellipsis, str):
             raise ConfigError(f"ellipsis={self.ellipsis!r}: must be a string.")
 

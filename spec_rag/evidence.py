@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from spec_rag.attention_capture import capture
-from spec_rag.calibration import layer_range
+from spec_rag.calibration import Calibration, find_calibration, layer_range
 from spec_rag.checkpoints import keep_first_layers
 from spec_rag.config import CompressionConfig, SpecPCConfig
 from spec_rag.document_index import DocumentIndex
@@ -91,7 +91,8 @@ def gather_evidence(
     backend: str | None,
 ) -> Evidence:
     """Evidence from documents that are read one by one, with the question looking at all of them at once."""
-    first_layer, last_layer = layer_range(loaded.total_layers)
+    calibration = calibration_for(loaded, config)
+    first_layer, last_layer = calibration.layer_range if calibration else layer_range(loaded.total_layers)
     reader = reader_for(loaded, config, backend)
     tokenizer = reader.tokenizer
     encoded = encode_passages(loaded, reader, passages, documents, index)
@@ -104,6 +105,8 @@ def gather_evidence(
         **align_units(units, passages),
         attention=attention[0],
         neutral=attention[1:].mean(0) if config.contrast else None,
+        unit_heads=calibration.weights("unit", first_layer, last_layer) if calibration else None,
+        passage_heads=calibration.weights("passage", first_layer, last_layer) if calibration else None,
         log_likelihood=reader.log_likelihood(encoded, asked) if config.likelihood and len(passages) > 1 else None,
         **_around(documents, units, passages, question, config, embedder),
     )
@@ -170,6 +173,19 @@ def joint_importance(
     return observer.result()[0].float().cpu()[len(layout.head) :]
 
 
+def calibration_for(loaded: LoadedModel, config: CompressionConfig) -> Calibration | None:
+    """The calibration that the settings ask for, if this draft has one.
+
+    Raises:
+        ConfigError: it is not found, or it is another draft's.
+    """
+    found = find_calibration(config.calibration, loaded.name)
+    if found is not None:
+        heads = int(loaded.model.config.get_text_config(decoder=True).num_attention_heads)
+        found.check_fits(loaded.name, loaded.total_layers, heads)
+    return found
+
+
 def reader_for(loaded: LoadedModel, config: CompressionConfig, backend: str | None = None) -> DocumentReader:
     """The reader of that draft, only as deep as the score needs, made once per loaded model.
 
@@ -182,7 +198,15 @@ def reader_for(loaded: LoadedModel, config: CompressionConfig, backend: str | No
             f"likelihood=True needs all {loaded.total_layers} layers of the draft {loaded.name!r}, of which "
             f"{loaded.loaded_layers} are loaded: load it without scoring_only, or set likelihood=False."
         )
-    depth = loaded.total_layers if config.likelihood else layer_range(loaded.total_layers)[1]
+    calibration = calibration_for(loaded, config)
+    depth = calibration.layer_range[1] if calibration else layer_range(loaded.total_layers)[1]
+    if config.likelihood:
+        depth = loaded.total_layers
+    elif depth > loaded.loaded_layers:
+        raise ConfigError(
+            f"calibration={config.calibration!r} listens to {depth} layers of the draft {loaded.name!r}, of which "
+            f"{loaded.loaded_layers} are loaded: load it without scoring_only."
+        )
     key = (depth, backend)
     if key not in loaded.readers:
         loaded.readers[key] = DocumentReader(loaded.model, loaded.tokenizer, depth, backend)

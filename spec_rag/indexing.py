@@ -47,7 +47,8 @@ def index_documents(
     config = config or CompressionConfig()
     given = as_documents(documents)
     assert loaded.tokenizer is not None
-    passages = split_passages(loaded.tokenizer, given, [unit_spans(document.text, config.unit) for document in given])
+    units = [unit_spans(document.text, config.unit, config.language) for document in given]
+    passages = split_passages(loaded.tokenizer, given, units)
     reader = reader_for(loaded, config)
     missing = [p for p in passages if passage_key(loaded, reader, index, given[p.document], p) not in index]
     done = len(passages) - len(missing)

@@ -64,7 +64,7 @@ def keep(reading: Reading, config: CompressionConfig, count: Counter) -> Compres
     before = [count(text) for text in texts]
     budget = min(config.budget_tokens(sum(before)), sum(before))
     if reading.scores is None:
-        units: Sequence[Sequence[Span]] = [unit_spans(text, config.unit) for text in texts]
+        units: Sequence[Sequence[Span]] = [unit_spans(text, config.unit, config.language) for text in texts]
         kept: list[list[Span]] = [[(0, len(text))] if text.strip() else [] for text in texts]
         scores = torch.zeros(sum(len(own) for own in units))
     else:

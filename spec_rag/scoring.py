@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 _FLOOR = 1e-4  # attention below it counts as none when two questions are compared
-_UNIT_TOKENS, _PASSAGE_TOKENS = 3, 8  # the best tokens that speak for a unit, and for its passage
+UNIT_TOKENS, PASSAGE_TOKENS = 3, 8  # the best tokens that speak for a unit, and for its passage
 _FUSION_OFFSET = 5.0  # reciprocal ranks: how little the first place is worth more than the second
 _LINK_WEIGHT, _LINK_SHARPNESS, _LINK_SHARE = 2.0, 1.5, 0.6
 
@@ -33,7 +33,8 @@ class Evidence:
         passage_ranges: int64 [passages, 2], their tokens.
         attention: [layers, heads, tokens], the most that the question attends to each token; or [1, 1, tokens].
         neutral: the same, averaged over neutral questions, or None.
-        head_weights: [layers, heads], how far each head is trusted, or None for the best head of each layer.
+        unit_heads: [layers, heads], how far each head is trusted to tell units apart; None: each layer's best.
+        passage_heads: the same for passages.
         log_likelihood: [passages, question tokens], log p of the question's own tokens given each passage, or None.
         similarity: [units], embedding similarity of unit and question, or None.
         retrieval: [units], the retriever's score of the unit's document, or None.
@@ -46,7 +47,8 @@ class Evidence:
     passage_ranges: Tensor
     attention: Tensor
     neutral: Tensor | None = None
-    head_weights: Tensor | None = None
+    unit_heads: Tensor | None = None
+    passage_heads: Tensor | None = None
     log_likelihood: Tensor | None = None
     similarity: Tensor | None = None
     retrieval: Tensor | None = None
@@ -67,30 +69,28 @@ def contrast(attention: Tensor, neutral: Tensor | None) -> Tensor:
     return attention * ((attention + _FLOOR) / (neutral + _FLOOR)).log().clamp(min=0)
 
 
-def token_importance(evidence: Evidence) -> Tensor:
-    """[tokens]: mean over layers of the best head's contrast, or the trusted heads' weighted sum."""
+def token_importance(evidence: Evidence, heads: Tensor | None = None) -> Tensor:
+    """[tokens]: mean over layers of the best head's contrast, or the sum over `heads` [layers, heads] by weight."""
     gain = contrast(evidence.attention, evidence.neutral)
-    if evidence.head_weights is None:
-        return gain.amax(1).mean(0)
-    return torch.einsum("lht,lh->t", gain, evidence.head_weights)
+    return gain.amax(1).mean(0) if heads is None else torch.einsum("lht,lh->t", gain, heads)
 
 
 def best_tokens(scores: Tensor, ranges: Tensor, count: int) -> Tensor:
     """Mean of the `count` best tokens in each range.
 
     Args:
-        scores: [tokens], non-negative.
+        scores: [..., tokens], non-negative.
         ranges: int64 [n, 2].
 
     Returns:
-        [n]; 0 for an empty range.
+        [..., n]; 0 for an empty range.
     """
     if not len(ranges):
-        return scores.new_zeros(0)
+        return scores.new_zeros(*scores.shape[:-1], 0)
     width = max(1, int((ranges[:, 1] - ranges[:, 0]).max()))
     index = ranges[:, :1] + torch.arange(width, device=ranges.device)
     inside = index < ranges[:, 1:]
-    values = scores[index.clamp(max=len(scores) - 1)].masked_fill(~inside, -1)
+    values = scores[..., index.clamp(max=scores.shape[-1] - 1)].masked_fill(~inside, -1)
     best = values.topk(min(count, width), dim=-1).values
     return best.clamp(min=0).sum(-1) / (best >= 0).sum(-1).clamp(min=1)
 
@@ -104,9 +104,9 @@ def standardised(scores: Tensor) -> Tensor:
 
 def attended(evidence: Evidence) -> Tensor:
     """What the unit shows and what its passage, with its title, shows; square roots tame the long tail."""
-    tokens = token_importance(evidence)
-    own = best_tokens(tokens, evidence.ranges, _UNIT_TOKENS).sqrt()
-    passage = best_tokens(tokens, evidence.passage_ranges, _PASSAGE_TOKENS).sqrt()[evidence.passages]
+    own = best_tokens(token_importance(evidence, evidence.unit_heads), evidence.ranges, UNIT_TOKENS).sqrt()
+    tokens = token_importance(evidence, evidence.passage_heads)
+    passage = best_tokens(tokens, evidence.passage_ranges, PASSAGE_TOKENS).sqrt()[evidence.passages]
     return standardised(own) + standardised(passage)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny import tiny_pair
 
+from spec_rag.calibration import Calibration
 from spec_rag.compression import compress
 from spec_rag.documents import Document
 from spec_rag.errors import UnreadableFileError
@@ -66,9 +67,22 @@ def test_a_line_of_another_form_is_named(tmp_path: Path) -> None:
         read_questions(path)
 
 
+@pytest.fixture
+def shipped(monkeypatch: pytest.MonkeyPatch) -> Calibration:
+    """A calibration for the tiny draft, as if it came with the package."""
+    made = Calibration("tiny-draft", 4, 4, {"1.0": 1.0}, {"1.2": 0.25, "2.3": 0.75}, questions=1, seed=0)
+    for module in ("spec_rag.evaluation.ways", "spec_rag.evaluation.multidoc", "spec_rag.evidence"):
+        monkeypatch.setattr(f"{module}.find_calibration", lambda wanted, _: made if wanted else None)
+    return made
+
+
+@pytest.mark.parametrize("with_titles", [False, True])
 @pytest.mark.parametrize("name", [*WAYS, *EMBEDDED_WAYS])
-def test_no_way_keeps_more_than_its_share(name: str, loaded: LoadedModel) -> None:
-    case = Case(loaded, ASKED, vowels)
+def test_no_way_keeps_more_than_its_share(
+    name: str, with_titles: bool, loaded: LoadedModel, shipped: Calibration
+) -> None:
+    case = Case(loaded, ASKED, vowels, with_titles=with_titles)
+    assert (case.tokens > sum(case.count(text) for text in TEXTS)) == with_titles
     texts = {**WAYS, **EMBEDDED_WAYS}[name](case)
     assert len(texts) == len(PARTS)
     for text, part in zip(texts, PARTS, strict=True):
@@ -88,18 +102,24 @@ def test_the_default_way_is_what_compress_does(loaded: LoadedModel) -> None:
         assert way(case) == own
 
 
-def test_a_part_that_is_switched_off_is_off_in_compress_too(loaded: LoadedModel) -> None:
+def test_a_part_that_is_switched_is_switched_in_compress_too(loaded: LoadedModel, shipped: Calibration) -> None:
     case = Case(loaded, ASKED)
-    for way, setting in (("- likelihood", "likelihood"), ("- contrast", "contrast"), ("- links", "links")):
+    switched: dict[str, dict[str, object]] = {
+        "- likelihood": {"likelihood": False},
+        "- contrast": {"contrast": False},
+        "- links": {"links": False},
+        "calibrated heads": {"calibration": "shipped"},
+        "calibrated heads, - likelihood": {"calibration": "shipped", "likelihood": False},
+    }
+    for way, settings in switched.items():
         own = [
-            compress(ASKED.documents, ASKED.question, draft=loaded, ratio=1 / part, **{setting: False}).text
-            for part in PARTS
+            compress(ASKED.documents, ASKED.question, draft=loaded, ratio=1 / part, **settings).text for part in PARTS
         ]
         assert WAYS[way](case) == own
 
 
 def test_kept_evidence_spares_the_draft(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ways = {**WAYS, **EMBEDDED_WAYS}
+    ways = {name: way for name, way in {**WAYS, **EMBEDDED_WAYS}.items() if not name.startswith("calibrated")}
     first = multidoc.evaluate(loaded, [ASKED], ways, embedder=vowels, evidence=tmp_path)
     monkeypatch.setattr("spec_rag.evaluation.ways.gather_evidence", None)
     monkeypatch.setattr("spec_rag.evaluation.ways.joint_importance", None)

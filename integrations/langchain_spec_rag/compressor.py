@@ -59,7 +59,9 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         coverage: keep the fewest units that carry this share of the importance, above 0 and at most 1.
         scoring: "per_document" or "joint" (one prompt of all documents, as in the paper).
         unit: "sentence", "token" or "document".
+        language: of the documents, as ISO 639 code, for splitting sentences.
         contrast, likelihood, links: parts of the per-document score; see spec_rag's CompressionConfig.
+        calibration: which heads of the draft to trust: None, "shipped", or a file that `spec-rag calibrate` wrote.
         ellipsis: what stands where text was dropped inside a document.
         keep_empty: False leaves out documents of which nothing was kept; True returns them with empty text, so that
             there is one document out for each that went in.
@@ -83,9 +85,11 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     coverage: float | None = None
     scoring: Scoring = "per_document"
     unit: Unit = "sentence"
+    language: str = "en"
     contrast: bool = True
     likelihood: bool = True
     links: bool = True
+    calibration: str | None = None
     ellipsis: str = CompressionConfig.ellipsis
     keep_empty: bool = False
 

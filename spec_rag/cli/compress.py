@@ -35,6 +35,7 @@ def compress(
     scoring: ScoringOption = "per_document",
     unit: UnitOption = "sentence",
     likelihood: console.Likelihood = True,
+    calibration: console.Calibration = None,
     draft: console.Draft = None,
     device: console.Device = None,
     index: console.Index = None,
@@ -49,7 +50,7 @@ def compress(
     """
     if as_json and as_text:
         raise ConfigError("--json and --text both decide what is printed: give one of them.")
-    settings = compression_settings(max_tokens, ratio, coverage, scoring, unit, likelihood)
+    settings = compression_settings(max_tokens, ratio, coverage, scoring, unit, likelihood, calibration)
     if not query.strip():
         raise ConfigError(f"--query {query!r} is empty: compression is guided by a question, so give one.")
     if html is not None:
@@ -75,10 +76,17 @@ def compression_settings(
     scoring: Scoring,
     unit: Unit,
     likelihood: bool = True,
+    calibration: str | None = None,
 ) -> dict[str, Any]:
     """Fields of CompressionConfig, checked before any model is loaded."""
     config = CompressionConfig(
-        max_tokens=max_tokens, ratio=ratio, coverage=coverage, scoring=scoring, unit=unit, likelihood=likelihood
+        max_tokens=max_tokens,
+        ratio=ratio,
+        coverage=coverage,
+        scoring=scoring,
+        unit=unit,
+        likelihood=likelihood,
+        calibration=calibration,
     )
     return {name: value for name, value in asdict(config).items() if value != getattr(CompressionConfig, name)}
 

@@ -33,6 +33,9 @@ Likelihood = Annotated[
         "stays unloaded, and questions are answered faster."
     ),
 ]
+Calibration = Annotated[
+    str | None, typer.Option(help="Which heads of the draft to trust: 'shipped', or a file of `spec-rag calibrate`.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 Tell = Callable[[str], None]

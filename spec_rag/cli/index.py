@@ -19,6 +19,7 @@ def index(
     files: console.Files,
     folder: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index; made if need be.")],
     likelihood: console.Likelihood = True,
+    calibration: console.Calibration = None,
     draft: console.Draft = None,
     device: console.Device = None,
     encoding: console.Encoding = None,
@@ -30,6 +31,7 @@ def index(
 
     What is read are the passages that `ask` retrieves, or with --whole the files as `compress` takes them.
 
+    Give --no-likelihood and --calibration as the questions will: they decide how deep the draft reads.
     Files that are already there are skipped; an interrupted run goes on where it stopped. Use the folder with
     `spec-rag compress --index` and `spec-rag ask --index`.
     """
@@ -49,7 +51,7 @@ def index(
     from spec_rag.models import DEFAULT_DRAFT
 
     store = DocumentIndex(folder, memory_bytes=0, storage=storage)  # type: ignore[arg-type]
-    config = CompressionConfig(likelihood=likelihood)
+    config = CompressionConfig(likelihood=likelihood, calibration=calibration)
     loaded = loaded_draft(draft or DEFAULT_DRAFT, console.load_options(device), config)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     from rich.console import Console

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spec_rag.calibration import find_calibration
 from spec_rag.evaluation.questions import AnsweredQuestion, is_kept, read_questions
 from spec_rag.evaluation.ways import EMBEDDED_WAYS, PARTS, WAYS, Case, Way
 from spec_rag.models import DEFAULT_DRAFT, LoadedModel, load_model
@@ -32,6 +33,7 @@ def evaluate(
     *,
     embedder: Any = None,
     evidence: Path | None = None,
+    with_titles: bool = False,
 ) -> Kept:
     """Try every way on every question.
 
@@ -41,6 +43,7 @@ def evaluate(
         ways: by name.
         embedder: for the ways that need one.
         evidence: folder where what the draft saw is kept between runs, or None.
+        with_titles: count titles and numbers into the tokens that the budgets are shares of.
     """
     from rich.console import Console
     from rich.progress import track
@@ -48,7 +51,7 @@ def evaluate(
     kept: Kept = {name: [] for name in ways}
     console = Console(stderr=True)
     for asked in track(questions, "Reading", console=console, disable=not sys.stderr.isatty()):
-        case = Case(loaded, asked, embedder, evidence)
+        case = Case(loaded, asked, embedder, evidence, with_titles)
         for name, way in ways.items():
             kept[name].append([is_kept(text, asked.answers) for text in way(case)])
     return kept
@@ -107,8 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--embedder", help="package or folder of a sentence encoder, for the ways that need one")
     parser.add_argument("--ways", help=f"of: {', '.join([*WAYS, *EMBEDDED_WAYS])}")
     parser.add_argument("--evidence", type=Path, help="folder where what the draft saw is kept")
+    parser.add_argument("--with-titles", action="store_true", help="count titles into the documents' tokens")
     given = parser.parse_args(arguments)
     ways = {**WAYS, **(EMBEDDED_WAYS if given.embedder else {})}
+    if find_calibration("shipped", str(given.draft)) is None:
+        ways = {name: way for name, way in ways.items() if not name.startswith("calibrated")}
     if given.ways:
         names = [name.strip() for name in given.ways.split(",")]
         unknown = [name for name in names if name not in ways]
@@ -120,7 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for path in given.files:
         questions = read_questions(path, given.questions)
         print(f"\n{path.name}\n")
-        print(table(evaluate(loaded, questions, ways, embedder=embedder, evidence=given.evidence)), flush=True)
+        kept = evaluate(
+            loaded, questions, ways, embedder=embedder, evidence=given.evidence, with_titles=given.with_titles
+        )
+        print(table(kept), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ tables.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from spec_rag.calibration import find_calibration, layer_range
 from spec_rag.config import CompressionConfig, SpecPCConfig
 from spec_rag.counting import token_counter
 from spec_rag.document_index import content_address
 from spec_rag.embedding import similarities
+from spec_rag.errors import ConfigError
 from spec_rag.evaluation.questions import AnsweredQuestion
 from spec_rag.evidence import align_units, gather_evidence, joint_importance, split_passages
 from spec_rag.keeping import Reading, keep
@@ -43,6 +45,8 @@ class Case:
         loaded: the draft.
         asked: question and documents.
         embedder: as for `compress`, or None.
+        with_titles: count titles and numbers into the documents' tokens, as a prompt "Document [1](Title: ...) ..."
+            shows them; the budget is then a larger share of the texts.
         folder: where evidence is kept between runs, or None. Take another one for another embedder, or when the way
             documents are read has changed.
     """
@@ -51,6 +55,7 @@ class Case:
     asked: AnsweredQuestion
     embedder: Any = None
     folder: Path | None = None
+    with_titles: bool = False
 
     def __post_init__(self) -> None:
         assert self.loaded.tokenizer is not None
@@ -65,8 +70,13 @@ class Case:
 
     @cached_property
     def tokens(self) -> int:
-        """Tokens of all texts: what the budgets are shares of."""
-        return sum(self.count(text) for text in self.texts)
+        """Tokens of all documents: what the budgets are shares of."""
+        if not self.with_titles:
+            return sum(self.count(text) for text in self.texts)
+        return sum(
+            self.count(f"Document [{number}](Title: {document.title}) {document.text}\n")
+            for number, document in enumerate(self.documents, start=1)
+        )
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -123,7 +133,7 @@ class Case:
             tokens=tokens,
             seconds=0.0,
         )
-        return [keep(reading, replace(self.config, ratio=1 / part), self.count).text for part in PARTS]
+        return [keep(reading, replace(self.config, max_tokens=self.tokens // part), self.count).text for part in PARTS]
 
     def whole(self, scores: Tensor) -> list[str]:
         """Whole units by falling score, each that still fits: what a ranking of sentences can do by itself."""
@@ -142,7 +152,7 @@ class Case:
         if self.folder is None:
             return make()
         asked = [self.asked.question, *(part for d in self.documents for part in (d.title or "", d.text))]
-        path = self.folder / f"{content_address(kind, self.loaded.name, repr(asdict(self.config)), *asked)}.safetensors"
+        path = self.folder / f"{content_address(kind, self.loaded.name, *asked)}.safetensors"
         if path.exists():
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -198,6 +208,24 @@ def draft(**changes: Any) -> Way:
     return lambda case: case.kept(unit_scores(replace(case.evidence, **changes)))
 
 
+def calibrated(**changes: Any) -> Way:
+    """The score with the heads that the draft's shipped calibration trusts, and fields of its evidence changed."""
+
+    def way(case: Case) -> list[str]:
+        found = find_calibration("shipped", case.loaded.name)
+        if found is None:
+            raise ConfigError(f"draft={case.loaded.name!r} has no shipped calibration: leave these ways out.")
+        layers = layer_range(case.loaded.total_layers)
+        heads = {
+            "unit_heads": found.weights("unit", *layers),
+            "passage_heads": found.weights("passage", *layers),
+        }
+        evidence = replace(case.evidence, **heads, **changes)
+        return case.kept(unit_scores(evidence), token_importance(evidence, evidence.unit_heads))
+
+    return way
+
+
 def fused(case: Case) -> list[str]:
     """The default score joined with embedding similarity."""
     return case.kept(unit_scores(replace(case.evidence, similarity=case.embedded["units"])))
@@ -224,6 +252,8 @@ WAYS: Mapping[str, Way] = {
     "- contrast": draft(neutral=None),
     "- links": draft(links=None),
     "- all three": draft(log_likelihood=None, neutral=None, links=None),
+    "calibrated heads": calibrated(),
+    "calibrated heads, - likelihood": calibrated(log_likelihood=None),
     "+ BM25 document scores": with_word_retrieval,
 }
 EMBEDDED_WAYS: Mapping[str, Way] = {

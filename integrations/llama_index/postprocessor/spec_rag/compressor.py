@@ -63,9 +63,13 @@ class SpecPCCompressor(BaseNodePostprocessor):
         default="per_document", description="Read nodes one by one, or in one prompt as the paper."
     )
     unit: Unit = Field(default="sentence", description="What is kept or dropped.")
+    language: str = Field(default="en", description="Of the nodes, as ISO 639 code, for splitting sentences.")
     contrast: bool = Field(default=True, description="Subtract what any question would attend to.")
     likelihood: bool = Field(default=True, description="Let the question's likelihood given each node take part.")
     links: bool = Field(default=True, description="Raise documents whose title a promising unit of another names.")
+    calibration: str | None = Field(
+        default=None, description="Which heads to trust: None, 'shipped', or a file of `spec-rag calibrate`."
+    )
     ellipsis: str = Field(
         default=CompressionConfig.ellipsis, description="What stands where text was dropped inside a node."
     )

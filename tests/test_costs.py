@@ -1,0 +1,64 @@
+"""The measurements of what compression costs."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import tiny_pair
+
+from spec_rag.documents import Document
+from spec_rag.evaluation import costs
+from spec_rag.evaluation.questions import AnsweredQuestion
+from spec_rag.models import LoadedModel
+from spec_rag.prompt import document_tokens, frame, question_tokens
+
+TEXT = "Bread is baked daily. The baker is Odalys Fenn, of Tarn. She sleeps late."
+ASKED = AnsweredQuestion("Who bakes?", ["Fenn"], [Document(TEXT, title="Bakery"), Document(TEXT[22:], title="Tarn")])
+
+
+@pytest.fixture
+def loaded() -> LoadedModel:
+    return tiny_pair().loaded_draft()
+
+
+def test_the_joint_prefill_reads_what_compress_reads(loaded: LoadedModel) -> None:
+    read: list[int] = []
+    decoder = loaded.model.get_decoder()
+    decoder.register_forward_pre_hook(lambda *call: read.append(call[2]["input_ids"].shape[1]), with_kwargs=True)
+    assert costs.joint_prefill(loaded, ASKED) == read[0]
+    layout = frame(loaded.tokenizer)
+    own = sum(len(document_tokens(loaded.tokenizer, d.text, d.title).ids) for d in ASKED.documents)
+    assert read[0] == len(layout.head) + own + len(question_tokens(loaded.tokenizer, layout, "Who bakes?").ids)
+
+
+def test_ratios_time_every_way(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def timed(call):  # type: ignore[no-untyped-def]
+        call()
+        calls.append(call.func.__name__)
+        return 8.0 if call.func is costs.joint_prefill else 2.0
+
+    monkeypatch.setattr(costs, "seconds", timed)
+    table = costs.ratios(loaded, [ASKED, ASKED])
+    assert len(calls) == 3 * 5  # the first question twice, to warm up
+    assert "| compress, documents in the index | 2.00 | 4.0 |" in table
+    assert "| joint prefill | 8.00 | 1.0 |" in table
+
+
+def test_growth_fits_a_line(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def timed(call):  # type: ignore[no-untyped-def]
+        read.append(len(call.args[0]))
+        return 3.0 + 0.5 * read[-1]
+
+    monkeypatch.setattr(costs, "seconds", timed)
+    table = costs.growth(loaded, [2, 4, 6], tokens=30)
+    assert read == [2, 2, 4, 4, 6, 6]
+    assert table.count("3.00 + 0.5000 n | 1.0000 |") == 2
+
+
+def test_generated_documents_are_as_long_as_asked_for(loaded: LoadedModel) -> None:
+    documents = costs.generated_documents(loaded, 3, 120)
+    assert [len(loaded.tokenizer(d.text, add_special_tokens=False)["input_ids"]) for d in documents] == [120] * 3
+    assert len({d.text for d in documents}) == 3

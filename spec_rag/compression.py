@@ -106,7 +106,7 @@ def read_documents(
         units=units,
         passages=passages,
         scores=unit_scores(evidence),
-        tokens=token_importance(evidence, evidence.unit_heads),
+        tokens=token_importance(evidence),
         seconds=time.perf_counter() - started,
     )
 

@@ -166,13 +166,14 @@ class CompressionConfig(_FromDict):
         scoring: "per_document" reads each document on its own and lets the question look at all of them at once;
             "joint" reads one prompt of all documents, as the paper does.
         unit: what is kept or dropped: whole sentences, single tokens (the paper), or whole documents.
+        retrieval: let the retriever's scores take part, where every document brings one.
         language: of the documents, as ISO 639 code ("en", "de", "zh" ...), for splitting sentences.
         contrast: subtract what any question would attend to (per_document only).
         likelihood: let the likelihood of the question, given each document, take part (per_document only).
         links: raise what belongs to a document whose title a promising unit of another document names.
-        calibration: which heads of the draft to trust (per_document only): None trusts the best of each layer;
-            "shipped" takes the weights that come with the package, if it has some for the draft; else the path of a
-            file that `spec-rag calibrate` wrote.
+        calibration: which heads of the draft to trust besides the best of each layer (per_document only): None trusts
+            no others; "shipped" takes the weights that come with the package, if it has some for the draft; else the
+            path of a file that `spec-rag calibrate` wrote.
         ellipsis: what stands where text was dropped, such as " … "; "" joins the kept pieces with a space.
 
     Raises:
@@ -188,6 +189,7 @@ class CompressionConfig(_FromDict):
     contrast: bool = True
     likelihood: bool = True
     links: bool = True
+    retrieval: bool = True
     calibration: str | None = None
     ellipsis: str = ""
 
@@ -205,7 +207,7 @@ class CompressionConfig(_FromDict):
             )
         _check_choice("scoring", self.scoring, get_args(Scoring))
         _check_choice("unit", self.unit, get_args(Unit))
-        for name in ("contrast", "likelihood", "links"):
+        for name in ("contrast", "likelihood", "links", "retrieval"):
             _check_choice(name, getattr(self, name), (True, False))
         if not isinstance(self.language, str) or not self.language.isalpha():
             raise ConfigError(f"language={self.language!r}: must be an ISO 639 code, such as 'en' or 'de'.")

@@ -297,7 +297,7 @@ def _around(
     owners = [d for d, spans in enumerate(units) for _ in spans]
     given = [document.score for document in documents]
     retrieval = None
-    if all(score is not None for score in given) and len(set(given)) > 1:
+    if config.retrieval and all(score is not None for score in given) and len(set(given)) > 1:
         retrieval = torch.tensor([float(given[d] or 0.0) for d in owners])
     similarity = None
     if embedder is not None:

@@ -33,7 +33,7 @@ class Evidence:
         passage_ranges: int64 [passages, 2], their tokens.
         attention: [layers, heads, tokens], the most that the question attends to each token; or [1, 1, tokens].
         neutral: the same, averaged over neutral questions, or None.
-        unit_heads: [layers, heads], how far each head is trusted to tell units apart; None: each layer's best.
+        unit_heads: [layers, heads], how far each head is trusted to tell units apart, or None.
         passage_heads: the same for passages.
         log_likelihood: [passages, question tokens], log p of the question's own tokens given each passage, or None.
         similarity: [units], embedding similarity of unit and question, or None.
@@ -103,11 +103,24 @@ def standardised(scores: Tensor) -> Tensor:
 
 
 def attended(evidence: Evidence) -> Tensor:
-    """What the unit shows and what its passage, with its title, shows; square roots tame the long tail."""
-    own = best_tokens(token_importance(evidence, evidence.unit_heads), evidence.ranges, UNIT_TOKENS).sqrt()
-    tokens = token_importance(evidence, evidence.passage_heads)
-    passage = best_tokens(tokens, evidence.passage_ranges, PASSAGE_TOKENS).sqrt()[evidence.passages]
-    return standardised(own) + standardised(passage)
+    """What the unit shows and what its passage, with its title, shows.
+
+    A calibration does not replace each layer's best head but has a say of the same weight.
+    """
+    unit = _shown(evidence, evidence.unit_heads, evidence.ranges, UNIT_TOKENS)
+    passage = _shown(evidence, evidence.passage_heads, evidence.passage_ranges, PASSAGE_TOKENS, evidence.passages)
+    return standardised(unit) + standardised(passage)
+
+
+def _shown(
+    evidence: Evidence, heads: Tensor | None, ranges: Tensor, count: int, owners: Tensor | None = None
+) -> Tensor:
+    """[units]: the best tokens of each unit or of the passage that owns it; square roots tame the long tail."""
+    total = torch.zeros(len(evidence.ranges))
+    for trusted in (None,) if heads is None else (None, heads):
+        scores = best_tokens(token_importance(evidence, trusted), ranges, count).sqrt()
+        total = total + standardised(scores if owners is None else scores[owners])
+    return total
 
 
 def foretold(evidence: Evidence) -> Tensor | None:

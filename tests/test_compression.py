@@ -63,9 +63,13 @@ def test_coverage_keeps_fewer_units_than_the_cap_allows(pair: ModelPair) -> None
     assert capped.tokens_after <= 40
 
 
-@pytest.mark.parametrize("option", ["contrast", "likelihood", "links"])
+@pytest.mark.parametrize("option", ["contrast", "likelihood", "links", "retrieval"])
 def test_each_part_of_the_score_changes_it(pair: ModelPair, option: str) -> None:
-    titled = [("Lamp", TEXTS[0]), ("Ferry", TEXTS[1] + " The oven came along."), ("Oven", TEXTS[2])]
+    titled = [
+        Document(TEXTS[0], title="Lamp", score=0.1),
+        Document(TEXTS[1] + " The oven came along.", title="Ferry", score=0.9),
+        Document(TEXTS[2], title="Oven", score=0.2),
+    ]
 
     def importance(**settings: bool) -> list[float]:
         result = compress(titled, QUERY, draft=pair, ratio=0.5, **settings)

@@ -108,8 +108,8 @@ def test_a_part_that_is_switched_is_switched_in_compress_too(loaded: LoadedModel
         "- likelihood": {"likelihood": False},
         "- contrast": {"contrast": False},
         "- links": {"links": False},
-        "calibrated heads": {"calibration": "shipped"},
-        "calibrated heads, - likelihood": {"calibration": "shipped", "likelihood": False},
+        "+ calibrated heads": {"calibration": "shipped"},
+        "+ calibrated heads, - likelihood": {"calibration": "shipped", "likelihood": False},
     }
     for way, settings in switched.items():
         own = [
@@ -119,7 +119,7 @@ def test_a_part_that_is_switched_is_switched_in_compress_too(loaded: LoadedModel
 
 
 def test_kept_evidence_spares_the_draft(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ways = {name: way for name, way in {**WAYS, **EMBEDDED_WAYS}.items() if not name.startswith("calibrated")}
+    ways = {name: way for name, way in {**WAYS, **EMBEDDED_WAYS}.items() if not name.startswith("+ calibrated")}
     first = multidoc.evaluate(loaded, [ASKED], ways, embedder=vowels, evidence=tmp_path)
     monkeypatch.setattr("spec_rag.evaluation.ways.gather_evidence", None)
     monkeypatch.setattr("spec_rag.evaluation.ways.joint_importance", None)

@@ -60,7 +60,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         scoring: "per_document" or "joint" (one prompt of all documents, as in the paper).
         unit: "sentence", "token" or "document".
         language: of the documents, as ISO 639 code, for splitting sentences.
-        contrast, likelihood, links: parts of the per-document score; see spec_rag's CompressionConfig.
+        contrast, likelihood, links, retrieval: parts of the per-document score; see spec_rag's CompressionConfig.
         calibration: which heads of the draft to trust: None, "shipped", or a file that `spec-rag calibrate` wrote.
         ellipsis: what stands where text was dropped inside a document.
         keep_empty: False leaves out documents of which nothing was kept; True returns them with empty text, so that
@@ -89,6 +89,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     contrast: bool = True
     likelihood: bool = True
     links: bool = True
+    retrieval: bool = True
     calibration: str | None = None
     ellipsis: str = CompressionConfig.ellipsis
     keep_empty: bool = False

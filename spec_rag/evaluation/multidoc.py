@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     ways = {**WAYS, **(EMBEDDED_WAYS if given.embedder else {})}
     if find_calibration("shipped", str(given.draft)) is None:
-        ways = {name: way for name, way in ways.items() if not name.startswith("calibrated")}
+        ways = {name: way for name, way in ways.items() if not name.startswith("+ calibrated")}
     if given.ways:
         names = [name.strip() for name in given.ways.split(",")]
         unknown = [name for name in names if name not in ways]

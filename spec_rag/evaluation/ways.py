@@ -209,7 +209,7 @@ def draft(**changes: Any) -> Way:
 
 
 def calibrated(**changes: Any) -> Way:
-    """The score with the heads that the draft's shipped calibration trusts, and fields of its evidence changed."""
+    """The score joined with the heads that the draft's shipped calibration trusts, and with fields changed."""
 
     def way(case: Case) -> list[str]:
         found = find_calibration("shipped", case.loaded.name)
@@ -221,7 +221,7 @@ def calibrated(**changes: Any) -> Way:
             "passage_heads": found.weights("passage", *layers),
         }
         evidence = replace(case.evidence, **heads, **changes)
-        return case.kept(unit_scores(evidence), token_importance(evidence, evidence.unit_heads))
+        return case.kept(unit_scores(evidence))
 
     return way
 
@@ -252,8 +252,8 @@ WAYS: Mapping[str, Way] = {
     "- contrast": draft(neutral=None),
     "- links": draft(links=None),
     "- all three": draft(log_likelihood=None, neutral=None, links=None),
-    "calibrated heads": calibrated(),
-    "calibrated heads, - likelihood": calibrated(log_likelihood=None),
+    "+ calibrated heads": calibrated(),
+    "+ calibrated heads, - likelihood": calibrated(log_likelihood=None),
     "+ BM25 document scores": with_word_retrieval,
 }
 EMBEDDED_WAYS: Mapping[str, Way] = {

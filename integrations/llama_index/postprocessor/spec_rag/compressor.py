@@ -67,6 +67,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
     contrast: bool = Field(default=True, description="Subtract what any question would attend to.")
     likelihood: bool = Field(default=True, description="Let the question's likelihood given each node take part.")
     links: bool = Field(default=True, description="Raise documents whose title a promising unit of another names.")
+    retrieval: bool = Field(default=True, description="Let the nodes' scores take part, where each has one.")
     calibration: str | None = Field(
         default=None, description="Which heads to trust: None, 'shipped', or a file of `spec-rag calibrate`."
     )

@@ -6,6 +6,7 @@ import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -148,7 +149,10 @@ def test_the_command_reads_files_and_names_unknown_ways(
     contexts = [{"title": d.title, "text": d.text} for d in ASKED.documents]
     path = tmp_path / "few.jsonl"
     path.write_text(json.dumps({"question": "Who bakes?", "answers": ["Fenn"], "ctxs": contexts}), encoding="utf-8")
-    multidoc.main([str(path), str(path), "--ways", "default, paper"])
+    multidoc.main([str(path), str(path), "--ways", "default, paper", "--charts", str(tmp_path / "charts")])
+    chart = ElementTree.parse(tmp_path / "charts" / "few.svg").getroot()
+    assert len(chart.findall("{*}polyline")) == 2
+    assert {"default", "paper"} <= {(text.text or "").split(" ")[0] for text in chart.findall("{*}text")}
     assert capsys.readouterr().out.count("| answer kept, 1 questions |") == 2
     with pytest.raises(SystemExit):
         multidoc.main([str(path), "--ways", "best"])

@@ -18,6 +18,7 @@ from spec_rag.cli.answering import answer_messages
 from spec_rag.compression import compress
 from spec_rag.config import SpecPCConfig
 from spec_rag.counting import token_counter
+from spec_rag.document_index import DocumentIndex
 from spec_rag.evaluation.multidoc import interval
 from spec_rag.evaluation.questions import AnsweredQuestion, is_kept, read_questions
 from spec_rag.generation import generate
@@ -33,11 +34,11 @@ def dense(pair: ModelPair, asked: AnsweredQuestion) -> str:
     return default(1)(pair, asked)
 
 
-def default(part: int) -> Way:
+def default(part: int, index: DocumentIndex | None = None) -> Way:
     """The answer from what the package keeps of the documents, 1/part of their tokens."""
 
     def way(pair: ModelPair, asked: AnsweredQuestion) -> str:
-        kept = compress(asked.documents, asked.question, draft=pair, ratio=1 / part)
+        kept = compress(asked.documents, asked.question, draft=pair, index=index, ratio=1 / part)
         return generate(pair, answer_messages(kept), max_new_tokens=MAX_NEW_TOKENS).text
 
     return way
@@ -57,29 +58,36 @@ def paper(part: int) -> Way:
     return way
 
 
-WAYS: Mapping[str, Way] = {
-    "all documents": dense,
-    "paper, 1/4": paper(4),
-    "paper, 1/8": paper(8),
-    "default, 1/4": default(4),
-    "default, 1/8": default(8),
-}
+def all_ways() -> dict[str, Way]:
+    """The ways by name; the default's read each document once."""
+    index = DocumentIndex(storage="float32")
+    return {
+        "all documents": dense,
+        "paper, 1/4": paper(4),
+        "paper, 1/8": paper(8),
+        "default, 1/4": default(4, index),
+        "default, 1/8": default(8, index),
+    }
 
 
 def evaluate(
-    pair: ModelPair, questions: Sequence[AnsweredQuestion], ways: Mapping[str, Way] = WAYS, out: Path | None = None
+    pair: ModelPair,
+    questions: Sequence[AnsweredQuestion],
+    ways: Mapping[str, Way] | None = None,
+    out: Path | None = None,
 ) -> dict[str, list[bool]]:
     """Per way, which questions the target answers right.
 
     Args:
         pair: draft and target.
         questions: with documents and answers.
-        ways: by name.
+        ways: by name; None takes all.
         out: file to which each answer is appended, and in which answers of an earlier run are looked up; or None.
     """
     from rich.console import Console
     from rich.progress import track
 
+    ways = all_ways() if ways is None else ways
     known: dict[tuple[str, str], str] = {}
     if out is not None and out.exists():
         records = map(json.loads, out.read_text(encoding="utf-8").splitlines())

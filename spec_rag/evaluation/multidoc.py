@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from spec_rag.calibration import find_calibration
+from spec_rag.evaluation.chart import Point, kept_chart
 from spec_rag.evaluation.questions import AnsweredQuestion, is_kept, read_questions
 from spec_rag.evaluation.ways import EMBEDDED_WAYS, PARTS, WAYS, Case, Way
 from spec_rag.models import DEFAULT_DRAFT, LoadedModel, load_model
@@ -64,6 +65,14 @@ def interval(hits: Sequence[bool], resamples: int = 2000, seed: int = 0) -> tupl
     return means[int(0.025 * resamples)], means[int(0.975 * resamples)]
 
 
+def points(kept: Kept, resamples: int = 2000) -> dict[str, list[Point]]:
+    """Per way and budget, the share of questions of which an answer was kept."""
+    return {
+        name: [Point(sum(hits) / len(hits), *interval(hits, resamples)) for hits in zip(*rows, strict=True)]
+        for name, rows in kept.items()
+    }
+
+
 def table(kept: Kept, resamples: int = 2000) -> str:
     """Markdown: a row per way, a column per budget."""
     count = len(next(iter(kept.values())))
@@ -71,13 +80,17 @@ def table(kept: Kept, resamples: int = 2000) -> str:
         f"| answer kept, {count} questions | " + " | ".join(f"1/{part}" for part in PARTS) + " |",
         "|---|" + "---|" * len(PARTS),
     ]
-    for name, rows in kept.items():
-        cells = []
-        for hits in zip(*rows, strict=True):
-            low, high = interval(hits, resamples)
-            cells.append(f"{sum(hits) / len(hits):.3f} [{low:.2f}, {high:.2f}]")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    for name, row in points(kept, resamples).items():
+        cells = " | ".join(f"{point.share:.3f} [{point.low:.2f}, {point.high:.2f}]" for point in row)
+        lines.append(f"| {name} | {cells} |")
     return "\n".join(lines)
+
+
+def draw(kept: Kept, title: str, path: Path) -> None:
+    """Write a chart of the ways that do not only switch a part of the default, as SVG."""
+    shown = {name: row[::-1] for name, row in points(kept).items() if name[0] not in "+-"}
+    budgets = [f"1/{part}" for part in reversed(PARTS)]
+    path.write_text(kept_chart(title, budgets, shown), encoding="utf-8")
 
 
 def load_embedder(name: str) -> Callable[[list[str]], list[list[float]]]:
@@ -111,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ways", help=f"of: {', '.join([*WAYS, *EMBEDDED_WAYS])}")
     parser.add_argument("--evidence", type=Path, help="folder where what the draft saw is kept")
     parser.add_argument("--with-titles", action="store_true", help="count titles into the documents' tokens")
+    parser.add_argument("--charts", type=Path, help="folder for a picture per file")
     given = parser.parse_args(arguments)
     ways = {**WAYS, **(EMBEDDED_WAYS if given.embedder else {})}
     if find_calibration("shipped", str(given.draft)) is None:
@@ -130,6 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             loaded, questions, ways, embedder=embedder, evidence=given.evidence, with_titles=given.with_titles
         )
         print(table(kept), flush=True)
+        if given.charts:
+            given.charts.mkdir(parents=True, exist_ok=True)
+            name = path.name.split(".")[0]
+            draw(kept, f"{name}: answer kept, {len(questions)} questions", given.charts / f"{name}.svg")
 
 
 if __name__ == "__main__":

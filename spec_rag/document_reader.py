@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from spec_rag_kernels import window_scores
+from spec_rag_kernels import questions_attention
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -180,44 +180,30 @@ class _SideBySide:
     ) -> None:
         self.reader = reader
         self.passages = passages
+        self.lengths = lengths
         self.first_layer = first_layer
         self.scores: list[Tensor] = []
-        question = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-        self.sees = (question[:, None] == question) & torch.ones(len(question), len(question), dtype=torch.bool).tril()
-        places = torch.split(torch.arange(len(question)), list(lengths))
-        # [questions, longest]: where each question's tokens stand; its last token fills up, which a mask hides
-        self.places = torch.stack([F.pad(p, (0, max(lengths) - len(p)), value=int(p[-1])) for p in places])
-        self.real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
     def __call__(self, call: AttentionCall) -> Replaced:
         _refuse_unscored(call)
-        prefix = self.reader.prefix
-        every = [prefix, *self.passages]
-        device = call.query.device
+        every = [self.reader.prefix, *self.passages]
         keys, values = (
             torch.cat([x[call.layer].to(call.query) for x in parts], dim=1)[None]
             for parts in ([p.keys for p in every], [p.values for p in every])
         )
-        if call.layer >= self.first_layer:
-            places = self.places.to(device)
-            scores = window_scores(
-                call.query[0][:, places].transpose(0, 1),
-                keys,
-                own_key=call.key[0][:, places].transpose(0, 1),
-                scaling=call.scaling,
-                query_mask=self.real.to(device),
-                backend=self.reader.backend,
-            )
-            self.scores.append(scores[:, :, prefix.tokens :].to(self.reader.device))
-        seen = torch.ones(len(self.sees), keys.shape[2], dtype=torch.bool)
-        output = F.scaled_dot_product_attention(
+        output, scores = questions_attention(
             call.query,
-            torch.cat([keys, call.key], dim=2),
-            torch.cat([values, call.value], dim=2),
-            attn_mask=torch.cat([seen, self.sees], dim=1).to(device),
-            scale=call.scaling,
-            enable_gqa=call.query.shape[1] != keys.shape[1],
+            keys,
+            values,
+            call.key,
+            call.value,
+            self.lengths,
+            scaling=call.scaling,
+            with_scores=call.layer >= self.first_layer,
+            backend=self.reader.backend,
         )
+        if scores is not None:
+            self.scores.append(scores[:, :, self.reader.prefix.tokens :].to(self.reader.device))
         return Replaced(output)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -60,6 +61,7 @@ def keep(reading: Reading, config: CompressionConfig, count: Counter) -> Compres
         config: budget, unit, ellipsis.
         count: tokens of a text.
     """
+    count = cache(count)  # units are counted to choose, to cut and to report
     texts = [document.text for document in reading.documents]
     before = [count(text) for text in texts]
     budget = min(config.budget_tokens(sum(before)), sum(before))

@@ -1,0 +1,65 @@
+"""questions_attention in plain torch for any device: one softmax serves the output and the scores.
+
+A head at a time, and of very many keys a few queries at a time, so that few probabilities are held at once.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spec_rag_kernels.checks import compute_dtype
+from spec_rag_kernels.questions_attention.naive import visible
+
+CHUNK_BYTES = 16 * 2**20
+MIN_CHUNK_QUERIES = 16
+
+
+def questions_attention_chunked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    own_key: Tensor,
+    own_value: Tensor,
+    lengths: Sequence[int],
+    scaling: float,
+    with_scores: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """[1, h, w, d], and [questions, h, n] or None."""
+    n, (heads, width) = key.shape[2], query.shape[1:3]
+    seen = visible(lengths, n, query.device)
+    keys, values = torch.cat([key, own_key], dim=2), torch.cat([value, own_value], dim=2)
+    if not with_scores:
+        grouped = heads != key.shape[1]
+        return F.scaled_dot_product_attention(
+            query, keys, values, attn_mask=seen, scale=scaling, enable_gqa=grouped
+        ), None
+    dtype = compute_dtype(query)
+    hidden = torch.zeros(width, width, dtype=dtype, device=query.device).masked_fill(~seen[:, n:], float("-inf"))
+    output = torch.empty(heads, width, query.shape[3], dtype=dtype, device=query.device)
+    scores = torch.zeros(len(lengths), heads, n, dtype=dtype, device=query.device)
+    step = min(width, max(MIN_CHUNK_QUERIES, CHUNK_BYTES // ((n + width) * dtype.itemsize)))
+    buffer = torch.empty(step, n + width, dtype=dtype, device=query.device)
+    starts = [0, *torch.tensor(lengths).cumsum(0).tolist()]
+    for head in range(heads):
+        group = head // (heads // key.shape[1])
+        rows, columns, content = (
+            query[0, head].to(dtype) * scaling,
+            keys[0, group].to(dtype),
+            values[0, group].to(dtype),
+        )
+        for start in range(0, width, step):
+            stop = min(start + step, width)
+            part = buffer[: stop - start]
+            torch.mm(rows[start:stop], columns.T, out=part)
+            part[:, n:] += hidden[start:stop]
+            torch.softmax(part, dim=-1, out=part)
+            torch.mm(part, content, out=output[head, start:stop])
+            for question, (first, last) in enumerate(pairwise(starts)):
+                first, last = max(first, start), min(last, stop)
+                if first < last:
+                    best = part[first - start : last - start, :n].amax(0)
+                    torch.maximum(scores[question, head], best, out=scores[question, head])
+    return output[None].to(query.dtype), scores

@@ -54,7 +54,7 @@ def test_growth_fits_a_line(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(costs, "seconds", timed)
     table = costs.growth(loaded, [2, 4, 6], tokens=30)
-    assert read == [2, 2, 4, 4, 6, 6]
+    assert read == [2] * 4 + [4] * 4 + [6] * 4
     assert table.count("3.00 + 0.5000 n | 1.0000 |") == 2
 
 

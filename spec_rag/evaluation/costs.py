@@ -97,7 +97,7 @@ def generated_documents(loaded: LoadedModel, count: int, tokens: int) -> list[Do
 
 
 def growth(loaded: LoadedModel, counts: Sequence[int], tokens: int) -> str:
-    """Markdown: seconds of `compress` over more and more documents, and how well a line fits them."""
+    """Markdown: seconds of `compress` over more and more documents (once; median of three), and a line's fit."""
     documents = generated_documents(loaded, max(counts), tokens)
     compress(documents[:2], "Where was the town founded?", draft=loaded, likelihood=False)
     cold: list[float] = []
@@ -113,7 +113,7 @@ def growth(loaded: LoadedModel, counts: Sequence[int], tokens: int) -> str:
             likelihood=False,
         )
         cold.append(seconds(call))
-        query.append(seconds(call))
+        query.append(statistics.median(seconds(call) for _ in range(3)))
     lines = [
         f"| documents of {tokens} tokens | " + " | ".join(map(str, counts)) + " | line through them | R² |",
         "|---|" + "---|" * (len(counts) + 2),

@@ -1,0 +1,48 @@
+"""`spec-rag calibrate`: learn which heads of a draft to trust."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spec_rag.cli import console
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(calibrate)
+
+
+def calibrate(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The JSON file to write.")],
+    draft: console.Draft = None,
+    device: console.Device = None,
+    questions: Annotated[int, typer.Option(min=1, help="How many questions to generate.")] = 120,
+    seed: Annotated[int, typer.Option(help="Of the questions.")] = 0,
+) -> None:
+    """Learn which heads of a draft to trust, on questions that are generated on the spot.
+
+    Takes as long as reading ten short documents per question. Use the file with `spec-rag compress --calibration FILE`
+    or `SpecPCCompressor(calibration="FILE")`; a draft also works without one.
+    """
+    console.check_writable(out)
+    console.quiet_transformers()
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from spec_rag.calibrate import calibrate as learn
+    from spec_rag.models import DEFAULT_DRAFT, load_model
+
+    loaded = load_model(draft or DEFAULT_DRAFT, console.load_options(device), scoring_only=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("Generated questions", total=questions)
+        found = learn(loaded, questions, seed, lambda done, total: bar.update(task, completed=done, total=total))
+    console.write_atomically(out, found.to_json())
+    first, last = found.layer_range
+    typer.echo(
+        f"{out}: {len(found.unit)} heads for units and {len(found.passage)} for passages, in layers {first} to "
+        f"{last - 1} of {found.layers}."
+    )

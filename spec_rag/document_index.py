@@ -12,7 +12,9 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -26,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 StorageType = Literal["float32", "float16", "int8"]
 _FORMAT = "1"
+_UNFINISHED = ".tmp"
+_ABANDONED_SECONDS = 3600  # no write takes as long
 
 
 def content_address(*parts: str) -> str:
@@ -64,6 +68,8 @@ class DocumentIndex:
         self.storage: StorageType = storage
         self.hits = 0
         self.misses = 0
+        self._told = False
+        self._swept = False
         self._memory: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self._held_bytes = 0
         self._lock = threading.Lock()
@@ -95,9 +101,11 @@ class DocumentIndex:
             try:
                 self._write(key, stored)
             except OSError as error:
-                logger.warning(
-                    "The index in %s cannot be written (%s): this passage is kept in memory.", self.folder, error
-                )
+                if not self._told:
+                    logger.warning(
+                        "The index in %s cannot be written (%s): passages are only kept in memory.", self.folder, error
+                    )
+                self._told = True
         return _unpacked(stored)
 
     def __contains__(self, key: str) -> bool:
@@ -110,6 +118,13 @@ class DocumentIndex:
     def held_bytes(self) -> int:
         """Bytes held in memory."""
         return self._held_bytes
+
+    def stored_bytes(self, key: str) -> int:
+        """Bytes of a passage's file; 0 where there is none."""
+        try:
+            return 0 if self.folder is None else self._path(key).stat().st_size
+        except FileNotFoundError:
+            return 0
 
     @property
     def disk_bytes(self) -> int:
@@ -139,10 +154,11 @@ class DocumentIndex:
     def _write(self, key: str, stored: dict[str, Tensor]) -> None:
         from safetensors.torch import save
 
+        self._sweep()
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"key": key, "sha256": _checksum(stored)}
-        descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=_UNFINISHED, dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(save(stored, metadata=metadata))
@@ -152,6 +168,16 @@ class DocumentIndex:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+    def _sweep(self) -> None:
+        """Take away, once, what writers that were killed long ago left unfinished."""
+        if self._swept or self.folder is None:
+            return
+        self._swept = True
+        for path in self.folder.glob(f"*/.*{_UNFINISHED}"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                    path.unlink()
 
     def _read(self, key: str) -> dict[str, Tensor] | None:
         from safetensors import SafetensorError, safe_open

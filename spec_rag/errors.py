@@ -31,5 +31,9 @@ class UnreadableFileError(SpecRagError, ValueError):
     """A file exists but no text can be read from it."""
 
 
+class IndexNotWrittenError(SpecRagError, OSError):
+    """What an index was to be filled with cannot be stored."""
+
+
 class MissingDependencyError(SpecRagError, ImportError):
     """An optional package is needed for what was asked."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 
 from spec_rag import DocumentIndex, ModelPair, compress
 from spec_rag.cli.app import app
+from spec_rag.errors import IndexNotWrittenError
 from spec_rag.indexing import index_documents
 
 TEXTS = [f"Hut {i} sleeps {i + 4}. Its warden is number {i * 31}. The stove burns oak." for i in range(12)]
@@ -39,6 +42,30 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert 0 < found.new_passages < 12
     assert seen[0] == 12 - found.new_passages
     assert seen[-1] == 12
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = tiny_pair().loaded_draft()
+    synced: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) > 10:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(IndexNotWrittenError, match=r"10 of 12 passages are stored.*another folder"):
+        index_documents(TEXTS, loaded, DocumentIndex(tmp_path))
+    monkeypatch.undo()
+    assert index_documents(TEXTS, loaded, DocumentIndex(tmp_path)).new_passages == 2
+
+
+def test_bytes_are_those_of_the_documents_and_not_of_others_in_the_folder(tmp_path: Path) -> None:
+    loaded = tiny_pair().loaded_draft()
+    index_documents(TEXTS[:6], loaded, DocumentIndex(tmp_path))
+    index = DocumentIndex(tmp_path)
+    found = index_documents(TEXTS[6:], loaded, index)
+    assert 0 < found.stored_bytes < 0.6 * index.disk_bytes
 
 
 def test_other_weights_or_titles_find_nothing(tmp_path: Path) -> None:

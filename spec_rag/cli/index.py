@@ -61,7 +61,7 @@ def index(
         found = index_documents(
             documents, loaded, store, config, lambda done, total: bar.update(task, completed=done, total=total)
         )
-    per_thousand = store.disk_bytes / found.tokens * 1000 if found.tokens else 0.0
+    per_thousand = found.stored_bytes / found.tokens * 1000 if found.tokens else 0.0
     if as_json:
         console.print_json(
             {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spec_rag.cli.answering import DEFAULT_KV_CAPACITY, Answered, answer_from
+from spec_rag.answering import DEFAULT_KV_CAPACITY, Answered, answer_from
 from spec_rag.config import SpecKVConfig
 from spec_rag.errors import ConfigError
 from spec_rag.retrieval import DEFAULT_TOP_K, Passage, retrieve, split_passages

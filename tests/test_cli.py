@@ -18,7 +18,7 @@ from spec_rag.results import CompressedDocument, Compression, KeptUnit
 pytest.importorskip("bm25s")
 testing = pytest.importorskip("typer.testing")
 
-from spec_rag.cli.answering import answer_messages, find_support  # noqa: E402
+from spec_rag.answering import answer_messages, find_support  # noqa: E402
 from spec_rag.cli.app import app  # noqa: E402
 from spec_rag.demo import (  # noqa: E402
     Handbook,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spec_rag.answering import DEFAULT_KV_CAPACITY, Answered, Support, answer_from
 from spec_rag.cli import console
-from spec_rag.cli.answering import DEFAULT_KV_CAPACITY, Answered, Support, answer_from
 from spec_rag.cli.compress import Coverage, MaxTokens, ScoringOption, UnitOption, compression_settings
 from spec_rag.config import Lookahead, SpecKVConfig
 from spec_rag.errors import ConfigError

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from spec_rag.cli.answering import answer_messages
+from spec_rag.answering import answer_messages
 from spec_rag.compression import compress
 from spec_rag.config import SpecPCConfig
 from spec_rag.counting import token_counter

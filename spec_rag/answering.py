@@ -1,4 +1,4 @@
-"""What `ask` and `demo` do with a question: compress the retrieved passages, answer from them, find the support.
+"""A question over retrieved passages: compress them, answer from what is kept, find the support.
 
 This module does not know files, terminals or which model answers.
 """

@@ -40,9 +40,18 @@ def test_ratios_time_every_way(loaded: LoadedModel, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(costs, "seconds", timed)
     table = costs.ratios(loaded, [ASKED, ASKED])
-    assert len(calls) == 3 * 5  # the first question twice, to warm up
-    assert "| compress, documents in the index | 2.00 | 4.0 |" in table
+    assert len(calls) == 3 * 7  # the first question twice, to warm up
+    assert "| compress, documents in memory | 2.00 | 4.0 |" in table
+    assert "| compress with likelihood, documents on disk | 2.00 | 4.0 |" in table
     assert "| joint prefill | 8.00 | 1.0 |" in table
+
+
+def test_a_finer_storage_takes_more_bytes(loaded: LoadedModel) -> None:
+    exact, half, quarter = (row.split(" | ") for row in costs.storage(loaded, [ASKED], part=2).splitlines()[2:])
+    assert (exact[0], half[0], quarter[0]) == ("| float32", "| float16", "| int8")
+    assert float(exact[1]) == pytest.approx(2 * float(half[1]), rel=0.2)
+    assert float(half[1]) > float(quarter[1]) > 0
+    assert exact[3] == "1 of 1 |"
 
 
 def test_growth_fits_a_line(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,28 +2,33 @@
 
     python -m spec_rag.evaluation.costs ratios FILE.jsonl[.gz] ... [--questions N]
     python -m spec_rag.evaluation.costs growth [--documents 25,50,100] [--tokens 400]
+    python -m spec_rag.evaluation.costs storage FILE.jsonl[.gz] [--questions N]
 
 `ratios` times whole calls of `compress` and the draft's plain prefill of one prompt with all documents, in turn, on the
-same questions. `growth` times `compress` over more and more generated documents and fits a line. Prints Markdown.
-Seconds depend on the machine, ratios less so.
+same questions. `growth` times `compress` over more and more generated documents and fits a line. `storage` says what
+an index's precision costs in bytes and in answers. Prints Markdown. Seconds depend on the machine, ratios less so.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from spec_rag.compression import compress
-from spec_rag.document_index import DocumentIndex
+from spec_rag.config import CompressionConfig
+from spec_rag.document_index import DocumentIndex, StorageType
 from spec_rag.documents import Document
-from spec_rag.evaluation.questions import AnsweredQuestion, read_questions
+from spec_rag.evaluation.questions import AnsweredQuestion, is_kept, read_questions
 from spec_rag.generated_questions import generated_questions
+from spec_rag.indexing import index_documents
 from spec_rag.models import DEFAULT_DRAFT, LoadedModel, load_model
 from spec_rag.prompt import document_tokens, frame, question_tokens
 
@@ -49,36 +54,47 @@ def joint_prefill(loaded: LoadedModel, asked: AnsweredQuestion) -> int:
 
 def ratios(loaded: LoadedModel, questions: Sequence[AnsweredQuestion]) -> str:
     """Markdown: the median over questions of each way's seconds, and of the joint prefill's seconds over them."""
-    rows: dict[str, list[float]] = {name: [] for name in ("joint", "cold", "query", "cold, all", "query, all")}
-    for number, asked in enumerate([questions[0], *questions]):
-        found = {}
-        for suffix, likelihood in (("", False), (", all", True)):
-            call = partial(
-                compress,
-                asked.documents,
-                asked.question,
-                draft=loaded,
-                index=DocumentIndex(storage="float32"),
-                ratio=0.25,
-                likelihood=likelihood,
-            )
-            found["cold" + suffix] = seconds(call)
-            found["query" + suffix] = seconds(call)
-        found["joint"] = seconds(partial(joint_prefill, loaded, asked))
-        if number:  # the first question was a warm-up
-            for name, value in found.items():
-                rows[name].append(value)
-    labels = {
-        "joint": "joint prefill",
-        "cold": "compress, nothing read before",
-        "query": "compress, documents in the index",
-        "cold, all": "compress with likelihood, nothing read before",
-        "query, all": "compress with likelihood, documents in the index",
-    }
+    taken = [_taken(loaded, asked) for asked in [questions[0], *questions]][1:]  # the first question warms up
     lines = [f"| {len(questions)} questions | seconds | joint prefill is so many times slower |", "|---|---|---|"]
-    for name, label in labels.items():
-        ratio = statistics.median(joint / own for joint, own in zip(rows["joint"], rows[name], strict=True))
-        lines.append(f"| {label} | {statistics.median(rows[name]):.2f} | {ratio:.1f} |")
+    for name in taken[0]:
+        ratio = statistics.median(own["joint prefill"] / own[name] for own in taken)
+        lines.append(f"| {name} | {statistics.median(own[name] for own in taken):.2f} | {ratio:.1f} |")
+    return "\n".join(lines)
+
+
+def _taken(loaded: LoadedModel, asked: AnsweredQuestion) -> dict[str, float]:
+    """Seconds of each way on one question."""
+    found = {"joint prefill": seconds(partial(joint_prefill, loaded, asked))}
+    for name, likelihood in (("compress", False), ("compress with likelihood", True)):
+        with tempfile.TemporaryDirectory() as folder:
+            ask = partial(compress, asked.documents, asked.question, draft=loaded, ratio=0.25, likelihood=likelihood)
+            filled = DocumentIndex(folder)
+            found[f"{name}, nothing read before"] = seconds(partial(ask, index=filled))
+            found[f"{name}, documents in memory"] = seconds(partial(ask, index=filled))
+            found[f"{name}, documents on disk"] = seconds(partial(ask, index=DocumentIndex(folder)))
+    return found
+
+
+def storage(loaded: LoadedModel, questions: Sequence[AnsweredQuestion], part: int = 8) -> str:
+    """Markdown, per precision of an index: bytes, answers kept at 1/part, and how often float32 keeps the same."""
+    lines = [
+        f"| {len(questions)} questions, 1/{part} kept | MiB per 1,000 tokens | answer kept | same text as float32 |",
+        "|---|---|---|---|",
+    ]
+    exact: list[str] = []
+    for precision in get_args(StorageType):
+        kept, tokens, held = [], 0, 0
+        for asked in questions:
+            index = DocumentIndex(storage=precision)
+            tokens += index_documents(asked.documents, loaded, index, CompressionConfig(likelihood=False)).tokens
+            held += index.held_bytes
+            ask = partial(compress, asked.documents, asked.question, draft=loaded, index=index)
+            kept.append(ask(ratio=1 / part, likelihood=False).text)
+        exact = exact or kept
+        right = sum(is_kept(text, asked.answers) for text, asked in zip(kept, questions, strict=True))
+        same = sum(one == other for one, other in zip(kept, exact, strict=True))
+        share = right / len(questions)
+        lines.append(f"| {precision} | {held / 2**20 / tokens * 1000:.1f} | {share:.3f} | {same} of {len(kept)} |")
     return "\n".join(lines)
 
 
@@ -134,6 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     side_by_side = commands.add_parser("ratios", help="against one joint prefill")
     side_by_side.add_argument("files", type=Path, nargs="+", metavar="FILE")
     side_by_side.add_argument("--questions", type=int, default=5)
+    precision = commands.add_parser("storage", help="what an index's precision costs")
+    precision.add_argument("files", type=Path, nargs=1, metavar="FILE")
+    precision.add_argument("--questions", type=int, default=40)
     more = commands.add_parser("growth", help="as documents grow in number")
     more.add_argument("--documents", default="25,50,75,100")
     more.add_argument("--tokens", type=int, default=400)
@@ -142,8 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.command == "growth":
         print(growth(loaded, [int(n) for n in given.documents.split(",")], given.tokens))
         return
+    measure = ratios if given.command == "ratios" else storage
     for path in given.files:
-        print(f"\n{path.name}\n\n{ratios(loaded, read_questions(path, given.questions))}", flush=True)
+        print(f"\n{path.name}\n\n{measure(loaded, read_questions(path, given.questions))}", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ This module knows numbers and spans; it does not know where scores come from.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -67,11 +68,16 @@ def merged(spans: Sequence[Span], units: Sequence[Span], kept: Sequence[int]) ->
 
 
 def kept_text(text: str, spans: Sequence[Span], ellipsis: str) -> str:
-    """The kept spans of a text, with `ellipsis` (or a space) where something was dropped between, before or after."""
+    """The kept spans of a text, with `ellipsis` where something was dropped between, before or after.
+
+    Between spans stands at least a space, or a line break where one was dropped.
+    """
     if not spans:
         return ""
-    pieces = [text[start:end] for start, end in spans]
-    body = (ellipsis or " ").join(pieces)
+    body = text[slice(*spans[0])]
+    for (_, end), (start, stop) in pairwise(spans):
+        breaks = "\n" in text[end:start]
+        body += (f"{ellipsis.rstrip()}\n" if breaks else ellipsis or " ") + text[start:stop]
     mark = ellipsis.strip()
     if not mark:
         return body

@@ -22,7 +22,7 @@ def tiny_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny random model under the default model's name."""
     model = tiny_model(max_position_embeddings=65536)
 
-    def load(name: str, options: LoadOptions) -> LoadedModel:
+    def load(name: str, options: LoadOptions, scoring_only: bool) -> LoadedModel:
         assert name == models.DEFAULT_DRAFT, "an example needs no other model than the default one"
         return LoadedModel(model, tiny_tokenizer(), name)
 

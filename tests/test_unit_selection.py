@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spec_rag.unit_selection import best_window, select_units
+from spec_rag.unit_selection import best_window, kept_text, select_units
 
 
 def part_if_half_fits(tokens: list[int]):  # type: ignore[no-untyped-def]
@@ -36,6 +36,17 @@ def test_coverage_stops_at_its_share() -> None:
     scores = torch.tensor([0.0, 5.0, 0.0, 4.0])
     assert select_units(scores, [1, 1, 1, 1], 4, coverage=0.7) == [1]
     assert select_units(scores, [1, 1, 1, 1], 4, coverage=0.9) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("ellipsis", "expected"),
+    [("", "# Huts\nOne is red. It leaks.\n# Boats"), (" … ", "# Huts …\nOne is red. … It leaks. …\n# Boats")],
+)
+def test_a_dropped_line_break_leaves_one(ellipsis: str, expected: str) -> None:
+    text = "# Huts\n\nAll are old. One is red. Two stand. It leaks.\n\n# Gulls\n\n# Boats"
+    pieces = ("# Huts", "One is red.", "It leaks.", "# Boats")
+    spans = [(text.index(piece), text.index(piece) + len(piece)) for piece in pieces]
+    assert kept_text(text, spans, ellipsis) == expected
 
 
 def test_the_best_window_is_the_run_of_words_with_most_importance() -> None:

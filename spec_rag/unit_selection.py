@@ -89,7 +89,7 @@ def kept_text(text: str, spans: Sequence[Span], ellipsis: str) -> str:
 def longest_prefix(text: str, span: Span, count: Callable[[str], int], budget: int) -> Span | None:
     """The longest beginning of a span that ends at a word border and fits; None if not even a word does."""
     start, end = span
-    borders = [i for i in range(start + 1, end + 1) if i == end or (text[i].isspace() and not text[i - 1].isspace())]
+    borders = [start + stop for _, stop in word_spans(text[start:end])]
     low, high = 0, len(borders)
     while low < high:
         middle = (low + high) // 2

@@ -7,6 +7,7 @@ models or scores.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 
 from sentencex import get_sentence_boundaries
 
@@ -17,7 +18,9 @@ _LINE_UNIT = re.compile(r"\s*(\||[-*+•]\s|\d+[.)]\s|#{1,6}\s|```|    \S|\t\S|.
 # a line of data, if the one before or after it is such a line too: "key": value, key = value, a,b,c
 _FIELD = re.compile(r"""\s*(["'][^"']{1,80}["']\s*[:,]|\w[\w ./-]{0,40}[:=]\s*\S|[^,\s][^,]*(,\S[^,]*){2,}$)""")
 _SENTENCE_END_INSIDE = re.compile(r"[.!?]\s+\S")
-_WORD = re.compile(r"\S+")
+# where a script puts no spaces between words, each of its characters counts as one
+_UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 _MAX_SENTENCE_CHARS = 1000  # beyond it, it is no sentence: cut at a word border
 
 
@@ -58,7 +61,7 @@ def sentence_spans(text: str, language: str = "en") -> list[Span]:
 
 
 def word_spans(text: str) -> list[Span]:
-    """Spans of the words of a text: runs without white space."""
+    """Spans of the words of a text: runs without white space; of Chinese and Japanese, single characters."""
     return [match.span() for match in _WORD.finditer(text)]
 
 
@@ -66,11 +69,10 @@ def cut_at_words(text: str, span: Span, max_chars: int) -> list[Span]:
     """Split a span that is longer than `max_chars` into pieces that end at word borders where there are any."""
     pieces: list[Span] = []
     start, end = span
+    borders = [start + stop for _, stop in word_spans(text[start:end])] if end - start > max_chars else []
     while end - start > max_chars:
-        border = max((m.end() for m in _WORD.finditer(text, start, start + max_chars)), default=start + max_chars)
-        if border == start + max_chars and border < end and not text[border].isspace():
-            gap = max(text.rfind(" ", start, border), text.rfind("\n", start, border))
-            border = gap if gap > start else border
+        last = bisect_right(borders, start + max_chars) - 1
+        border = borders[last] if last >= 0 and borders[last] > start else start + max_chars
         piece = _trim(text, start, border)
         pieces += [piece] if piece else []
         start = border

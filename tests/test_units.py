@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from spec_rag.unit_selection import longest_prefix
 from spec_rag.units import sentence_spans, unit_spans
 
 LONG = "word " * 300
@@ -50,6 +51,15 @@ def test_what_is_no_sentence_is_cut_between_words() -> None:
     cut = pieces(LONG)
     assert len(cut) > 1
     assert all(set(piece.split()) == {"word"} for piece in cut)
+
+
+def test_a_script_without_spaces_is_cut_between_characters() -> None:
+    text = "黄浦江 flows by"
+    assert [text[a:b] for a, b in unit_spans(text, "token")] == ["黄", "浦", "江", "flows", "by"]
+    assert longest_prefix(text, (0, len(text)), len, 2) == (0, 2)
+    assert longest_prefix(text, (0, len(text)), len, 8) == (0, 3)
+    long = "江" * 2500
+    assert [b - a for a, b in sentence_spans(long, "zh")] == [1000, 1000, 500]
 
 
 def test_units_cover_every_word_once_and_in_order() -> None:

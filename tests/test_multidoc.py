@@ -110,7 +110,7 @@ def test_a_part_that_is_switched_is_switched_in_compress_too(loaded: LoadedModel
         "- contrast": {"contrast": False},
         "- links": {"links": False},
         "+ calibrated heads": {"calibration": "shipped"},
-        "+ calibrated heads, - likelihood": {"calibration": "shipped", "likelihood": False},
+        "- likelihood + calibrated heads": {"calibration": "shipped", "likelihood": False},
     }
     for way, settings in switched.items():
         own = [
@@ -119,8 +119,12 @@ def test_a_part_that_is_switched_is_switched_in_compress_too(loaded: LoadedModel
         assert WAYS[way](case) == own
 
 
+def test_ways_can_be_named_in_a_list_with_commas() -> None:
+    assert not [name for name in (*WAYS, *EMBEDDED_WAYS) if "," in name]
+
+
 def test_kept_evidence_spares_the_draft(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ways = {name: way for name, way in {**WAYS, **EMBEDDED_WAYS}.items() if not name.startswith("+ calibrated")}
+    ways = {name: way for name, way in {**WAYS, **EMBEDDED_WAYS}.items() if "calibrated" not in name}
     first = multidoc.evaluate(loaded, [ASKED], ways, embedder=vowels, evidence=tmp_path)
     monkeypatch.setattr("spec_rag.evaluation.ways.gather_evidence", None)
     monkeypatch.setattr("spec_rag.evaluation.ways.joint_importance", None)
@@ -154,8 +158,9 @@ def test_the_command_reads_files_and_names_unknown_ways(
     assert len(chart.findall("{*}polyline")) == 2
     assert {"default", "paper"} <= {(text.text or "").split(" ")[0] for text in chart.findall("{*}text")}
     assert capsys.readouterr().out.count("| answer kept, 1 questions |") == 2
-    with pytest.raises(SystemExit):
-        multidoc.main([str(path), "--ways", "best"])
+    for wrong in ([str(path), "--ways", "best"], [str(tmp_path / "missing.jsonl")]):
+        with pytest.raises(SystemExit):
+            multidoc.main(wrong)
     assert "'best' is not one of paper" in capsys.readouterr().err
 
 

@@ -20,7 +20,7 @@ from spec_rag.config import SpecPCConfig
 from spec_rag.counting import token_counter
 from spec_rag.document_index import DocumentIndex
 from spec_rag.evaluation.multidoc import interval
-from spec_rag.evaluation.questions import AnsweredQuestion, is_kept, read_questions
+from spec_rag.evaluation.questions import AnsweredQuestion, is_kept, question_file, read_questions
 from spec_rag.generation import generate
 from spec_rag.models import DEFAULT_DRAFT, ModelPair
 from spec_rag.tokens import prompt_ids
@@ -118,7 +118,7 @@ def table(right: Mapping[str, Sequence[bool]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=question_file)
     parser.add_argument("--questions", type=int, help="only the first so many")
     parser.add_argument("--draft", default=DEFAULT_DRAFT)
     parser.add_argument("--target", default=DEFAULT_DRAFT)

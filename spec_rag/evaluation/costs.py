@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import get_args
 
 import torch
@@ -26,7 +25,7 @@ from spec_rag.compression import compress
 from spec_rag.config import CompressionConfig
 from spec_rag.document_index import DocumentIndex, StorageType
 from spec_rag.documents import Document
-from spec_rag.evaluation.questions import AnsweredQuestion, is_kept, read_questions
+from spec_rag.evaluation.questions import AnsweredQuestion, is_kept, question_file, read_questions
 from spec_rag.generated_questions import generated_questions
 from spec_rag.indexing import index_documents
 from spec_rag.models import DEFAULT_DRAFT, LoadedModel, load_model
@@ -148,10 +147,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--draft", default=DEFAULT_DRAFT)
     commands = parser.add_subparsers(dest="command", required=True)
     side_by_side = commands.add_parser("ratios", help="against one joint prefill")
-    side_by_side.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    side_by_side.add_argument("files", type=question_file, nargs="+", metavar="FILE")
     side_by_side.add_argument("--questions", type=int, default=5)
     precision = commands.add_parser("storage", help="what an index's precision costs")
-    precision.add_argument("files", type=Path, nargs=1, metavar="FILE")
+    precision.add_argument("files", type=question_file, nargs=1, metavar="FILE")
     precision.add_argument("--questions", type=int, default=40)
     more = commands.add_parser("growth", help="as documents grow in number")
     more.add_argument("--documents", default="25,50,75,100")

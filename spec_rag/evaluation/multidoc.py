@@ -19,7 +19,7 @@ from typing import Any
 
 from spec_rag.calibration import find_calibration
 from spec_rag.evaluation.chart import Point, kept_chart
-from spec_rag.evaluation.questions import AnsweredQuestion, is_kept, read_questions
+from spec_rag.evaluation.questions import AnsweredQuestion, is_kept, question_file, read_questions
 from spec_rag.evaluation.ways import EMBEDDED_WAYS, PARTS, WAYS, Case, Way
 from spec_rag.models import DEFAULT_DRAFT, LoadedModel, load_model
 
@@ -117,7 +117,7 @@ def load_embedder(name: str) -> Callable[[list[str]], list[list[float]]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    parser.add_argument("files", type=question_file, nargs="+", metavar="FILE")
     parser.add_argument("--questions", type=int, help="only the first so many of each file")
     parser.add_argument("--draft", default=DEFAULT_DRAFT)
     parser.add_argument("--embedder", help="package or folder of a sentence encoder, for the ways that need one")
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     ways = {**WAYS, **(EMBEDDED_WAYS if given.embedder else {})}
     if find_calibration("shipped", str(given.draft)) is None:
-        ways = {name: way for name, way in ways.items() if not name.startswith("+ calibrated")}
+        ways = {name: way for name, way in ways.items() if "calibrated" not in name}
     if given.ways:
         names = [name.strip() for name in given.ways.split(",")]
         unknown = [name for name in names if name not in ways]

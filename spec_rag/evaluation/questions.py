@@ -6,6 +6,7 @@ which one document with a pair a line is made. This module does not know how doc
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import re
@@ -46,6 +47,14 @@ def read_questions(path: Path, limit: int | None = None) -> list[AnsweredQuestio
                 "text), or with ordered_kv_records, key and value."
             ) from error
     return found
+
+
+def question_file(name: str) -> Path:
+    """The path of a file that exists, as a type of command-line arguments."""
+    path = Path(name)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{name!r} is no file: give JSON lines of questions, .jsonl or .jsonl.gz.")
+    return path
 
 
 def _question(row: dict[str, Any]) -> AnsweredQuestion:

@@ -245,7 +245,7 @@ def with_word_retrieval(case: Case) -> list[str]:
 
 WAYS: Mapping[str, Way] = {
     "paper": paper,
-    "paper's importance, sentences": joint_sentences,
+    "paper's importance by sentence": joint_sentences,
     "BM25 sentences": word_matching,
     "default": draft(),
     "- likelihood": draft(log_likelihood=None),
@@ -253,11 +253,11 @@ WAYS: Mapping[str, Way] = {
     "- links": draft(links=None),
     "- all three": draft(log_likelihood=None, neutral=None, links=None),
     "+ calibrated heads": calibrated(),
-    "+ calibrated heads, - likelihood": calibrated(log_likelihood=None),
+    "- likelihood + calibrated heads": calibrated(log_likelihood=None),
     "+ BM25 document scores": with_word_retrieval,
 }
 EMBEDDED_WAYS: Mapping[str, Way] = {
-    "embedding, sentences": embedding,
+    "embedding sentences": embedding,
     "+ embedded document scores": with_retrieval,
     "fused": fused,
 }

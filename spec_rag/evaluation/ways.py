@@ -245,7 +245,7 @@ def with_word_retrieval(case: Case) -> list[str]:
 
 WAYS: Mapping[str, Way] = {
     "paper": paper,
-    "paper's importance by sentence": joint_sentences,
+    "paper by sentence": joint_sentences,
     "BM25 sentences": word_matching,
     "default": draft(),
     "- likelihood": draft(log_likelihood=None),

@@ -152,13 +152,16 @@ def test_the_command_reads_files_and_names_unknown_ways(
     monkeypatch.setattr(multidoc, "load_model", lambda name: loaded)
     contexts = [{"title": d.title, "text": d.text} for d in ASKED.documents]
     path = tmp_path / "few.jsonl"
-    path.write_text(json.dumps({"question": "Who bakes?", "answers": ["Fenn"], "ctxs": contexts}), encoding="utf-8")
-    multidoc.main([str(path), str(path), "--ways", "default, paper", "--charts", str(tmp_path / "charts")])
+    line = json.dumps({"question": "Who bakes?", "answers": ["Fenn"], "ctxs": contexts})
+    path.write_text(f"{line}\n{line}\n", encoding="utf-8")
+    multidoc.main(
+        [str(path), str(path), "--skip", "1", "--ways", "default, paper", "--charts", str(tmp_path / "charts")]
+    )
     chart = ElementTree.parse(tmp_path / "charts" / "few.svg").getroot()
     assert len(chart.findall("{*}polyline")) == 2
     assert {"default", "paper"} <= {(text.text or "").split(" ")[0] for text in chart.findall("{*}text")}
     assert capsys.readouterr().out.count("| answer kept, 1 questions |") == 2
-    for wrong in ([str(path), "--ways", "best"], [str(tmp_path / "missing.jsonl")]):
+    for wrong in ([str(path), "--ways", "best"], [str(path), "--skip", "2"], [str(tmp_path / "missing.jsonl")]):
         with pytest.raises(SystemExit):
             multidoc.main(wrong)
     assert "'best' is not one of paper" in capsys.readouterr().err

@@ -119,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=question_file, nargs="+", metavar="FILE")
     parser.add_argument("--questions", type=int, help="only the first so many of each file")
+    parser.add_argument("--skip", type=int, default=0, help="leave the first so many of these out")
     parser.add_argument("--draft", default=DEFAULT_DRAFT)
     parser.add_argument("--embedder", help="package or folder of a sentence encoder, for the ways that need one")
     parser.add_argument("--ways", help=f"of: {', '.join([*WAYS, *EMBEDDED_WAYS])}")
@@ -138,7 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     embedder = load_embedder(given.embedder) if given.embedder else None
     loaded = load_model(given.draft)
     for path in given.files:
-        questions = read_questions(path, given.questions)
+        questions = read_questions(path, given.questions)[given.skip :]
+        if not questions:
+            parser.error(f"--skip: {given.skip} leaves no question of {path}")
         print(f"\n{path.name}\n")
         kept = evaluate(
             loaded, questions, ways, embedder=embedder, evidence=given.evidence, with_titles=given.with_titles

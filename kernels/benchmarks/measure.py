@@ -1,8 +1,10 @@
 """Times and working memory for the benchmarks, measured side by side in one process."""
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -47,6 +49,38 @@ def working_bytes(call: Callable[[], object]) -> int:
         held += event.nbytes()
         most = max(most, held)
     return most
+
+
+def arguments(description: str | None, repeats: int, **defaults: int | str) -> argparse.Namespace:
+    """What a benchmark is given: an option per default, and device, dtype and repeats. Seeds the random numbers."""
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    for name, default in {**defaults, "device": "cpu", "dtype": "float32", "repeats": repeats}.items():
+        parser.add_argument("--" + name.replace("_", "-"), type=type(default), default=default)
+    torch.manual_seed(0)
+    return parser.parse_args()
+
+
+def tensor_options(given: argparse.Namespace) -> dict[str, Any]:
+    """Device and dtype as torch's factories take them."""
+    return {"device": given.device, "dtype": getattr(torch, given.dtype)}
+
+
+def compared(calls: dict[str, Callable[[], object]], base: str, given: argparse.Namespace) -> str:
+    """A table of the calls' times and, on a CPU, working memory, beside those of the call named `base`."""
+    with torch.no_grad():
+        seconds = median_seconds(calls, given.repeats)
+        held = {name: working_bytes(call) for name, call in calls.items()} if given.device == "cpu" else {}
+    rows = [
+        [name, f"{1e3 * seconds[name]:.2f}", f"{seconds[name] / seconds[base]:.2f}"]
+        + ([f"{held[name] / 1e6:.2f}", f"{held[base] / held[name]:.1f}"] if held else ["-", "-"])
+        for name in calls
+    ]
+    return table(["", "ms", "time / base", "working MB", "base / MB"], rows)
+
+
+def conditions(given: argparse.Namespace) -> str:
+    """Where and how often it was measured."""
+    return f"{given.dtype}, {given.device}, {torch.get_num_threads()} threads, median of {given.repeats}"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -3,28 +3,15 @@
 python kernels/benchmarks/vertical_slash_attention.py [--tokens 16384] [--vertical 1024] [--slash 1024] [--repeats 3]
 """
 
-import argparse
-
 import torch
 import torch.nn.functional as F
-from measure import median_seconds, table
+from measure import arguments, conditions, median_seconds, table, tensor_options
 from spec_rag_kernels import vertical_slash_attention
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--heads", type=int, default=9)
-    parser.add_argument("--key-heads", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=16384)
-    parser.add_argument("--vertical", type=int, default=1024)
-    parser.add_argument("--slash", type=int, default=1024)
-    parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--repeats", type=int, default=3)
-    a = parser.parse_args()
-    options = {"device": a.device, "dtype": getattr(torch, a.dtype)}
-    torch.manual_seed(0)
+    a = arguments(__doc__, 3, heads=9, key_heads=3, tokens=16384, vertical=1024, slash=1024, dim=64)
+    options = tensor_options(a)
     query = torch.randn(1, a.heads, a.tokens, a.dim, **options)
     key, value = (torch.randn(1, a.key_heads, a.tokens, a.dim, **options) for _ in range(2))
     columns = torch.stack([torch.randperm(a.tokens)[: a.vertical] for _ in range(a.key_heads)])[None].to(a.device)
@@ -43,7 +30,7 @@ def main() -> None:
         seconds = median_seconds(calls, a.repeats)
     base = min(seconds["sdpa, keys repeated before"], seconds["sdpa, enable_gqa"])
     print(f"{a.heads} heads, {a.key_heads} KV heads, {a.tokens} tokens, vertical {a.vertical}, slash {a.slash}, "
-          f"dim {a.dim}, {a.dtype}, {a.device}, {torch.get_num_threads()} threads, median of {a.repeats}")  # fmt: skip
+          f"dim {a.dim}, {conditions(a)}")  # fmt: skip
     rows = [[name, f"{seconds[name]:.3f}", f"{base / seconds[name]:.2f}"] for name in calls]
     print(table(["", "seconds", "times faster"], rows))
     print(f"pairs: {pairs_share(columns, a.tokens, a.slash):.3f} of the causal ones")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -29,17 +28,12 @@ def calibrate(
     """
     console.check_writable(out)
     console.quiet_transformers()
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from spec_rag.calibrate import calibrate as learn
     from spec_rag.models import DEFAULT_DRAFT, load_model
 
     loaded = load_model(draft or DEFAULT_DRAFT, console.load_options(device), scoring_only=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("Generated questions", total=questions)
-        found = learn(loaded, questions, seed, lambda done, total: bar.update(task, completed=done, total=total))
+    with console.bar("Generated questions") as tell:
+        found = learn(loaded, questions, seed, tell)
     console.write_atomically(out, found.to_json())
     first, last = found.layer_range
     typer.echo(

@@ -82,6 +82,18 @@ def progress() -> Iterator[Tell]:
         yield tell
 
 
+@contextmanager
+def bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr while work goes on, if stderr is a terminal; told how much is done and how much there is."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as shown:
+        task = shown.add_task(description, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
 def counted(count: int, noun: str) -> str:
     """A number with its noun: 1 passage, 8 passages."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -42,8 +41,6 @@ def index(
     if not whole:
         documents = [passage for document in documents for passage in split_passages(document)]
     console.quiet_transformers()
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from spec_rag.compression import loaded_draft
     from spec_rag.config import CompressionConfig
     from spec_rag.document_index import DocumentIndex
@@ -53,14 +50,8 @@ def index(
     store = DocumentIndex(folder, memory_bytes=0, storage=storage)  # type: ignore[arg-type]
     config = CompressionConfig(likelihood=likelihood, calibration=calibration)
     loaded = loaded_draft(draft or DEFAULT_DRAFT, console.load_options(device), config)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    from rich.console import Console
-
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("Reading passages", total=None)
-        found = index_documents(
-            documents, loaded, store, config, lambda done, total: bar.update(task, completed=done, total=total)
-        )
+    with console.bar("Reading passages") as tell:
+        found = index_documents(documents, loaded, store, config, tell)
     per_thousand = found.stored_bytes / found.tokens * 1000 if found.tokens else 0.0
     if as_json:
         console.print_json(

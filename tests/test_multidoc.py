@@ -18,7 +18,7 @@ from spec_rag.documents import Document
 from spec_rag.errors import UnreadableFileError
 from spec_rag.evaluation import multidoc
 from spec_rag.evaluation.questions import AnsweredQuestion, is_kept, read_questions
-from spec_rag.evaluation.ways import EMBEDDED_WAYS, PARTS, WAYS, Case
+from spec_rag.evaluation.ways import CALIBRATED_WAYS, EMBEDDED_WAYS, PARTS, WAYS, Case
 from spec_rag.models import LoadedModel
 
 TEXTS = (
@@ -32,6 +32,7 @@ ASKED = AnsweredQuestion(
     ["The Odalys Fenn"],
     [Document(text, title=title) for title, text in zip(TITLES, TEXTS, strict=True)],
 )
+ALL_WAYS = {**WAYS, **CALIBRATED_WAYS, **EMBEDDED_WAYS}
 
 
 def vowels(texts: list[str]) -> list[list[float]]:
@@ -78,13 +79,13 @@ def shipped(monkeypatch: pytest.MonkeyPatch) -> Calibration:
 
 
 @pytest.mark.parametrize("with_titles", [False, True])
-@pytest.mark.parametrize("name", [*WAYS, *EMBEDDED_WAYS])
+@pytest.mark.parametrize("name", ALL_WAYS)
 def test_no_way_keeps_more_than_its_share(
     name: str, with_titles: bool, loaded: LoadedModel, shipped: Calibration
 ) -> None:
     case = Case(loaded, ASKED, vowels, with_titles=with_titles)
     assert (case.tokens > sum(case.count(text) for text in TEXTS)) == with_titles
-    texts = {**WAYS, **EMBEDDED_WAYS}[name](case)
+    texts = ALL_WAYS[name](case)
     assert len(texts) == len(PARTS)
     for text, part in zip(texts, PARTS, strict=True):
         own = sum(case.count(piece) for piece in text.split("\n"))
@@ -116,15 +117,15 @@ def test_a_part_that_is_switched_is_switched_in_compress_too(loaded: LoadedModel
         own = [
             compress(ASKED.documents, ASKED.question, draft=loaded, ratio=1 / part, **settings).text for part in PARTS
         ]
-        assert WAYS[way](case) == own
+        assert ALL_WAYS[way](case) == own
 
 
 def test_ways_can_be_named_in_a_list_with_commas() -> None:
-    assert not [name for name in (*WAYS, *EMBEDDED_WAYS) if "," in name]
+    assert not [name for name in ALL_WAYS if "," in name]
 
 
 def test_kept_evidence_spares_the_draft(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ways = {name: way for name, way in {**WAYS, **EMBEDDED_WAYS}.items() if "calibrated" not in name}
+    ways = {**WAYS, **EMBEDDED_WAYS}
     first = multidoc.evaluate(loaded, [ASKED], ways, embedder=vowels, evidence=tmp_path)
     monkeypatch.setattr("spec_rag.evaluation.ways.gather_evidence", None)
     monkeypatch.setattr("spec_rag.evaluation.ways.joint_importance", None)

@@ -20,7 +20,7 @@ from typing import Any
 from spec_rag.calibration import find_calibration
 from spec_rag.evaluation.chart import Point, kept_chart
 from spec_rag.evaluation.questions import AnsweredQuestion, is_kept, question_file, read_questions
-from spec_rag.evaluation.ways import EMBEDDED_WAYS, PARTS, WAYS, Case, Way
+from spec_rag.evaluation.ways import CALIBRATED_WAYS, EMBEDDED_WAYS, PARTS, WAYS, Case, Way
 from spec_rag.models import DEFAULT_DRAFT, LoadedModel, load_model
 
 Kept = dict[str, list[list[bool]]]
@@ -122,14 +122,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--skip", type=int, default=0, help="leave the first so many of these out")
     parser.add_argument("--draft", default=DEFAULT_DRAFT)
     parser.add_argument("--embedder", help="package or folder of a sentence encoder, for the ways that need one")
-    parser.add_argument("--ways", help=f"of: {', '.join([*WAYS, *EMBEDDED_WAYS])}")
+    parser.add_argument("--ways", help=f"of: {', '.join([*WAYS, *CALIBRATED_WAYS, *EMBEDDED_WAYS])}")
     parser.add_argument("--evidence", type=Path, help="folder where what the draft saw is kept")
     parser.add_argument("--with-titles", action="store_true", help="count titles into the documents' tokens")
     parser.add_argument("--charts", type=Path, help="folder for a picture per file")
     given = parser.parse_args(arguments)
-    ways = {**WAYS, **(EMBEDDED_WAYS if given.embedder else {})}
-    if find_calibration("shipped", str(given.draft)) is None:
-        ways = {name: way for name, way in ways.items() if "calibrated" not in name}
+    ways = {
+        **WAYS,
+        **(CALIBRATED_WAYS if find_calibration("shipped", str(given.draft)) else {}),
+        **(EMBEDDED_WAYS if given.embedder else {}),
+    }
     if given.ways:
         names = [name.strip() for name in given.ways.split(",")]
         unknown = [name for name in names if name not in ways]

@@ -252,9 +252,11 @@ WAYS: Mapping[str, Way] = {
     "- contrast": draft(neutral=None),
     "- links": draft(links=None),
     "- all three": draft(log_likelihood=None, neutral=None, links=None),
+    "+ BM25 document scores": with_word_retrieval,
+}
+CALIBRATED_WAYS: Mapping[str, Way] = {
     "+ calibrated heads": calibrated(),
     "- likelihood + calibrated heads": calibrated(log_likelihood=None),
-    "+ BM25 document scores": with_word_retrieval,
 }
 EMBEDDED_WAYS: Mapping[str, Way] = {
     "embedding sentences": embedding,

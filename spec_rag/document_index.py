@@ -50,6 +50,10 @@ class DocumentIndex:
         storage: precision of the stored keys and values: "float16" halves float32 without measurable loss, "int8"
             (one scale per layer, KV head and token) halves it again.
 
+    Attributes:
+        hits, misses: passages found and not found so far.
+        write_error: why a passage could last not be written to the folder; None if all could.
+
     Raises:
         ConfigError: an argument is out of range, or `folder` is a file.
     """
@@ -68,8 +72,7 @@ class DocumentIndex:
         self.storage: StorageType = storage
         self.hits = 0
         self.misses = 0
-        self._told = False
-        self._swept = False
+        self.write_error: OSError | None = None
         self._memory: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self._held_bytes = 0
         self._lock = threading.Lock()
@@ -101,11 +104,11 @@ class DocumentIndex:
             try:
                 self._write(key, stored)
             except OSError as error:
-                if not self._told:
+                if self.write_error is None:
                     logger.warning(
                         "The index in %s cannot be written (%s): passages are only kept in memory.", self.folder, error
                     )
-                self._told = True
+                self.write_error = error
         return _unpacked(stored)
 
     def __contains__(self, key: str) -> bool:
@@ -154,9 +157,9 @@ class DocumentIndex:
     def _write(self, key: str, stored: dict[str, Tensor]) -> None:
         from safetensors.torch import save
 
-        self._sweep()
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path.parent)
         metadata = {"key": key, "sha256": _checksum(stored)}
         descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=_UNFINISHED, dir=path.parent)
         try:
@@ -168,16 +171,6 @@ class DocumentIndex:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-
-    def _sweep(self) -> None:
-        """Take away, once, what writers that were killed long ago left unfinished."""
-        if self._swept or self.folder is None:
-            return
-        self._swept = True
-        for path in self.folder.glob(f"*/.*{_UNFINISHED}"):
-            with suppress(OSError):
-                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                    path.unlink()
 
     def _read(self, key: str) -> dict[str, Tensor] | None:
         from safetensors import SafetensorError, safe_open
@@ -196,6 +189,14 @@ class DocumentIndex:
             reason = str(error)
         logger.warning("Ignoring %s: %s. It will be computed anew.", path, reason)
         return None
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Take away what writers that were killed long ago left unfinished."""
+    for path in folder.glob(f".*{_UNFINISHED}"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                path.unlink()
 
 
 def _checksum(stored: dict[str, Tensor]) -> str:

@@ -67,8 +67,8 @@ def index_documents(
             stored = sum(index.stored_bytes(key) > 0 for key in keys)
             raise IndexNotWrittenError(
                 f"folder={str(index.folder)!r}: {stored} of {len(keys)} passages are stored, and the next cannot be "
-                "written. Make room or give another folder; a new run goes on from there."
-            )
+                f"written ({index.write_error}). Make room or give another folder; a new run goes on from there."
+            ) from index.write_error
         done += len(part)
         tell(done, len(passages))
     return Indexed(

@@ -174,8 +174,8 @@ class CompressionConfig(_FromDict):
         calibration: which heads of the draft to trust besides the best of each layer (per_document only): None trusts
             no others; "shipped" takes the weights that come with the package, if it has some for the draft; else the
             path of a file that `spec-rag calibrate` wrote.
-        ellipsis: what stands where text was dropped, such as " … "; "" joins the kept pieces with a
-            space. Where a line break was dropped, one stays.
+        ellipsis: what stands where text was dropped, such as " … "; "" joins the kept pieces with a space.
+            Where a line break was dropped, one stays.
 
     Raises:
         ConfigError: a value is out of range, or two of them contradict each other.

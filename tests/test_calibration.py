@@ -147,4 +147,4 @@ def test_a_file_that_cannot_be_written_is_refused_first(tmp_path: Path, monkeypa
     monkeypatch.setattr("spec_rag.models.load_model", None)
     run = CliRunner().invoke(app, ["calibrate", "--out", str(tmp_path / "no" / "made.json")])
     assert run.exit_code == 2
-    assert "no" in run.output
+    assert f"the folder {tmp_path / 'no'} does not exist" in run.output

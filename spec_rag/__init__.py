@@ -9,38 +9,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spec_rag.compression import compress as compress
+    from spec_rag.cancellation import Cancellation as Cancellation
+    from spec_rag.compression.index import DocumentIndex as DocumentIndex
+    from spec_rag.compression.pipeline import compress as compress
     from spec_rag.config import SpecKVConfig as SpecKVConfig
     from spec_rag.config import SpecPCConfig as SpecPCConfig
-    from spec_rag.document_index import DocumentIndex as DocumentIndex
-    from spec_rag.documents import Document as Document
-    from spec_rag.generation import generate as generate
-    from spec_rag.generation import generate_batch as generate_batch
-    from spec_rag.generation import score_prompt as score_prompt
-    from spec_rag.models import LoadOptions as LoadOptions
-    from spec_rag.models import ModelPair as ModelPair
+    from spec_rag.generation.pipeline import generate as generate
+    from spec_rag.generation.pipeline import generate_batch as generate_batch
+    from spec_rag.generation.pipeline import score_prompt as score_prompt
+    from spec_rag.generation.streaming import agenerate as agenerate
+    from spec_rag.generation.streaming import stream as stream
+    from spec_rag.models.options import LoadOptions as LoadOptions
+    from spec_rag.models.pair import ModelPair as ModelPair
+    from spec_rag.report import Compression as Compression
     from spec_rag.results import Answer as Answer
-    from spec_rag.results import Compression as Compression
-    from spec_rag.streaming import agenerate as agenerate
-    from spec_rag.streaming import stream as stream
+    from spec_rag.text.documents import Document as Document
 
 __version__ = "0.1.0"
 
 _ROOMS = {
     "Answer": "results",
-    "Compression": "results",
-    "LoadOptions": "models",
-    "ModelPair": "models",
+    "Cancellation": "cancellation",
+    "Compression": "report",
+    "Document": "text.documents",
+    "DocumentIndex": "compression.index",
+    "LoadOptions": "models.options",
+    "ModelPair": "models.pair",
     "SpecKVConfig": "config",
     "SpecPCConfig": "config",
-    "generate": "generation",
-    "generate_batch": "generation",
-    "score_prompt": "generation",
-    "stream": "streaming",
-    "agenerate": "streaming",
-    "compress": "compression",
-    "DocumentIndex": "document_index",
-    "Document": "documents",
+    "agenerate": "generation.streaming",
+    "compress": "compression.pipeline",
+    "generate": "generation.pipeline",
+    "generate_batch": "generation.pipeline",
+    "score_prompt": "generation.pipeline",
+    "stream": "generation.streaming",
 }
 
 __all__ = sorted(_ROOMS)

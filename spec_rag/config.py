@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from spec_rag.errors import ConfigError
+from spec_rag.errors import ConfigError, unknown_field
+from spec_rag.text.languages import LANGUAGES
 
 PoolType = Literal["max", "mean", "avg"]
 ReductionType = Literal["max", "mean"]
 Positions = Literal["packed", "original"]
-Lookahead = Literal["draft", "none", "target"]
+Lookahead = Literal["auto", "draft", "none", "target"]
 HeadBudget = Literal["uniform", "adaptive"]
 Scoring = Literal["per_document", "joint"]
 Unit = Literal["sentence", "token", "document"]
@@ -50,9 +51,9 @@ class _FromDict:
     def from_dict(cls, values: dict[str, Any]) -> Any:
         """Build the config from a dict of its field names; an unknown name raises ConfigError."""
         known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"{cls.__name__} has no field {unknown[0]!r}; its fields are {', '.join(sorted(known))}.")
+        for name in values:
+            if name not in known:
+                raise unknown_field(cls.__name__, name, known)
         return cls(**values)
 
 
@@ -161,13 +162,15 @@ class CompressionConfig(_FromDict):
 
     Args:
         max_tokens: keep at most so many tokens of all documents together.
+        min_tokens: never compress below so many tokens: less than that passes whole, and `ratio` leaves at least so
+            many.
         ratio: keep at most this share of the tokens, above 0 and at most 1.
         coverage: keep the fewest units that carry this share of the importance, above 0 and at most 1.
         scoring: "per_document" reads each document on its own and lets the question look at all of them at once;
             "joint" reads one prompt of all documents, as the paper does.
         unit: what is kept or dropped: whole sentences, single tokens (the paper), or whole documents.
         retrieval: let the retriever's scores take part, where every document brings one.
-        language: of the documents, as ISO 639 code ("en", "de", "zh" ...), for splitting sentences.
+        language: of the documents, as ISO 639-1 code ("en", "de", "zh" ...), for splitting sentences.
         contrast: subtract what any question would attend to (per_document only).
         likelihood: let the likelihood of the question, given each document, take part (per_document only).
         links: raise what belongs to a document whose title a promising unit of another document names.
@@ -176,12 +179,15 @@ class CompressionConfig(_FromDict):
             path of a file that `spec-rag calibrate` wrote.
         ellipsis: what stands where text was dropped, such as " … "; "" joins the kept pieces with a space.
             Where a line break was dropped, one stays.
+        cut_units: let the best words of a unit that does not fit whole be kept, with "…" where it was cut. False keeps
+            whole units alone, so that nothing is kept where none fits.
 
     Raises:
         ConfigError: a value is out of range, or two of them contradict each other.
     """
 
     max_tokens: int | None = None
+    min_tokens: int = 0
     ratio: float | None = None
     coverage: float | None = None
     scoring: Scoring = "per_document"
@@ -193,9 +199,16 @@ class CompressionConfig(_FromDict):
     retrieval: bool = True
     calibration: str | None = None
     ellipsis: str = ""
+    cut_units: bool = False
 
     def __post_init__(self) -> None:
         _check_integer("max_tokens", self.max_tokens, 1, optional=True)
+        _check_integer("min_tokens", self.min_tokens, 0)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ConfigError(
+                f"min_tokens={self.min_tokens} is above max_tokens={self.max_tokens}: lower min_tokens, or raise "
+                "max_tokens."
+            )
         for name in ("ratio", "coverage"):
             value = getattr(self, name)
             if value is not None and (
@@ -208,10 +221,10 @@ class CompressionConfig(_FromDict):
             )
         _check_choice("scoring", self.scoring, get_args(Scoring))
         _check_choice("unit", self.unit, get_args(Unit))
-        for name in ("contrast", "likelihood", "links", "retrieval"):
+        for name in ("contrast", "likelihood", "links", "retrieval", "cut_units"):
             _check_choice(name, getattr(self, name), (True, False))
-        if not isinstance(self.language, str) or not self.language.isalpha():
-            raise ConfigError(f"language={self.language!r}: must be an ISO 639 code, such as 'en' or 'de'.")
+        if self.language not in LANGUAGES:
+            raise ConfigError(f"language={self.language!r}: must be an ISO 639-1 code, such as 'en', 'de' or 'zh'.")
         if self.calibration is not None and (not isinstance(self.calibration, str) or not self.calibration.strip()):
             raise ConfigError(f"calibration={self.calibration!r}: must be None, 'shipped' or the path of a file.")
         if not isinstance(self.ellipsis, str):
@@ -227,4 +240,10 @@ class CompressionConfig(_FromDict):
         if self.max_tokens is not None:
             return self.max_tokens
         share = self.ratio if self.ratio is not None else (1.0 if self.coverage is not None else 0.25)
-        return int(tokens_before * share)
+        return max(int(tokens_before * share), min(self.min_tokens, tokens_before))
+
+    def passes_whole(self, tokens_before: int) -> bool:
+        """Whether texts of so many tokens are left as they are."""
+        if self.coverage is not None:
+            return tokens_before <= self.min_tokens
+        return tokens_before <= self.budget_tokens(tokens_before)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class SpecRagError(Exception):
     """Base of the errors that spec-rag raises on purpose."""
@@ -37,3 +40,15 @@ class IndexNotWrittenError(SpecRagError, OSError):
 
 class MissingDependencyError(SpecRagError, ImportError):
     """An optional package is needed for what was asked."""
+
+
+class CancelledError(SpecRagError):
+    """The work was cancelled by the caller before it was done."""
+
+
+def unknown_field(owner: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a field that does not exist, with the name that was probably meant."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    meant = f"did you mean {near[0]!r}? Its" if near else "its"
+    return ConfigError(f"{owner} has no field {name!r}: {meant} fields are {', '.join(names)}.")

@@ -1,13 +1,15 @@
-"""What the two jobs give back: numbers with their units in the names, and text. Formatting happens in `report`."""
+"""What the two jobs give back: numbers with their units in the names, and text.
+
+This module does not know how results are shown; `report` does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from rich.table import Table
     from torch import Tensor
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -75,6 +77,26 @@ class Answer:
     timings: Timings = Timings()
 
     @property
+    def usage(self) -> dict[str, int]:
+        """prompt_tokens, completion_tokens and total_tokens, as APIs count them: the prompt as it was given."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What the answer cost beside its tokens: what was pruned, bytes of keys and values, seconds."""
+        return {
+            "target_prompt_tokens": self.target_prompt_tokens,
+            "lookahead_tokens": len(self.lookahead_ids),
+            "kv_bytes_dense": self.kv_bytes_dense,
+            "kv_bytes_kept": self.kv_bytes_kept,
+            **asdict(self.timings),
+        }
+
+    @property
     def kept_positions(self) -> list[list[list[int]]]:
         """Kept positions per layer and KV head, ascending, the observation window included."""
         return [[[p for p in head if p >= 0] for head in layer.tolist()] for layer in self.layer_positions]
@@ -124,10 +146,25 @@ class CompressedDocument:
     tokens_after: int
     units: list[KeptUnit] = field(default_factory=list, repr=False)
 
+    @property
+    def ratio(self) -> float:
+        """Share of the tokens that was kept, 0 to 1; 1.0 for no tokens at all."""
+        return kept_share(self.tokens_before, self.tokens_after)
+
+    def figures(self, draft: str) -> dict[str, Any]:
+        """What became of the document, for its metadata: tokens, ratio, the draft's name, kept spans."""
+        return {
+            "original_tokens": self.tokens_before,
+            "compressed_tokens": self.tokens_after,
+            "ratio": self.ratio,
+            "draft_model": draft,
+            "kept_spans": [list(span) for span in self.spans],
+        }
+
 
 @dataclass(frozen=True)
-class Compression:
-    """The documents of one question after compression. Prints as a table with rich and as HTML in notebooks.
+class CompressionData:
+    """The documents of one question after compression, as data; `spec_rag.Compression` adds how they are shown.
 
     Attributes:
         documents: one per input document, in the input's order, also where nothing was kept.
@@ -161,18 +198,9 @@ class Compression:
     @property
     def ratio(self) -> float:
         """Share of the tokens that was kept, 0 to 1; 1.0 for no tokens at all."""
-        return self.tokens_after / self.tokens_before if self.tokens_before else 1.0
+        return kept_share(self.tokens_before, self.tokens_after)
 
-    def __rich__(self) -> Table:
-        from spec_rag.report import compression_table
 
-        return compression_table(self)
-
-    def to_html(self) -> str:
-        """A page with the kept text dark and the dropped text pale."""
-        from spec_rag.report import compression_html
-
-        return compression_html(self)
-
-    def _repr_html_(self) -> str:
-        return self.to_html()
+def kept_share(before: int, after: int) -> float:
+    """Share of the tokens that was kept, 0 to 1; 1.0 for no tokens at all."""
+    return after / before if before else 1.0

@@ -9,9 +9,9 @@ import pytest
 from tiny import tiny_model, tiny_pair, tiny_tokenizer
 
 from spec_rag import ModelPair
-from spec_rag.documents import Document
+from spec_rag.text.documents import Document
 from spec_rag.evaluation import answers
-from spec_rag.evaluation.questions import AnsweredQuestion
+from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
 
 TEXT = "Bread is baked daily. The baker is Odalys Fenn, of Tarn. She sleeps late. " * 4
 QUESTIONS = [AnsweredQuestion(q, ["Fenn"], [Document(TEXT, title="Bakery")]) for q in ("Who bakes?", "Who sleeps?")]

@@ -10,7 +10,7 @@ from tiny import random_ids, tiny_model
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from spec_rag import ModelPair, SpecKVConfig, generate
-from spec_rag.attention_capture import Replaced, attention_configs, base_attention, capture
+from spec_rag.attention.capture import Replaced, attention_configs, base_attention, capture
 
 
 def plain(model: torch.nn.Module, prompt: torch.Tensor) -> list[int]:

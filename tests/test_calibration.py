@@ -11,13 +11,13 @@ import torch
 from tiny import tiny_pair
 from typer.testing import CliRunner
 
-from spec_rag.calibrate import calibrate, head_gains
-from spec_rag.calibration import Calibration, find_calibration, layer_range
+from spec_rag.learning.calibrate import calibrate, head_gains
+from spec_rag.compression.calibration import Calibration, find_calibration, layer_range
 from spec_rag.cli.app import app
-from spec_rag.compression import compress
+from spec_rag.compression.pipeline import compress
 from spec_rag.errors import ConfigError
-from spec_rag.models import DEFAULT_DRAFT, LoadedModel
-from spec_rag.scoring import Evidence
+from spec_rag.models.loading import DEFAULT_DRAFT, LoadedModel
+from spec_rag.compression.scoring import Evidence
 
 CALIBRATION = Calibration("tiny-draft", 4, 4, {"1.0": 1.0}, {"1.2": 0.25, "2.3": 0.75}, questions=3, seed=0)
 TEXTS = [
@@ -114,7 +114,7 @@ def test_a_head_is_worth_what_it_gains_over_guessing() -> None:
 
 def test_learning_is_deterministic_and_tells_how_far_it_is(draft: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     # a random model has no head to trust, so what it sees counts as gained whatever it is worth
-    monkeypatch.setattr("spec_rag.calibrate.head_gains", lambda *given: head_gains(*given).abs())
+    monkeypatch.setattr("spec_rag.learning.calibrate.head_gains", lambda *given: head_gains(*given).abs())
     told: list[tuple[int, int]] = []
     found = calibrate(draft, questions=2, seed=5, tell=lambda done, total: told.append((done, total)))
     assert told == [(0, 2), (1, 2), (2, 2)]
@@ -126,7 +126,7 @@ def test_learning_is_deterministic_and_tells_how_far_it_is(draft: LoadedModel, m
 
 
 def test_a_draft_without_a_useful_head_is_refused(draft: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spec_rag.calibrate.head_gains", lambda *given: -head_gains(*given).abs())
+    monkeypatch.setattr("spec_rag.learning.calibrate.head_gains", lambda *given: -head_gains(*given).abs())
     with pytest.raises(ConfigError, match="none of its heads finds the needed sentences"):
         calibrate(draft, questions=1)
 
@@ -134,8 +134,8 @@ def test_a_draft_without_a_useful_head_is_refused(draft: LoadedModel, monkeypatc
 def test_the_command_writes_a_file_that_compress_takes(
     draft: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spec_rag.models.load_model", lambda *_, **__: draft)
-    monkeypatch.setattr("spec_rag.calibrate.head_gains", lambda *given: head_gains(*given).abs())
+    monkeypatch.setattr("spec_rag.models.loading.load_model", lambda *_, **__: draft)
+    monkeypatch.setattr("spec_rag.learning.calibrate.head_gains", lambda *given: head_gains(*given).abs())
     out = tmp_path / "made.json"
     run = CliRunner().invoke(app, ["calibrate", "--out", str(out), "--questions", "1"])
     assert run.exit_code == 0, run.output
@@ -144,7 +144,7 @@ def test_the_command_writes_a_file_that_compress_takes(
 
 
 def test_a_file_that_cannot_be_written_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spec_rag.models.load_model", None)
+    monkeypatch.setattr("spec_rag.models.loading.load_model", None)
     run = CliRunner().invoke(app, ["calibrate", "--out", str(tmp_path / "no" / "made.json")])
     assert run.exit_code == 2
     assert f"the folder {tmp_path / 'no'} does not exist" in run.output

@@ -12,15 +12,15 @@ import pytest
 from tiny import tiny_pair
 
 from spec_rag import ModelPair
-from spec_rag.documents import Document
+from spec_rag.text.documents import Document
 from spec_rag.results import CompressedDocument, Compression, KeptUnit
 
 pytest.importorskip("bm25s")
 testing = pytest.importorskip("typer.testing")
 
-from spec_rag.answering import answer_messages, find_support  # noqa: E402
+from spec_rag.answering.pipeline import answer_messages, find_support  # noqa: E402
 from spec_rag.cli.app import app  # noqa: E402
-from spec_rag.demo import (  # noqa: E402
+from spec_rag.evaluation.tasks.handbook import (  # noqa: E402
     Handbook,
     contains_answer,
     demo_questions,
@@ -44,10 +44,10 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> ModelPair:
     """The commands load this pair instead of a real one."""
-    from spec_rag.models import LoadedModel
+    from spec_rag.models.loading import LoadedModel
 
     pair = tiny_pair()
-    monkeypatch.setattr("spec_rag.models.load_model", lambda *_: LoadedModel(pair.draft, pair.tokenizer, "tiny"))
+    monkeypatch.setattr("spec_rag.models.loading.load_model", lambda *_: LoadedModel(pair.draft, pair.tokenizer, "tiny"))
     monkeypatch.setattr(ModelPair, "load", classmethod(lambda cls, *_, **__: pair))
     return pair
 
@@ -291,7 +291,7 @@ def test_damaged_or_missing_corpus_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_demo_prints_answers_with_their_place_and_a_table(tiny: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spec_rag.demo.DEFAULT_TOP_K", 2)
+    monkeypatch.setattr("spec_rag.evaluation.tasks.handbook.DEFAULT_TOP_K", 2)
     result = run("demo")
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
@@ -303,7 +303,7 @@ def test_demo_prints_answers_with_their_place_and_a_table(tiny: ModelPair, monke
 
 
 def test_evaluation_counts_each_question_at_each_ratio(tiny: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spec_rag.demo.DEFAULT_TOP_K", 1)
+    monkeypatch.setattr("spec_rag.evaluation.tasks.handbook.DEFAULT_TOP_K", 1)
     handbook = load_handbook()
     few = Handbook(handbook.passages, [q for q in handbook.questions if q.id in ("single-01", "single-07", "two-01")])
     told: list[str] = []

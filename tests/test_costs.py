@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from tiny import tiny_pair
 
-from spec_rag.documents import Document
+from spec_rag.text.documents import Document
 from spec_rag.evaluation import costs
-from spec_rag.evaluation.questions import AnsweredQuestion
-from spec_rag.models import LoadedModel
-from spec_rag.prompt import document_tokens, frame, question_tokens
+from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
+from spec_rag.models.loading import LoadedModel
+from spec_rag.compression.passages import document_tokens, frame, question_tokens
 
 TEXT = "Bread is baked daily. The baker is Odalys Fenn, of Tarn. She sleeps late."
 ASKED = AnsweredQuestion("Who bakes?", ["Fenn"], [Document(TEXT, title="Bakery"), Document(TEXT[22:], title="Tarn")])

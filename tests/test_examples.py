@@ -9,7 +9,7 @@ import pytest
 from tiny import tiny_model, tiny_tokenizer
 
 from spec_rag import ModelPair, models
-from spec_rag.models import LoadedModel, LoadOptions
+from spec_rag.models.loading import LoadedModel, LoadOptions
 
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))

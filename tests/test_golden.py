@@ -12,10 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate, score_prompt
-from spec_rag.attention_capture import capture
-from spec_rag.importance import kv_scores
+from spec_rag.attention.capture import capture
+from spec_rag.attention.importance import kv_scores
 from spec_rag.results import Answer
-from spec_rag.selection import smooth
+from spec_rag.attention.selection import smooth
 
 FOLDER = Path(__file__).parent / "golden"
 CASES = json.loads(gzip.decompress((FOLDER / "cases.json.gz").read_bytes()))

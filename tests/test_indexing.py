@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from spec_rag import DocumentIndex, ModelPair, compress
 from spec_rag.cli.app import app
 from spec_rag.errors import IndexNotWrittenError
-from spec_rag.indexing import index_documents
+from spec_rag.compression.reading import index_documents
 
 TEXTS = [f"Hut {i} sleeps {i + 4}. Its warden is number {i * 31}. The stove burns oak." for i in range(12)]
 

@@ -13,10 +13,10 @@ from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from spec_rag import LoadOptions, ModelPair
-from spec_rag.bundled_draft import DEFAULT_DRAFT, bundled_gguf
+from spec_rag.models.bundled_draft import DEFAULT_DRAFT, bundled_gguf
 from spec_rag.errors import ConfigError, IncompatibleModelsError, ModelNotFoundError
-from spec_rag.models import load_model
-from spec_rag.tokens import prompt_ids, text_ids
+from spec_rag.models.loading import load_model
+from spec_rag.text.tokens import prompt_ids, text_ids
 
 
 @pytest.fixture

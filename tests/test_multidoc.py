@@ -12,14 +12,14 @@ import pytest
 import torch
 from tiny import tiny_pair
 
-from spec_rag.calibration import Calibration
-from spec_rag.compression import compress
-from spec_rag.documents import Document
+from spec_rag.compression.calibration import Calibration
+from spec_rag.compression.pipeline import compress
+from spec_rag.text.documents import Document
 from spec_rag.errors import UnreadableFileError
 from spec_rag.evaluation import multidoc
-from spec_rag.evaluation.questions import AnsweredQuestion, is_kept, read_questions
-from spec_rag.evaluation.ways import CALIBRATED_WAYS, EMBEDDED_WAYS, PARTS, WAYS, Case
-from spec_rag.models import LoadedModel
+from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion, is_kept, read_questions
+from spec_rag.evaluation.methods.variants import CALIBRATED_WAYS, EMBEDDED_WAYS, PARTS, WAYS, Case
+from spec_rag.models.loading import LoadedModel
 
 TEXTS = (
     "Bread is baked daily. The baker is Odalys  Fenn, of Tarn. She sleeps late.",
@@ -73,7 +73,7 @@ def test_a_line_of_another_form_is_named(tmp_path: Path) -> None:
 def shipped(monkeypatch: pytest.MonkeyPatch) -> Calibration:
     """A calibration for the tiny draft, as if it came with the package."""
     made = Calibration("tiny-draft", 4, 4, {"1.0": 1.0}, {"1.2": 0.25, "2.3": 0.75}, questions=1, seed=0)
-    for module in ("spec_rag.evaluation.ways", "spec_rag.evaluation.multidoc", "spec_rag.evidence"):
+    for module in ("spec_rag.evaluation.methods.variants", "spec_rag.evaluation.run", "spec_rag.compression.signals"):
         monkeypatch.setattr(f"{module}.find_calibration", lambda wanted, _: made if wanted else None)
     return made
 
@@ -127,9 +127,9 @@ def test_ways_can_be_named_in_a_list_with_commas() -> None:
 def test_kept_evidence_spares_the_draft(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ways = {**WAYS, **EMBEDDED_WAYS}
     first = multidoc.evaluate(loaded, [ASKED], ways, embedder=vowels, evidence=tmp_path)
-    monkeypatch.setattr("spec_rag.evaluation.ways.gather_evidence", None)
-    monkeypatch.setattr("spec_rag.evaluation.ways.joint_importance", None)
-    monkeypatch.setattr("spec_rag.evaluation.ways.similarities", None)
+    monkeypatch.setattr("spec_rag.evaluation.methods.variants.gather_evidence", None)
+    monkeypatch.setattr("spec_rag.evaluation.methods.variants.joint_importance", None)
+    monkeypatch.setattr("spec_rag.evaluation.methods.variants.similarities", None)
     assert multidoc.evaluate(loaded, [ASKED], ways, embedder=vowels, evidence=tmp_path) == first
     other = replace(ASKED, question="What is old?")
     with pytest.raises(TypeError):

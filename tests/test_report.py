@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from spec_rag.documents import Document
+from spec_rag.text.documents import Document
 from spec_rag.report import compression_html, compression_table, importance_svg
 from spec_rag.results import CompressedDocument, Compression, KeptUnit
 

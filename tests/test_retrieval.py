@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from spec_rag.documents import Document
+from spec_rag.text.documents import Document
 from spec_rag.errors import ConfigError
-from spec_rag.retrieval import Passage, retrieve, split_passages
+from spec_rag.answering.chunks import Passage, retrieve, split_passages
 
 pytest.importorskip("bm25s")
 

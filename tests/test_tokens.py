@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from tiny import tiny_tokenizer
 
-from spec_rag.tokens import left_pad, prompt_ids, text_ids
+from spec_rag.text.tokens import left_pad, prompt_ids, text_ids
 
 CHAT = [{"role": "user", "content": "Say it."}]
 

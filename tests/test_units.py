@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from spec_rag.unit_selection import longest_prefix
-from spec_rag.units import sentence_spans, unit_spans
+from spec_rag.compression.selection import longest_prefix
+from spec_rag.text.units import sentence_spans, unit_spans
 
 LONG = "word " * 300
 

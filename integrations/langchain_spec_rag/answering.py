@@ -14,11 +14,11 @@ from typing import Any, Self, cast
 
 import torch
 
-from spec_rag.generation import generate_batch
-from spec_rag.models import ModelPair
+from spec_rag.generation.pipeline import generate_batch
+from spec_rag.models.loading import ModelPair
 from spec_rag.results import Answer
-from spec_rag.streaming import AnswerStream, stream
-from spec_rag.tokens import Prompt
+from spec_rag.generation.streaming import AnswerStream, stream
+from spec_rag.text.tokens import Prompt
 
 
 class _Deadline:

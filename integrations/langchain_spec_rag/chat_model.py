@@ -31,7 +31,7 @@ from langchain_spec_rag.messages import template_turns, without_system_turn
 from langchain_spec_rag.settings import DraftedModel, own_token_ids
 from langchain_spec_rag.tool_calls import CallsHeldBack, as_chunks, beginning_of_call, chosen_tool, read_tool_calls
 from spec_rag.results import Answer
-from spec_rag.tokens import chat_ids, text_ids
+from spec_rag.text.tokens import chat_ids, text_ids
 
 _SCHEMA_INSTRUCTION = (
     "Answer with one JSON object that fits the JSON schema below, and with nothing else: no explanation, no code "

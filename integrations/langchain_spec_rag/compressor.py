@@ -24,8 +24,8 @@ import spec_rag
 from langchain_spec_rag.messages import role_and_content
 from langchain_spec_rag.plain_values import Options, name_of, plain, unserializable
 from spec_rag.config import CompressionConfig, Scoring, Unit
-from spec_rag.document_index import DocumentIndex
-from spec_rag.models import DEFAULT_DRAFT, LoadedModel, ModelPair
+from spec_rag.compression.index import DocumentIndex
+from spec_rag.models.loading import DEFAULT_DRAFT, LoadedModel, ModelPair
 from spec_rag.results import CompressedDocument, Compression
 
 DOCUMENTS_KEYS = ("documents", "context", "docs")

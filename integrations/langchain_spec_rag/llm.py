@@ -18,7 +18,7 @@ from pydantic import ConfigDict
 from langchain_spec_rag.answering import aanswer_all, answer_all, astream_answer, figures, stream_answer
 from langchain_spec_rag.settings import DraftedModel, own_token_ids
 from spec_rag.results import Answer
-from spec_rag.tokens import Prompt
+from spec_rag.text.tokens import Prompt
 
 
 class SpecKVLLM(DraftedModel, BaseLLM):

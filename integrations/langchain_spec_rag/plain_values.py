@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, InstanceOf
 
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError
-from spec_rag.models import LoadOptions, ModelPair
+from spec_rag.models.loading import LoadOptions, ModelPair
 
 
 def _read_load_options(given: Any) -> Any:

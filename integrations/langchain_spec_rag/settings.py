@@ -24,9 +24,9 @@ from langchain_spec_rag.plain_values import (
     unserializable,
 )
 from spec_rag.config import SpecKVConfig
-from spec_rag.decoding import SamplingConfig
-from spec_rag.models import DEFAULT_DRAFT, LoadOptions, ModelPair
-from spec_rag.tokens import text_ids
+from spec_rag.generation.decoding import SamplingConfig
+from spec_rag.models.loading import DEFAULT_DRAFT, LoadOptions, ModelPair
+from spec_rag.text.tokens import text_ids
 
 _SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop")
 _OTHER_NAMES = {"model": "target", "max_new_tokens": "max_tokens"}

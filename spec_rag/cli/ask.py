@@ -10,19 +10,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spec_rag.answering import DEFAULT_KV_CAPACITY, Answered, Support, answer_from
+from spec_rag.answering.pipeline import DEFAULT_KV_CAPACITY, Answered, Support, answer_from
 from spec_rag.cli import console
 from spec_rag.cli.compress import Coverage, MaxTokens, ScoringOption, UnitOption, compression_settings
 from spec_rag.config import Lookahead, SpecKVConfig
 from spec_rag.errors import ConfigError
+from spec_rag.models.options import DEFAULT_DRAFT
 
 if TYPE_CHECKING:
-    from spec_rag.retrieval import Passage
+    from spec_rag.answering.chunks import Chunk
 
 DEFAULT_BUDGET_TOKENS = 300  # about a quarter of what is retrieved from long files; short ones pass whole
 
 Target = Annotated[str | None, typer.Option(help="Model that answers (default: SmolLM2-135M).")]
-KVCapacity = Annotated[int, typer.Option(help="KV pairs that each head keeps of the prompt; 0 keeps all.", min=0)]
+KVCapacity = Annotated[
+    int | None,
+    typer.Option(
+        help="KV pairs that each head keeps of the prompt; 0 keeps all (default: "
+        f"{DEFAULT_KV_CAPACITY}, or all where the target is its own draft, which would write each answer twice).",
+        min=0,
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,15 +40,19 @@ def register(app: typer.Typer) -> None:
 def ask(
     files: console.Files,
     question: Annotated[str, typer.Argument(help="The question, in quotes.")],
-    top_k: Annotated[int, typer.Option(help="Passages to retrieve.", min=1)] = 8,
-    passage_chars: Annotated[int, typer.Option(help="Characters of a passage, at most.", min=1)] = 900,
+    top_k: Annotated[int, typer.Option(help="Chunks to retrieve.", min=1)] = 8,
+    chunk_chars: Annotated[
+        int, typer.Option("--chunk-chars", "--passage-chars", help="Characters of a chunk, at most.", min=1)
+    ] = 900,
     max_tokens: MaxTokens = None,
     ratio: Annotated[float | None, typer.Option(help="Keep at most this share of the tokens.")] = None,
     coverage: Coverage = None,
     scoring: ScoringOption = "per_document",
     unit: UnitOption = "sentence",
-    kv_capacity: KVCapacity = DEFAULT_KV_CAPACITY,
-    lookahead: Annotated[Lookahead, typer.Option(help="Who writes the look-ahead that prunes the KV cache.")] = "draft",
+    likelihood: console.Likelihood = True,
+    calibration: console.Calibration = None,
+    kv_capacity: KVCapacity = None,
+    lookahead: Annotated[Lookahead, typer.Option(help="Who writes the look-ahead that prunes the KV cache.")] = "auto",
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of the answer, at most.", min=1)] = 80,
     draft: console.Draft = None,
     target: Target = None,
@@ -52,27 +64,29 @@ def ask(
     """Answer a question from FILES: split, retrieve, compress, answer.
 
     The answer is printed as it is written, then where its support stands and what it cost. The model reads at most 300
-    tokens of the passages unless --max-tokens, --ratio or --coverage say otherwise.
+    tokens of the chunks unless --max-tokens, --ratio or --coverage say otherwise.
     """
     if max_tokens is None and ratio is None and coverage is None:
         max_tokens = DEFAULT_BUDGET_TOKENS
-    settings = compression_settings(max_tokens, ratio, coverage, scoring, unit)
+    settings = compression_settings(max_tokens, ratio, coverage, scoring, unit, likelihood, calibration)
+    if kv_capacity is None:
+        kv_capacity = 0 if (draft or DEFAULT_DRAFT) == (target or DEFAULT_DRAFT) else DEFAULT_KV_CAPACITY
     speckv = SpecKVConfig(max_capacity_prompt=kv_capacity, lookahead=lookahead) if kv_capacity else None
     if not question.strip():
         raise ConfigError("The question is empty: put it last, in quotes.")
     with console.progress() as tell:
         tell("Reading files")
-        passages = _retrieved(files, question, passage_chars, top_k, encoding)
+        chunks = _retrieved(files, question, chunk_chars, top_k, encoding)
         tell("Loading the models")
         console.quiet_transformers()
-        from spec_rag.document_index import DocumentIndex
-        from spec_rag.models import DEFAULT_DRAFT, ModelPair
+        from spec_rag.compression.index import DocumentIndex
+        from spec_rag.models.pair import ModelPair
 
         options = console.load_options(device)
         pair = ModelPair.load(
             draft or DEFAULT_DRAFT, target or DEFAULT_DRAFT, draft_options=options, target_options=options
         )
-        tell(f"The draft reads {console.counted(len(passages), 'passage')}")
+        tell(f"The draft reads {console.counted(len(chunks), 'chunk')}")
 
         def emit(piece: str) -> None:
             tell("")
@@ -82,7 +96,7 @@ def ask(
         answered = answer_from(
             pair,
             question,
-            passages,
+            chunks,
             speckv=speckv,
             max_new_tokens=max_new_tokens,
             index=DocumentIndex(index) if index else None,
@@ -95,13 +109,13 @@ def ask(
         typer.echo("\n\n" + described(answered))
 
 
-def _retrieved(files: list[Path], question: str, passage_chars: int, top_k: int, encoding: str | None) -> list[Passage]:
-    from spec_rag.readers import read_files
-    from spec_rag.retrieval import retrieve, split_passages
+def _retrieved(files: list[Path], question: str, chunk_chars: int, top_k: int, encoding: str | None) -> list[Chunk]:
+    from spec_rag.answering.chunks import retrieve, split_chunks
+    from spec_rag.answering.loaders import read_files
 
     documents = read_files(files, encoding=encoding, skipped=console.warn_skipped)
-    passages = [passage for document in documents for passage in split_passages(document, passage_chars)]
-    return retrieve(question, passages, top_k)
+    chunks = [chunk for document in documents for chunk in split_chunks(document, chunk_chars)]
+    return retrieve(question, chunks, top_k)
 
 
 def described(answered: Answered) -> str:
@@ -116,7 +130,7 @@ def described(answered: Answered) -> str:
         lines += textwrap.wrap(f"“{quote}”", width, initial_indent=" " * 9, subsequent_indent=" " * 9)
     lines += [
         f"Tokens   {compression.tokens_before:,} → {compression.tokens_after:,} ({100 * compression.ratio:.0f} %) "
-        f"of {console.counted(len(compression.documents), 'passage')}",
+        f"of {console.counted(len(compression.documents), 'chunk')}",
         f"Seconds  {answered.seconds:.1f}: compression {compression.draft_seconds:.1f}, look-ahead "
         f"{timings.draft_seconds:.1f}, prefill {timings.prefill_seconds:.1f}, decoding {timings.decode_seconds:.1f}",
     ]
@@ -151,18 +165,18 @@ def answered_record(answered: Answered) -> dict[str, Any]:
             "prefill": answer.timings.prefill_seconds,
             "decode": answer.timings.decode_seconds,
         },
-        "passages": [
+        "chunks": [
             {
-                "source": passage.source.metadata.get("source"),
-                "title": passage.title,
-                "start": passage.source.start,
-                "end": passage.source.end,
-                "score": passage.source.score,
-                "text": passage.text,
-                "spans": [[passage.source.start + a, passage.source.start + b] for a, b in passage.spans],
-                "tokens_before": passage.tokens_before,
-                "tokens_after": passage.tokens_after,
+                "source": chunk.source.metadata.get("source"),
+                "title": chunk.title,
+                "start": chunk.source.start,
+                "end": chunk.source.end,
+                "score": chunk.source.score,
+                "text": chunk.text,
+                "spans": [[chunk.source.start + a, chunk.source.start + b] for a, b in chunk.spans],
+                "tokens_before": chunk.tokens_before,
+                "tokens_after": chunk.tokens_after,
             }
-            for passage in compression.documents
+            for chunk in compression.documents
         ],
     }

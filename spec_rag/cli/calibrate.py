@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from spec_rag.cli import console
+from spec_rag.config import CompressionConfig
+from spec_rag.models.options import DEFAULT_DRAFT
 
 
 def register(app: typer.Typer) -> None:
@@ -28,12 +30,12 @@ def calibrate(
     """
     console.check_writable(out)
     console.quiet_transformers()
-    from spec_rag.calibrate import calibrate as learn
-    from spec_rag.models import DEFAULT_DRAFT, load_model
+    from spec_rag.compression.draft_reader import Draft
+    from spec_rag.learning.calibrate import calibrate as learn
 
-    loaded = load_model(draft or DEFAULT_DRAFT, console.load_options(device), scoring_only=True)
+    reader = Draft.of(draft or DEFAULT_DRAFT, console.load_options(device), CompressionConfig(likelihood=False))
     with console.bar("Generated questions") as tell:
-        found = learn(loaded, questions, seed, tell)
+        found = learn(reader, questions, seed, tell)
     console.write_atomically(out, found.to_json())
     first, last = found.layer_range
     typer.echo(

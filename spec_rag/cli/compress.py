@@ -11,9 +11,11 @@ import typer
 from spec_rag.cli import console
 from spec_rag.config import CompressionConfig, Scoring, Unit
 from spec_rag.errors import ConfigError
+from spec_rag.models.options import DEFAULT_DRAFT
 
 if TYPE_CHECKING:
-    from spec_rag.results import CompressedDocument, Compression
+    from spec_rag.report import Compression
+    from spec_rag.results import CompressedDocument
 
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", "--budget", help="Keep at most so many tokens.")]
 Ratio = Annotated[float | None, typer.Option(help="Keep at most this share of the tokens (default: 0.25).")]
@@ -75,8 +77,8 @@ def compression_settings(
     coverage: float | None,
     scoring: Scoring,
     unit: Unit,
-    likelihood: bool = True,
-    calibration: str | None = None,
+    likelihood: bool,
+    calibration: str | None,
 ) -> dict[str, Any]:
     """Fields of CompressionConfig, checked before any model is loaded."""
     config = CompressionConfig(
@@ -101,21 +103,19 @@ def _compressed(
     encoding: str | None,
     tell: console.Tell,
 ) -> Compression:
-    from spec_rag.readers import read_files
+    from spec_rag.answering.loaders import read_files
 
     tell("Reading files")
     documents = read_files(files, encoding=encoding, skipped=console.warn_skipped)
     tell("Loading the draft")
     console.quiet_transformers()
-    from spec_rag.compression import compress as compress_documents
-    from spec_rag.compression import loaded_draft
-    from spec_rag.document_index import DocumentIndex
-    from spec_rag.models import DEFAULT_DRAFT
+    from spec_rag.compression.draft_reader import Draft
+    from spec_rag.compression.index import DocumentIndex
+    from spec_rag.compression.pipeline import compress as compress_documents
 
-    config = CompressionConfig.from_dict(settings)
-    loaded = loaded_draft(draft or DEFAULT_DRAFT, console.load_options(device), config)
+    reader = Draft.of(draft or DEFAULT_DRAFT, console.load_options(device), CompressionConfig.from_dict(settings))
     tell(f"The draft reads {console.counted(len(documents), 'document')}")
-    return compress_documents(documents, query, draft=loaded, index=DocumentIndex(index) if index else None, **settings)
+    return compress_documents(documents, query, draft=reader, index=DocumentIndex(index) if index else None, **settings)
 
 
 def compression_record(compression: Compression) -> dict[str, Any]:

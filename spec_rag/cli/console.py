@@ -12,14 +12,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from spec_rag.errors import UnreadableFileError
-
-if TYPE_CHECKING:
-    from spec_rag.models import LoadOptions
+from spec_rag.models.options import LoadOptions
+from spec_rag.progress import listening
 
 Files = Annotated[list[Path], typer.Argument(help="Files (.txt, .md, .html, .pdf) and folders of them.")]
 Draft = Annotated[str | None, typer.Option(help="Draft model: hub id, folder or .gguf file (default: SmolLM2-135M).")]
@@ -43,7 +42,6 @@ Tell = Callable[[str], None]
 
 def be_quiet() -> None:
     """Silence what libraries say while they load and run; errors still come."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -79,7 +77,8 @@ def progress() -> Iterator[Tell]:
             else:
                 status.stop()
 
-        yield tell
+        with listening(lambda what, done, total: tell(f"{what}: {done} of {total}")):
+            yield tell
 
 
 @contextmanager
@@ -91,7 +90,8 @@ def bar(description: str) -> Iterator[Callable[[int, int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as shown:
         task = shown.add_task(description, total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+        with listening(lambda what, done, total: None):  # one bar is enough
+            yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
 def counted(count: int, noun: str) -> str:
@@ -104,8 +104,7 @@ def warn_skipped(error: UnreadableFileError) -> None:
 
 
 def load_options(device: str | None) -> LoadOptions | None:
-    from spec_rag.models import LoadOptions
-
+    """How models are loaded for a command's --device."""
     return LoadOptions(device=device) if device else None
 
 

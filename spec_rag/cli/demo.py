@@ -14,8 +14,8 @@ from spec_rag.cli.ask import described
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from spec_rag.demo import DemoAnswer, Evaluation, Handbook
-    from spec_rag.models import ModelPair
+    from spec_rag.evaluation.tasks.handbook import DemoAnswer, Evaluation, Handbook
+    from spec_rag.models.pair import ModelPair
 
 
 def register(app: typer.Typer) -> None:
@@ -23,18 +23,18 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    corpus: Annotated[Path | None, typer.Option(help="The folder examples/handbook (default: the checkout's).")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="Another folder of documents with a questions.json.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Ask all 20 questions and count the answers.")] = False,
     device: console.Device = None,
 ) -> None:
     """Answer five questions from a quarter of what was retrieved, and print what it cost."""
-    from spec_rag.demo import evaluate_handbook, load_handbook
+    from spec_rag.evaluation.tasks.handbook import evaluate_handbook, load_handbook
 
     handbook = load_handbook(corpus)
     with console.progress() as tell:
         tell("Loading SmolLM2-135M")
         console.quiet_transformers()
-        from spec_rag.models import ModelPair
+        from spec_rag.models.pair import ModelPair
 
         options = console.load_options(device)
         pair = ModelPair.load(draft_options=options, target_options=options)
@@ -54,15 +54,15 @@ def demo(
 
 
 def _answered_aloud(pair: ModelPair, handbook: Handbook, tell: console.Tell) -> list[DemoAnswer]:
-    from spec_rag.demo import answer_question, demo_questions
-    from spec_rag.document_index import DocumentIndex
+    from spec_rag.compression.index import DocumentIndex
+    from spec_rag.evaluation.tasks.handbook import answer_question, demo_questions
 
     answers: list[DemoAnswer] = []
     index = DocumentIndex()
     for question in demo_questions(handbook):
         tell("")
         typer.echo(f"Question {question.question}")
-        tell("The draft reads the retrieved passages")
+        tell("The draft reads the retrieved chunks")
         label = ["Answer   "]  # printed with the first piece: until then a terminal shows the status there
 
         def emit(piece: str, label: list[str] = label) -> None:

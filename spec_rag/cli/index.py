@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from spec_rag.cli import console
+from spec_rag.config import CompressionConfig
+from spec_rag.models.options import DEFAULT_DRAFT
 
 
 def register(app: typer.Typer) -> None:
@@ -22,36 +24,39 @@ def index(
     draft: console.Draft = None,
     device: console.Device = None,
     encoding: console.Encoding = None,
-    storage: Annotated[str, typer.Option(help="float16, float32 or int8.")] = "float16",
+    storage: Annotated[
+        str | None, typer.Option(help="float16, float32 or int8 (default: what the folder has; float16 for a new one).")
+    ] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Index whole files, as `compress` reads them.")] = False,
     as_json: console.AsJson = False,
 ) -> None:
     """Read FILES with the draft and keep what it read in a folder.
 
-    What is read are the passages that `ask` retrieves, or with --whole the files as `compress` takes them.
+    What is read are the chunks that `ask` retrieves, or with --whole the files as `compress` takes them.
 
-    Give --no-likelihood and --calibration as the questions will: they decide how deep the draft reads.
+    Give --no-likelihood and --calibration as the questions will: they decide how deep the draft reads. Questions take
+    the folder's storage by themselves.
     Files that are already there are skipped; an interrupted run goes on where it stopped. Use the folder with
     `spec-rag compress --index` and `spec-rag ask --index`.
     """
-    from spec_rag.readers import read_files
-    from spec_rag.retrieval import split_passages
-
-    documents = list(read_files(files, encoding=encoding, skipped=console.warn_skipped))
-    if not whole:
-        documents = [passage for document in documents for passage in split_passages(document)]
-    console.quiet_transformers()
-    from spec_rag.compression import loaded_draft
-    from spec_rag.config import CompressionConfig
-    from spec_rag.document_index import DocumentIndex
-    from spec_rag.indexing import index_documents
-    from spec_rag.models import DEFAULT_DRAFT
+    from spec_rag.answering.chunks import split_chunks
+    from spec_rag.answering.loaders import read_files
+    from spec_rag.compression.index import DocumentIndex
 
     store = DocumentIndex(folder, memory_bytes=0, storage=storage)  # type: ignore[arg-type]
+    documents = list(read_files(files, encoding=encoding, skipped=console.warn_skipped))
+    if not whole:
+        documents = [chunk for document in documents for chunk in split_chunks(document)]
     config = CompressionConfig(likelihood=likelihood, calibration=calibration)
-    loaded = loaded_draft(draft or DEFAULT_DRAFT, console.load_options(device), config)
-    with console.bar("Reading passages") as tell:
-        found = index_documents(documents, loaded, store, config, tell)
+    with console.progress() as tell:
+        tell("Loading the draft")
+        console.quiet_transformers()
+        from spec_rag.compression.draft_reader import Draft
+        from spec_rag.compression.reading import index_documents
+
+        reader = Draft.of(draft or DEFAULT_DRAFT, console.load_options(device), config)
+    with console.bar("Reading passages") as done:
+        found = index_documents(documents, reader, store, config, done)
     per_thousand = found.stored_bytes / found.tokens * 1000 if found.tokens else 0.0
     if as_json:
         console.print_json(

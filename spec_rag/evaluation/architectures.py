@@ -2,7 +2,7 @@
 
 Each family is built tiny and random from its own config class. It works if its attention shows up at the capture in
 every layer and if decoding from a pruned cache that dropped nothing gives the dense tokens; else it is refused, with
-the reason. Prints a Markdown table: python -m spec_rag.evaluation.architectures
+the reason.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from spec_rag.config import SpecKVConfig, SpecPCConfig
-from spec_rag.generation import generate, score_prompt
-from spec_rag.models import ModelPair
+from spec_rag.generation.pipeline import generate, score_prompt
+from spec_rag.models.pair import ModelPair
 
 PROMPT_TOKENS = 72
 _SMALL: dict[str, Any] = {
@@ -170,9 +170,3 @@ def as_markdown(findings: list[Finding]) -> str:
         *(f"| `{f.family}` | {f.reason.replace('|', '/')} |" for f in findings if not f.works),
     ]
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    print(as_markdown([try_family(family) for family in families()]))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spec_rag_kernels.backend import choose_backend
-from spec_rag_kernels.checks import check_device, check_dtype, check_float, check_grouped_heads, check_shape
+from spec_rag_kernels.checks import check_device, check_dtype, check_float, check_grouped_heads, check_mask, check_shape
 
 __all__ = ["questions_attention"]
 
@@ -23,6 +23,7 @@ def questions_attention(
     lengths: Sequence[int],
     *,
     scaling: float,
+    hidden: Tensor | None = None,
     with_scores: bool = True,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
@@ -35,6 +36,8 @@ def questions_attention(
     Shapes, with h query heads, kv KV heads (h a multiple), w queries in all, n shared keys, d the head dimension:
       query [1, h, w, d]; key, value [1, kv, n, d]; own_key, own_value [1, kv, w, d]; all of one dtype (float32,
       float16, bfloat16; float64 in the torch paths) and device; lengths positive, with sum w.
+      hidden bool [w, n]: the shared keys that a query does not see, such as those outside a sliding window. With it the
+        torch path runs, on a GPU too.
 
     Returns the attention's output [1, h, w, d] in query's dtype, and the scores float32 [questions, h, n] (float64 for
     float64), or None without `with_scores`. Working memory in torch is one head's chunk of probabilities.
@@ -53,9 +56,15 @@ def questions_attention(
     for name, tensor in (("key", key), ("value", value), ("own_key", own_key), ("own_value", own_value)):
         check_dtype(name, tensor, query.dtype)
         check_device(name, tensor, query.device)
+    check_mask("hidden", hidden, [width, key.shape[2]], query.device, "[queries, keys]")
     if any(length < 1 for length in lengths) or sum(lengths) != width:
         raise ValueError(f"lengths is {list(lengths)}; it must be positive and sum to the {width} queries")
     chosen = choose_backend("questions_attention", backend, {"query": query, "key": key})
+    if chosen == "triton" and hidden is not None:
+        chosen = "torch"
+    seen = visible(lengths, key.shape[2], query.device)
+    if hidden is not None:
+        seen[:, : key.shape[2]] &= ~hidden
     with torch.no_grad():
         if chosen == "triton":
             from spec_rag_kernels.questions_attention.triton import questions_attention_triton as run
@@ -63,4 +72,13 @@ def questions_attention(
             from spec_rag_kernels.questions_attention.naive import questions_attention_naive as run
         else:
             from spec_rag_kernels.questions_attention.chunked import questions_attention_chunked as run
-        return run(query, key, value, own_key, own_value, lengths, scaling, with_scores)
+        return run(query, key, value, own_key, own_value, lengths, seen, scaling, with_scores)
+
+
+def visible(lengths: Sequence[int], keys: int, device: torch.device) -> Tensor:
+    """bool [w, n + w]: which keys each query sees, as far as the questions' lengths say."""
+    question = torch.arange(len(lengths), device=device).repeat_interleave(torch.tensor(lengths, device=device))
+    own = (question[:, None] == question) & torch.ones(
+        len(question), len(question), dtype=torch.bool, device=device
+    ).tril()
+    return torch.cat([torch.ones(len(question), keys, dtype=torch.bool, device=device), own], dim=1)

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spec_rag_kernels.checks import compute_dtype
-from spec_rag_kernels.questions_attention.naive import visible
 
 CHUNK_BYTES = 16 * 2**20
 MIN_CHUNK_QUERIES = 16
@@ -24,12 +23,12 @@ def questions_attention_chunked(
     own_key: Tensor,
     own_value: Tensor,
     lengths: Sequence[int],
+    seen: Tensor,
     scaling: float,
     with_scores: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """[1, h, w, d], and [questions, h, n] or None."""
     n, (heads, width) = key.shape[2], query.shape[1:3]
-    seen = visible(lengths, n, query.device)
     keys, values = torch.cat([key, own_key], dim=2), torch.cat([value, own_value], dim=2)
     if not with_scores:
         grouped = heads != key.shape[1]
@@ -37,7 +36,8 @@ def questions_attention_chunked(
             query, keys, values, attn_mask=seen, scale=scaling, enable_gqa=grouped
         ), None
     dtype = compute_dtype(query)
-    hidden = torch.zeros(width, width, dtype=dtype, device=query.device).masked_fill(~seen[:, n:], float("-inf"))
+    own_hidden, shared_hidden = ~seen[:, n:], ~seen[:, :n]
+    hides_shared = bool(shared_hidden.any())
     output = torch.empty(heads, width, query.shape[3], dtype=dtype, device=query.device)
     scores = torch.zeros(len(lengths), heads, n, dtype=dtype, device=query.device)
     step = min(width, max(MIN_CHUNK_QUERIES, CHUNK_BYTES // ((n + width) * dtype.itemsize)))
@@ -54,7 +54,9 @@ def questions_attention_chunked(
             stop = min(start + step, width)
             part = buffer[: stop - start]
             torch.mm(rows[start:stop], columns.T, out=part)
-            part[:, n:] += hidden[start:stop]
+            part[:, n:].masked_fill_(own_hidden[start:stop], float("-inf"))
+            if hides_shared:
+                part[:, :n].masked_fill_(shared_hidden[start:stop], float("-inf"))
             torch.softmax(part, dim=-1, out=part)
             torch.mm(part, content, out=output[head, start:stop])
             for question, (first, last) in enumerate(pairwise(starts)):

@@ -15,6 +15,7 @@ def questions_attention_naive(
     own_key: Tensor,
     own_value: Tensor,
     lengths: Sequence[int],
+    seen: Tensor,
     scaling: float,
     with_scores: bool,
 ) -> tuple[Tensor, Tensor | None]:
@@ -24,19 +25,10 @@ def questions_attention_naive(
     keys = torch.cat([key, own_key], dim=2).to(dtype).repeat_interleave(heads // key.shape[1], dim=1)
     values = torch.cat([value, own_value], dim=2).to(dtype).repeat_interleave(heads // key.shape[1], dim=1)
     logits = torch.einsum("bhid,bhkd->bhik", query.to(dtype), keys) * scaling
-    logits = logits.masked_fill(~visible(lengths, key.shape[2], query.device), float("-inf"))
+    logits = logits.masked_fill(~seen, float("-inf"))
     probabilities = logits.softmax(-1)
     output = torch.einsum("bhik,bhkd->bhid", probabilities, values).to(query.dtype)
     if not with_scores:
         return output, None
     shared = probabilities[0, :, :, : key.shape[2]]
     return output, torch.stack([rows.amax(1) for rows in shared.split(list(lengths), dim=1)])
-
-
-def visible(lengths: Sequence[int], keys: int, device: torch.device) -> Tensor:
-    """bool [w, n + w]: which keys each query sees."""
-    question = torch.arange(len(lengths), device=device).repeat_interleave(torch.tensor(lengths, device=device))
-    own = (question[:, None] == question) & torch.ones(
-        len(question), len(question), dtype=torch.bool, device=device
-    ).tril()
-    return torch.cat([torch.ones(len(question), keys, dtype=torch.bool, device=device), own], dim=1)

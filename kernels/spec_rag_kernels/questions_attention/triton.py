@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spec_rag_kernels.questions_attention.naive import visible
 from spec_rag_kernels.window_scores import window_scores
 
 
@@ -17,6 +16,7 @@ def questions_attention_triton(
     own_key: Tensor,
     own_value: Tensor,
     lengths: Sequence[int],
+    seen: Tensor,
     scaling: float,
     with_scores: bool,
 ) -> tuple[Tensor, Tensor | None]:
@@ -25,7 +25,7 @@ def questions_attention_triton(
         query,
         torch.cat([key, own_key], dim=2),
         torch.cat([value, own_value], dim=2),
-        attn_mask=visible(lengths, key.shape[2], query.device),
+        attn_mask=seen,
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )

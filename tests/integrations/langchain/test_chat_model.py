@@ -33,8 +33,8 @@ from pydantic import BaseModel
 
 from spec_rag import SpecKVConfig, SpecPCConfig, generate
 from spec_rag.errors import ConfigError
-from spec_rag.models import ModelPair
-from spec_rag.tokens import chat_ids
+from spec_rag.models.loading import ModelPair
+from spec_rag.text.tokens import chat_ids
 
 PROMPT = "Tell me everything about the mule that carried the first lens up the mountain."
 

@@ -22,8 +22,8 @@ from pydantic import ValidationError
 
 import spec_rag
 from spec_rag.config import CompressionConfig
-from spec_rag.document_index import DocumentIndex
-from spec_rag.models import ModelPair
+from spec_rag.compression.index import DocumentIndex
+from spec_rag.models.loading import ModelPair
 
 QUERY = "Who was the mule?"
 

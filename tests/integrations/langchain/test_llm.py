@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from spec_rag import LoadOptions, SpecKVConfig, SpecPCConfig, generate
 from spec_rag.errors import ConfigError, SpecRagError
-from spec_rag.models import DEFAULT_DRAFT, ModelPair
+from spec_rag.models.loading import DEFAULT_DRAFT, ModelPair
 
 PROMPT = "Tell me everything about the mule that carried the first lens up the mountain."
 

@@ -26,7 +26,7 @@ from llama_index.postprocessor.spec_rag import CompressionEvent, SpecPCCompresso
 
 from spec_rag import DocumentIndex
 from spec_rag.config import CompressionConfig
-from spec_rag.models import ModelPair
+from spec_rag.models.loading import ModelPair
 
 QUERY = "What was the mule called?"
 

@@ -18,7 +18,7 @@ from llama_index.llms.spec_rag import KVDropEvent, SpecKVLLM
 
 from spec_rag import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError, ModelNotFoundError, PromptTooLongError
-from spec_rag.models import ModelPair
+from spec_rag.models.loading import ModelPair
 
 PROMPT = "Where does the mule live, and who feeds it when the road is closed?"
 

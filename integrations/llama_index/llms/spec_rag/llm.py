@@ -35,12 +35,12 @@ from llama_index.llms.spec_rag.messages import template_messages
 from llama_index.llms.spec_rag.streams import aclose_with_consumer, closes_with_consumer, streams_of_consumer
 
 from spec_rag.config import SpecKVConfig, SpecPCConfig
-from spec_rag.decoding import SamplingConfig
-from spec_rag.generation import generate
-from spec_rag.models import DEFAULT_DRAFT, LoadOptions, ModelPair
+from spec_rag.generation.decoding import SamplingConfig
+from spec_rag.generation.pipeline import generate
+from spec_rag.models.loading import DEFAULT_DRAFT, LoadOptions, ModelPair
 from spec_rag.results import Answer
-from spec_rag.streaming import agenerate, stream
-from spec_rag.tokens import Prompt, encode
+from spec_rag.generation.streaming import agenerate, stream
+from spec_rag.text.tokens import Prompt, encode
 
 dispatcher = get_dispatcher(__name__)
 

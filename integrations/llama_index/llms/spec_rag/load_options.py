@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from llama_index.core.bridge.pydantic import BeforeValidator
 
 from spec_rag.errors import ConfigError
-from spec_rag.models import LoadOptions
+from spec_rag.models.loading import LoadOptions
 
 
 def _plain(given: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextvars import ContextVar
 from typing import Any
 
-from spec_rag.streaming import AnswerStream
+from spec_rag.generation.streaming import AnswerStream
 
 _streams: ContextVar[list[AnswerStream] | None] = ContextVar("spec_rag_streams", default=None)
 

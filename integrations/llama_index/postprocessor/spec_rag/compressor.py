@@ -26,12 +26,12 @@ from llama_index.core.schema import BaseNode, ImageNode, MetadataMode, Node, Nod
 from llama_index.llms.spec_rag.load_options import PlainLoadOptions, refuse_remote_code
 from llama_index.postprocessor.spec_rag.events import CompressionEvent
 
-from spec_rag.compression import compress, loaded_draft
+from spec_rag.compression.pipeline import compress, loaded_draft
 from spec_rag.config import CompressionConfig, Scoring, Unit
-from spec_rag.counting import Counter, token_counter
-from spec_rag.document_index import DocumentIndex
+from spec_rag.text.token_counter import Counter, token_counter
+from spec_rag.compression.index import DocumentIndex
 from spec_rag.errors import ConfigError
-from spec_rag.models import DEFAULT_DRAFT, LoadedModel, LoadOptions, ModelPair
+from spec_rag.models.loading import DEFAULT_DRAFT, LoadedModel, LoadOptions, ModelPair
 from spec_rag.results import CompressedDocument
 
 dispatcher = get_dispatcher(__name__)

@@ -1,0 +1,124 @@
+"""From documents to the chunks that a question is answered from: split at paragraphs, rank by BM25.
+
+Each chunk knows the characters of its file that it is. A small, well-behaved retriever for the command line and the
+demo; in a chain the framework's own retriever takes its place. This module does not know models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from spec_rag.errors import ConfigError, MissingDependencyError
+from spec_rag.text.documents import Document
+from spec_rag.text.units import Span, sentence_spans
+
+DEFAULT_CHUNK_CHARS = 900
+DEFAULT_TOP_K = 8
+
+_PARAGRAPH = re.compile(r"\S(?:.*\S)?(?:\n[^\S\n]*\S(?:.*\S)?)*")
+_HEADING = re.compile(r"#{1,6}[ \t][^\n]*")
+_WORD = r"(?u)\b\w+\b"
+
+
+@dataclass(frozen=True)
+class Chunk(Document):
+    """A piece of a document, whose `text` is exactly `document.text[start:end]`.
+
+    Attributes:
+        start, end: its character range in the document it was cut from.
+    """
+
+    start: int = 0
+    end: int = 0
+
+
+def split_chunks(document: Document, max_chars: int = DEFAULT_CHUNK_CHARS) -> list[Chunk]:
+    """Cut a document into chunks of whole paragraphs, at most `max_chars` long.
+
+    A paragraph that is longer by itself is cut between sentences. A heading begins the chunk of what follows it.
+
+    Raises:
+        ConfigError: `max_chars` is below 1.
+    """
+    if max_chars < 1:
+        raise ConfigError(f"max_chars={max_chars}: a chunk needs at least one character.")
+    spans: list[Span] = []
+    after_heading = False
+    for start, end in _pieces(document.text, max_chars):
+        heading = _HEADING.match(document.text, start, end)
+        fits = bool(spans) and end - spans[-1][0] <= max_chars
+        if after_heading or (fits and not heading):
+            spans[-1] = (spans[-1][0], end)
+        else:
+            spans.append((start, end))
+        after_heading = heading is not None and heading.end() == end
+    return [_chunk(document, start, end) for start, end in spans]
+
+
+def retrieve(question: str, chunks: Sequence[Chunk], top_k: int = DEFAULT_TOP_K) -> list[Chunk]:
+    """The chunks that share the most telling words with the question, best first, with their BM25 scores.
+
+    Chunks that share none are left out, unless none shares any: then the first ones come, with a score of 0.
+
+    Raises:
+        ConfigError: the question is empty, or `top_k` is below 1.
+        MissingDependencyError: bm25s is not installed.
+    """
+    if not question.strip():
+        raise ConfigError(f"question={question!r} is empty: retrieval is guided by a question, so give one.")
+    if top_k < 1:
+        raise ConfigError(f"top_k={top_k}: retrieve at least one chunk.")
+    if not chunks:
+        return []
+    texts = [f"{chunk.title or ''}\n{chunk.text}" for chunk in chunks]
+    scores = word_overlap(question, texts)
+    order = sorted(range(len(chunks)), key=lambda i: (-scores[i], i))[:top_k]
+    found = [i for i in order if scores[i] > 0] or order
+    return [replace(chunks[i], score=float(scores[i])) for i in found]
+
+
+def word_overlap(question: str, texts: Sequence[str]) -> list[float]:
+    """The BM25 score of each text; 0 where question or texts have no words.
+
+    Raises:
+        MissingDependencyError: bm25s is not installed.
+    """
+    try:
+        import bm25s
+    except ImportError as error:
+        raise MissingDependencyError('Retrieval needs bm25s: pip install "spec-rag[cli]"') from error
+    words = _words(texts)
+    asked = _words([question])[0]
+    if not any(words) or not asked:
+        return [0.0] * len(texts)
+    index = bm25s.BM25()
+    index.index(words, show_progress=False)
+    return [float(score) for score in index.get_scores(asked)]
+
+
+def _words(texts: Sequence[str]) -> list[list[str]]:
+    import bm25s
+
+    return [
+        list(row) for row in bm25s.tokenize(list(texts), token_pattern=_WORD, return_ids=False, show_progress=False)
+    ]
+
+
+def _pieces(text: str, max_chars: int) -> list[Span]:
+    """Spans of paragraphs; of the sentences of those that are too long."""
+    pieces: list[Span] = []
+    for match in _PARAGRAPH.finditer(text):
+        start, end = match.span()
+        if end - start <= max_chars:
+            pieces.append((start, end))
+        else:
+            pieces += [(start + a, start + b) for a, b in sentence_spans(text[start:end])]
+    return pieces
+
+
+def _chunk(document: Document, start: int, end: int) -> Chunk:
+    metadata = {**document.metadata, "start": start, "end": end}
+    identity = f"{document.id}:{start}-{end}" if document.id else None
+    return Chunk(document.text[start:end], document.title, identity, metadata, start=start, end=end)

@@ -1,0 +1,216 @@
+"""Files into documents: .txt, .md, .html and .pdf, alone or in folders.
+
+A document's text is what the file says and nothing more, so that character ranges found later point into it. For text
+and Markdown it is exactly what `open(path).read()` gives. This module does not know passages or models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spec_rag.errors import MissingDependencyError, UnreadableFileError
+from spec_rag.text.documents import Document
+
+if TYPE_CHECKING:
+    from bs4 import BeautifulSoup
+
+PathLike = str | Path
+Skipped = Callable[[UnreadableFileError], None]
+
+_TEXT_SUFFIXES = (".txt", ".text")
+_MARKDOWN_SUFFIXES = (".md", ".markdown")
+_HTML_SUFFIXES = (".html", ".htm", ".xhtml")
+_PDF_SUFFIXES = (".pdf",)
+SUFFIXES = _TEXT_SUFFIXES + _MARKDOWN_SUFFIXES + _HTML_SUFFIXES + _PDF_SUFFIXES
+
+_HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+(.+?)[ \t]*#*[ \t]*$", re.MULTILINE)
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_LINES = ["dd", "dt", "li", "tr"]
+_PARAGRAPHS = re.compile(
+    "^(address|article|aside|blockquote|body|caption|details|div|dl|fieldset|figcaption|figure|footer|form|h[1-6]|header"
+    "|hr|main|nav|ol|p|pre|section|summary|table|tbody|tfoot|thead|title|ul)$"
+)
+_UNREAD = ["script", "style", "noscript", "template", "svg", "iframe", "object", "head"]
+
+
+def read_file(path: PathLike, *, encoding: str | None = None) -> Document:
+    """Read one file.
+
+    Args:
+        path: a file whose suffix is one of `SUFFIXES`.
+        encoding: of text, Markdown and HTML; None reads UTF-8 (or UTF-16 with its mark), and HTML as it declares.
+
+    Returns:
+        A document with the first heading, <title> or file stem as its title, and metadata {"source": path}; of a PDF
+        also "page_starts", the character at which each page begins.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UnreadableFileError: no text can be read from it; the message says why and what to do.
+        MissingDependencyError: the reader of its format is not installed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file or folder. Check the path.")
+    if path.is_dir():
+        raise UnreadableFileError(f"{path} is a folder: read it with read_files().")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        named = f"files of kind {suffix!r}" if suffix else "files without a suffix"
+        raise UnreadableFileError(f"{path}: {named} cannot be read. Give {', '.join(SUFFIXES)}.")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnreadableFileError(f"{path} cannot be opened: {error.strerror or error}.") from error
+    metadata: dict[str, object] = {"source": str(path)}
+    if suffix in _PDF_SUFFIXES:
+        text, metadata["page_starts"] = _pdf_text(path)
+        title = None
+    elif suffix in _HTML_SUFFIXES:
+        title, text = _html_text(path, data, encoding)
+    else:
+        text = _decoded(path, data, encoding)
+        heading = _HEADING.search(text) if suffix in _MARKDOWN_SUFFIXES else None
+        title = heading.group(1).strip() if heading else None
+    if not text.strip():
+        raise UnreadableFileError(f"{path} holds no text.")
+    return Document(text, title=title or path.stem, id=str(path), metadata=metadata)
+
+
+def read_files(
+    paths: Iterable[PathLike], *, encoding: str | None = None, skipped: Skipped | None = None
+) -> list[Document]:
+    """Read files, and folders recursively in alphabetical order; a file named twice is read once.
+
+    Inside folders, hidden files and files of other kinds are passed over.
+
+    Args:
+        paths: files and folders.
+        encoding: see `read_file`.
+        skipped: called with the error of each unreadable file inside a folder, which is then left out; None raises it.
+            A file named by itself always raises.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        UnreadableFileError: a file has no readable text, or a folder has no readable file.
+    """
+    documents: dict[Path, Document] = {}
+    for given in map(Path, paths):
+        inside = given.is_dir()
+        for path in _files_in(given) if inside else [given]:
+            if path.resolve() in documents:
+                continue
+            try:
+                documents[path.resolve()] = read_file(path, encoding=encoding)
+            except UnreadableFileError as error:
+                if skipped is None or not inside:
+                    raise
+                skipped(error)
+    if not documents:
+        raise UnreadableFileError("None of the given files could be read.")
+    return list(documents.values())
+
+
+def _files_in(folder: Path) -> Sequence[Path]:
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not found:
+        raise UnreadableFileError(f"{folder} holds no file that can be read: {', '.join(SUFFIXES)}.")
+    return found
+
+
+def _decoded(path: Path, data: bytes, encoding: str | None) -> str:
+    utf16 = data.startswith(_UTF16_MARKS)
+    if encoding is None and b"\x00" in data and not utf16:
+        raise UnreadableFileError(f"{path} is a binary file, not text.")
+    encoding = encoding or ("utf-16" if utf16 else "utf-8-sig")
+    try:
+        text = data.decode(encoding)
+    except LookupError as error:
+        raise UnreadableFileError(f"encoding={encoding!r} is unknown: try 'utf-8' or 'latin-1'.") from error
+    except UnicodeDecodeError as error:
+        name = "utf-8" if encoding == "utf-8-sig" else encoding
+        raise UnreadableFileError(
+            f"{path} is not {name} text (byte {error.start}): name its encoding, e.g. encoding='latin-1' "
+            "(--encoding latin-1), or save it as UTF-8."
+        ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _html_text(path: Path, data: bytes, encoding: str | None) -> tuple[str | None, str]:
+    try:
+        from bs4 import BeautifulSoup
+    except ImportError as error:
+        raise MissingDependencyError(
+            f'{path}: reading HTML needs beautifulsoup4: pip install "spec-rag[cli]"'
+        ) from error
+    if encoding is None and b"\x00" in data and not data.startswith(_UTF16_MARKS):
+        raise UnreadableFileError(f"{path} is a binary file, not HTML.")
+    markup = _decoded(path, data, encoding) if encoding else data
+    soup = BeautifulSoup(markup, "html.parser")
+    heading = soup.title or soup.h1
+    title = " ".join(heading.get_text().split()) if heading else None
+    return title or None, _blocks_as_paragraphs(soup)
+
+
+def _blocks_as_paragraphs(soup: BeautifulSoup) -> str:
+    """The text that a reader sees: one paragraph per block, one line per <br>, list item and table row."""
+    from bs4 import NavigableString
+
+    for tag in soup(_UNREAD):
+        tag.decompose()
+    for string in list(soup.find_all(string=True)):
+        if type(string) is NavigableString and string.find_parent("pre") is None:  # no comment or doctype
+            string.replace_with(re.sub(r"\s+", " ", string))
+    for tag in soup("br"):
+        tag.replace_with("\n")
+    for tag in soup(["td", "th"]):
+        tag.insert_after(" \t")
+    for tag in soup(_LINES):
+        tag.insert_after("\n")
+    for tag in soup(_PARAGRAPHS):
+        tag.insert_before("\n\n")
+        tag.insert_after("\n\n")
+    text = soup.get_text().replace("\xa0", " ")
+    text = re.sub(r"[ \t]+(?=\n)", "", text)
+    text = re.sub(r"\n (?! )", "\n", text)  # the space between two blocks; deeper indentation comes from <pre>
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+def _pdf_text(path: Path) -> tuple[str, list[int]]:
+    try:
+        from pypdf import PdfReader
+        from pypdf.errors import DependencyError
+    except ImportError as error:
+        raise MissingDependencyError(f'{path}: reading PDF needs pypdf: pip install "spec-rag[cli]"') from error
+    try:
+        reader = PdfReader(path)
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise UnreadableFileError(f"{path} is protected by a password: save a copy without it.")
+        pages = [page.extract_text().strip() for page in reader.pages]
+    except UnreadableFileError:
+        raise
+    except DependencyError as error:
+        raise UnreadableFileError(
+            f"{path} is encrypted, and the package that decrypts it is missing: pip install cryptography."
+        ) from error
+    except Exception as error:  # a damaged file makes pypdf raise whatever its parser stumbles over
+        raise UnreadableFileError(f"{path} is not a readable PDF: {str(error) or type(error).__name__}.") from error
+    if not any(pages):
+        raise UnreadableFileError(
+            f"{path} holds no text on its {len(pages)} pages: it is probably a scan. Run text recognition on it first "
+            "(e.g. ocrmypdf)."
+        )
+    starts, position = [], 0
+    for page in pages:
+        starts.append(position)
+        position += len(page) + 2
+    return "\n\n".join(pages), starts

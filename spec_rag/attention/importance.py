@@ -1,0 +1,142 @@
+"""From attention to importance: observers that reduce what the draft or the target attends to.
+
+The reductions follow the paper (sections 4.1 and 4.2); the softmax is computed without storing heads x window x keys.
+This module does not know prompts, documents or caches.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from spec_rag_kernels import window_scores
+from torch import Tensor
+
+from spec_rag.attention.capture import AttentionCall
+from spec_rag.config import SpecKVConfig, SpecPCConfig
+from spec_rag.errors import ConfigError, UnsupportedModelError
+
+
+class PromptImportance:
+    """Observes a draft's prefill and its first look-ahead steps; sums up the importance of each prompt token.
+
+    Args:
+        config: window, reduction, layers and look-ahead steps that count.
+        key_mask: bool [batch, prompt tokens], False where a row is left-padded, or None.
+        backend: kernel backend; None chooses by device.
+    """
+
+    def __init__(self, config: SpecPCConfig, key_mask: Tensor | None = None, backend: str | None = None) -> None:
+        self.config = config
+        self.key_mask = key_mask
+        self.backend = backend
+        self.prompt_tokens: int | None = None
+        self._total: Tensor | None = None
+        self._steps: dict[int, int] = {}
+
+    def __call__(self, call: AttentionCall) -> None:
+        queries, keys = call.query.shape[2], call.key.shape[2]
+        if self.prompt_tokens is None:
+            self.prompt_tokens = queries
+        step = self._steps.get(call.layer, 0)  # look-ahead tokens already written
+        self._steps[call.layer] = step + 1
+        if call.layer < self.config.starting_layer_index or step >= self.config.lookahead_tokens:
+            return
+        scores = self._window(call) if queries > 1 else self._scores(call, call.query, None, step)
+        dropped = self.prompt_tokens + step - keys  # keys that a sliding layer's cache no longer holds
+        self._add(torch.nn.functional.pad(scores, (dropped, 0)))
+
+    def _window(self, call: AttentionCall) -> Tensor:
+        window = min(self.config.window_size, call.query.shape[2])
+        weights = None
+        if self.config.weighted_query:
+            weights = torch.linspace(0, 1, window, device=call.query.device, dtype=call.query.dtype).float()
+        return self._scores(call, call.query[:, :, -window:], weights, 0)
+
+    def _scores(self, call: AttentionCall, query: Tensor, weights: Tensor | None, step: int) -> Tensor:
+        reduction: Literal["max", "sum"] = "max" if self.config.reduction_type == "max" else "sum"
+        mask = self.key_mask
+        if mask is not None:
+            mask = torch.nn.functional.pad(mask.to(query.device), (0, step), value=True)[:, -call.key.shape[2] :]
+        scores = window_scores(
+            query,
+            call.key,
+            scaling=call.scaling,
+            reduce_queries=reduction,
+            reduce_heads="all",
+            head_reduction=reduction,
+            query_weights=weights,
+            key_mask=mask,
+            softcap=call.softcap,
+            sliding_window=call.sliding_window,
+            sinks=call.sinks,
+            backend=self.backend,
+        )
+        return scores.to(call.query.dtype)
+
+    def _add(self, scores: Tensor) -> None:
+        scores = scores[:, : self.prompt_tokens]
+        if self._total is None:
+            self._total = scores
+        else:
+            scores = scores.to(self._total.device)
+            self._total = (
+                torch.maximum(self._total, scores) if self.config.reduction_type == "max" else self._total + scores
+            )
+
+    def result(self) -> Tensor:
+        """[batch, prompt tokens], in the draft's dtype; at most 1 for "max", a sum for "mean".
+
+        Raises:
+            UnsupportedModelError: no layer was seen: the model's attention does not go through the interface.
+            ConfigError: the layers end before the first one that counts.
+        """
+        if not self._steps:
+            raise UnsupportedModelError(
+                "The draft ran without showing any layer to transformers' attention interface, so there is no "
+                "attention to score by: choose a draft whose attention goes through it (docs/architectures.md)."
+            )
+        if self._total is None:
+            raise ConfigError(
+                f"starting_layer_index={self.config.starting_layer_index}: the draft's last layer is "
+                f"{max(self._steps)}, so there is no attention to score by: choose a smaller one."
+            )
+        return self._total
+
+
+def kv_scores(
+    call: AttentionCall,
+    config: SpecKVConfig,
+    prompt_tokens: int,
+    key_mask: Tensor | None,
+    backend: str | None = None,
+) -> Tensor:
+    """Score the keys before the window by the attention of the window's and the look-ahead's queries.
+
+    Args:
+        call: a layer's prefill over prompt and look-ahead.
+        config: window and reduction.
+        prompt_tokens: number of prompt tokens, padding included; the keys behind them are the look-ahead's.
+        key_mask: bool [batch, keys]; False where a row is padded, at the left of the prompt or right of its look-ahead.
+
+    Returns:
+        float32 [batch, KV heads, prompt_tokens - 1 - window].
+    """
+    first = prompt_tokens - 1 - config.window_size
+    query_mask = None if key_mask is None else key_mask[:, first:].to(call.query.device)
+    reduction: Literal["max", "sum"] = "max" if config.reduction_type == "max" else "sum"
+    scores = window_scores(
+        call.query[:, :, first:],
+        call.key,
+        scaling=call.scaling,
+        reduce_queries=reduction,
+        reduce_heads="kv",
+        head_reduction=reduction,
+        query_mask=query_mask,
+        key_mask=None if key_mask is None else key_mask.to(call.query.device),
+        softcap=call.softcap,
+        sliding_window=call.sliding_window,
+        sinks=call.sinks,
+        backend=backend,
+    )
+    return scores[:, :, :first]

@@ -1,0 +1,157 @@
+"""`spec-rag evaluate`: measure what is kept, what is answered, and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from spec_rag.cli import console
+from spec_rag.errors import ConfigError
+from spec_rag.models.options import DEFAULT_DRAFT
+
+if TYPE_CHECKING:
+    from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
+
+QuestionFiles = Annotated[
+    list[Path], typer.Argument(help="JSON lines of questions with documents (.jsonl, .jsonl.gz).")
+]
+Limit = Annotated[int | None, typer.Option("--questions", help="Only the first so many of each file.", min=1)]
+Cost = Literal["ratios", "growth", "storage", "memory", "batch", "profile"]
+
+app = typer.Typer(no_args_is_help=True, help="Measure what is kept, what is answered, and what it costs (Markdown).")
+
+
+def register(commands: typer.Typer) -> None:
+    commands.add_typer(app, name="evaluate")
+
+
+@app.command()
+def kept(
+    files: QuestionFiles,
+    questions: Limit = None,
+    skip: Annotated[int, typer.Option(help="Leave the first so many of these out.", min=0)] = 0,
+    draft: console.Draft = None,
+    embedder: Annotated[str | None, typer.Option(help="Package or folder of a sentence encoder.")] = None,
+    variants: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
+    signals: Annotated[Path | None, typer.Option(help="Folder where what the draft saw is kept between runs.")] = None,
+    with_titles: Annotated[bool, typer.Option(help="Count titles into the documents' tokens.")] = False,
+    charts: Annotated[Path | None, typer.Option(help="Folder for a picture per file.")] = None,
+) -> None:
+    """How often an answer is still in what is kept, at 1/4, 1/8 and 1/16 of the documents' tokens."""
+    from spec_rag.compression.draft_reader import Draft
+    from spec_rag.evaluation import run
+    from spec_rag.evaluation.chart import draw_kept
+    from spec_rag.evaluation.methods.variants import PARTS
+
+    console.quiet_transformers()
+    encoder = run.load_embedder(embedder) if embedder else None
+    names = [name.strip() for name in variants.split(",")] if variants else None
+    chosen = run.variants_for(draft or DEFAULT_DRAFT, encoder, names)
+    reader = Draft.of(draft or DEFAULT_DRAFT)
+    for path in files:
+        asked = _questions(path, questions, skip)
+        found = run.kept_answers(reader, asked, chosen, embedder=encoder, signals=signals, with_titles=with_titles)
+        typer.echo(f"\n{path.name}\n\n{run.kept_table(found)}")
+        if charts:
+            charts.mkdir(parents=True, exist_ok=True)
+            name = path.name.split(".")[0]
+            shown = {variant: row[::-1] for variant, row in run.points(found).items() if variant[0] not in "+-"}
+            budgets = [f"1/{part}" for part in reversed(PARTS)]
+            draw_kept(f"{name}: answer kept, {len(asked)} questions", budgets, shown, charts / f"{name}.svg")
+
+
+@app.command()
+def answers(
+    file: Annotated[Path, typer.Argument(help="JSON lines of questions with documents.")],
+    questions: Limit = None,
+    draft: console.Draft = None,
+    target: Annotated[str | None, typer.Option(help="Model that answers (default: SmolLM2-135M).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where answers are kept; a new run goes on from there.")] = None,
+) -> None:
+    """How often the target answers right: from all documents, from the paper's SpecPC, from the package's default."""
+    from spec_rag.evaluation import run
+    from spec_rag.models.pair import ModelPair
+
+    console.quiet_transformers()
+    pair = ModelPair.load(draft or DEFAULT_DRAFT, target or DEFAULT_DRAFT)
+    typer.echo(run.right_table(run.right_answers(pair, _questions(file, questions), out=out)))
+
+
+@app.command("magic-numbers")
+def magic_numbers(
+    prompts: Annotated[int, typer.Option(help="How many prompts are generated.", min=1)] = 40,
+    window: Annotated[int, typer.Option(help="Observation window of every variant.", min=1)] = 8,
+    kernel_size: Annotated[int, typer.Option(help="Width of the smoothing of every variant; odd.", min=1)] = 7,
+    draft: console.Draft = None,
+    target: Annotated[str | None, typer.Option(help="Model that answers (default: SmolLM2-135M).")] = None,
+) -> None:
+    """How many of six hidden numbers a pruned cache still answers with, at 64, 96 and 160 pairs per head."""
+    from spec_rag.evaluation.tasks.magic_numbers import magic_numbers_kept, table, variants
+    from spec_rag.models.pair import ModelPair
+
+    console.quiet_transformers()
+    pair = ModelPair.load(draft or DEFAULT_DRAFT, target or DEFAULT_DRAFT)
+    typer.echo(table(magic_numbers_kept(pair, variants(window, kernel_size), prompts=prompts), prompts))
+
+
+@app.command()
+def speed(
+    what: Annotated[
+        Cost, typer.Argument(help="Questions: ratios, growth, storage. Generation: memory, batch, profile.")
+    ],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Questions with documents, for ratios and storage.")
+    ] = None,
+    questions: Annotated[int, typer.Option(help="How many of each file.", min=1)] = 5,
+    documents: Annotated[str, typer.Option(help="Numbers of documents, for growth.")] = "25,50,75,100",
+    tokens: Annotated[int | None, typer.Option(help="Of a document (growth) or a prompt.", min=1)] = None,
+    draft: console.Draft = None,
+) -> None:
+    """Seconds and memory, side by side in one run."""
+    from spec_rag.compression.draft_reader import Draft
+    from spec_rag.evaluation import speed as costs
+
+    console.quiet_transformers()
+    given = {} if tokens is None else {"tokens": tokens}
+    if what in ("memory", "batch", "profile"):
+        typer.echo({"memory": costs.memory, "batch": costs.batch, "profile": costs.profile}[what](**given))
+        return
+    reader = Draft.of(draft or DEFAULT_DRAFT)
+    if what == "growth":
+        typer.echo(costs.growth(reader, [int(n) for n in documents.split(",")], tokens or 400))
+        return
+    if not files:
+        raise ConfigError(f"{what} needs questions: give files of JSON lines.")
+    measure = costs.ratios if what == "ratios" else costs.storage
+    for path in files:
+        typer.echo(f"\n{path.name}\n\n{measure(reader, _questions(path, questions))}")
+
+
+@app.command()
+def architectures() -> None:
+    """Which decoder-only families of the installed transformers work, each built tiny and tried."""
+    import torch
+
+    from spec_rag.evaluation.architectures import as_markdown, families, try_family
+    from spec_rag.progress import steps
+
+    console.quiet_transformers()
+    torch.set_num_threads(1)
+    names = families()
+    with steps("Trying", len(names)) as done:
+        findings = []
+        for name in names:
+            findings.append(try_family(name))
+            done()
+    typer.echo(as_markdown(findings))
+
+
+def _questions(path: Path, limit: int | None, skip: int = 0) -> list[AnsweredQuestion]:
+    from spec_rag.evaluation.tasks.multidoc import read_questions
+
+    found = read_questions(path, limit)[skip:]
+    if not found:
+        raise ConfigError(f"--skip {skip} leaves no question of {path}: give a smaller one.")
+    return found

@@ -1,0 +1,329 @@
+"""The draft reads passages one by one, and a question looks at all of them at once.
+
+The instruction is encoded once and each passage on its own after it, all at the same positions; the question's tokens
+then attend to the passages' keys and values side by side. So cost is linear in the documents, no context limit binds,
+and no document stands in a better place than another. This module turns tokens into attention; it does not know how
+importance is made of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from spec_rag import cancellation
+from spec_rag.attention.capture import capture
+from spec_rag.compression.calibration import Calibration, find_calibration, layer_range
+from spec_rag.compression.observers import OneByOne, SideBySide
+from spec_rag.compression.passages import EncodedPassage, QuestionTokens, frame
+from spec_rag.config import CompressionConfig
+from spec_rag.errors import ConfigError, UnsupportedModelError
+from spec_rag.models.checkpoints import context_tokens, decoder_layers, layer_kinds
+from spec_rag.models.fingerprint import fingerprint, glimpse
+from spec_rag.models.loading import checkpoint_layers, load_model
+from spec_rag.models.lock import FairLock
+from spec_rag.models.options import LoadOptions
+from spec_rag.models.pair import ModelPair
+from spec_rag.progress import steps
+
+_BATCH_TOKENS = 1024  # passages that are encoded together, padding included
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A model that reads documents: it always has a tokenizer.
+
+    Attributes:
+        total_layers: of the whole model; `loaded_layers` of them are in memory.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    total_layers: int
+
+    @classmethod
+    def of(
+        cls,
+        given: Any,
+        options: LoadOptions | None = None,
+        config: CompressionConfig | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> Draft:
+        """The draft of whatever was given as one; by name, with no more layers than the score needs.
+
+        Args:
+            given: a name or path, a model of transformers, a LoadedModel, a ModelPair, or a Draft.
+            options: how to load it.
+            config: settings of the compression; None loads the whole model.
+            tokenizer: of a model that is given as an object; None takes the one beside its weights.
+
+        Raises:
+            ConfigError: it has no tokenizer, or is of another kind.
+            ModelNotFoundError: nothing is found under its name.
+        """
+        if isinstance(given, Draft):
+            return given
+        if isinstance(given, ModelPair):
+            loaded = given.loaded_draft()
+        elif isinstance(given, str | Path):
+            total = checkpoint_layers(given, options)
+            loaded = load_model(
+                given, options, layers=None if config is None else needed_depth(config, str(given), total)
+            )
+        else:
+            loaded = load_model(given, options, tokenizer=tokenizer)
+        if loaded.tokenizer is None:
+            raise ConfigError(
+                f"draft={loaded.name!r} has no tokenizer: give it as tokenizer=, give the draft by name, or in a "
+                "ModelPair with one."
+            )
+        return cls(loaded.model, loaded.tokenizer, loaded.name, loaded.total_layers)
+
+    @property
+    def lock(self) -> FairLock:
+        """The lock that readings with this draft queue on."""
+        return FairLock.of(self.model)
+
+    @property
+    def loaded_layers(self) -> int:
+        return decoder_layers(self.model.config)
+
+    @property
+    def context_tokens(self) -> int | None:
+        return context_tokens(self.model.config)
+
+
+def needed_depth(config: CompressionConfig, draft: str, total_layers: int) -> int:
+    """How many layers of a draft the score needs.
+
+    Raises:
+        ConfigError: the calibration that is asked for is not found.
+    """
+    if config.needs_whole_draft:
+        return total_layers
+    calibration = find_calibration(config.calibration, draft)
+    return (calibration.layer_range if calibration else layer_range(total_layers))[1]
+
+
+def calibration_for(draft: Draft, config: CompressionConfig) -> Calibration | None:
+    """The calibration that the settings ask for, if this draft has one.
+
+    Raises:
+        ConfigError: it is not found, or it is another draft's.
+    """
+    found = find_calibration(config.calibration, draft.name)
+    if found is not None:
+        heads = int(draft.model.config.get_text_config(decoder=True).num_attention_heads)
+        found.check_fits(draft.name, draft.total_layers, heads)
+    return found
+
+
+def reader_for(draft: Draft, config: CompressionConfig, backend: str | None = None) -> DocumentReader:
+    """A reader of that draft, only as deep as the score needs.
+
+    Raises:
+        ConfigError: the score needs layers that were not loaded.
+    """
+    calibration = calibration_for(draft, config)
+    depth = (calibration.layer_range if calibration else layer_range(draft.total_layers))[1]
+    needs = f"calibration={config.calibration!r} listens to {depth}"
+    if config.needs_whole_draft:
+        depth, needs = draft.total_layers, f"likelihood={config.likelihood} needs all {draft.total_layers}"
+    if depth > draft.loaded_layers:
+        raise ConfigError(
+            f"{needs} layers of the draft {draft.name!r}, of which {draft.loaded_layers} are loaded: load all of "
+            "them, or change that setting."
+        )
+    return DocumentReader(draft, depth, backend)
+
+
+_Prefixes = dict[int, tuple[str, EncodedPassage]]  # by depth, with what the weights looked like
+_prefixes: weakref.WeakKeyDictionary[PreTrainedModel, _Prefixes] = weakref.WeakKeyDictionary()
+
+
+class DocumentReader:
+    """A draft with its instruction already read.
+
+    Args:
+        draft: the model that reads, and its tokenizer.
+        depth: read with the first `depth` layers only; None means all that are loaded. Likelihood needs all.
+        backend: kernel backend; None chooses by device.
+
+    Raises:
+        UnsupportedModelError: some layers hold something else than keys and values.
+    """
+
+    def __init__(self, draft: Draft, depth: int | None = None, backend: str | None = None) -> None:
+        if other := layer_kinds(draft.model.config) - {"full_attention", "sliding_attention"}:
+            raise UnsupportedModelError(
+                f"draft={draft.name!r} has layers of type {', '.join(sorted(other))}, whose reading of a document "
+                "cannot be kept for a question: choose a draft of full and sliding-window attention alone."
+            )
+        self.draft = draft
+        self.frame = frame(draft.tokenizer)
+        self.depth = min(depth or draft.loaded_layers, draft.loaded_layers)
+        self.backend = backend
+        self._decoder = _first_layers(draft.model, self.depth)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.draft.model.device)
+
+    @cached_property
+    def prefix(self) -> EncodedPassage:
+        """Keys and values of the instruction, read once per model and depth."""
+        known = _prefixes.setdefault(self.draft.model, {})
+        weights = glimpse(self.draft.model, self.depth)
+        if self.depth not in known or known[self.depth][0] != weights:
+            cache = DynamicCache()
+            ids = torch.tensor([self.frame.head], device=self.device)
+            with torch.no_grad():
+                self._decoder(input_ids=ids, past_key_values=cache, use_cache=True)
+            known[self.depth] = (weights, _stacked(cache, 0, 0, len(self.frame.head)))
+        return known[self.depth][1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Which weights it reads with."""
+        return fingerprint(self.draft.model, self.depth)
+
+    def encode(
+        self, passages: Sequence[Sequence[int]], cancelled: threading.Event | None = None
+    ) -> list[EncodedPassage]:
+        """Read passages, each on its own after the instruction.
+
+        Args:
+            passages: token ids, at least one each.
+            cancelled: an event that ends the reading between two batches of passages when it is set.
+
+        Returns:
+            One EncodedPassage per passage, in the given order, on the draft's device.
+
+        Raises:
+            CancelledError: `cancelled` was set.
+        """
+        encoded: dict[int, EncodedPassage] = {}
+        batches = _batches([len(p) for p in passages])
+        with steps("The draft reads", len(batches), only_told=True) as done:
+            for batch in batches:
+                cancellation.check(cancelled)
+                encoded.update(zip(batch, self._encode_batch([passages[i] for i in batch]), strict=True))
+                done()
+        return [encoded[i] for i in range(len(passages))]
+
+    def _encode_batch(self, passages: Sequence[Sequence[int]]) -> list[EncodedPassage]:
+        start, width = self.prefix.tokens, max(len(p) for p in passages)
+        ids = torch.zeros(len(passages), width, dtype=torch.long)
+        for row, passage in enumerate(passages):
+            ids[row, : len(passage)] = torch.tensor(passage)
+        cache = DynamicCache()
+        for layer in range(self.depth):
+            own = (self.prefix.keys[layer], self.prefix.values[layer])
+            cache.update(*(x.expand(len(passages), -1, -1, -1) for x in own), layer)
+        positions = torch.arange(start, start + width, device=self.device).expand(len(passages), -1)
+        with torch.no_grad():
+            # padding stands on the right, where a causal mask already hides it
+            self._decoder(input_ids=ids.to(self.device), position_ids=positions, past_key_values=cache, use_cache=True)
+        return [_stacked(cache, row, start, start + len(passage)) for row, passage in enumerate(passages)]
+
+    def attention(
+        self, passages: Sequence[EncodedPassage], questions: Sequence[QuestionTokens], first_layer: int, last_layer: int
+    ) -> Tensor:
+        """What each question attends to in all passages at once, in layers [first_layer, last_layer).
+
+        Returns:
+            float32 [questions, layers, heads, passage tokens]: the most that any token of the question, its frame
+            included, attends to each token of the passages, which stand one after the other.
+        """
+        decoder = _first_layers(self.draft.model, min(last_layer, self.depth))
+        start = self.prefix.tokens + max(p.tokens for p in passages)
+        # one row with the questions behind each other: padding would be computed too
+        ids = torch.tensor([[token for q in questions for token in q.ids]])
+        positions = torch.cat([torch.arange(start, start + len(q.ids)) for q in questions])[None]
+        lengths = [len(q.ids) for q in questions]
+        observer = SideBySide(self.prefix, passages, lengths, start, first_layer, self.backend)
+        with capture(decoder, observer), torch.no_grad():
+            decoder(input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=False)
+        return torch.stack(observer.scores, dim=1)
+
+    def log_likelihood(
+        self,
+        passages: Sequence[EncodedPassage],
+        question: QuestionTokens,
+        cancelled: threading.Event | None = None,
+    ) -> Tensor:
+        """How well each passage, on its own, foretells the question.
+
+        Returns:
+            float32 [passages, question tokens]: log p(token | passage, question so far) of the question's own tokens.
+
+        Raises:
+            ValueError: the reader stops below the last layer.
+            CancelledError: `cancelled` was set.
+        """
+        total = self.draft.total_layers
+        if self.depth < total:
+            raise ValueError(f"depth={self.depth}: the likelihood needs all {total} layers of the draft.")
+        result = torch.zeros(len(passages), question.end - question.start)
+        asked = question.ids[: question.end - 1]  # the last of its tokens is foretold by the one before
+        for batch in _batches([p.tokens + len(asked) for p in passages], 4 * _BATCH_TOKENS):
+            cancellation.check(cancelled)
+            observer = OneByOne(self.prefix, [passages[i] for i in batch], len(asked))
+            ids = torch.tensor(asked).expand(len(batch), -1)
+            starts = torch.tensor([self.prefix.tokens + passages[i].tokens for i in batch])
+            positions = starts[:, None] + torch.arange(len(asked))
+            with capture(self._decoder, observer), torch.no_grad():
+                hidden = self._decoder(
+                    input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=False
+                ).last_hidden_state
+                logits = self.draft.model.get_output_embeddings()(hidden[:, question.start - 1 :])
+            own = torch.tensor(question.ids[question.start : question.end], device=logits.device)
+            log_p = logits.float().log_softmax(-1).gather(-1, own.expand(len(batch), -1)[..., None])[..., 0]
+            result[list(batch)] = log_p.cpu()
+        return result
+
+
+def _first_layers(model: PreTrainedModel, depth: int) -> nn.Module:
+    """The decoder with its first `depth` layers alone; the weights are shared.
+
+    What stands behind the last layer, such as its norm, still runs and is not looked at.
+    """
+    decoder = model.get_decoder()
+    if depth >= len(decoder.layers):
+        return decoder  # type: ignore[no-any-return]
+    shallow = copy.copy(decoder)
+    shallow._modules = dict(decoder._modules)
+    shallow.layers = nn.ModuleList(list(decoder.layers)[:depth])
+    return shallow  # type: ignore[no-any-return]
+
+
+def _stacked(cache: DynamicCache, row: int, start: int, end: int) -> EncodedPassage:
+    device = cache.layers[0].keys.device
+    return EncodedPassage(
+        *(
+            torch.stack([getattr(layer, name)[row, :, start:end].to(device) for layer in cache.layers])
+            for name in ("keys", "values")
+        )
+    )
+
+
+def _batches(lengths: Sequence[int], tokens: int = _BATCH_TOKENS) -> list[list[int]]:
+    """Indices in batches of like lengths, each of at most so many tokens when padded (or a single row)."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batches and lengths[i] * (len(batches[-1]) + 1) <= tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches

@@ -1,0 +1,338 @@
+"""Encoded passages kept from query to query: in memory with a byte budget, over a folder on disk.
+
+Content-addressed: the key covers text, title, draft, instruction, depth and storage type, so nothing stale is ever
+found. Files are written atomically and carry a checksum; a damaged or foreign file is recomputed, never trusted. This
+module does not know models: it stores what it is given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from spec_rag.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spec_rag.compression.passages import EncodedPassage
+
+logger = logging.getLogger(__name__)
+
+StorageType = Literal["float32", "float16", "int8"]
+_FORMAT = "2"
+_ABOUT = "index.json"
+_UNFINISHED = ".tmp"
+_ABANDONED_SECONDS = 3600  # no write takes as long
+
+_Stored = dict[str, "Tensor"]
+Shape = tuple[int, int, int, int]
+
+
+def content_address(*parts: str) -> str:
+    """A name for what these parts determine; no two lists of parts share one."""
+    digest = hashlib.sha256()
+    for part in parts:
+        # a lone surrogate has no encoding of its own, but is part of what the name stands for
+        encoded = part.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+    return digest.hexdigest()
+
+
+class DocumentIndex:
+    """A store of encoded passages, safe for several threads and processes.
+
+    Copies are the same store. Pickled, its settings travel, and what is in memory does not.
+
+    Args:
+        folder: where files live; None keeps everything in memory.
+        memory_bytes: the most that is held in memory; the least recently used passages go first.
+        storage: precision of the stored keys and values: "float16" halves float32 without measurable loss, "int8"
+            (one scale per layer, KV head and token) halves it again. None takes the precision that the folder was
+            filled with, and "float16" for a new one.
+
+    Attributes:
+        hits, misses: passages found and not found so far.
+        write_error: why a passage could last not be written to the folder; None if all could.
+
+    Raises:
+        ConfigError: an argument is out of range, `folder` is a file, or it was filled with another precision.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        memory_bytes: int = 2 * 2**30,
+        storage: StorageType | None = None,
+    ) -> None:
+        if folder is not None and not isinstance(folder, str | Path):
+            raise ConfigError(f"folder={folder!r} of type {type(folder).__name__}: give a path, or None for memory.")
+        if isinstance(memory_bytes, bool) or not isinstance(memory_bytes, int) or memory_bytes < 0:
+            raise ConfigError(f"memory_bytes={memory_bytes!r}: must be a non-negative integer.")
+        if storage is not None and storage not in get_args(StorageType):
+            raise ConfigError(f"storage={storage!r}: must be one of {', '.join(get_args(StorageType))}, or None.")
+        self.folder = None if folder is None else Path(folder).expanduser()
+        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(f"folder={str(folder)!r} is a file: give a folder, which will be made if need be.")
+        self.memory_bytes = memory_bytes
+        self.storage: StorageType = self._agreed_storage(storage)
+        self.hits = 0
+        self.misses = 0
+        self.write_error: OSError | None = None
+        self._memory: OrderedDict[str, _Stored] = OrderedDict()
+        self._held_bytes = 0
+        self._lock = threading.Lock()
+
+    def key(self, *parts: str) -> str:
+        """The address of what is determined by these parts, at this index's precision."""
+        return content_address(_FORMAT, self.storage, *parts)
+
+    def get(self, key: str, shape: Shape | None = None) -> EncodedPassage | None:
+        """The passage stored under a key, in float32 or float16, or None.
+
+        Args:
+            key: its address.
+            shape: [layers, KV heads, tokens, dim] that it must have; a file that says otherwise is not believed.
+        """
+        with self._lock:
+            stored = self._memory.get(key)
+            if stored is not None:
+                self._memory.move_to_end(key)
+        if stored is None and self.folder is not None:
+            stored = self._read(key, shape)
+            if stored is not None:
+                self._hold(key, stored)
+        with self._lock:
+            self.hits += stored is not None
+            self.misses += stored is None
+        return None if stored is None else _unpacked(stored)
+
+    def put(self, key: str, passage: EncodedPassage) -> EncodedPassage:
+        """Store a passage and return it as `get` will. A full disk costs its reuse later, never the query."""
+        stored = _packed(passage, self.storage)
+        self._hold(key, stored)
+        if self.folder is not None:
+            try:
+                self._write(key, stored)
+            except OSError as error:
+                if self.write_error is None:
+                    logger.warning(
+                        "The index in %s cannot be written (%s): passages are only kept in memory.", self.folder, error
+                    )
+                self.write_error = error
+        return _unpacked(stored)
+
+    def __contains__(self, key: str) -> bool:
+        with self._lock:
+            if key in self._memory:
+                return True
+        return self.folder is not None and self._read(key, None) is not None
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes held in memory."""
+        return self._held_bytes
+
+    def stored_bytes(self, key: str) -> int:
+        """Bytes of a passage's file; 0 where there is none."""
+        try:
+            return 0 if self.folder is None else self._path(key).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of all files of the folder."""
+        if self.folder is None or not self.folder.is_dir():
+            return 0
+        return sum(path.stat().st_size for path in self.folder.glob("*/*.safetensors"))
+
+    def __copy__(self) -> DocumentIndex:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DocumentIndex:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DocumentIndex, (self.folder, self.memory_bytes, self.storage)
+
+    def _agreed_storage(self, wanted: StorageType | None) -> StorageType:
+        """The precision that was asked for and the one that the folder was filled with, which must be one."""
+        about = self._about()
+        if about is None:
+            return wanted or "float16"
+        if about.get("format") != _FORMAT or about.get("storage") not in get_args(StorageType):
+            raise ConfigError(
+                f"folder={str(self.folder)!r} holds an index of another version of spec-rag: give another folder, or "
+                "delete this one and fill it again with `spec-rag index`."
+            )
+        filled: StorageType = about["storage"]
+        if wanted not in (None, filled):
+            raise ConfigError(
+                f"storage={wanted!r}, but folder={str(self.folder)!r} was filled with {filled!r}: leave storage out to "
+                "use what is there, or give another folder."
+            )
+        return filled
+
+    def _about(self) -> dict[str, Any] | None:
+        """What the folder says of itself; None where nothing was ever written."""
+        if self.folder is None or not self.folder.is_dir():
+            return None
+        try:
+            about = json.loads((self.folder / _ABOUT).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return (
+                {} if any(self.folder.glob("??/*.safetensors")) else None
+            )  # files of the first format had no such page
+        except (OSError, ValueError):
+            return {}
+        return about if isinstance(about, dict) else {}
+
+    def _hold(self, key: str, stored: _Stored) -> None:
+        size = sum(tensor.nbytes for tensor in stored.values())
+        with self._lock:
+            old = self._memory.pop(key, None)
+            if old is not None:
+                self._held_bytes -= sum(tensor.nbytes for tensor in old.values())
+            if size > self.memory_bytes:
+                return
+            self._memory[key] = stored
+            self._held_bytes += size
+            while self._held_bytes > self.memory_bytes:
+                _, dropped = self._memory.popitem(last=False)
+                self._held_bytes -= sum(tensor.nbytes for tensor in dropped.values())
+
+    def _path(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def _write(self, key: str, stored: _Stored) -> None:
+        from safetensors.torch import save
+
+        assert self.folder is not None
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / _ABOUT).exists():
+            about = json.dumps({"format": _FORMAT, "storage": self.storage})
+            _write_whole(self.folder / _ABOUT, about.encode())
+        _remove_abandoned(path.parent)
+        _write_whole(path, save(stored, metadata={"key": key, "sha256": _checksum(stored)}))
+
+    def _read(self, key: str, shape: Shape | None) -> _Stored | None:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        path = self._path(key)
+        try:
+            # the bytes themselves, not a mapping: what was checked is what is used
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            logger.warning("Ignoring %s: %s. It will be computed anew.", path, error)
+            return None
+        try:
+            metadata, stored = _metadata(data), load(data)
+            if metadata.get("key") != key or metadata.get("sha256") != _checksum(stored):
+                reason = "its checksum or key does not match"
+            else:
+                reason = _unlike(stored, self.storage, shape)
+        except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
+            reason = f"it is damaged ({error})"
+        if reason:
+            logger.warning("Ignoring %s: %s. It will be computed anew.", path, reason)
+            return None
+        return stored
+
+
+def _metadata(data: bytes) -> dict[str, Any]:
+    """The metadata of a safetensors file: its header's length in eight bytes, then the header as JSON."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    found = header.get("__metadata__", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _unlike(stored: _Stored, storage: StorageType, shape: Shape | None) -> str:
+    """What is wrong with the tensors of a file for an index of that precision; "" if nothing is."""
+    import torch
+
+    kinds = {"keys": getattr(torch, storage), "values": getattr(torch, storage)}
+    if storage == "int8":
+        kinds |= {"keys_scale": torch.float16, "values_scale": torch.float16}
+    if {name: tensor.dtype for name, tensor in stored.items()} != kinds:
+        return f"it holds other tensors than an index of {storage}"
+    whole = tuple(stored["keys"].shape)
+    scales = (*whole[:3], 1)
+    if any(tuple(tensor.shape) != (scales if "scale" in name else whole) for name, tensor in stored.items()):
+        return "its tensors do not fit together"
+    if len(whole) != 4 or shape not in (None, whole):
+        return f"it has the shape {list(whole)} and not {list(shape or ())}"
+    return ""
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that others see the old one, or none, or the whole new one."""
+    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=_UNFINISHED, dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Take away what writers that were killed long ago left unfinished."""
+    for path in folder.glob(f".*{_UNFINISHED}"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                path.unlink()
+
+
+def _checksum(stored: Mapping[str, Tensor]) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(stored):
+        tensor = stored[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _packed(passage: EncodedPassage, storage: StorageType) -> _Stored:
+    import torch
+
+    stored: _Stored = {}
+    for name, tensor in (("keys", passage.keys), ("values", passage.values)):
+        tensor = tensor.detach().to("cpu", torch.float32)
+        if storage == "int8":
+            scale = tensor.abs().amax(dim=-1, keepdim=True).clamp(min=1e-8) / 127
+            stored[name] = (tensor / scale).round().to(torch.int8).contiguous()
+            stored[f"{name}_scale"] = scale.to(torch.float16).contiguous()
+        else:
+            stored[name] = tensor.to(getattr(torch, storage)).contiguous()
+    return stored
+
+
+def _unpacked(stored: _Stored) -> EncodedPassage:
+    from spec_rag.compression.passages import EncodedPassage
+
+    if "keys_scale" in stored:
+        keys, values = (stored[name].float() * stored[f"{name}_scale"].float() for name in ("keys", "values"))
+        return EncodedPassage(keys, values)
+    return EncodedPassage(stored["keys"], stored["values"])

@@ -1,0 +1,173 @@
+"""The first job: documents and a question in, the parts that matter out, each with its place in its document.
+
+    documents + query -> units -> passages -> draft -> signals -> scores -> selection -> Compression
+
+What fits its budget passes through untouched, without a draft call. This module orders the stages; what a stage does is
+in its own module.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from spec_rag import cancellation
+from spec_rag.compression.draft_reader import Draft
+from spec_rag.compression.index import DocumentIndex
+from spec_rag.compression.passages import Query, question_text, split_passages
+from spec_rag.compression.scoring import token_importance, unit_scores
+from spec_rag.compression.selection import Kept, Reading, select, touched
+from spec_rag.compression.signals import Inquiry, gather_signals
+from spec_rag.config import CompressionConfig
+from spec_rag.errors import ConfigError
+from spec_rag.models.loading import LoadedModel
+from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
+from spec_rag.models.pair import ModelPair
+from spec_rag.report import Compression
+from spec_rag.results import CompressedDocument, KeptUnit
+from spec_rag.text.documents import as_documents
+from spec_rag.text.token_counter import Counter, token_counter
+from spec_rag.text.units import unit_spans
+
+
+def compress(
+    documents: Any,
+    query: Query,
+    *,
+    draft: str | Path | PreTrainedModel | LoadedModel | ModelPair | Draft = DEFAULT_DRAFT,
+    draft_options: LoadOptions | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    index: DocumentIndex | None = None,
+    embedder: Any = None,
+    count_with: Any = "draft",
+    backend: str | None = None,
+    cancelled: threading.Event | None = None,
+    **settings: Any,
+) -> Compression:
+    """Keep of the documents what matters for the question.
+
+    Args:
+        documents: strings, (title, text) pairs, spec_rag.Document, LangChain Documents or LlamaIndex nodes. Retrieval
+            scores that come with them take part.
+        query: the question, or a chat history whose last turns are the question.
+        draft: the model that reads: a name or path, a loaded model, or the pair that has it.
+        draft_options: how to load it.
+        tokenizer: of a draft that is given as a model; None takes the one that lies beside its weights.
+        index: where encoded documents are kept for the next question.
+        embedder: an embedding model whose similarities take part: LangChain Embeddings, LlamaIndex BaseEmbedding, or
+            a function from a list of texts to vectors.
+        count_with: what the budget's tokens are: "draft", a tokenizer, a tiktoken or OpenAI model name, a function.
+        backend: kernel backend; None chooses by device.
+        cancelled: an event that ends the work between two batches of passages when it is set; a
+            `spec_rag.Cancellation` also ends the wait for the draft at once.
+        **settings: fields of CompressionConfig: max_tokens, ratio, coverage, scoring, unit ...
+
+    Returns:
+        A Compression with one entry per document, in the given order; never more tokens than the budget.
+
+    Raises:
+        ConfigError: an argument is of the wrong kind or out of range, or the query is empty.
+        ModelNotFoundError: the draft is not found.
+        PromptTooLongError: scoring="joint" and the documents are beyond the draft's context.
+        CancelledError: `cancelled` was set.
+    """
+    config = CompressionConfig.from_dict(settings)
+    if isinstance(documents, str) and not isinstance(query, str):
+        raise ConfigError(
+            f"documents={documents!r:.80} is a string and query is none: swap them, documents come first."
+        )
+    question = question_text(query)
+    given = as_documents(documents)
+    reader = Draft.of(draft, draft_options, config, tokenizer)
+    count = token_counter(count_with, reader.tokenizer)
+    before = sum(count(document.text) for document in given)
+    blank = not any(document.text.strip() for document in given)
+    if blank or config.passes_whole(before):
+        reading = Reading.unread(given, question, reader.name)
+    else:
+        reading = read_documents(
+            reader, given, question, config, index=index, embedder=embedder, backend=backend, cancelled=cancelled
+        )
+    return keep(reading, config, count)
+
+
+def read_documents(
+    draft: Draft,
+    documents: Any,
+    question: str,
+    config: CompressionConfig,
+    *,
+    index: DocumentIndex | None = None,
+    embedder: Any = None,
+    backend: str | None = None,
+    cancelled: threading.Event | None = None,
+) -> Reading:
+    """Let the draft read the documents and score their units; `keep` then fits them to a budget, or to several.
+
+    Raises:
+        CancelledError: `cancelled` was set.
+    """
+    given = as_documents(documents)
+    started = time.perf_counter()
+    units = [unit_spans(document.text, config.unit, config.language) for document in given]
+    passages = split_passages(draft.tokenizer, given, units)
+    inquiry = Inquiry(given, units, passages, question, config, index, embedder, backend, cancelled)
+    with draft.lock.hold(cancelled) as mine:
+        if not mine:
+            cancellation.check(cancelled)
+        signals = gather_signals(draft, inquiry)
+    return Reading(
+        documents=given,
+        question=question,
+        draft=draft.name,
+        units=units,
+        passages=passages,
+        scores=unit_scores(signals),
+        tokens=token_importance(signals),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def keep(reading: Reading, config: CompressionConfig, count: Counter) -> Compression:
+    """Keep the best units within the budget.
+
+    Args:
+        reading: scored documents.
+        config: budget, unit, ellipsis.
+        count: tokens of a text.
+    """
+    count = cache(count)  # units are counted to choose, to cut and to report
+    texts = [document.text for document in reading.documents]
+    before = [count(text) for text in texts]
+    budget = min(config.budget_tokens(sum(before)), sum(before))
+    if reading.scores is None:
+        units = [unit_spans(text, config.unit, config.language) for text in texts]
+        scores = [0.0] * sum(len(own) for own in units)
+        kept = [Kept([(0, len(text))], text) if text.strip() else Kept([], "") for text in texts]
+    else:
+        units, scores = [list(own) for own in reading.units], reading.scores.tolist()
+        kept = select(reading, config, count, budget)
+    importance = iter(scores)
+    documents = [
+        CompressedDocument(
+            text=left.text,
+            spans=left.spans,
+            source=document.source,
+            title=document.title,
+            original_text=document.text,
+            tokens_before=tokens,
+            tokens_after=count(left.text) if left.spans else 0,
+            units=[
+                KeptUnit(start, end, next(importance), count(document.text[start:end]), is_kept)
+                for (start, end), is_kept in zip(own, touched(own, left.spans), strict=True)
+            ],
+        )
+        for document, own, left, tokens in zip(reading.documents, units, kept, before, strict=True)
+    ]
+    return Compression(documents, reading.question, budget, reading.draft, reading.seconds, asdict(config))

@@ -1,0 +1,142 @@
+"""From what was seen to one score per unit: small pure functions behind one seam.
+
+Each part takes the `Signals` of one question and the score so far, and returns the score with its own say, or as it is
+where its signal is missing. A new idea is a new function and a line in `PARTS`. This module does not know models,
+documents or budgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from spec_rag.compression.links import follow_links
+from spec_rag.compression.signals import Signals
+
+UNIT_TOKENS, PASSAGE_TOKENS = 3, 8  # the best tokens that speak for a unit, and for its passage
+_FLOOR = 1e-4  # attention below it counts as none when two questions are compared
+_LIKELIHOOD, _RETRIEVAL = 0.75, 0.5  # beside 1 for attention
+_FUSION_OFFSET = 5.0  # reciprocal ranks: how little the first place is worth more than the second
+_FUSED = 1.5  # deviation of a fused score
+
+Part = Callable[[Signals, Tensor], Tensor]
+
+
+def contrast(attention: Tensor, neutral: Tensor | None) -> Tensor:
+    """What each head looks at more for this question than for any.
+
+    Args:
+        attention, neutral: [layers, heads, tokens]; no neutral question leaves the attention as it is.
+
+    Returns:
+        [layers, heads, tokens]: a * max(0, log((a + 1e-4) / (b + 1e-4))).
+    """
+    if neutral is None:
+        return attention
+    return attention * ((attention + _FLOOR) / (neutral + _FLOOR)).log().clamp(min=0)
+
+
+def token_importance(signals: Signals, heads: Tensor | None = None) -> Tensor:
+    """[tokens]: mean over layers of the best head's contrast, or the sum over `heads` [layers, heads] by weight."""
+    gain = contrast(signals.attention, signals.neutral)
+    return gain.amax(1).mean(0) if heads is None else torch.einsum("lht,lh->t", gain, heads)
+
+
+def best_tokens(scores: Tensor, ranges: Tensor, count: int) -> Tensor:
+    """Mean of the `count` best tokens in each range.
+
+    Args:
+        scores: [..., tokens], non-negative.
+        ranges: int64 [n, 2].
+
+    Returns:
+        [..., n]; 0 for an empty range.
+    """
+    if not len(ranges):
+        return scores.new_zeros(*scores.shape[:-1], 0)
+    width = max(1, int((ranges[:, 1] - ranges[:, 0]).max()))
+    index = ranges[:, :1] + torch.arange(width, device=ranges.device)
+    inside = index < ranges[:, 1:]
+    values = scores[..., index.clamp(max=scores.shape[-1] - 1)].masked_fill(~inside, -1)
+    best = values.topk(min(count, width), dim=-1).values
+    return best.clamp(min=0).sum(-1) / (best >= 0).sum(-1).clamp(min=1)
+
+
+def standardised(scores: Tensor) -> Tensor:
+    """Zero mean and unit deviation; zeros where all are equal."""
+    if len(scores) < 2:
+        return torch.zeros_like(scores)
+    return (scores - scores.mean()) / (scores.std() + 1e-6)
+
+
+def reciprocal_rank(scores: Tensor) -> Tensor:
+    """1 / (5 + rank), rank 0 for the best; ties keep reading order. [units] -> [units]."""
+    rank = torch.zeros_like(scores)
+    rank[scores.argsort(descending=True, stable=True)] = torch.arange(len(scores), dtype=scores.dtype)
+    return 1.0 / (_FUSION_OFFSET + rank)
+
+
+def attention(signals: Signals, score: Tensor) -> Tensor:
+    """What the unit shows and what its passage, with its title, shows.
+
+    A calibration does not replace each layer's best head but has a say of the same weight.
+    """
+    unit = _shown(signals, signals.unit_heads, signals.ranges, UNIT_TOKENS)
+    passage = _shown(signals, signals.passage_heads, signals.passage_ranges, PASSAGE_TOKENS, signals.passages)
+    return score + standardised(standardised(unit) + standardised(passage))
+
+
+def likelihood(signals: Signals, score: Tensor) -> Tensor:
+    """How much better the unit's passage foretells the question's words than passages do on average.
+
+    Only gains count: a word that a passage makes less likely tells nothing.
+    """
+    if signals.log_likelihood is None:
+        return score
+    gain = (signals.log_likelihood - signals.log_likelihood.mean(0)).clamp(min=0).sum(1)
+    return score + _LIKELIHOOD * standardised(gain[signals.passages])
+
+
+def retrieval(signals: Signals, score: Tensor) -> Tensor:
+    """The retriever's own score of the unit's document."""
+    return score if signals.retrieval is None else score + _RETRIEVAL * standardised(signals.retrieval)
+
+
+def similarity(signals: Signals, score: Tensor) -> Tensor:
+    """The ranks of the score so far and of the embedding similarity, fused."""
+    if signals.similarity is None:
+        return score
+    return _FUSED * standardised(reciprocal_rank(score) + reciprocal_rank(signals.similarity.float()))
+
+
+def links(signals: Signals, score: Tensor) -> Tensor:
+    """More for a document whose title a promising unit of another names."""
+    return score if signals.links is None else follow_links(score, signals.links, signals.documents)
+
+
+PARTS: Mapping[str, Part] = {
+    "attention": attention,
+    "likelihood": likelihood,
+    "retrieval": retrieval,
+    "similarity": similarity,
+    "links": links,
+}
+
+
+def unit_scores(signals: Signals) -> Tensor:
+    """[units]: what the parts say, one after the other."""
+    score = torch.zeros(len(signals.ranges))
+    for part in PARTS.values():
+        score = part(signals, score)
+    return score
+
+
+def _shown(signals: Signals, heads: Tensor | None, ranges: Tensor, count: int, owners: Tensor | None = None) -> Tensor:
+    """[units]: the best tokens of each unit or of the passage that owns it; square roots tame the long tail."""
+    total = torch.zeros(len(signals.ranges))
+    for trusted in (None,) if heads is None else (None, heads):
+        scores = best_tokens(token_importance(signals, trusted), ranges, count).sqrt()
+        total = total + standardised(scores if owners is None else scores[owners])
+    return total

@@ -1,0 +1,259 @@
+"""Variants of keeping a part of the documents, to be compared on the same questions and budgets.
+
+The draft reads a question's documents once; variants differ in what they make of these signals. Every variant fills the
+same budget: a share of the tokens of the documents' texts, as the draft counts them. This module does not know files or
+tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from spec_rag.answering.chunks import word_overlap
+from spec_rag.attention.selection import select_prompt_tokens, smooth
+from spec_rag.compression.calibration import find_calibration, layer_range
+from spec_rag.compression.draft_reader import Draft
+from spec_rag.compression.embedding import similarities
+from spec_rag.compression.index import content_address
+from spec_rag.compression.passages import align_units, frame, question_tokens, split_passages
+from spec_rag.compression.pipeline import keep
+from spec_rag.compression.scoring import standardised, token_importance, unit_scores
+from spec_rag.compression.selection import Reading
+from spec_rag.compression.signals import Inquiry, Signals, gather_signals, joint_importance
+from spec_rag.config import CompressionConfig, SpecPCConfig
+from spec_rag.errors import ConfigError
+from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
+from spec_rag.text.token_counter import token_counter
+from spec_rag.text.units import unit_spans
+
+PARTS = (4, 8, 16)
+
+
+@dataclass
+class Case:
+    """One question, with what the draft and the embedding model say of its documents; each is asked once.
+
+    Args:
+        draft: the draft.
+        asked: question and documents.
+        embedder: as for `compress`, or None.
+        with_titles: count titles and numbers into the documents' tokens, as a prompt "Document [1](Title: ...) ..."
+            shows them; the budget is then a larger share of the texts.
+        folder: where signals are kept between runs, or None. Take another one for another embedder, or when the way
+            documents are read has changed.
+    """
+
+    draft: Draft
+    asked: AnsweredQuestion
+    embedder: Any = None
+    folder: Path | None = None
+    with_titles: bool = False
+
+    def __post_init__(self) -> None:
+        self.config = CompressionConfig()
+        self.documents = list(self.asked.documents)
+        self.texts = [document.text for document in self.documents]
+        self.units = [unit_spans(text, "sentence") for text in self.texts]
+        self.passages = split_passages(self.draft.tokenizer, self.documents, self.units)
+        self.owners = [d for d, spans in enumerate(self.units) for _ in spans]
+        self.unit_texts = [self.texts[d][a:b] for d, spans in enumerate(self.units) for a, b in spans]
+        self.count = token_counter("draft", self.draft.tokenizer)
+
+    @cached_property
+    def tokens(self) -> int:
+        """Tokens of all documents: what the budgets are shares of."""
+        if not self.with_titles:
+            return sum(self.count(text) for text in self.texts)
+        return sum(
+            self.count(f"Document [{number}](Title: {document.title}) {document.text}\n")
+            for number, document in enumerate(self.documents, start=1)
+        )
+
+    @cached_property
+    def signals(self) -> Signals:
+        """All that the default score can use, but no embeddings."""
+
+        def gather() -> dict[str, Tensor]:
+            found = gather_signals(
+                self.draft, Inquiry(self.documents, self.units, self.passages, self.asked.question, self.config)
+            )
+            values = ((field.name, getattr(found, field.name)) for field in fields(found))
+            return {name: value for name, value in values if value is not None}
+
+        return Signals(**self._kept_aside("signals", gather))
+
+    @cached_property
+    def joint(self) -> Tensor:
+        """The paper's importance of the tokens of passages and question."""
+        return self._kept_aside(
+            "joint", lambda: {"importance": joint_importance(self.draft, self.passages, self.asked.question)}
+        )["importance"]
+
+    @cached_property
+    def embedded(self) -> dict[str, Tensor]:
+        """Similarity of the question with each unit (title before it) and with each document."""
+        assert self.embedder is not None
+
+        def embed() -> dict[str, Tensor]:
+            titles = [document.title for document in self.documents]
+            units = [_titled(titles[d], text) for d, text in zip(self.owners, self.unit_texts, strict=True)]
+            documents = [_titled(title, text) for title, text in zip(titles, self.texts, strict=True)]
+            found = similarities(self.embedder, self.asked.question, [*units, *documents])
+            return {"units": found[: len(units)], "documents": found[len(units) :]}
+
+        return self._kept_aside("embedded", embed)
+
+    def kept(self, scores: Tensor, tokens: Tensor | None = None) -> list[str]:
+        """What the package keeps at each budget, for a score per unit; without `tokens`, whole units only."""
+        tokens = token_importance(self.signals) if tokens is None else tokens
+        reading = Reading(
+            documents=self.documents,
+            question=self.asked.question,
+            draft=self.draft.name,
+            units=self.units,
+            passages=self.passages,
+            scores=scores,
+            tokens=tokens,
+            seconds=0.0,
+        )
+        return [keep(reading, replace(self.config, max_tokens=self.tokens // part), self.count).text for part in PARTS]
+
+    def whole(self, scores: Tensor) -> list[str]:
+        """Whole units by falling score, each that still fits: what a ranking of sentences can do by itself."""
+        lengths = [self.count(text) for text in self.unit_texts]
+        texts = []
+        for part in PARTS:
+            room, chosen = self.tokens // part, []
+            for i in scores.argsort(descending=True, stable=True).tolist():
+                if lengths[i] <= room:
+                    room -= lengths[i]
+                    chosen.append(i)
+            texts.append("\n".join(self.unit_texts[i] for i in sorted(chosen)))
+        return texts
+
+    def _kept_aside(self, kind: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        if self.folder is None:
+            return make()
+        asked = [self.asked.question, *(part for d in self.documents for part in (d.title or "", d.text))]
+        path = self.folder / f"{content_address(kind, self.draft.name, *asked)}.safetensors"
+        if path.exists():
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        found = make()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".part")
+        save_file({name: value.contiguous() for name, value in found.items()}, unfinished)
+        unfinished.replace(path)
+        return found
+
+
+Variant = Callable[[Case], list[str]]
+
+
+def paper(case: Case) -> list[str]:
+    """SpecPC as the paper has it: one prompt of all documents, single tokens, its smoothing and neighbours (4.2).
+
+    The question is the window that is always kept; the budget goes to the documents' tokens.
+    """
+    tokenizer = case.draft.tokenizer
+    body = [token for passage in case.passages for token in passage.ids]
+    window = len(question_tokens(tokenizer, frame(tokenizer), case.asked.question).ids)
+    texts = []
+    for part in PARTS:
+        config = SpecPCConfig(window_size=window, max_capacity_prompt=window + case.tokens // part)
+        kept = [i for i in select_prompt_tokens(case.joint, config).tolist() if i < len(body)]
+        texts.append(str(tokenizer.decode([body[i] for i in kept])))
+    return texts
+
+
+def joint_sentences(case: Case) -> list[str]:
+    """The paper's importance, the package's sentences."""
+    smoothed = smooth(case.joint, SpecPCConfig.kernel_size, SpecPCConfig.pool_type)
+    signals = Signals(**align_units(case.units, case.passages), attention=smoothed[: len(case.joint)][None, None])
+    return case.kept(unit_scores(signals), token_importance(signals))
+
+
+def word_matching(case: Case) -> list[str]:
+    """Whole sentences by BM25 of title and sentence."""
+    titled = [_titled(case.documents[d].title, text) for d, text in zip(case.owners, case.unit_texts, strict=True)]
+    return case.whole(torch.tensor(word_overlap(case.asked.question, titled)))
+
+
+def embedding(case: Case) -> list[str]:
+    """Whole sentences by embedding similarity of sentence (with its title) and of document."""
+    sentences, documents = case.embedded["units"], case.embedded["documents"][case.owners]
+    return case.whole(standardised(sentences) + standardised(documents))
+
+
+def scored(**changes: Any) -> Variant:
+    """The default score with fields of its signals changed: None switches a part off."""
+    return lambda case: case.kept(unit_scores(replace(case.signals, **changes)))
+
+
+def calibrated(**changes: Any) -> Variant:
+    """The score joined with the heads that the draft's shipped calibration trusts, and with fields changed."""
+
+    def variant(case: Case) -> list[str]:
+        found = find_calibration("shipped", case.draft.name)
+        if found is None:
+            raise ConfigError(f"draft={case.draft.name!r} has no shipped calibration: leave these variants out.")
+        layers = layer_range(case.draft.total_layers)
+        heads = {
+            "unit_heads": found.weights("unit", *layers),
+            "passage_heads": found.weights("passage", *layers),
+        }
+        return case.kept(unit_scores(replace(case.signals, **heads, **changes)))
+
+    return variant
+
+
+def fused(case: Case) -> list[str]:
+    """The default score joined with embedding similarity."""
+    return case.kept(unit_scores(replace(case.signals, similarity=case.embedded["units"])))
+
+
+def with_retrieval(case: Case) -> list[str]:
+    """The default score with a dense retriever's scores of the documents."""
+    return case.kept(unit_scores(replace(case.signals, retrieval=case.embedded["documents"][case.owners])))
+
+
+def with_word_retrieval(case: Case) -> list[str]:
+    """The default score with BM25 scores of the documents."""
+    titled = [_titled(document.title, document.text) for document in case.documents]
+    scores = torch.tensor(word_overlap(case.asked.question, titled))
+    return case.kept(unit_scores(replace(case.signals, retrieval=scores[case.owners])))
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "paper": paper,
+    "paper by sentence": joint_sentences,
+    "BM25 sentences": word_matching,
+    "default": scored(),
+    "- likelihood": scored(log_likelihood=None),
+    "- contrast": scored(neutral=None),
+    "- links": scored(links=None),
+    "- all three": scored(log_likelihood=None, neutral=None, links=None),
+    "+ BM25 document scores": with_word_retrieval,
+}
+CALIBRATED: Mapping[str, Variant] = {
+    "+ calibrated heads": calibrated(),
+    "- likelihood + calibrated heads": calibrated(log_likelihood=None),
+}
+EMBEDDED: Mapping[str, Variant] = {
+    "embedding sentences": embedding,
+    "+ embedded document scores": with_retrieval,
+    "fused": fused,
+}
+
+
+def _titled(title: str | None, text: str) -> str:
+    return f"{title}. {text}" if title else text

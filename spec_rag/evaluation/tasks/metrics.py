@@ -1,0 +1,32 @@
+"""What counts as right: does one of the accepted answers stand in a text?
+
+One definition for kept text and for written answers. This module knows strings alone.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+
+_DASHES = re.compile("[‐‑‒–−]")
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalised(text: str) -> str:
+    """Lower-cased, without punctuation, articles and doubled spaces."""
+    bare = _DASHES.sub("-", text.lower()).replace("’", "'").translate(_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", bare).split())
+
+
+def holds_answer(text: str, answers: Sequence[str]) -> bool:
+    """Whether one of the answers stands in the text, as whole words and numbers (best-subspan exact match).
+
+    Args:
+        text: what was kept, or what was written.
+        answers: any of them will do; an s at the end, as of a possessive, does not matter.
+    """
+    inside = normalised(text)
+    wanted = filter(None, map(normalised, answers))
+    return any(re.search(rf"(?<!\w){re.escape(answer)}s?(?!\w)", inside) for answer in wanted)

@@ -1,0 +1,54 @@
+"""Questions over several documents, with known answers: multi-document and multi-hop QA, key-value retrieval.
+
+Reads JSON lines: `question`, `answers`, `ctxs` with `title` and `text`; or `ordered_kv_records`, `key`, `value`, of
+which one document with a pair a line is made. This module does not know how documents are read.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spec_rag.errors import UnreadableFileError
+from spec_rag.text.documents import Document
+
+
+@dataclass(frozen=True)
+class AnsweredQuestion:
+    """A question, its documents, and the strings that count as its answer."""
+
+    question: str
+    answers: Sequence[str]
+    documents: Sequence[Document]
+
+
+def read_questions(path: Path, limit: int | None = None) -> list[AnsweredQuestion]:
+    """The questions of a .jsonl or .jsonl.gz file, at most `limit`.
+
+    Raises:
+        UnreadableFileError: a line is not of a known form; the message names it.
+    """
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    found = []
+    for number, line in enumerate(text.splitlines()[:limit], start=1):
+        try:
+            found.append(_question(json.loads(line)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UnreadableFileError(
+                f"{path}, line {number}: {error!r}. A line is a JSON object with question, answers and ctxs (title, "
+                "text), or with ordered_kv_records, key and value."
+            ) from error
+    return found
+
+
+def _question(row: dict[str, Any]) -> AnsweredQuestion:
+    if "ordered_kv_records" in row:
+        lines = ",\n".join(f'"{key}": "{value}"' for key, value in row["ordered_kv_records"])
+        return AnsweredQuestion(f'What is the value of the key "{row["key"]}"?', [row["value"]], [Document(lines)])
+    documents = [Document(c["text"], title=c.get("title")) for c in row["ctxs"]]
+    return AnsweredQuestion(row["question"], row["answers"], documents)

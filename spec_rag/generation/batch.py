@@ -1,0 +1,91 @@
+"""A batch of prompts on its way from the draft's stage to the target's, and what SpecKV has to do for it.
+
+This module knows lengths and settings; it does not know how either model runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from spec_rag.config import SpecKVConfig, SpecPCConfig
+from spec_rag.models.checkpoints import context_tokens
+from spec_rag.models.pair import ModelPair
+
+_NEAR_CAPACITY = 1.25  # where so little is dropped, the window's own queries choose well enough
+
+LookaheadBy = Literal["draft", "target", "none"]
+
+
+@dataclass
+class Batch:
+    """Prompts, and what became of them.
+
+    Attributes:
+        rows: int64 [tokens] each, what the target will read.
+        positions: int64 [tokens] each, their rotary positions.
+        prompt_tokens: lengths of the prompts as given.
+        selected: per row, the prompt positions that SpecPC kept, or None if all.
+        lookahead: per row int64 [look-ahead], empty where none was written.
+        lookahead_by: who is to write, or has written, the look-ahead.
+        draft_seconds: wall time of the draft.
+    """
+
+    rows: list[Tensor]
+    positions: list[Tensor]
+    prompt_tokens: list[int]
+    selected: list[Tensor | None]
+    lookahead: list[Tensor] = field(default_factory=list)
+    lookahead_by: LookaheadBy = "none"
+    draft_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, rows: list[Tensor]) -> Batch:
+        """A batch whose prompts are still untouched."""
+        return cls(
+            rows=list(rows),
+            positions=[torch.arange(len(row)) for row in rows],
+            prompt_tokens=[len(row) for row in rows],
+            selected=[None] * len(rows),
+            lookahead=[torch.empty(0, dtype=torch.long)] * len(rows),
+        )
+
+    @property
+    def longest(self) -> int:
+        return max(len(row) for row in self.rows)
+
+
+def is_pruned(prompt_tokens: int, speckv: SpecKVConfig | None) -> bool:
+    """Whether SpecKV has anything to do for a prompt of that length."""
+    if speckv is None:
+        return False
+    if speckv.max_capacity_prompt is None:
+        return prompt_tokens > speckv.prefill_window_size + speckv.prefill_vertical_size
+    return prompt_tokens > speckv.max_capacity_prompt
+
+
+def lookahead_by(pair: ModelPair, speckv: SpecKVConfig | None, prompt_tokens: int) -> LookaheadBy:
+    """Who writes the look-ahead for a prompt of that length, "none" where nobody has to.
+
+    "auto" takes the draft; where there is none, or it writes other tokens than the target reads, the target itself;
+    and nobody where so little is dropped that the window's own queries choose well enough.
+    """
+    if speckv is None or not is_pruned(prompt_tokens, speckv):
+        return "none"
+    if speckv.lookahead != "auto":
+        return speckv.lookahead
+    if speckv.max_capacity_prompt is not None and prompt_tokens <= _NEAR_CAPACITY * speckv.max_capacity_prompt:
+        return "none"
+    return "draft" if pair.draft is not None and pair.shares_tokens else "target"
+
+
+def prompt_limit(pair: ModelPair, specpc: SpecPCConfig | None, speckv: SpecKVConfig | None) -> int | None:
+    """Tokens that prompt and answer may take: the draft reads the whole prompt, the target what SpecPC leaves of it."""
+    readers = [] if specpc is not None else [pair.target]
+    if specpc is not None or (speckv is not None and speckv.lookahead in ("draft", "auto") and pair.shares_tokens):
+        readers.append(pair.draft)
+    limits = [context_tokens(model.config) for model in readers if model is not None]
+    return min((limit for limit in limits if limit), default=None)

@@ -1,0 +1,232 @@
+"""The target's stage: a prefill, pruned where asked, then transformers' own generation from that cache.
+
+This module does not know where the prompt or the look-ahead came from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from spec_rag.attention.capture import base_attention, capture
+from spec_rag.config import SpecKVConfig
+from spec_rag.errors import ConfigError
+from spec_rag.generation.batch import Batch, is_pruned
+from spec_rag.generation.draft import before_end
+from spec_rag.generation.prefill import prefill
+from spec_rag.generation.pruned_cache import DecodeMasks, PrunedCache
+from spec_rag.generation.sampling import GREEDY, SamplingConfig, eos_token_ids, pad_token_id, seeded
+from spec_rag.generation.stopping import CancelCriterion
+from spec_rag.models.pair import ModelPair
+from spec_rag.results import Answer, FinishReason, Timings
+from spec_rag.text.tokens import left_pad
+
+_OWN_LOOKAHEAD_TOKENS = 8
+
+
+def decode(
+    pair: ModelPair,
+    batch: Batch,
+    speckv: SpecKVConfig | None,
+    sampling: SamplingConfig,
+    streamer: BaseStreamer | None = None,
+    cancelled: threading.Event | None = None,
+    backend: str | None = None,
+) -> list[Answer]:
+    """Prefill the rows and generate their answers; the caller holds the pair's lock.
+
+    Raises:
+        ConfigError: the window leaves nothing to prune.
+        PromptTooLongError: a row and its answer are beyond the target's context.
+    """
+    target = pair.require_target()
+    pair.check_context(
+        target,
+        max(int(positions[-1]) + 1 for positions in batch.positions) + sampling.max_new_tokens,
+        "target",
+        "compress the documents first, set SpecPCConfig, or lower max_new_tokens.",
+    )
+    prompts = PaddedPrompts.of(target, batch)
+    started = time.perf_counter()
+    cache = None
+    if is_pruned(prompts.tokens, speckv):
+        assert speckv is not None
+        if prompts.tokens < speckv.window_size + 2:
+            raise ConfigError(
+                f"window_size={speckv.window_size} leaves nothing to prune of {prompts.tokens} tokens: lower "
+                "window_size."
+            )
+        cache = pruned_cache(target, batch, prompts, speckv, backend)
+    kept = _Kept.of(cache)
+    if cache is not None and sampling.copies > 1:
+        cache.batch_repeat_interleave(sampling.copies)
+    criterion = CancelCriterion(cancelled)
+    options: dict[str, Any] = {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([criterion])}
+    if sampling.stop:
+        options |= {"stop_strings": list(sampling.stop), "tokenizer": pair.require_tokenizer()}
+    with seeded(sampling.seed, target):
+        sequences = generate_from(target, prompts, cache, sampling.max_new_tokens, **sampling.options, **options)
+    ended = time.perf_counter()
+    first = criterion.first_token_at or ended
+    timings = Timings(batch.draft_seconds, first - started, ended - first)
+    padding = (prompts.mask == 0).sum(dim=1).tolist()
+    return [
+        _answer(pair, batch, i, sequences[i, prompts.tokens :], sampling, kept.row(i, padding[i]), timings, cancelled)
+        for i in range(len(batch.rows))
+    ]
+
+
+@dataclass(frozen=True)
+class PaddedPrompts:
+    """The rows of a batch, left-padded, on the target's device.
+
+    Attributes:
+        ids, mask, positions: int64 [batch, tokens]; the mask is 0 where a row is padded.
+        positions_given: whether positions differ from counting the tokens of a row.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    positions: Tensor
+    positions_given: bool
+
+    @classmethod
+    def of(cls, target: PreTrainedModel, batch: Batch) -> PaddedPrompts:
+        ids, mask = left_pad(batch.rows, pad_token_id(target))
+        positions, _ = left_pad(batch.positions, 0)
+        given = any(int(p[-1]) != len(p) - 1 for p in batch.positions)
+        return cls(ids.to(target.device), mask.to(target.device), positions.to(target.device), given)
+
+    @property
+    def tokens(self) -> int:
+        """Of the longest row."""
+        return int(self.ids.shape[1])
+
+
+def pruned_cache(
+    target: PreTrainedModel,
+    batch: Batch,
+    prompts: PaddedPrompts,
+    speckv: SpecKVConfig,
+    backend: str | None = None,
+) -> PrunedCache:
+    """The target's cache of the prompts, pruned by the look-ahead; where the target writes it, it is written here."""
+    if batch.lookahead_by == "target":
+        batch.lookahead = _own_lookahead(target, prompts, speckv, backend)
+    elif batch.lookahead_by == "none":
+        batch.lookahead = [torch.empty(0, dtype=torch.long)] * len(batch.rows)
+    return prefill(target, prompts.ids, prompts.mask, prompts.positions, *right_pad(batch.lookahead), speckv, backend)
+
+
+def right_pad(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack int64 [tokens] rows into a right-padded [batch, tokens], with a bool mask of what is there."""
+    width = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+    return ids, torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
+
+
+def generate_from(
+    target: PreTrainedModel, prompts: PaddedPrompts, cache: PrunedCache | None, max_new_tokens: int, **options: Any
+) -> Tensor:
+    """transformers' generate, from a pruned cache or from nothing; int64 [rows, prompt and new tokens].
+
+    Args:
+        **options: of `generate`; those that a checkpoint's own generation config may set must be among them.
+    """
+    if cache is not None:
+        options["past_key_values"] = cache
+    if prompts.positions_given:
+        options["position_ids"] = prompts.positions
+    masks: Any = contextlib.nullcontext()
+    if cache is not None and cache.needs_masks:
+        masks = capture(target, DecodeMasks(cache, base_attention(target), target))
+    with masks, torch.no_grad():
+        return target.generate(  # type: ignore[no-any-return]
+            input_ids=prompts.ids,
+            attention_mask=prompts.mask,
+            max_new_tokens=max_new_tokens,
+            **{"pad_token_id": pad_token_id(target), **options},
+        )
+
+
+def _own_lookahead(
+    target: PreTrainedModel, prompts: PaddedPrompts, speckv: SpecKVConfig, backend: str | None
+) -> list[Tensor]:
+    """The target's first greedy tokens, written from a cache that its window queries alone have pruned."""
+    nothing = torch.empty(len(prompts.ids), 0, dtype=torch.long)
+    cache = prefill(target, prompts.ids, prompts.mask, prompts.positions, nothing, nothing.bool(), speckv, backend)
+    steps = speckv.lookahead_tokens or _OWN_LOOKAHEAD_TOKENS
+    written = generate_from(target, prompts, cache, steps, **GREEDY)[:, prompts.tokens :]
+    there = before_end(written, eos_token_ids(target))
+    return [row[own].cpu() for row, own in zip(written, there, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What the prefill of a batch kept, noted before the answer grows the cache."""
+
+    dense_bytes: int = 0
+    kept_bytes: int = 0
+    rows: int = 1
+    layers: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, cache: PrunedCache | None) -> _Kept:
+        if cache is None:
+            return cls()
+        layers = tuple(layer.positions for layer in cache.layers if layer.positions is not None)
+        return cls(cache.dense_bytes, cache.kept_bytes, layers[0].shape[0], layers)
+
+    def row(self, index: int, padding: int) -> _Kept:
+        """One row's share, its positions counted from its own first token."""
+        layers = tuple((layer[index] - padding).clamp(min=-1).cpu() for layer in self.layers)
+        return _Kept(self.dense_bytes // self.rows, self.kept_bytes // self.rows, 1, layers)
+
+
+def _answer(
+    pair: ModelPair,
+    batch: Batch,
+    index: int,
+    generated: Tensor,
+    sampling: SamplingConfig,
+    kept: _Kept,
+    timings: Timings,
+    cancelled: threading.Event | None,
+) -> Answer:
+    eos = sampling.options.get("eos_token_id")
+    ends = eos_token_ids(pair.require_target()) if eos is None else eos if isinstance(eos, list) else [eos]
+    ids = generated.tolist()
+    end = next((i for i, token in enumerate(ids) if token in ends), None)
+    ids = ids if end is None else ids[: end + 1]
+    text = pair.tokenizer.decode(ids, skip_special_tokens=True) if pair.tokenizer is not None else ""
+    cut = min((at for at in (text.find(s) for s in sampling.stop) if at >= 0), default=None)
+    reason: FinishReason = "length"
+    if end is not None or cut is not None:
+        reason = "stop"
+    elif cancelled is not None and cancelled.is_set():
+        reason = "cancelled"
+    selected = batch.selected[index]
+    return Answer(
+        text=text if cut is None else text[:cut],
+        output_ids=ids,
+        prompt_tokens=batch.prompt_tokens[index],
+        target_prompt_tokens=len(batch.rows[index]),
+        completion_tokens=len(ids),
+        finish_reason=reason,
+        kv_bytes_dense=kept.dense_bytes,
+        kv_bytes_kept=kept.kept_bytes,
+        selected_positions=None if selected is None else selected.tolist(),
+        layer_positions=kept.layers,
+        lookahead_ids=batch.lookahead[index].tolist(),
+        timings=timings,
+    )

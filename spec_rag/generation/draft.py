@@ -1,0 +1,146 @@
+"""The draft's stage: one pass over the prompts gives SpecPC its importance and SpecKV its look-ahead.
+
+The paper's SpecKV-PC needs both from a single pass; SpecPC and SpecKV use one half each; prompts that fit need
+neither. This module does not know how the target decodes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteriaList
+
+from spec_rag.attention.capture import capture
+from spec_rag.attention.importance import PromptImportance
+from spec_rag.attention.selection import select_prompt_tokens
+from spec_rag.config import SpecKVConfig, SpecPCConfig
+from spec_rag.errors import ConfigError
+from spec_rag.generation.batch import Batch, lookahead_by
+from spec_rag.generation.sampling import GREEDY, eos_token_ids, pad_token_id
+from spec_rag.generation.stopping import CancelCriterion
+from spec_rag.models.pair import ModelPair
+from spec_rag.text.tokens import left_pad
+
+
+@dataclass(frozen=True)
+class DraftReading:
+    """What the draft found in a batch of prompts.
+
+    Attributes:
+        importance: [batch, prompt tokens], or None where it was not asked for.
+        lookahead_ids: int64 [batch, look-ahead], greedy, padded on the right.
+        lookahead_mask: bool [batch, look-ahead], False behind a row's end token.
+    """
+
+    importance: Tensor | None
+    lookahead_ids: Tensor
+    lookahead_mask: Tensor
+
+
+def read_with_draft(
+    pair: ModelPair,
+    batch: Batch,
+    specpc: SpecPCConfig | None,
+    speckv: SpecKVConfig | None,
+    max_new_tokens: int,
+    cancelled: threading.Event | None = None,
+    backend: str | None = None,
+) -> None:
+    """Let the draft read what does not fit, drop what SpecPC does not keep, and note the look-ahead.
+
+    With both, the look-ahead is as long as `speckv.lookahead_tokens`, else `specpc.lookahead_tokens` where that is more
+    than 1, else `max_new_tokens`; importance always counts the first `specpc.lookahead_tokens` of it.
+
+    Raises:
+        IncompatibleModelsError: the draft writes other tokens than the target reads.
+    """
+    compresses = specpc is not None and batch.longest > specpc.max_capacity_prompt
+    read_by_target = min(batch.longest, specpc.max_capacity_prompt) if specpc else batch.longest
+    batch.lookahead_by = lookahead_by(pair, speckv, read_by_target)
+    looks_ahead = batch.lookahead_by == "draft"
+    if not compresses and not looks_ahead:
+        return
+    pair.check_same_tokens()
+    steps = observed = specpc.lookahead_tokens if specpc and compresses else 1
+    if speckv and looks_ahead:
+        steps = speckv.lookahead_tokens or (observed if observed > 1 else max_new_tokens)
+    started = time.perf_counter()
+    reading = read_rows(pair, batch.rows, specpc if compresses else None, max(steps, observed), cancelled, backend)
+    if looks_ahead:
+        pairs = zip(reading.lookahead_ids, reading.lookahead_mask, strict=True)
+        batch.lookahead = [ids[mask][:steps].cpu() for ids, mask in pairs]
+    if specpc and reading.importance is not None:
+        _drop_tokens(batch, reading.importance, specpc)
+    batch.draft_seconds = time.perf_counter() - started
+
+
+def read_rows(
+    pair: ModelPair,
+    rows: list[Tensor],
+    specpc: SpecPCConfig | None,
+    lookahead_tokens: int,
+    cancelled: threading.Event | None = None,
+    backend: str | None = None,
+) -> DraftReading:
+    """Run the draft once over the prompts and let it write at most `lookahead_tokens` tokens greedily.
+
+    Args:
+        pair: the models; the draft is needed.
+        rows: int64 [tokens] each.
+        specpc: how importance is reduced; None leaves it out.
+        lookahead_tokens: at least 1; a row's look-ahead ends with its end token.
+        cancelled: an event that ends the look-ahead when it is set.
+        backend: kernel backend; None chooses by device.
+
+    Raises:
+        ConfigError: there is no draft, or the longest row is shorter than the observation window.
+        PromptTooLongError: the longest row is beyond the draft's context.
+    """
+    draft = pair.require_draft("SpecPC, or SpecKV with lookahead='draft',")
+    longest = max(len(row) for row in rows)
+    if specpc is not None and longest < specpc.window_size:
+        raise ConfigError(
+            f"window_size={specpc.window_size} is longer than the prompt of {longest} tokens: lower window_size."
+        )
+    pair.check_context(
+        draft,
+        longest + lookahead_tokens - 1,
+        "draft",
+        "compress the documents one by one with compress() or SpecPCCompressor, or take a draft with a longer context.",
+    )
+    ids, mask = (x.to(draft.device) for x in left_pad(rows, pad_token_id(draft)))
+    padded = not bool(mask.all())
+    observer = PromptImportance(specpc, mask.bool() if padded else None, backend) if specpc else None
+    with capture(draft, observer) if observer else contextlib.nullcontext(), torch.no_grad():
+        sequences = draft.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=lookahead_tokens,
+            stopping_criteria=StoppingCriteriaList([CancelCriterion(cancelled)]),
+            pad_token_id=pad_token_id(draft),
+            **GREEDY,
+        )
+    lookahead = sequences[:, ids.shape[1] :]
+    there = before_end(lookahead, eos_token_ids(draft))
+    return DraftReading(observer.result() if observer else None, lookahead, there)
+
+
+def before_end(written: Tensor, ends: list[int]) -> Tensor:
+    """bool [batch, tokens]: what stands no later than a row's first end token."""
+    ended = torch.isin(written, torch.tensor(ends, device=written.device))
+    return ended.cumsum(dim=1) - ended.long() == 0
+
+
+def _drop_tokens(batch: Batch, importance: Tensor, specpc: SpecPCConfig) -> None:
+    for i, row in enumerate(batch.rows):
+        if len(row) <= specpc.max_capacity_prompt:
+            continue
+        selected = select_prompt_tokens(importance[i, importance.shape[1] - len(row) :], specpc).cpu()
+        batch.rows[i] = row[selected.to(row.device)]
+        batch.selected[i] = selected
+        batch.positions[i] = selected if specpc.positions == "original" else torch.arange(len(selected))

@@ -1,0 +1,117 @@
+"""The second job: from a prompt to an answer, with draft-guided compression of the prompt and of the KV cache.
+
+    prompt -> [SpecPC: drop prompt tokens] -> look-ahead -> prefill under capture -> pruned cache -> decode -> Answer
+
+This module orders the stages and queues requests on the models. It does not know documents or frameworks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from transformers.generation.streamers import BaseStreamer
+
+from spec_rag.attention.selection import select_prompt_tokens
+from spec_rag.config import SpecKVConfig, SpecPCConfig
+from spec_rag.errors import ConfigError
+from spec_rag.generation.batch import Batch
+from spec_rag.generation.decoding import decode
+from spec_rag.generation.draft import read_rows, read_with_draft
+from spec_rag.generation.sampling import SamplingConfig
+from spec_rag.models.pair import ModelPair
+from spec_rag.results import Answer, PromptScore
+from spec_rag.text.prompts import Prompt, prompt_ids
+
+
+def generate(
+    pair: ModelPair,
+    prompt: Prompt,
+    specpc: SpecPCConfig | None = None,
+    speckv: SpecKVConfig | None = None,
+    max_new_tokens: int = 256,
+    **options: Any,
+) -> Answer:
+    """Answer one prompt: with SpecPC, SpecKV, both (SpecKV-PC), or, with neither, the target as it is.
+
+    Each call prefills its prompt anew: a cache pruned for one question never answers another.
+
+    Args:
+        pair: the models; a draft is needed by SpecPC and by SpecKV with lookahead="draft".
+        prompt: text, chat messages or token ids.
+        specpc: drop prompt tokens before the target reads them (paper, section 4.2).
+        speckv: prune the target's KV cache by a look-ahead (paper, section 4.1).
+        max_new_tokens: at most so many tokens are generated.
+        **options: those of `generate_batch`, and any field of transformers' GenerationConfig. Greedy unless do_sample,
+            a temperature above 0 or another option of sampling (top_p, top_k, min_p ...) is given.
+
+    Raises:
+        ConfigError: an argument is out of range or unknown.
+        IncompatibleModelsError: draft and target do not share their tokens, and the settings need that they do.
+        PromptTooLongError: the prompt is beyond a model's context.
+        UnsupportedModelError: a model's attention cannot be observed or pruned.
+    """
+    return generate_batch(pair, [prompt], specpc, speckv, max_new_tokens, **options)[0]
+
+
+def generate_batch(
+    pair: ModelPair,
+    prompts: Sequence[Prompt],
+    specpc: SpecPCConfig | None = None,
+    speckv: SpecKVConfig | None = None,
+    max_new_tokens: int = 256,
+    *,
+    streamer: BaseStreamer | None = None,
+    cancelled: threading.Event | None = None,
+    backend: str | None = None,
+    **options: Any,
+) -> list[Answer]:
+    """Answer several prompts in one left-padded batch; greedily, row i equals prompt i alone. See `generate`.
+
+    Args:
+        streamer: transformers' streamer, for a single prompt.
+        cancelled: an event that ends the generation, or the wait for the models, when it is set; a
+            `spec_rag.Cancellation` ends the wait at once, any other event within 50 ms.
+        backend: kernel backend ("torch", "triton"); None chooses by device.
+        **options: seed, stop (a string or several), and the fields of GenerationConfig.
+    """
+    sampling = SamplingConfig.of(max_new_tokens, options)
+    _check_configs(specpc, speckv)
+    pair.require_target()
+    if not prompts:
+        return []
+    batch = Batch.of([prompt_ids(pair.tokenizer, prompt) for prompt in prompts])
+    with pair.lock.hold(cancelled) as mine:
+        if not mine:
+            return [Answer("", [], tokens, 0, 0, "cancelled") for tokens in batch.prompt_tokens]
+        read_with_draft(pair, batch, specpc, speckv, max_new_tokens, cancelled, backend)
+        return decode(pair, batch, speckv, sampling, streamer, cancelled, backend)
+
+
+def score_prompt(
+    pair: ModelPair, prompt: Prompt, specpc: SpecPCConfig | None = None, *, backend: str | None = None
+) -> PromptScore:
+    """Let the draft read one prompt and say which tokens matter (SpecPC; paper, section 4.2).
+
+    Raises:
+        ConfigError: the prompt is empty or shorter than the window.
+        PromptTooLongError: the prompt is beyond the draft's context.
+    """
+    specpc = specpc or SpecPCConfig()
+    _check_configs(specpc, None)
+    row = prompt_ids(pair.tokenizer or pair.draft_tokenizer, prompt)
+    with pair.lock.hold():
+        reading = read_rows(pair, [row], specpc, specpc.lookahead_tokens, backend=backend)
+    assert reading.importance is not None
+    importance = reading.importance[0]
+    return PromptScore(importance, select_prompt_tokens(importance, specpc), reading.lookahead_ids[0])
+
+
+def _check_configs(specpc: SpecPCConfig | None, speckv: SpecKVConfig | None) -> None:
+    for name, value, kind in (("specpc", specpc, SpecPCConfig), ("speckv", speckv, SpecKVConfig)):
+        if value is not None and not isinstance(value, kind):
+            raise ConfigError(
+                f"{name}={value!r:.80} of type {type(value).__name__}: give a {kind.__name__}, such as "
+                f"{kind.__name__}(max_capacity_prompt=512), or None."
+            )

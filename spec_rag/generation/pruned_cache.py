@@ -1,0 +1,197 @@
+"""A transformers cache that keeps selected key-value pairs of the prompt and grows by the answer's.
+
+During the prefill each layer hands back all keys; as soon as its attention has been scored it is cut to the chosen
+positions, so only one layer at a time holds its full keys and values. `get_seq_length` answers the logical length,
+`get_mask_sizes` the physical one with its offset, so `generate` works unchanged. This module does not know how
+positions are chosen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from spec_rag_kernels import gather_kv
+from torch import Tensor
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from spec_rag.attention.capture import AttentionCall
+from spec_rag.errors import UnsupportedModelError
+from spec_rag.models.checkpoints import layer_kinds
+
+
+class PrunedLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's kept keys and values, [batch, KV heads, kept, dim].
+
+    Attributes:
+        seen: logical length: prompt and answer tokens that went through, whether kept or not.
+        positions: int64 [batch, KV heads, kept] prompt positions of the kept pairs, -1 where a slot is empty; None
+            before pruning.
+    """
+
+    def __init__(self, sliding_window: int | None = None) -> None:
+        super().__init__()
+        self.sliding_window = sliding_window
+        self.is_sliding = sliding_window is not None
+        self.seen = 0
+        self.positions: Tensor | None = None
+        self.first_token: Tensor = torch.zeros(0, dtype=torch.long)
+        self.dense_bytes = 0
+        self.needs_mask = False
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.seen += key_states.shape[-2]
+        keys, values = super().update(key_states, value_states)
+        if self.positions is not None:
+            new = torch.arange(self.seen - key_states.shape[-2], self.seen, device=keys.device)
+            self.positions = torch.cat([self.positions, new.expand(*self.positions.shape[:2], -1)], dim=-1)
+            if self.sliding_window is not None and not self.needs_mask:
+                # everything visible is held: what leaves the window can go
+                last = slice(1 - self.sliding_window, None)
+                self.keys, self.values = keys[:, :, last], values[:, :, last]
+                self.positions = self.positions[:, :, last]
+        return keys, values
+
+    def keep(self, positions: Tensor, prompt_tokens: int, first_token: Tensor | None = None) -> None:
+        """Cut the prompt's pairs to `positions` and count `prompt_tokens` as seen.
+
+        Args:
+            positions: int64 [batch, KV heads, kept], ascending; -1 marks empty slots, in front.
+            prompt_tokens: logical length after the cut; what stands behind it is forgotten.
+            first_token: int64 [batch], where each row's prompt starts behind its left padding; None means 0.
+        """
+        pair_bytes = self.keys[:, :, :1].nbytes + self.values[:, :, :1].nbytes
+        self.dense_bytes = pair_bytes * prompt_tokens
+        whole = positions.shape[-1] == prompt_tokens
+        if self.sliding_window is not None and positions.shape[-1] >= self.sliding_window:
+            positions = positions[..., 1 - self.sliding_window :]
+            whole = bool((positions[..., 0] == prompt_tokens + 1 - self.sliding_window).all())
+        ragged = bool((positions < 0).any())
+        self.needs_mask = ragged or (self.is_sliding and not whole)
+        if ragged:
+            slots = positions.clamp(min=0)[..., None]
+            self.keys, self.values = (torch.take_along_dim(x, slots, dim=2) for x in (self.keys, self.values))
+        else:
+            self.keys, self.values = gather_kv(self.keys, self.values, positions)
+        self.positions = positions
+        self.first_token = torch.zeros(len(positions), dtype=torch.long) if first_token is None else first_token
+        self.first_token = self.first_token.to(positions.device)
+        self.seen = prompt_tokens
+
+    def visible(self, query_position: int) -> Tensor:
+        """bool [batch, KV heads, kept]: the pairs that a query at that logical position may attend to."""
+        assert self.positions is not None
+        visible = self.positions >= self.first_token[:, None, None]
+        if self.sliding_window is not None:
+            visible = visible & (self.positions > query_position - self.sliding_window)
+        return visible
+
+    @property
+    def kept_bytes(self) -> int:
+        return int(self.keys.nbytes + self.values.nbytes)
+
+    def get_seq_length(self) -> int:
+        return self.seen
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        held = self.keys.shape[-2] if self.is_initialized and self.keys.numel() else 0
+        return held + query_length, self.seen - held
+
+    def get_max_length(self) -> int:
+        return self.sliding_window if self.sliding_window is not None else -1
+
+    def reset(self) -> None:
+        super().reset()
+        self.seen, self.positions, self.needs_mask = 0, None, False
+
+    def crop(self, tokens_to_remove: int) -> None:
+        super().crop(tokens_to_remove)
+        self.seen -= abs(tokens_to_remove)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        if self.positions is not None:
+            rows = beam_idx.to(self.positions.device)
+            self.positions, self.first_token = self.positions[rows], self.first_token[rows]
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        if self.positions is not None:
+            self.positions = self.positions.repeat_interleave(repeats, dim=0)
+            self.first_token = self.first_token.repeat_interleave(repeats, dim=0)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        if self.positions is not None:
+            self.positions, self.first_token = self.positions[indices], self.first_token[indices]
+
+
+class PrunedCache(Cache):  # type: ignore[misc]
+    """The cache of one generation: a `PrunedLayer` for each attention layer of the model."""
+
+    layers: list[PrunedLayer]
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        """Lay out a layer for each of the model's own.
+
+        Raises:
+            UnsupportedModelError: a layer keeps something other than plain or sliding-window keys and values.
+        """
+        decoder_config = config.get_text_config(decoder=True)
+        kinds = layer_kinds(config) - {"full_attention", "sliding_attention"}
+        if kinds:
+            raise UnsupportedModelError(
+                f"{decoder_config.model_type!r} has layers of type {', '.join(sorted(kinds))}, which cannot be pruned "
+                "per key: choose a target of full and sliding-window attention alone."
+            )
+        layers = []
+        for layer in DynamicCache(config=config).layers:
+            if type(layer) is DynamicSlidingWindowLayer:
+                layers.append(PrunedLayer(layer.sliding_window))
+            elif type(layer) is DynamicLayer:
+                layers.append(PrunedLayer())
+            else:
+                raise UnsupportedModelError(
+                    f"Layers of {decoder_config.model_type!r} keep a {type(layer).__name__}, which cannot be pruned "
+                    "per key: choose a target whose layers all hold keys and values."
+                )
+        super().__init__(layers=layers or [PrunedLayer() for _ in range(decoder_config.num_hidden_layers)])
+
+    @property
+    def kept_bytes(self) -> int:
+        return sum(layer.kept_bytes for layer in self.layers)
+
+    @property
+    def dense_bytes(self) -> int:
+        return sum(layer.dense_bytes for layer in self.layers)
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether some layer's heads hold different numbers of pairs, or pairs that will leave a sliding window."""
+        return any(layer.needs_mask for layer in self.layers)
+
+
+class DecodeMasks:
+    """Observer that gives each query of the decoding the pairs it may see, where layers or heads differ in that."""
+
+    def __init__(self, cache: PrunedCache, implementation: str, model: PreTrainedModel) -> None:
+        if implementation not in ("sdpa", "eager"):
+            raise UnsupportedModelError(
+                f"attn_implementation={implementation!r} takes no mask per head, which adaptive head budgets and "
+                f"pruned sliding layers of {type(model).__name__} need: load the target with "
+                "attn_implementation='sdpa'."
+            )
+        self._cache = cache
+
+    def __call__(self, call: AttentionCall) -> Tensor | None:
+        layer = self._cache.layers[call.layer]
+        if layer.positions is None or not self._cache.needs_masks:
+            return None
+        queries, keys = call.query.shape[2], call.key.shape[2]
+        rows = [layer.visible(layer.seen - queries + i)[..., -keys:] for i in range(queries)]
+        visible = torch.stack(rows, dim=2)  # [batch, KV heads, queries, keys]
+        visible[..., keys - queries :] &= torch.ones(queries, queries, dtype=torch.bool, device=visible.device).tril()
+        visible = visible.repeat_interleave(call.query.shape[1] // call.key.shape[1], dim=1)
+        bias = torch.zeros(visible.shape, dtype=call.query.dtype, device=call.query.device)
+        return bias.masked_fill(~visible, torch.finfo(call.query.dtype).min)

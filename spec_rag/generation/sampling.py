@@ -1,0 +1,156 @@
+"""How the target chooses tokens, and the one policy of what a caller's options mean.
+
+This module knows transformers' GenerationConfig; it does not know prompts or caches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from spec_rag.errors import ConfigError, unknown_field
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_seeding = threading.Lock()  # torch's generators belong to the whole process
+
+GREEDY: dict[str, Any] = {
+    # every field that a checkpoint's generation_config may set is given, so that none of them joins in
+    "do_sample": False,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "return_dict_in_generate": False,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 50,
+}
+_SAMPLES = ("temperature", "top_p", "top_k", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
+_REFUSED = {
+    "max_length": "max_new_tokens counts generated tokens alone",
+    "assistant_model": "the draft already writes the look-ahead",
+    "prompt_lookup_num_tokens": "the pruned cache cannot be rolled back",
+    "num_return_sequences": "call generate once per sequence, with different seeds",
+    "cache_implementation": "SpecKV brings its own cache",
+    "return_dict_in_generate": "an Answer is returned",
+    "prefill_chunk_size": "the prefill must be whole to be scored",
+    "stop_strings": "use stop",
+}
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the target chooses tokens. Everything in `options` is a field of transformers' GenerationConfig.
+
+    Args:
+        max_new_tokens: at most so many tokens.
+        stop: the answer ends before the first of these strings.
+        seed: makes sampling repeatable; None leaves torch's generators alone.
+        options: temperature, top_p, top_k, repetition_penalty, num_beams, eos_token_id, max_time ... Greedy, unless a
+            temperature above 0 or another option that only sampling knows (top_p, top_k, min_p ...) is given, or
+            do_sample. A temperature of 0 is greedy.
+
+    Raises:
+        ConfigError: a value is out of range, an option is unknown, or options of sampling stand beside
+            temperature=0 or do_sample=False.
+    """
+
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.max_new_tokens, bool) or not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens={self.max_new_tokens!r}: must be an integer of at least 1.")
+        if any(not isinstance(s, str) or not s for s in self.stop):
+            raise ConfigError(f"stop={list(self.stop)!r}: must be strings of at least one character.")
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0):
+            raise ConfigError(f"seed={self.seed!r}: must be a non-negative integer or None.")
+        object.__setattr__(self, "options", _checked_options(self.options))
+
+    @classmethod
+    def of(cls, max_new_tokens: int, options: Mapping[str, Any]) -> SamplingConfig:
+        """Sort keyword arguments into the config's own fields and generation options; None stands for nothing given."""
+        own = {f.name for f in fields(cls)} - {"options", "max_new_tokens"}
+        chosen = {name: value for name, value in options.items() if name in own}
+        stop = chosen.pop("stop", None)
+        chosen["stop"] = (stop,) if isinstance(stop, str) else tuple(stop or ())
+        rest = {name: value for name, value in options.items() if name not in own}
+        return cls(max_new_tokens=max_new_tokens, options=rest, **chosen)
+
+    @property
+    def copies(self) -> int:
+        """Rows that each prompt takes: its beams."""
+        return int(self.options.get("num_beams", 1))
+
+
+def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    from transformers import GenerationConfig
+
+    known = set(GenerationConfig().to_dict()) | set(GREEDY)
+    chosen = {name: value for name, value in options.items() if value is not None}
+    for name, value in chosen.items():
+        if name in _REFUSED and not (name == "num_return_sequences" and value == 1):
+            raise ConfigError(f"{name}={value!r} is not supported: {_REFUSED[name]}.")
+        if name not in known:
+            raise unknown_field("generate() with GenerationConfig", name, known)
+    temperature, top_p, top_k = (chosen.get(name) for name in ("temperature", "top_p", "top_k"))
+    if temperature is not None and not (_is_number(temperature) and temperature >= 0):
+        raise ConfigError(f"temperature={temperature!r}: must be a number of at least 0 (0 is greedy).")
+    if top_p is not None and not (_is_number(top_p) and 0 < top_p <= 1):
+        raise ConfigError(f"top_p={top_p!r}: must be above 0 and at most 1.")
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0):
+        raise ConfigError(f"top_k={top_k!r}: must be an integer of at least 1, or 0 for all tokens.")
+    greedy = "temperature=0" if temperature == 0 else "do_sample=False" if chosen.get("do_sample") is False else ""
+    asked = [name for name in _SAMPLES if name in chosen and not (name == "top_p" and top_p == 1)]
+    asked += ["do_sample"] if chosen.get("do_sample") is True else []
+    contradicting = [name for name in asked if not (name == "temperature" and temperature in (0, 1))]
+    if greedy and contradicting:
+        name = contradicting[0]
+        raise ConfigError(
+            f"{greedy} is greedy, so {name}={chosen[name]!r} does nothing: leave it out, or "
+            f"{'raise temperature' if temperature == 0 else 'leave do_sample out'}."
+        )
+    if greedy or not asked:
+        return {**GREEDY, **{name: value for name, value in chosen.items() if name not in _SAMPLES}, "do_sample": False}
+    return {**GREEDY, **chosen, "do_sample": True}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@contextlib.contextmanager
+def seeded(seed: int | None, model: PreTrainedModel) -> Iterator[None]:
+    """Sample repeatably inside the block and leave torch's generators as they were."""
+    import torch
+
+    if seed is None:
+        yield
+        return
+    devices = [model.device] if model.device.type == "cuda" else []
+    with _seeding, torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def eos_token_ids(model: PreTrainedModel) -> list[int]:
+    """The ids that end a sequence of this model; empty if it names none."""
+    eos = model.generation_config.eos_token_id if model.generation_config is not None else None
+    if eos is None:
+        return []
+    return [int(i) for i in eos] if isinstance(eos, list | tuple) else [int(eos)]
+
+
+def pad_token_id(model: PreTrainedModel) -> int:
+    """The id that fills padded places; masked everywhere, so an end token serves as well."""
+    pad = model.generation_config.pad_token_id if model.generation_config is not None else None
+    if pad is not None:
+        return int(pad)
+    return next(iter(eos_token_ids(model)), 0)

@@ -1,0 +1,241 @@
+"""An answer piece by piece: one worker thread generates, the consumer takes pieces out of a mailbox.
+
+The worker holds the models' lock, never the consumer, so a stream may be read from any thread, or be dropped. This
+module does not know how answers are computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+from transformers import PreTrainedTokenizerBase
+from transformers.generation.streamers import TextStreamer
+
+from spec_rag.cancellation import Cancellation, in_thread
+from spec_rag.config import SpecKVConfig, SpecPCConfig
+from spec_rag.errors import ConfigError
+from spec_rag.generation.pipeline import generate
+from spec_rag.generation.sampling import SamplingConfig
+from spec_rag.models.pair import ModelPair
+from spec_rag.results import Answer
+from spec_rag.text.prompts import Prompt
+
+R = TypeVar("R")
+
+
+class _Ended(Generic[R]):
+    """The last letter: the result, or the exception that ended the work."""
+
+    def __init__(self, result: R | None = None, error: BaseException | None = None) -> None:
+        self.result = result
+        self.error = error
+
+
+class _Mailbox(Generic[R]):
+    """Pieces in their order, for one reader at a time, who is woken and does not look again and again."""
+
+    def __init__(self) -> None:
+        self._letters: deque[str | _Ended[R]] = deque()
+        self._condition = threading.Condition()
+        self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+
+    def put(self, letter: str | _Ended[R]) -> None:
+        with self._condition:
+            self._letters.append(letter)
+            self._condition.notify_all()
+            if self._waiting is not None:
+                loop, arrived = self._waiting
+                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    loop.call_soon_threadsafe(arrived.set)
+
+    def take(self) -> str | _Ended[R]:
+        with self._condition:
+            while not self._letters:
+                self._condition.wait()
+            return self._letters.popleft()
+
+    async def atake(self) -> str | _Ended[R]:
+        arrived = asyncio.Event()
+        while True:
+            with self._condition:
+                if self._letters:
+                    self._waiting = None
+                    return self._letters.popleft()
+                arrived.clear()
+                self._waiting = (asyncio.get_running_loop(), arrived)
+            await arrived.wait()
+
+
+class _PieceStreamer(TextStreamer):  # type: ignore[misc]
+    """Hands decoded text to `emit`, holding back what may be the beginning of a stop string."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...], emit: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._stop = stop
+        self._emit = emit
+        self._held = ""
+        self._stopped = False
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if self._stopped:
+            return
+        self._held += text
+        cut = min((at for at in (self._held.find(s) for s in self._stop) if at >= 0), default=None)
+        if cut is not None:
+            piece, self._held, self._stopped = self._held[:cut], "", True
+        elif stream_end:
+            piece, self._held = self._held, ""
+        else:
+            safe = len(self._held) - self._possible_stop()
+            piece, self._held = self._held[:safe], self._held[safe:]
+        if piece:
+            self._emit(piece)
+
+    def _possible_stop(self) -> int:
+        """Length of the longest end of the held text that begins a stop string."""
+        return max(
+            (n for s in self._stop for n in range(1, min(len(s), len(self._held)) + 1) if self._held.endswith(s[:n])),
+            default=0,
+        )
+
+
+class ResultStream(Generic[R]):
+    """Iterate over it, synchronously or asynchronously, for the pieces of text that lead to a result.
+
+    Closing it, leaving the block of `with` early, or dropping it cancels the work.
+
+    Attributes:
+        result: what the work returned, once the last piece has been read.
+    """
+
+    def __init__(self, run: Callable[[Callable[[str], None], Cancellation], R]) -> None:
+        """Start `run(emit, cancelled)` in a thread of its own."""
+        self.result: R | None = None
+        self._mailbox: _Mailbox[R] = _Mailbox()
+        self._cancelled = Cancellation()
+        self._finished = False
+        mailbox, cancelled = self._mailbox, self._cancelled  # not self: a dropped stream must be collectable
+
+        def work() -> None:
+            try:
+                mailbox.put(_Ended(run(mailbox.put, cancelled)))
+            except BaseException as error:
+                mailbox.put(_Ended(error=error))
+
+        self._worker = threading.Thread(
+            target=contextvars.copy_context().run, args=(work,), name="spec-rag-stream", daemon=True
+        )
+        self._worker.start()
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self._finished:
+            raise StopIteration
+        letter = self._mailbox.take()
+        if isinstance(letter, str):
+            return letter
+        self._end(letter)
+        raise StopIteration
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        if self._finished:
+            raise StopAsyncIteration
+        try:
+            letter = await self._mailbox.atake()
+        except asyncio.CancelledError:
+            self._cancelled.set()
+            raise
+        if isinstance(letter, str):
+            return letter
+        self._end(letter)
+        raise StopAsyncIteration
+
+    def _end(self, ended: _Ended[R]) -> None:
+        self._finished = True
+        self._worker.join()
+        self.result = ended.result
+        if ended.error is not None:
+            raise ended.error
+
+    def cancel(self) -> None:
+        """Cancel the work and wait for nothing; what was written until then can still be read."""
+        self._cancelled.set()
+
+    def close(self, timeout_seconds: float | None = None) -> None:
+        """Cancel the work; waits for its thread to end, at most `timeout_seconds`."""
+        self._cancelled.set()
+        self._finished = True
+        self._worker.join(timeout_seconds)
+
+    def __enter__(self) -> ResultStream[R]:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        cancelled = getattr(self, "_cancelled", None)
+        if cancelled is not None:
+            cancelled.set()
+
+
+class AnswerStream(ResultStream[Answer]):
+    """The pieces of an answer's text; closing or dropping it stops the generation within two tokens."""
+
+    @property
+    def answer(self) -> Answer | None:
+        """The whole Answer, once the last piece has been read."""
+        return self.result
+
+    def __enter__(self) -> AnswerStream:
+        return self
+
+
+def stream(
+    pair: ModelPair,
+    prompt: Prompt,
+    specpc: SpecPCConfig | None = None,
+    speckv: SpecKVConfig | None = None,
+    max_new_tokens: int = 256,
+    **options: Any,
+) -> AnswerStream:
+    """Like `generate`, piece by piece. Errors are raised where the stream is read.
+
+    Raises:
+        ConfigError: an option is out of range, or beams are asked for, which have no first piece before the last.
+    """
+    sampling = SamplingConfig.of(max_new_tokens, {k: v for k, v in options.items() if k != "backend"})
+    if sampling.copies > 1:
+        raise ConfigError(f"num_beams={sampling.copies} cannot stream: use generate(), or num_beams=1.")
+    tokenizer = pair.require_tokenizer()
+
+    def run(emit: Callable[[str], None], cancelled: Cancellation) -> Answer:
+        streamer = _PieceStreamer(tokenizer, sampling.stop, emit)
+        return generate(pair, prompt, specpc, speckv, max_new_tokens, streamer=streamer, cancelled=cancelled, **options)
+
+    return AnswerStream(run)
+
+
+async def agenerate(
+    pair: ModelPair,
+    prompt: Prompt,
+    specpc: SpecPCConfig | None = None,
+    speckv: SpecKVConfig | None = None,
+    max_new_tokens: int = 256,
+    **options: Any,
+) -> Answer:
+    """`generate` in a thread of its own; cancelling the task stops the generation within two tokens."""
+    return await in_thread(
+        lambda cancelled: generate(pair, prompt, specpc, speckv, max_new_tokens, cancelled=cancelled, **options)
+    )

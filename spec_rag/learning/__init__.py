@@ -1,0 +1,1 @@
+"""Learning which heads of a draft to trust, on questions that are generated from a seed."""

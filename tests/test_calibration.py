@@ -11,13 +11,14 @@ import torch
 from tiny import tiny_pair
 from typer.testing import CliRunner
 
-from spec_rag.learning.calibrate import calibrate, head_gains
-from spec_rag.compression.calibration import Calibration, find_calibration, layer_range
 from spec_rag.cli.app import app
+from spec_rag.compression.calibration import Calibration, find_calibration, layer_range
+from spec_rag.compression.draft import Draft
 from spec_rag.compression.pipeline import compress
+from spec_rag.compression.signals import Signals
 from spec_rag.errors import ConfigError
-from spec_rag.models.loading import DEFAULT_DRAFT, LoadedModel
-from spec_rag.compression.scoring import Evidence
+from spec_rag.learning.calibrate import calibrate, head_gains
+from spec_rag.models.options import DEFAULT_DRAFT
 
 CALIBRATION = Calibration("tiny-draft", 4, 4, {"1.0": 1.0}, {"1.2": 0.25, "2.3": 0.75}, questions=3, seed=0)
 TEXTS = [
@@ -27,8 +28,8 @@ TEXTS = [
 
 
 @pytest.fixture
-def draft() -> LoadedModel:
-    return tiny_pair().loaded_draft()
+def draft() -> Draft:
+    return Draft.of(tiny_pair())
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def scores(draft: LoadedModel, **settings: object) -> list[float]:
+def scores(draft: Draft, **settings: object) -> list[float]:
     compression = compress(TEXTS, "Who keeps the harbour?", draft=draft, ratio=0.5, **settings)
     return [unit.importance for document in compression.documents for unit in document.units]
 
@@ -65,27 +66,27 @@ def test_a_damaged_file_is_refused(file: Path, change: dict[str, object], says: 
         find_calibration(str(file), "tiny-draft")
 
 
-def test_what_is_no_calibration_says_how_to_make_one(tmp_path: Path, draft: LoadedModel) -> None:
+def test_what_is_no_calibration_says_how_to_make_one(tmp_path: Path, draft: Draft) -> None:
     (tmp_path / "x.json").write_text("{}", encoding="utf-8")
     for name in ("x.json", "missing.json"):
         with pytest.raises(ConfigError, match="spec-rag calibrate"):
             scores(draft, calibration=str(tmp_path / name))
 
 
-def test_a_calibration_of_another_shape_is_refused(draft: LoadedModel, tmp_path: Path) -> None:
+def test_a_calibration_of_another_shape_is_refused(draft: Draft, tmp_path: Path) -> None:
     other = replace(CALIBRATION, draft="other", layers=9)
     (tmp_path / "other.json").write_text(other.to_json(), encoding="utf-8")
     with pytest.raises(ConfigError, match="9 layers of 4 heads, but the draft 'tiny-draft' has 4 of 4"):
         scores(draft, calibration=str(tmp_path / "other.json"))
 
 
-def test_a_calibration_changes_the_scores(draft: LoadedModel, file: Path) -> None:
+def test_a_calibration_changes_the_scores(draft: Draft, file: Path) -> None:
     for likelihood in (True, False):
         plain = scores(draft, likelihood=likelihood)
         assert scores(draft, likelihood=likelihood, calibration=str(file)) != pytest.approx(plain, abs=1e-3)
 
 
-def test_a_draft_without_a_shipped_calibration_works_without(draft: LoadedModel) -> None:
+def test_a_draft_without_a_shipped_calibration_works_without(draft: Draft) -> None:
     assert scores(draft, calibration="shipped") == scores(draft)
 
 
@@ -104,15 +105,15 @@ def test_a_head_is_worth_what_it_gains_over_guessing() -> None:
     attention[0, 2, :] = 0.5  # one that looks everywhere
     ranges = torch.tensor([[0, 4], [4, 8], [8, 12]])
     each = torch.arange(3)
-    evidence = Evidence(ranges, each, each, ranges, attention, neutral=torch.zeros_like(attention))
-    unit, passage = head_gains(evidence, torch.tensor([False, True, False]))
+    signals = Signals(ranges, each, each, ranges, attention, neutral=torch.zeros_like(attention))
+    unit, passage = head_gains(signals, torch.tensor([False, True, False]))
     assert unit[0, 0] > 0.5
     assert unit[0, 1] < 0
     assert unit[0, 2] == pytest.approx(0, abs=1e-5)
     assert torch.equal(unit, passage)
 
 
-def test_learning_is_deterministic_and_tells_how_far_it_is(draft: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learning_is_deterministic_and_tells_how_far_it_is(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
     # a random model has no head to trust, so what it sees counts as gained whatever it is worth
     monkeypatch.setattr("spec_rag.learning.calibrate.head_gains", lambda *given: head_gains(*given).abs())
     told: list[tuple[int, int]] = []
@@ -125,16 +126,16 @@ def test_learning_is_deterministic_and_tells_how_far_it_is(draft: LoadedModel, m
     assert found != replace(calibrate(draft, questions=2, seed=6), seed=5)
 
 
-def test_a_draft_without_a_useful_head_is_refused(draft: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_draft_without_a_useful_head_is_refused(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spec_rag.learning.calibrate.head_gains", lambda *given: -head_gains(*given).abs())
     with pytest.raises(ConfigError, match="none of its heads finds the needed sentences"):
         calibrate(draft, questions=1)
 
 
 def test_the_command_writes_a_file_that_compress_takes(
-    draft: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    draft: Draft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spec_rag.models.loading.load_model", lambda *_, **__: draft)
+    monkeypatch.setattr(Draft, "of", classmethod(lambda cls, *_, **__: draft))
     monkeypatch.setattr("spec_rag.learning.calibrate.head_gains", lambda *given: head_gains(*given).abs())
     out = tmp_path / "made.json"
     run = CliRunner().invoke(app, ["calibrate", "--out", str(out), "--questions", "1"])
@@ -144,7 +145,7 @@ def test_the_command_writes_a_file_that_compress_takes(
 
 
 def test_a_file_that_cannot_be_written_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spec_rag.models.loading.load_model", None)
+    monkeypatch.setattr(Draft, "of", None)
     run = CliRunner().invoke(app, ["calibrate", "--out", str(tmp_path / "no" / "made.json")])
     assert run.exit_code == 2
     assert f"the folder {tmp_path / 'no'} does not exist" in run.output

@@ -12,8 +12,9 @@ import pytest
 from tiny import tiny_pair
 
 from spec_rag import ModelPair
+from spec_rag.report import Compression
+from spec_rag.results import CompressedDocument, KeptUnit
 from spec_rag.text.documents import Document
-from spec_rag.results import CompressedDocument, Compression, KeptUnit
 
 pytest.importorskip("bm25s")
 testing = pytest.importorskip("typer.testing")
@@ -22,12 +23,12 @@ from spec_rag.answering.pipeline import answer_messages, find_support  # noqa: E
 from spec_rag.cli.app import app  # noqa: E402
 from spec_rag.evaluation.tasks.handbook import (  # noqa: E402
     Handbook,
-    contains_answer,
     demo_questions,
     evaluate_handbook,
     find_handbook,
     load_handbook,
 )
+from spec_rag.evaluation.tasks.metrics import holds_answer  # noqa: E402
 
 POWER = "# Power\n\nThe tank holds 42,500 litres.\n\nThe fuel is blue. It burns.\n\n## Keys\n\nThe key is here.\n"
 FOOD = "# Food\n\nSoup is served at noon. Bread is baked daily.\n\nThe cook lives in Cabin 7.\n"
@@ -44,10 +45,10 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> ModelPair:
     """The commands load this pair instead of a real one."""
-    from spec_rag.models.loading import LoadedModel
+    from spec_rag.compression.draft import Draft
 
     pair = tiny_pair()
-    monkeypatch.setattr("spec_rag.models.loading.load_model", lambda *_: LoadedModel(pair.draft, pair.tokenizer, "tiny"))
+    monkeypatch.setattr(Draft, "of", classmethod(lambda cls, *_, **__: Draft(pair.draft, pair.tokenizer, "tiny", 4)))
     monkeypatch.setattr(ModelPair, "load", classmethod(lambda cls, *_, **__: pair))
     return pair
 
@@ -103,13 +104,13 @@ def test_compress_writes_a_whole_page_or_none(
 
 
 def test_ask_prints_json_whose_support_stands_in_the_file(folder: Path, tiny: ModelPair) -> None:
-    result = run("ask", folder, "How much does the tank hold?", "--max-new-tokens", 5, "--passage-chars", 60, "--json")
+    result = run("ask", folder, "How much does the tank hold?", "--max-new-tokens", 5, "--chunk-chars", 60, "--json")
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
     record = json.loads(result.stdout)
     support = record["support"]
     assert Path(support["source"]).read_text()[support["start"] : support["end"]] == support["text"] != ""
-    for passage in record["passages"]:
+    for passage in record["chunks"]:
         text = Path(passage["source"]).read_text()
         assert len(text[passage["start"] : passage["end"]]) <= 60
         assert all(text[start:end] in passage["text"] for start, end in passage["spans"])
@@ -268,15 +269,15 @@ def test_prompt_holds_titles_kept_text_and_the_question_last() -> None:
     ],
 )
 def test_answers_are_found_as_whole_words_and_numbers(text: str, answer: str, expected: bool) -> None:
-    assert contains_answer(text, [answer]) is expected
+    assert holds_answer(text, [answer]) is expected
 
 
 def test_handbook_answers_stand_in_the_passages() -> None:
     handbook = load_handbook()
-    assert not any("README" in str(passage.metadata["source"]) for passage in handbook.passages)
+    assert not any("README" in str(chunk.metadata["source"]) for chunk in handbook.chunks)
     for question in handbook.questions:
-        assert all(any(sentence in passage.text for passage in handbook.passages) for sentence in question.support)
-        assert contains_answer(" ".join(question.support), question.answers)
+        assert all(any(sentence in passage.text for passage in handbook.chunks) for sentence in question.support)
+        assert holds_answer(" ".join(question.support), question.answers)
     assert len(demo_questions(handbook)) == 5
 
 
@@ -305,7 +306,7 @@ def test_demo_prints_answers_with_their_place_and_a_table(tiny: ModelPair, monke
 def test_evaluation_counts_each_question_at_each_ratio(tiny: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spec_rag.evaluation.tasks.handbook.DEFAULT_TOP_K", 1)
     handbook = load_handbook()
-    few = Handbook(handbook.passages, [q for q in handbook.questions if q.id in ("single-01", "single-07", "two-01")])
+    few = Handbook(handbook.chunks, [q for q in handbook.questions if q.id in ("single-01", "single-07", "two-01")])
     told: list[str] = []
     evaluation = evaluate_handbook((1.0, 0.2), pair=tiny, handbook=few, tell=told.append)
     assert evaluation.questions == len(told) == len(evaluation.answers) == 2

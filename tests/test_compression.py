@@ -192,7 +192,9 @@ def test_an_empty_query_is_refused(pair: ModelPair, query: object) -> None:
         compress(TEXTS, query, draft=pair)
 
 
-@pytest.mark.parametrize(("documents", "says"), [("one string", "type str"), ([3], "a int"), (None, "NoneType")])
+@pytest.mark.parametrize(
+    ("documents", "says"), [("one string", "a single str"), ([3], r"documents\[0\]: 3 is a int"), (None, "NoneType")]
+)
 def test_what_is_no_document_is_refused(pair: ModelPair, documents: object, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         compress(documents, QUERY, draft=pair)

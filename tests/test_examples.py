@@ -9,7 +9,8 @@ import pytest
 from tiny import tiny_model, tiny_tokenizer
 
 from spec_rag import ModelPair, models
-from spec_rag.models.loading import LoadedModel, LoadOptions
+from spec_rag.models.loading import LoadedModel
+from spec_rag.models.options import LoadOptions
 
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))

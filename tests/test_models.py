@@ -13,10 +13,12 @@ from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from spec_rag import LoadOptions, ModelPair
-from spec_rag.models.bundled_draft import DEFAULT_DRAFT, bundled_gguf
 from spec_rag.errors import ConfigError, IncompatibleModelsError, ModelNotFoundError
+from spec_rag.models.bundled_draft import bundled_gguf
 from spec_rag.models.loading import load_model
-from spec_rag.text.tokens import prompt_ids, text_ids
+from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.text.prompts import prompt_ids
+from spec_rag.text.tokens import text_ids
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from spec_rag.report import Compression, compression_html, compression_table
+from spec_rag.results import CompressedDocument, KeptUnit
 from spec_rag.text.documents import Document
-from spec_rag.report import compression_html, compression_table, importance_svg
-from spec_rag.results import CompressedDocument, Compression, KeptUnit
 
 pytest.importorskip("rich")
 
@@ -42,6 +42,12 @@ def compression(*documents: CompressedDocument, **values: object) -> Compression
         **values,
     }
     return Compression(list(documents), **settings)  # type: ignore[arg-type]
+
+
+def chart_of(shown: Compression) -> str:
+    """The <svg> of the page."""
+    html = compression_html(shown)
+    return html[html.index("<svg") : html.index("</svg>")]
 
 
 def table_text(of: Compression, width: int = 120) -> str:
@@ -117,7 +123,7 @@ def test_what_passed_through_is_all_kept() -> None:
 
 
 def test_chart_has_a_bar_per_unit_inside_its_box() -> None:
-    svg = importance_svg(compression(document(), document()))
+    svg = chart_of(compression(document(), document()))
     bars = re.findall(r'<rect class="(\w+)" .*?x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"', svg)
     assert [bar[0] for bar in bars] == ["kept", "dropped", "kept"] * 2
     assert all(float(x) >= 0 and float(x) + float(w) <= 1000.5 for _, x, _, w, _ in bars)
@@ -128,7 +134,7 @@ def test_chart_has_a_bar_per_unit_inside_its_box() -> None:
 @pytest.mark.parametrize("importance", [float("nan"), float("inf"), float("-inf"), 0.0, 1e30])
 def test_chart_stands_any_importance(importance: float) -> None:
     given = document(units=[KeptUnit(0, 10, importance, 2, True), KeptUnit(11, 20, 0.5, 2, False)])
-    svg = importance_svg(compression(given))
+    svg = chart_of(compression(given))
     assert svg.count("<rect") == 2
     assert "nan" not in re.sub(r"<title>.*?</title>", "", svg)
 

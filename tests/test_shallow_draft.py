@@ -11,9 +11,9 @@ from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoConfig
 
 from spec_rag import compress
-from spec_rag.models.checkpoints import decoder_layers, keep_first_layers
 from spec_rag.compression.index import DocumentIndex
 from spec_rag.errors import ConfigError
+from spec_rag.models.checkpoints import decoder_layers, keep_first_layers
 from spec_rag.models.loading import LoadedModel, load_model, unload_models
 
 TEXTS = [
@@ -36,17 +36,18 @@ def kept(folder: Path | LoadedModel, **settings: object) -> tuple[str, list[floa
 
 
 def test_layers_above_the_last_useful_one_are_not_loaded(folder: Path) -> None:
-    shallow = load_model(folder, scoring_only=True)
+    kept(folder)
+    shallow = load_model(folder, layers=1)
     assert (shallow.loaded_layers, shallow.total_layers) == (4, 6)
     assert len(shallow.model.get_decoder().layers) == 4
 
 
 def test_a_shallow_draft_scores_as_the_whole_one(folder: Path) -> None:
     few = kept(folder)
-    assert load_model(folder, scoring_only=True).loaded_layers == 4
+    assert load_model(folder, layers=4).loaded_layers == 4
     unload_models()
     whole = load_model(folder)
-    assert load_model(folder, scoring_only=True) is whole
+    assert load_model(folder, layers=4) is whole
     assert kept(whole)[0] == few[0]
     assert kept(whole)[1] == pytest.approx(few[1], abs=1e-5)
 
@@ -72,20 +73,20 @@ def test_other_weights_find_nothing_in_the_index(folder: Path, tmp_path: Path) -
 
 def test_a_shallow_draft_refuses_the_likelihood(folder: Path) -> None:
     with pytest.raises(ConfigError, match="likelihood=True needs all 6 layers"):
-        compress(TEXTS, "Who keeps the harbour?", draft=load_model(folder, scoring_only=True), ratio=0.5)
+        compress(TEXTS, "Who keeps the harbour?", draft=load_model(folder, layers=4), ratio=0.5)
 
 
 def test_the_likelihood_after_a_shallow_reading_loads_the_rest(folder: Path) -> None:
     kept(folder)
     assert compress(TEXTS, "Who keeps the harbour?", draft=folder, ratio=0.5).text
-    assert load_model(folder, scoring_only=True).loaded_layers == 6
+    assert load_model(folder, layers=4).loaded_layers == 6
 
 
 def test_leaving_layers_out_is_silent(
     folder: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        load_model(folder, scoring_only=True)
+        load_model(folder, layers=4)
     assert not caplog.records
     assert capsys.readouterr() == ("", "")
 

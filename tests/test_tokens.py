@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from tiny import tiny_tokenizer
 
-from spec_rag.text.tokens import left_pad, prompt_ids, text_ids
+from spec_rag.text.prompts import prompt_ids
+from spec_rag.text.tokens import left_pad, text_ids
 
 CHAT = [{"role": "user", "content": "Say it."}]
 

@@ -28,7 +28,7 @@ def pieces(text: str) -> list[str]:
         ("# Heading\nText under it.", ["# Heading", "Text under it."]),
         ("Buy:\n- milk\n- bread\n1. eggs", ["Buy:", "- milk", "- bread", "1. eggs"]),
         ("| a | b |\n|---|---|\n| 1 | 2 |", ["| a | b |", "|---|---|", "| 1 | 2 |"]),
-        ("int f() {\n    return 1;\n}", ["int f() {", "return 1;", "}"]),
+        ("int f() {\n    return 1;\n}", ["int f() {", "    return 1;", "}"]),
         ('"k1": "v1",\n"k2": "v2"', ['"k1": "v1",', '"k2": "v2"']),
         ("name: Bob\nage: 12", ["name: Bob", "age: 12"]),
         ("a,b,c\n1,2,3", ["a,b,c", "1,2,3"]),

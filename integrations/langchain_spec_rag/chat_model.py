@@ -11,9 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, closing
 from functools import partial
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2.exceptions import TemplateError
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, SystemMessage
@@ -26,18 +25,22 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import ConfigDict
 
-from langchain_spec_rag.answering import aanswer_all, answer_all, astream_answer, figures, stream_answer
-from langchain_spec_rag.messages import template_turns, without_system_turn
+from langchain_spec_rag.messages import plain_messages, tool_call_chunks, tool_calls
 from langchain_spec_rag.settings import DraftedModel, own_token_ids
-from langchain_spec_rag.tool_calls import CallsHeldBack, as_chunks, beginning_of_call, chosen_tool, read_tool_calls
-from spec_rag.results import Answer
-from spec_rag.text.tokens import chat_ids, text_ids
-
-_SCHEMA_INSTRUCTION = (
-    "Answer with one JSON object that fits the JSON schema below, and with nothing else: no explanation, no code "
-    "fence, no schema.\n\n{schema}"
+from spec_rag.generation.structured import schema_instruction
+from spec_rag.generation.tool_calls import (
+    OPENING,
+    CallsHeldBack,
+    ReadCalls,
+    ToolChoice,
+    chosen_tool,
+    read_tool_calls,
+    tool_names,
 )
-_TEMPLATE_PROBE = {"type": "function", "function": {"name": "probe", "description": "", "parameters": {}}}
+from spec_rag.results import Answer
+
+if TYPE_CHECKING:
+    from spec_rag.models.pair import ModelPair
 
 
 class ChatSpecKV(DraftedModel, BaseChatModel):
@@ -63,7 +66,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
     ValueError (a message carries an image, audio, video or file).
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
     @property
     def _llm_type(self) -> str:
@@ -83,7 +86,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         known = {"text_inputs": True, "image_inputs": False, "audio_inputs": False, "structured_output": False}
         return {**known, **({"max_input_tokens": limit} if limit else {}), "max_output_tokens": self.max_tokens}
 
-    def load(self) -> Any:
+    def load(self) -> ModelPair:
         """The models, loaded now if they were not; fills what the profile did not know.
 
         Raises:
@@ -100,7 +103,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
 
     def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Any = None, **kwargs: Any) -> int:
         """Tokens of the prompt that these messages make, the opening of the answer included; loads the models."""
-        return len(self._prompt(list(messages), [convert_to_openai_tool(tool) for tool in tools or []], ""))
+        return len(self._prompt(list(messages), ToolChoice([convert_to_openai_tool(tool) for tool in tools or []])))
 
     def bind_tools(
         self,
@@ -121,15 +124,17 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
             NotImplementedError: the chat template does not speak of tools, or does not say how a call begins.
             ValueError: tool_choice names a tool that is not there.
         """
+        from spec_rag.text.prompts import speaks_of_tools, template_text
+
         schemas = [convert_to_openai_tool(tool) for tool in tools]
-        choice = chosen_tool(tool_choice, _names(schemas))
-        if schemas and not self._speaks_of_tools:
+        choice = chosen_tool(tool_choice, tool_names(schemas))
+        if schemas and not speaks_of_tools(self.load().require_tokenizer()):
             raise NotImplementedError(
                 f"target={self.target!r}: its chat template does not speak of tools, so the model was not taught to "
                 "call them. Take a target whose template has them (such as Qwen2.5-Instruct), or call the "
                 "tools yourself and put what they return into the messages."
             )
-        if choice not in (None, "none") and "<tool_call>" not in self._template:
+        if choice not in (None, "none") and OPENING not in template_text(self.load().require_tokenizer()):
             raise NotImplementedError(
                 f"tool_choice={tool_choice!r}: the chat template of target={self.target!r} does not say how a call "
                 "begins, so none can be forced. Leave tool_choice out."
@@ -162,12 +167,13 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         if method not in ("json_schema", "json_mode", "function_calling"):
             raise ValueError(f"method={method!r}: must be one of 'json_schema', 'json_mode', 'function_calling'.")
         wanted = convert_to_json_schema(schema)
-        instruction = SystemMessage(_SCHEMA_INSTRUCTION.format(schema=json.dumps(wanted, ensure_ascii=False)))
+        instruction = SystemMessage(schema_instruction(wanted))
         traced = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
         instruct = RunnableLambda(partial(self._instructed, instruction=instruction), name="add_schema")
         asked = instruct | self.bind(ls_structured_output_format=traced, **kwargs)
-        is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
-        parser: Any = PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()
+        parser: Any = JsonOutputParser()
+        if isinstance(schema, type) and is_basemodel_subclass(schema):
+            parser = PydanticOutputParser(pydantic_object=schema)
         if not include_raw:
             read: Runnable[LanguageModelInput, Any] = asked | parser
             return read
@@ -189,11 +195,9 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         called = self.for_call(stop, kwargs)
-        pair = called.load()
-        beginning = _beginning(tools, tool_choice)
-        prompt = called._prompt(messages, _offered(tools, tool_choice), beginning)
-        (answer,) = answer_all(pair, [prompt], called._arguments(), called.timeout, called.max_retries)
-        return called._result(answer, beginning, bool(tools))
+        choice = ToolChoice.of(tools, tool_choice)
+        answer = called.requests().answer(called._prompt(messages, choice))
+        return called._result(answer, choice, bool(tools))
 
     async def _agenerate(
         self,
@@ -206,11 +210,10 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         called = self.for_call(stop, kwargs)
-        beginning = _beginning(tools, tool_choice)
-        prompt = await asyncio.to_thread(called._prompt, messages, _offered(tools, tool_choice), beginning)
-        arguments = called._arguments()
-        (answer,) = await aanswer_all(called.load(), [prompt], arguments, called.timeout, called.max_retries)
-        return called._result(answer, beginning, bool(tools))
+        choice = ToolChoice.of(tools, tool_choice)
+        prompt = await asyncio.to_thread(called._prompt, messages, choice)
+        answer = await called.requests().aanswer(prompt)
+        return called._result(answer, choice, bool(tools))
 
     def _stream(
         self,
@@ -223,10 +226,9 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         called = self.for_call(stop, kwargs)
-        pair = called.load()
-        held = CallsHeldBack(_beginning(tools, tool_choice)) if tools else None
-        prompt = called._prompt(messages, _offered(tools, tool_choice), held.text if held else "")
-        pieces = stream_answer(pair, prompt, called._arguments(), called.timeout, called.max_retries)
+        choice = ToolChoice.of(tools, tool_choice)
+        held = CallsHeldBack(choice.beginning) if tools else None
+        pieces = called.requests().stream(called._prompt(messages, choice))
         with closing(pieces):
             for piece in pieces:
                 chunk = called._chunk(piece, held)
@@ -246,10 +248,10 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         called = self.for_call(stop, kwargs)
-        held = CallsHeldBack(_beginning(tools, tool_choice)) if tools else None
-        offered = _offered(tools, tool_choice)
-        prompt = await asyncio.to_thread(called._prompt, messages, offered, held.text if held else "")
-        pieces = astream_answer(called.load(), prompt, called._arguments(), called.timeout, called.max_retries)
+        choice = ToolChoice.of(tools, tool_choice)
+        held = CallsHeldBack(choice.beginning) if tools else None
+        prompt = await asyncio.to_thread(called._prompt, messages, choice)
+        pieces = called.requests().astream(prompt)
         async with aclosing(pieces):
             async for piece in pieces:
                 chunk = called._chunk(piece, held)
@@ -258,40 +260,18 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
                         await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
 
-    @property
-    def _template(self) -> str:
-        template = self.load().require_tokenizer().chat_template
-        return json.dumps(template) if isinstance(template, dict) else str(template or "")
-
-    @property
-    def _speaks_of_tools(self) -> bool:
-        """Whether the chat template writes down the tools that it is given."""
-        tokenizer = self.load().require_tokenizer()
-        if "tool" not in self._template:
-            return False
-        turn = [{"role": "user", "content": ""}]
-        without, with_tools = (
-            tokenizer.apply_chat_template(turn, tokenize=False, tools=tools) for tools in (None, [_TEMPLATE_PROBE])
-        )
-        return bool(without != with_tools)
-
-    def _prompt(self, messages: list[BaseMessage], tools: list[dict[str, Any]], beginning: str) -> list[int]:
+    def _prompt(self, messages: list[BaseMessage], choice: ToolChoice) -> list[int]:
         """Token ids of the chat, the opening of the answer, and the beginning that the answer is given."""
-        tokenizer = self.load().require_tokenizer()
-        turns = template_turns(messages, speaks_of_tools=self._speaks_of_tools)
-        arguments = {"tools": tools} if tools else {}
-        try:
-            ids = chat_ids(tokenizer, turns, **arguments)
-        except TemplateError:
-            if all(turn["role"] != "system" for turn in turns):
-                raise
-            ids = chat_ids(tokenizer, without_system_turn(turns), **arguments)
-        return ids + (text_ids(tokenizer, beginning) if beginning else [])
+        from spec_rag.text.prompts import chat_ids
 
-    def _result(self, answer: Answer, beginning: str, has_tools: bool) -> ChatResult:
-        text, calls, invalid = read_tool_calls(beginning + answer.text) if has_tools else (answer.text, [], [])
+        tokenizer = self.load().require_tokenizer()
+        return chat_ids(tokenizer, plain_messages(messages), choice.offered, choice.beginning)
+
+    def _result(self, answer: Answer, choice: ToolChoice, has_tools: bool) -> ChatResult:
+        read = read_tool_calls(choice.beginning + answer.text) if has_tools else ReadCalls(answer.text, [], [])
+        calls, invalid = tool_calls(read)
         message = AIMessage(
-            content=text,
+            content=read.text,
             tool_calls=calls,
             invalid_tool_calls=invalid,
             usage_metadata=_usage(answer),
@@ -304,10 +284,10 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         if isinstance(piece, str):
             text = held.feed(piece) if held else piece
             return ChatGenerationChunk(message=AIMessageChunk(content=text)) if text else None
-        text, calls, invalid = held.rest() if held else ("", [], [])
+        read = held.rest() if held else ReadCalls("", [], [])
         message = AIMessageChunk(
-            content=text,
-            tool_call_chunks=as_chunks(calls, invalid),
+            content=read.text,
+            tool_call_chunks=tool_call_chunks(read),
             usage_metadata=_usage(piece),
             response_metadata=self._response_metadata(piece),
             chunk_position="last",
@@ -319,28 +299,14 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
             "model_name": self.model_name,
             "model_provider": "spec_rag",
             "finish_reason": answer.finish_reason,
-            "speckv": figures(answer),
+            "speckv": answer.figures,
         }
 
 
 def _usage(answer: Answer) -> UsageMetadata:
+    usage = answer.usage
     return UsageMetadata(
-        input_tokens=answer.prompt_tokens,
-        output_tokens=answer.completion_tokens,
-        total_tokens=answer.prompt_tokens + answer.completion_tokens,
+        input_tokens=usage["prompt_tokens"],
+        output_tokens=usage["completion_tokens"],
+        total_tokens=usage["total_tokens"],
     )
-
-
-def _names(tools: Sequence[dict[str, Any]]) -> list[str]:
-    return [tool["function"]["name"] for tool in tools]
-
-
-def _offered(tools: list[dict[str, Any]] | None, tool_choice: Any) -> list[dict[str, Any]]:
-    """The tools that the prompt speaks of."""
-    return [] if not tools or chosen_tool(tool_choice, _names(tools)) == "none" else tools
-
-
-def _beginning(tools: list[dict[str, Any]] | None, tool_choice: Any) -> str:
-    """What the answer is begun with, so that it is a tool call where one has to be."""
-    choice = chosen_tool(tool_choice, _names(tools)) if tools else None
-    return "" if choice in (None, "none") else beginning_of_call(choice, _names(tools or []))

@@ -1,36 +1,49 @@
-"""SpecPCCompressor: LangChain's names for `spec_rag.compress`, as a document compressor and as a Runnable.
+"""SpecPCCompressor and SpecPCRetriever: LangChain's names for `spec_rag.compress`.
 
-Knows Documents, callbacks and chains; what is kept of a document is the core's decision.
+Know Documents, callbacks and chains; what is kept of a document is the core's decision.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from langchain_core.callbacks import Callbacks, adispatch_custom_event, dispatch_custom_event
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManagerForRetrieverRun,
+    Callbacks,
+    adispatch_custom_event,
+    dispatch_custom_event,
+)
 from langchain_core.documents import BaseDocumentCompressor, Document
-from langchain_core.embeddings import Embeddings
 from langchain_core.messages import BaseMessage
 from langchain_core.prompt_values import PromptValue
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSerializable
 from pydantic import ConfigDict, InstanceOf, field_validator, model_validator
-from transformers import PreTrainedModel
 
 import spec_rag
-from langchain_spec_rag.messages import role_and_content
+from langchain_spec_rag.messages import plain_messages
 from langchain_spec_rag.plain_values import Options, name_of, plain, unserializable
-from spec_rag.config import CompressionConfig, Scoring, Unit
+from spec_rag.cancellation import in_thread
 from spec_rag.compression.index import DocumentIndex
-from spec_rag.models.loading import DEFAULT_DRAFT, LoadedModel, ModelPair
-from spec_rag.results import CompressedDocument, Compression
+from spec_rag.config import CompressionConfig, Scoring, Unit
+from spec_rag.errors import ConfigError, unknown_field
+from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.text.spans import original_spans
+
+if TYPE_CHECKING:
+    import threading
+
+    from spec_rag.report import Compression
+    from spec_rag.results import CompressedDocument
 
 DOCUMENTS_KEYS = ("documents", "context", "docs")
 QUERY_KEYS = ("query", "question", "input")
-EVENT = "spec_pc"
+EVENT = METADATA_KEY = "spec_pc"
+_OTHER_NAMES = {"embeddings": "embedder", "embed_model": "embedder"}
 
 
 class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, Any], list[Document]]):
@@ -44,27 +57,10 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         compressor.wrap(retriever)                                                  # a retriever again
 
     The documents that come out are new ones, in the order in which they came in, with their ids and metadata and, under
-    the key `spec_pc`, original_tokens, compressed_tokens, ratio, draft_model and kept_spans (character ranges in the
-    original text). A `relevance_score` in the metadata takes part in the choice. Each run is a traced span that sends
-    the custom event "spec_pc" with the tokens before and after and the draft's seconds.
-
-    Args:
-        draft: the model that reads: hub id, folder, GGUF file, or a loaded model or ModelPair.
-        draft_options: how to load it: LoadOptions or a dict of its fields.
-        index: a spec_rag.DocumentIndex, where documents read before are kept for the next question.
-        embeddings: an embedding model whose similarities take part.
-        count_with: what the budget's tokens are: "draft", a tokenizer, a tiktoken or OpenAI model name, a function.
-        max_tokens: keep at most so many tokens of all documents together.
-        ratio: keep at most this share of the tokens, above 0 and at most 1; a quarter if no budget is given.
-        coverage: keep the fewest units that carry this share of the importance, above 0 and at most 1.
-        scoring: "per_document" or "joint" (one prompt of all documents, as in the paper).
-        unit: "sentence", "token" or "document".
-        language: of the documents, as ISO 639 code, for splitting sentences.
-        contrast, likelihood, links, retrieval: parts of the per-document score; see spec_rag's CompressionConfig.
-        calibration: which heads of the draft to trust: None, "shipped", or a file that `spec-rag calibrate` wrote.
-        ellipsis: what stands where text was dropped inside a document.
-        keep_empty: False leaves out documents of which nothing was kept; True returns them with empty text, so that
-            there is one document out for each that went in.
+    the key `spec_pc`, original_tokens, compressed_tokens, ratio, draft_model and kept_spans: character ranges in the
+    original text, also where the document has been through a compressor before. A `relevance_score` in the metadata
+    takes part in the choice. Each run is a traced span that sends the custom event "spec_pc" with the tokens before and
+    after and the draft's seconds.
 
     Raises:
         ValidationError: (a ValueError) a setting is out of range, unknown, or contradicts another.
@@ -73,31 +69,70 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     PromptTooLongError (scoring="joint").
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
     draft: Any = DEFAULT_DRAFT
+    """The model that reads: hub id, folder, GGUF file, or a loaded model or ModelPair."""
     draft_options: Options | None = None
+    """How to load it: LoadOptions or a dict of its fields."""
     index: InstanceOf[DocumentIndex] | None = None
-    embeddings: Embeddings | None = None
+    """A spec_rag.DocumentIndex, where documents read before are kept for the next question."""
+    embedder: Any = None
+    """An embedding model whose similarities take part: Embeddings, or a function from texts to vectors."""
     count_with: Any = "draft"
+    """What the budget's tokens are: "draft", a tokenizer, a tiktoken or OpenAI model name, a function."""
     max_tokens: int | None = None
+    """Keep at most so many tokens of all documents together."""
+    min_tokens: int = 0
+    """Never compress below so many tokens; less than that passes whole."""
     ratio: float | None = None
+    """Keep at most this share of the tokens, above 0 and at most 1; a quarter if no budget is given."""
     coverage: float | None = None
+    """Keep the fewest units that carry this share of the importance, above 0 and at most 1."""
     scoring: Scoring = "per_document"
+    """"per_document", or "joint": one prompt of all documents, as in the paper."""
     unit: Unit = "sentence"
+    """What is kept or dropped as a whole: "sentence", "token" or "document"."""
     language: str = "en"
+    """Of the documents, as ISO 639-1 code, for splitting sentences."""
     contrast: bool = True
+    """Subtract what any question would attend to."""
     likelihood: bool = True
+    """Let the likelihood of the question, given each document, take part."""
     links: bool = True
+    """Raise documents whose title a promising unit of another document names."""
     retrieval: bool = True
+    """Let the retriever's scores take part, where every document has one."""
     calibration: str | None = None
+    """Which heads of the draft to trust: None, "shipped", or a file that `spec-rag calibrate` wrote."""
     ellipsis: str = CompressionConfig.ellipsis
+    """What stands where text was dropped inside a document."""
+    cut_units: bool = False
+    """Let the best words of a sentence that does not fit whole be kept, with "…" where it was cut."""
     keep_empty: bool = False
+    """Return documents of which nothing was kept with empty text, so that there is one out for each that went in."""
+    metadata_format: Literal["nested", "flat", "none"] = "nested"
+    """How the figures stand in the metadata: a dict under `spec_pc`, flat keys `spec_pc_ratio` ... with plain values,
+    which every vector store takes, or not at all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_names(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        given = {_OTHER_NAMES.get(name, name): value for name, value in given.items()}
+        for name in given:
+            if name not in cls.model_fields:
+                raise unknown_field(cls.__name__, name, cls.model_fields)
+        return given
 
     @field_validator("draft")
     @classmethod
     def _check_draft(cls, draft: Any) -> Any:
-        if isinstance(draft, str | Path | ModelPair | LoadedModel | PreTrainedModel):
+        # by what they have, so that checking a name does not import transformers
+        if isinstance(draft, str | Path) or any(
+            hasattr(draft, part) for part in ("get_decoder", "model", "draft_name")
+        ):
             return draft
         raise ValueError(f"draft of type {type(draft).__name__}: give a name, a path, or a loaded model or ModelPair.")
 
@@ -140,13 +175,13 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
             query: the question, or a chat history whose last turns are the question.
             callbacks: told of the run.
         """
-        return self._run.invoke((documents, query), self._run_config({"callbacks": callbacks}))
+        return self._run.invoke(_inputs(documents, query), self._run_config({"callbacks": callbacks}))
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
-        """`compress_documents` in a thread."""
-        return await self._run.ainvoke((documents, query), self._run_config({"callbacks": callbacks}))
+        """`compress_documents` in a thread of its own; cancelling the task stops it between two batches of passages."""
+        return await self._run.ainvoke(_inputs(documents, query), self._run_config({"callbacks": callbacks}))
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
         """Compress in a chain.
@@ -163,17 +198,24 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         return self._with(kwargs)._run.invoke(_documents_and_query(input), self._run_config(config))
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
-        """`invoke` in a thread."""
+        """`invoke` in a thread of its own; cancelling the task stops it between two batches of passages."""
         return await self._with(kwargs)._run.ainvoke(_documents_and_query(input), self._run_config(config))
 
-    def wrap(self, retriever: Runnable[str, list[Document]]) -> Any:
-        """A SpecPCRetriever: what this retriever finds, compressed for the query."""
-        from langchain_spec_rag.retriever import SpecPCRetriever
+    def wrap(self, retriever: Runnable[str, list[Document]]) -> SpecPCRetriever:
+        """What this retriever finds, compressed for the query.
 
+        Raises:
+            ConfigError: (a ValueError) it is no retriever.
+        """
+        if not isinstance(retriever, Runnable):
+            raise ConfigError(
+                f"retriever={retriever!r:.80} of type {type(retriever).__name__}: give a retriever, such as "
+                "vectorstore.as_retriever(), or another Runnable from a query to Documents."
+            )
         return SpecPCRetriever(retriever=retriever, compressor=self)
 
     @property
-    def _run(self) -> RunnableLambda[tuple[Sequence[Document], Any], list[Document]]:
+    def _run(self) -> RunnableLambda[dict[str, Any], list[Document]]:
         return RunnableLambda(self._compress, self._acompress)
 
     def _run_config(self, config: RunnableConfig | None) -> RunnableConfig:
@@ -189,51 +231,99 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     def _settings(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(CompressionConfig)}
 
-    def _compress(self, given: tuple[Sequence[Document], Any], config: RunnableConfig) -> list[Document]:
-        documents, query = given
-        if not documents:
+    def _compress(self, given: dict[str, Any], config: RunnableConfig) -> list[Document]:
+        if not given["documents"]:
             return []
-        compression = self._call(documents, query)
+        compression = self._call(given)
         dispatch_custom_event(EVENT, _figures(compression), config=config)
         return self._results(compression)
 
-    async def _acompress(self, given: tuple[Sequence[Document], Any], config: RunnableConfig) -> list[Document]:
-        documents, query = given
-        if not documents:
+    async def _acompress(self, given: dict[str, Any], config: RunnableConfig) -> list[Document]:
+        if not given["documents"]:
             return []
-        compression = await asyncio.to_thread(self._call, documents, query)
+        compression = await in_thread(lambda cancelled: self._call(given, cancelled))
         await adispatch_custom_event(EVENT, _figures(compression), config=config)
         return self._results(compression)
 
-    def _call(self, documents: Sequence[Document], query: Any) -> Compression:
+    def _call(self, given: Mapping[str, Any], cancelled: threading.Event | None = None) -> Compression:
+        query = given["query"]
+        is_chat = isinstance(query, Sequence) and not isinstance(query, str)
         return spec_rag.compress(
-            list(documents),
-            query if isinstance(query, str) else [role_and_content(message) for message in query],
+            given["documents"],
+            plain_messages(query) if is_chat and query else query,
             draft=str(self.draft) if isinstance(self.draft, Path) else self.draft,
-            draft_options=self.draft_options,
+            draft_options=cast(Any, self.draft_options),
             index=self.index,
-            embedder=self.embeddings,
+            embedder=self.embedder,
             count_with=self.count_with,
+            cancelled=cancelled,
             **self._settings(),
         )
 
     def _results(self, compression: Compression) -> list[Document]:
         kept = [one for one in compression.documents if one.text or self.keep_empty]
-        return [_document(one, compression.draft) for one in kept]
+        return [self._document(one, compression.draft) for one in kept]
+
+    def _document(self, compressed: CompressedDocument, draft: str) -> Document:
+        source: Document = compressed.source
+        figures = compressed.figures(draft)
+        before = _known_figures(source.metadata)
+        if before is not None:  # it has been compressed before: the spans are those of the first text
+            spans = original_spans(source.page_content, before["kept_spans"], compressed.spans, self.ellipsis)
+            if spans is not None:
+                figures["kept_spans"] = [list(span) for span in spans]
+                figures["original_tokens"] = before.get("original_tokens", figures["original_tokens"])
+                whole = figures["original_tokens"]
+                figures["ratio"] = figures["compressed_tokens"] / whole if whole else 1.0
+        added: dict[str, Any] = {}
+        if self.metadata_format == "nested":
+            added = {METADATA_KEY: figures}
+        elif self.metadata_format == "flat":
+            spans_text = ",".join(f"{start}-{end}" for start, end in figures["kept_spans"])
+            added = {f"{METADATA_KEY}_{k}": v for k, v in {**figures, "kept_spans": spans_text}.items()}
+        metadata = {**source.metadata, **added}
+        return source.model_copy(update={"page_content": compressed.text, "metadata": metadata})
 
 
-def _document(compressed: CompressedDocument, draft: str) -> Document:
-    before, after = compressed.tokens_before, compressed.tokens_after
-    figures = {
-        "original_tokens": before,
-        "compressed_tokens": after,
-        "ratio": after / before if before else 1.0,
-        "draft_model": draft,
-        "kept_spans": [list(span) for span in compressed.spans],
-    }
-    source: Document = compressed.source
-    metadata = {**source.metadata, "spec_pc": figures}
-    return source.model_copy(update={"page_content": compressed.text, "metadata": metadata})
+class SpecPCRetriever(BaseRetriever):
+    """Retrieves with one retriever and compresses what it finds for the query. Made by `SpecPCCompressor.wrap`."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
+
+    retriever: Any
+    """Any Runnable from a query to Documents. What `invoke` is given besides the query goes to it."""
+    compressor: SpecPCCompressor
+    """What compresses."""
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """As far as the retriever inside is."""
+        return True
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
+    ) -> list[Document]:
+        found = self.retriever.invoke(query, {"callbacks": run_manager.get_child("retrieve")}, **kwargs)
+        return self.compressor.compress_documents(found, query, callbacks=run_manager.get_child("compress"))
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
+    ) -> list[Document]:
+        found = await self.retriever.ainvoke(query, {"callbacks": run_manager.get_child("retrieve")}, **kwargs)
+        return await self.compressor.acompress_documents(found, query, callbacks=run_manager.get_child("compress"))
+
+
+def _known_figures(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What an earlier compression wrote into the metadata, in either format."""
+    nested = metadata.get(METADATA_KEY)
+    if isinstance(nested, Mapping) and nested.get("kept_spans"):
+        return dict(nested)
+    flat = metadata.get(f"{METADATA_KEY}_kept_spans")
+    if not isinstance(flat, str) or not flat:
+        return None
+    spans = [tuple(map(int, span.split("-"))) for span in flat.split(",")]
+    tokens = metadata.get(f"{METADATA_KEY}_original_tokens")
+    return {"kept_spans": spans} | ({} if tokens is None else {"original_tokens": tokens})
 
 
 def _figures(compression: Compression) -> dict[str, Any]:
@@ -247,7 +337,14 @@ def _figures(compression: Compression) -> dict[str, Any]:
     }
 
 
-def _documents_and_query(given: Any) -> tuple[Sequence[Document], Any]:
+def _inputs(documents: Any, query: Any) -> dict[str, Any]:
+    """What a run is given, as traces show it."""
+    if isinstance(documents, str) and not isinstance(query, str):
+        raise ConfigError(f"documents={documents!r:.80} is a string: documents come first, then the query.")
+    return {"documents": list(documents) if isinstance(documents, list | tuple) else documents, "query": query}
+
+
+def _documents_and_query(given: Any) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise ValueError(
             f"SpecPCCompressor was invoked with a {type(given).__name__}: give a dict, for example "
@@ -259,7 +356,7 @@ def _documents_and_query(given: Any) -> tuple[Sequence[Document], Any]:
         query = query.to_messages()
     if isinstance(query, BaseMessage):
         query = [query]
-    return documents, query
+    return _inputs(documents, query)
 
 
 def _first(given: Mapping[str, Any], keys: Sequence[str]) -> Any:

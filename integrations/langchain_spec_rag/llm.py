@@ -8,17 +8,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun, Callbacks
 from langchain_core.language_models import BaseLLM, LangSmithParams
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from pydantic import ConfigDict
 
-from langchain_spec_rag.answering import aanswer_all, answer_all, astream_answer, figures, stream_answer
 from langchain_spec_rag.settings import DraftedModel, own_token_ids
 from spec_rag.results import Answer
-from spec_rag.text.tokens import Prompt
+
+if TYPE_CHECKING:
+    from spec_rag.text.prompts import Prompt
 
 
 class SpecKVLLM(DraftedModel, BaseLLM):
@@ -44,9 +45,10 @@ class SpecKVLLM(DraftedModel, BaseLLM):
     PromptTooLongError, UnsupportedModelError, TimeoutError.
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
     use_chat_template: bool = True
+    """Read a prompt as the user's message where the tokenizer has a chat template; False reads it as it stands."""
 
     def _own_settings(self) -> set[str]:
         return {"use_chat_template"}
@@ -97,7 +99,7 @@ class SpecKVLLM(DraftedModel, BaseLLM):
         if called.streaming and len(prompts) == 1:
             return called._result([_sum(list(called._stream(prompts[0], run_manager=run_manager)))])
         prepared = [called._prompt(prompt) for prompt in prompts]
-        answers = answer_all(called.load(), prepared, called._arguments(), called.timeout, called.max_retries)
+        answers = called.requests().answer_all(prepared)
         return called._result([called._generation(answer) for answer in answers])
 
     async def _agenerate(
@@ -111,9 +113,9 @@ class SpecKVLLM(DraftedModel, BaseLLM):
         if called.streaming and len(prompts) == 1:
             chunks = [chunk async for chunk in called._astream(prompts[0], run_manager=run_manager)]
             return called._result([_sum(chunks)])
-        pair = await asyncio.to_thread(called.load)
+        requests = await asyncio.to_thread(called.requests)
         prepared = [called._prompt(prompt) for prompt in prompts]
-        answers = await aanswer_all(pair, prepared, called._arguments(), called.timeout, called.max_retries)
+        answers = await requests.aanswer_all(prepared)
         return called._result([called._generation(answer) for answer in answers])
 
     def _stream(
@@ -124,8 +126,7 @@ class SpecKVLLM(DraftedModel, BaseLLM):
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
         called = self.for_call(stop, kwargs)
-        prepared = called._prompt(prompt)
-        pieces = stream_answer(called.load(), prepared, called._arguments(), called.timeout, called.max_retries)
+        pieces = called.requests().stream(called._prompt(prompt))
         with closing(pieces):
             for piece in pieces:
                 chunk = called._chunk(piece)
@@ -141,8 +142,8 @@ class SpecKVLLM(DraftedModel, BaseLLM):
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
         called = self.for_call(stop, kwargs)
-        pair = await asyncio.to_thread(called.load)
-        pieces = astream_answer(pair, called._prompt(prompt), called._arguments(), called.timeout, called.max_retries)
+        requests = await asyncio.to_thread(called.requests)
+        pieces = requests.astream(called._prompt(prompt))
         async with aclosing(pieces):
             async for piece in pieces:
                 chunk = called._chunk(piece)
@@ -167,12 +168,8 @@ class SpecKVLLM(DraftedModel, BaseLLM):
         return {
             "finish_reason": answer.finish_reason,
             "model_name": self.model_name,
-            "token_usage": {
-                "prompt_tokens": answer.prompt_tokens,
-                "completion_tokens": answer.completion_tokens,
-                "total_tokens": answer.prompt_tokens + answer.completion_tokens,
-            },
-            "speckv": figures(answer),
+            "token_usage": answer.usage,
+            "speckv": answer.figures,
         }
 
     def _result(self, generations: list[Generation]) -> LLMResult:

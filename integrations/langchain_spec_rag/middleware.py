@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from spec_rag.errors import ConfigError, MissingDependencyError
 
@@ -82,7 +82,7 @@ class SpecPCMiddleware(AgentMiddleware):
             return request
         messages = list(request.messages)
         for i in long:
-            messages[i] = self._compressed(messages[i], query)
+            messages[i] = self._compressed(cast(ToolMessage, messages[i]), query)
         return request.override(messages=messages)
 
     def _is_long(self, message: Any) -> bool:
@@ -90,7 +90,7 @@ class SpecPCMiddleware(AgentMiddleware):
             return False
         return len(text_of(message)) >= max(self.min_chars, 1)
 
-    def _compressed(self, message: Any, query: str) -> ToolMessage:
+    def _compressed(self, message: ToolMessage, query: str) -> ToolMessage:
         text = text_of(message)
         with self._lock:
             document = self._done.get((query, text))
@@ -103,7 +103,7 @@ class SpecPCMiddleware(AgentMiddleware):
                     self._done.popitem(last=False)
         figures = {**message.response_metadata, "spec_pc": document.metadata["spec_pc"]}
         content = document.page_content or NOTHING_KEPT
-        return message.model_copy(update={"content": content, "response_metadata": figures})  # type: ignore[no-any-return]
+        return message.model_copy(update={"content": content, "response_metadata": figures})
 
 
 def _is_text(message: Any) -> bool:

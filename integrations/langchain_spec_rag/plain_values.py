@@ -1,55 +1,47 @@
-"""Settings as plain values: read from dicts, and written so that a file or a cache key can carry them.
-
-A dict may come from a file that somebody else wrote, so it can name models but never switch on code from a checkpoint.
-"""
+"""Settings as plain values: read from dicts, and written so that a file or a cache key can carry them."""
 
 from __future__ import annotations
 
 import uuid
 import weakref
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from langchain_core.load.serializable import Serializable
-from pydantic import BeforeValidator, InstanceOf
+from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
 from spec_rag.config import SpecKVConfig, SpecPCConfig
-from spec_rag.errors import ConfigError
-from spec_rag.models.loading import LoadOptions, ModelPair
+from spec_rag.models.options import LoadOptions
 
 
-def _read_load_options(given: Any) -> Any:
-    if not isinstance(given, Mapping):
-        return given
-    known = [field.name for field in fields(LoadOptions)]
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise ConfigError(f"LoadOptions has no field {unknown[0]!r}; its fields are {', '.join(known)}.")
-    if given.get("trust_remote_code"):
-        raise ConfigError(
-            "trust_remote_code=True runs code from the checkpoint, which a dict, and so a file, cannot switch on. If "
-            "you trust it, give LoadOptions(trust_remote_code=True, ...) itself."
+def _reads(kind: Any) -> tuple[PlainValidator, WithJsonSchema]:
+    """Takes an object of the kind, or a dict of its fields, and gives the object."""
+
+    def read(given: Any) -> Any:
+        if isinstance(given, kind):
+            return given
+        if isinstance(given, Mapping):
+            return kind.from_dict(dict(given))
+        raise ValueError(
+            f"{given!r:.80} of type {type(given).__name__}: give a {kind.__name__} or a dict of its fields."
         )
-    return LoadOptions(**given)
 
-
-def _reads(config: type[SpecPCConfig] | type[SpecKVConfig]) -> BeforeValidator:
-    return BeforeValidator(lambda given: config.from_dict(dict(given)) if isinstance(given, Mapping) else given)
+    return PlainValidator(read), WithJsonSchema({"type": "object", "title": kind.__name__})
 
 
 Name = Annotated[str, BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given)]
-Options = Annotated[InstanceOf[LoadOptions], BeforeValidator(_read_load_options)]
-SpecPCSettings = Annotated[InstanceOf[SpecPCConfig], _reads(SpecPCConfig)]
-SpecKVSettings = Annotated[InstanceOf[SpecKVConfig], _reads(SpecKVConfig)]
+Options = Annotated[LoadOptions | dict[str, Any], *_reads(LoadOptions)]
+SpecPCSettings = Annotated[SpecPCConfig | dict[str, Any], *_reads(SpecPCConfig)]
+SpecKVSettings = Annotated[SpecKVConfig | dict[str, Any], *_reads(SpecKVConfig)]
 
 
 def plain(value: Any) -> Any:
     """A setting as JSON can hold it, where that is possible; anything else is returned as it is."""
     if isinstance(value, LoadOptions):
-        return _plain_load_options(value)
-    if is_dataclass(value) and not isinstance(value, type | ModelPair):
+        return value.to_dict()
+    if is_dataclass(value) and isinstance(value, SpecKVConfig | SpecPCConfig):
         return asdict(value)
     if isinstance(value, Path):
         return str(value)
@@ -60,24 +52,13 @@ def name_of(draft: Any) -> str | None:
     """The name by which a draft can be loaded again, or None for loaded models without one."""
     if isinstance(draft, str | Path):
         return str(draft)
-    name = draft.draft_name if isinstance(draft, ModelPair) else getattr(draft, "name", "")
-    return str(name) or None
+    return str(getattr(draft, "draft_name", "") or getattr(draft, "name", "")) or None
 
 
 def unserializable(one: Serializable) -> dict[str, Any]:
     """What stands in a file for an object that holds loaded models without names; it is refused on loading."""
     repr = f"{type(one).__name__}(with loaded models that have no name)"
     return {"lc": 1, "type": "not_implemented", "id": one.lc_id(), "repr": repr}
-
-
-def _plain_load_options(options: LoadOptions) -> dict[str, Any]:
-    values = {field.name: getattr(options, field.name) for field in fields(LoadOptions)}
-    values = {name: value for name, value in values.items() if value is not None and value is not False}
-    if "dtype" in values:
-        values["dtype"] = str(values["dtype"]).removeprefix("torch.")
-    if hasattr(values.get("quantization_config"), "to_dict"):
-        values["quantization_config"] = values["quantization_config"].to_dict()
-    return values
 
 
 _identities: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from langchain_core.language_models import LangSmithParams
 from langchain_core.language_models.base import BaseLanguageModel
 from langchain_core.load.serializable import Serializable
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from langchain_spec_rag.plain_values import (
     Name,
@@ -23,19 +23,25 @@ from langchain_spec_rag.plain_values import (
     plain,
     unserializable,
 )
-from spec_rag.config import SpecKVConfig
-from spec_rag.generation.decoding import SamplingConfig
-from spec_rag.models.loading import DEFAULT_DRAFT, LoadOptions, ModelPair
-from spec_rag.text.tokens import text_ids
+from spec_rag.config import SpecKVConfig, SpecPCConfig
+from spec_rag.errors import unknown_field
+from spec_rag.generation.requests import Requests
+from spec_rag.generation.sampling import SamplingConfig, overriding
+from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
+
+if TYPE_CHECKING:
+    from spec_rag.models.pair import ModelPair
 
 _SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop")
-_OTHER_NAMES = {"model": "target", "max_new_tokens": "max_tokens"}
+_OTHER_NAMES = {"model": "target", "model_name": "target", "max_new_tokens": "max_tokens"}
 _MAY_BE_SWITCHED_OFF = ("specpc", "speckv")
 _DEFAULT_CONTEXT_TOKENS = 8192
 
 
 class DraftedModel(Serializable):
     """Settings of a target that answers with the help of a draft. See SpecKVLLM and ChatSpecKV."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     target: Name = DEFAULT_DRAFT
     """The model that answers: hub id, folder, or GGUF file."""
@@ -82,20 +88,16 @@ class DraftedModel(Serializable):
         if not isinstance(given, dict):
             return given
         given = {_OTHER_NAMES.get(name, name): value for name, value in given.items()}
+        for name in given:
+            if name not in cls.model_fields and not any(name == f.alias for f in cls.model_fields.values()):
+                raise unknown_field(cls.__name__, name, cls.model_fields)
         if isinstance(given.get("stop"), str):
             given["stop"] = [given["stop"]]
         pair = given.get("pair")
-        if pair is None:
-            return given
-        if not isinstance(pair, ModelPair):
-            raise ValueError(f"pair of type {type(pair).__name__}: give a spec_rag.ModelPair.")
-        draft = None if pair.draft is None else pair.draft_name or _name_of(pair.draft)
-        return {**given, "target": pair.target_name or _name_of(pair.require_target()), "draft": draft}
+        return given if pair is None else {**given, **_names_of(pair)}
 
     @model_validator(mode="after")
     def _check_sampling(self) -> Self:
-        if self.temperature == 0 and (self.top_p is not None or self.top_k is not None):
-            raise ValueError("temperature=0 is greedy, so top_p and top_k do nothing: leave them out or raise it.")
         options = self._arguments()
         SamplingConfig.of(options.pop("max_new_tokens"), {k: v for k, v in options.items() if k[:4] != "spec"})
         return self
@@ -112,6 +114,12 @@ class DraftedModel(Serializable):
         serialized: dict[str, Any] = dict(super().to_json())
         return {**serialized, "kwargs": {name: plain(value) for name, value in serialized["kwargs"].items()}}
 
+    def __getstate__(self) -> dict[Any, Any]:
+        """Settings and names; the models that were loaded for them are loaded again where they are needed."""
+        state = dict(super().__getstate__())
+        state["__pydantic_private__"] = {**(state["__pydantic_private__"] or {}), "_pair": None}
+        return state
+
     @property
     def model_name(self) -> str:
         """The target's name, under which usage is counted."""
@@ -122,19 +130,25 @@ class DraftedModel(Serializable):
 
         Raises:
             ModelNotFoundError: a name is not found.
+            IncompatibleModelsError: specpc is set, and draft and target do not share their tokens.
         """
+        from spec_rag.models.pair import ModelPair
+
         if self.pair is not None:
-            return self.pair  # type: ignore[no-any-return]
+            return cast(ModelPair, self.pair)
         if self._pair is None:
-            draft_options = self.draft_options
-            if draft_options is None and self.draft == self.target:
-                draft_options = self.target_options
-            self._pair = ModelPair.load(
+            target_options = cast(LoadOptions, self.target_options)
+            pair = ModelPair.load(
                 draft=self.draft,
                 target=self.target,
-                draft_options=draft_options,
-                target_options=self.target_options,
+                draft_options=LoadOptions.of_draft(
+                    self.draft, cast(LoadOptions | None, self.draft_options), self.target, target_options
+                ),
+                target_options=target_options,
             )
+            if self.specpc is not None:
+                pair.check_same_tokens()
+            self._pair = pair
         return self._pair
 
     @property
@@ -145,7 +159,8 @@ class DraftedModel(Serializable):
     def for_call(self, stop: list[str] | None, settings: dict[str, Any]) -> Self:
         """This model with one call's settings; those that it has no field for are fields of GenerationConfig.
 
-        None means the field's value, except that specpc=None and speckv=None switch these off.
+        None means the field's value, except that specpc=None and speckv=None switch these off. A temperature of 0 also
+        switches off the fields' top_p and top_k.
 
         Raises:
             ValueError: a setting is out of range or unknown.
@@ -156,7 +171,7 @@ class DraftedModel(Serializable):
         if not settings:
             return self
         own = set(DraftedModel.model_fields) | self._own_settings()
-        changed = {name: value for name, value in settings.items() if name in own}
+        changed = overriding({name: value for name, value in settings.items() if name in own})
         rest = {name: value for name, value in settings.items() if name not in own}
         if rest:
             changed["generation_kwargs"] = {**self.generation_kwargs, **rest}
@@ -169,17 +184,18 @@ class DraftedModel(Serializable):
             copy._pair = self._pair
         return copy
 
+    def requests(self) -> Requests:
+        """How requests are made with these settings; loads the models."""
+        return Requests(self.load(), self._arguments(), self.timeout, self.max_retries)
+
     def _own_settings(self) -> set[str]:
         """Names of the settings that the adapter has beside the common ones."""
         return set()
 
     def _arguments(self) -> dict[str, Any]:
         """The keywords of `spec_rag.generate`."""
-        options = {name: getattr(self, name) for name in _SAMPLING}
-        if self.top_k is not None and self.temperature is None:
-            options["do_sample"] = True
         return {
-            **options,
+            **{name: getattr(self, name) for name in _SAMPLING},
             **self.generation_kwargs,
             "max_new_tokens": self.max_tokens,
             "specpc": self.specpc,
@@ -210,16 +226,18 @@ class DraftedModel(Serializable):
     def _context_tokens(self) -> int | None:
         """Tokens that prompt and answer may take, as far as that is known without loading a model."""
         if self.is_loaded:
-            pair = self.load()
-            readers = [pair.require_target()] if self.specpc is None else []
-            if pair.draft is not None and (self.specpc or (self.speckv and self.speckv.lookahead == "draft")):
-                readers.append(pair.draft)
-            limits = [_limit(model.config.get_text_config(decoder=True).to_dict()) for model in readers]
-            return min((limit for limit in limits if limit), default=None)
+            from spec_rag.generation.batch import prompt_limit
+
+            specpc, speckv = cast(SpecPCConfig | None, self.specpc), cast(SpecKVConfig | None, self.speckv)
+            return prompt_limit(self.load(), specpc, speckv)
         if self.target == DEFAULT_DRAFT:
             return _DEFAULT_CONTEXT_TOKENS
         config = Path(self.target).expanduser() / "config.json"
-        return _limit(json.loads(config.read_text())) if config.is_file() else None
+        if not config.is_file():
+            return None
+        from spec_rag.models.checkpoints import context_tokens
+
+        return context_tokens(json.loads(config.read_text()))
 
 
 def own_token_ids(model: DraftedModel, text: str) -> list[int]:
@@ -227,13 +245,17 @@ def own_token_ids(model: DraftedModel, text: str) -> list[int]:
     counter = model.custom_get_token_ids if isinstance(model, BaseLanguageModel) else None
     if counter is not None:
         return list(counter(text))
+    from spec_rag.text.tokens import text_ids
+
     return text_ids(model.load().require_tokenizer(), text)
 
 
-def _name_of(model: Any) -> str:
-    return str(getattr(model, "name_or_path", "") or type(model).__name__)
+def _names_of(pair: Any) -> dict[str, Any]:
+    """The names of a pair that was given loaded, as the fields have them."""
+    from spec_rag.models.loading import model_name
+    from spec_rag.models.pair import ModelPair
 
-
-def _limit(config: dict[str, Any]) -> int | None:
-    limit = config.get("text_config", config).get("max_position_embeddings")
-    return int(limit) if limit else None
+    if not isinstance(pair, ModelPair):
+        raise ValueError(f"pair of type {type(pair).__name__}: give a spec_rag.ModelPair.")
+    draft = None if pair.draft is None else pair.draft_name or model_name(pair.draft)
+    return {"target": pair.target_name or model_name(pair.require_target()), "draft": draft}

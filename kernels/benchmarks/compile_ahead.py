@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 import triton
-from spec_rag_kernels.gather_kv.tiling import COPY_TILES, MOVE_DIMS, MOVE_TILES
-from spec_rag_kernels.gather_kv.triton import copy_kernel, move_kernel
+from spec_rag_kernels.gather_kv.tiling import COPY_TILES
+from spec_rag_kernels.gather_kv.triton import copy_kernel
 from spec_rag_kernels.tiles import Tiles, dot_size
 from spec_rag_kernels.triton_common import dot_precision
 from spec_rag_kernels.vertical_slash_attention.tiling import attention_tiles
@@ -93,7 +93,7 @@ def variants(dtype: torch.dtype, head_dim: int, options: str = PLAIN) -> Iterato
         pointers
         | {"partial": "*fp32", "scaling": "fp32"}
         | ({"own_key": f"*{element}", "key_mask": "*u8", "own_key_mask": "*u8"} if full else {}),
-        common | {"CAUSAL": True, "BLOCK_ROWS": tiles.rows, "BLOCK_KEYS": tiles.keys},
+        common | {"BLOCK_ROWS": tiles.rows, "BLOCK_KEYS": tiles.keys},
         tiles,
     )
     tiles = reduce_tiles(dtype, head_dim)
@@ -126,13 +126,6 @@ def variants(dtype: torch.dtype, head_dim: int, options: str = PLAIN) -> Iterato
         pointers | {"positions": "*i64", "key_out": f"*{element}", "value_out": f"*{element}"},
         {"HEAD_DIM": head_dim, "BLOCK_DIM": dot_size(head_dim), "BLOCK_KEYS": COPY_TILES.keys},
         COPY_TILES,
-    )
-    yield Variant(
-        "gather_kv: move",
-        move_kernel,
-        pointers | {"positions": "*i64"},
-        {"HEAD_DIM": head_dim, "BLOCK_DIM": MOVE_DIMS, "BLOCK_KEYS": MOVE_TILES.keys},
-        MOVE_TILES,
     )
 
 

@@ -30,7 +30,7 @@ def calibrate(
     """
     console.check_writable(out)
     console.quiet_transformers()
-    from spec_rag.compression.draft_reader import Draft
+    from spec_rag.compression.draft import Draft
     from spec_rag.learning.calibrate import calibrate as learn
 
     reader = Draft.of(draft or DEFAULT_DRAFT, console.load_options(device), CompressionConfig(likelihood=False))

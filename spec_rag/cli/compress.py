@@ -109,7 +109,7 @@ def _compressed(
     documents = read_files(files, encoding=encoding, skipped=console.warn_skipped)
     tell("Loading the draft")
     console.quiet_transformers()
-    from spec_rag.compression.draft_reader import Draft
+    from spec_rag.compression.draft import Draft
     from spec_rag.compression.index import DocumentIndex
     from spec_rag.compression.pipeline import compress as compress_documents
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,9 +15,7 @@ from spec_rag.models.options import DEFAULT_DRAFT
 if TYPE_CHECKING:
     from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
 
-QuestionFiles = Annotated[
-    list[Path], typer.Argument(help="JSON lines of questions with documents (.jsonl, .jsonl.gz).")
-]
+QuestionFiles = Annotated[list[Path], typer.Argument(help="Questions with documents: .jsonl or .jsonl.gz.")]
 Limit = Annotated[int | None, typer.Option("--questions", help="Only the first so many of each file.", min=1)]
 Cost = Literal["ratios", "growth", "storage", "memory", "batch", "profile"]
 
@@ -40,7 +39,7 @@ def kept(
     charts: Annotated[Path | None, typer.Option(help="Folder for a picture per file.")] = None,
 ) -> None:
     """How often an answer is still in what is kept, at 1/4, 1/8 and 1/16 of the documents' tokens."""
-    from spec_rag.compression.draft_reader import Draft
+    from spec_rag.compression.draft import Draft
     from spec_rag.evaluation import run
     from spec_rag.evaluation.chart import draw_kept
     from spec_rag.evaluation.methods.variants import PARTS
@@ -98,25 +97,26 @@ def magic_numbers(
 
 @app.command()
 def speed(
-    what: Annotated[
-        Cost, typer.Argument(help="Questions: ratios, growth, storage. Generation: memory, batch, profile.")
-    ],
-    files: Annotated[
-        list[Path] | None, typer.Argument(help="Questions with documents, for ratios and storage.")
-    ] = None,
+    what: Annotated[Cost, typer.Argument(help="Of questions, or of generation (the last three).")],
+    files: Annotated[list[Path] | None, typer.Argument(help="Questions, for ratios and storage.")] = None,
     questions: Annotated[int, typer.Option(help="How many of each file.", min=1)] = 5,
     documents: Annotated[str, typer.Option(help="Numbers of documents, for growth.")] = "25,50,75,100",
     tokens: Annotated[int | None, typer.Option(help="Of a document (growth) or a prompt.", min=1)] = None,
     draft: console.Draft = None,
 ) -> None:
     """Seconds and memory, side by side in one run."""
-    from spec_rag.compression.draft_reader import Draft
+    from spec_rag.compression.draft import Draft
     from spec_rag.evaluation import speed as costs
 
     console.quiet_transformers()
     given = {} if tokens is None else {"tokens": tokens}
-    if what in ("memory", "batch", "profile"):
-        typer.echo({"memory": costs.memory, "batch": costs.batch, "profile": costs.profile}[what](**given))
+    of_generation: dict[str, Callable[..., str]] = {
+        "memory": costs.memory,
+        "batch": costs.batch,
+        "profile": costs.profile,
+    }
+    if what in of_generation:
+        typer.echo(of_generation[what](**given))
         return
     reader = Draft.of(draft or DEFAULT_DRAFT)
     if what == "growth":

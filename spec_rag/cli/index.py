@@ -51,7 +51,7 @@ def index(
     with console.progress() as tell:
         tell("Loading the draft")
         console.quiet_transformers()
-        from spec_rag.compression.draft_reader import Draft
+        from spec_rag.compression.draft import Draft
         from spec_rag.compression.reading import index_documents
 
         reader = Draft.of(draft or DEFAULT_DRAFT, console.load_options(device), config)

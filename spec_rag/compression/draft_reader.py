@@ -12,121 +12,25 @@ import copy
 import threading
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel
 
 from spec_rag import cancellation
 from spec_rag.attention.capture import capture
-from spec_rag.compression.calibration import Calibration, find_calibration, layer_range
+from spec_rag.compression.calibration import layer_range
+from spec_rag.compression.draft import Draft, calibration_for
 from spec_rag.compression.observers import OneByOne, SideBySide
 from spec_rag.compression.passages import EncodedPassage, QuestionTokens, frame
 from spec_rag.config import CompressionConfig
 from spec_rag.errors import ConfigError, UnsupportedModelError
-from spec_rag.models.checkpoints import context_tokens, decoder_layers, layer_kinds
+from spec_rag.models.checkpoints import layer_kinds
 from spec_rag.models.fingerprint import fingerprint, glimpse
-from spec_rag.models.loading import checkpoint_layers, load_model
-from spec_rag.models.lock import FairLock
-from spec_rag.models.options import LoadOptions
-from spec_rag.models.pair import ModelPair
 from spec_rag.progress import steps
 
 _BATCH_TOKENS = 1024  # passages that are encoded together, padding included
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A model that reads documents: it always has a tokenizer.
-
-    Attributes:
-        total_layers: of the whole model; `loaded_layers` of them are in memory.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    name: str
-    total_layers: int
-
-    @classmethod
-    def of(
-        cls,
-        given: Any,
-        options: LoadOptions | None = None,
-        config: CompressionConfig | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-    ) -> Draft:
-        """The draft of whatever was given as one; by name, with no more layers than the score needs.
-
-        Args:
-            given: a name or path, a model of transformers, a LoadedModel, a ModelPair, or a Draft.
-            options: how to load it.
-            config: settings of the compression; None loads the whole model.
-            tokenizer: of a model that is given as an object; None takes the one beside its weights.
-
-        Raises:
-            ConfigError: it has no tokenizer, or is of another kind.
-            ModelNotFoundError: nothing is found under its name.
-        """
-        if isinstance(given, Draft):
-            return given
-        if isinstance(given, ModelPair):
-            loaded = given.loaded_draft()
-        elif isinstance(given, str | Path):
-            total = checkpoint_layers(given, options)
-            loaded = load_model(
-                given, options, layers=None if config is None else needed_depth(config, str(given), total)
-            )
-        else:
-            loaded = load_model(given, options, tokenizer=tokenizer)
-        if loaded.tokenizer is None:
-            raise ConfigError(
-                f"draft={loaded.name!r} has no tokenizer: give it as tokenizer=, give the draft by name, or in a "
-                "ModelPair with one."
-            )
-        return cls(loaded.model, loaded.tokenizer, loaded.name, loaded.total_layers)
-
-    @property
-    def lock(self) -> FairLock:
-        """The lock that readings with this draft queue on."""
-        return FairLock.of(self.model)
-
-    @property
-    def loaded_layers(self) -> int:
-        return decoder_layers(self.model.config)
-
-    @property
-    def context_tokens(self) -> int | None:
-        return context_tokens(self.model.config)
-
-
-def needed_depth(config: CompressionConfig, draft: str, total_layers: int) -> int:
-    """How many layers of a draft the score needs.
-
-    Raises:
-        ConfigError: the calibration that is asked for is not found.
-    """
-    if config.needs_whole_draft:
-        return total_layers
-    calibration = find_calibration(config.calibration, draft)
-    return (calibration.layer_range if calibration else layer_range(total_layers))[1]
-
-
-def calibration_for(draft: Draft, config: CompressionConfig) -> Calibration | None:
-    """The calibration that the settings ask for, if this draft has one.
-
-    Raises:
-        ConfigError: it is not found, or it is another draft's.
-    """
-    found = find_calibration(config.calibration, draft.name)
-    if found is not None:
-        heads = int(draft.model.config.get_text_config(decoder=True).num_attention_heads)
-        found.check_fits(draft.name, draft.total_layers, heads)
-    return found
 
 
 def reader_for(draft: Draft, config: CompressionConfig, backend: str | None = None) -> DocumentReader:
@@ -196,7 +100,7 @@ class DocumentReader:
     @cached_property
     def fingerprint(self) -> str:
         """Which weights it reads with."""
-        return fingerprint(self.draft.model, self.depth)
+        return fingerprint(self.draft.model, self.depth, self.draft.total_layers)
 
     def encode(
         self, passages: Sequence[Sequence[int]], cancelled: threading.Event | None = None

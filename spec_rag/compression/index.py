@@ -15,28 +15,22 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from spec_rag.compression.packing import Shape, StorageType, Stored, from_bytes, packed, to_bytes, unpacked
 from spec_rag.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from spec_rag.compression.passages import EncodedPassage
 
 logger = logging.getLogger(__name__)
 
-StorageType = Literal["float32", "float16", "int8"]
 _FORMAT = "2"
 _ABOUT = "index.json"
 _UNFINISHED = ".tmp"
 _ABANDONED_SECONDS = 3600  # no write takes as long
-
-_Stored = dict[str, "Tensor"]
-Shape = tuple[int, int, int, int]
 
 
 def content_address(*parts: str) -> str:
@@ -90,7 +84,7 @@ class DocumentIndex:
         self.hits = 0
         self.misses = 0
         self.write_error: OSError | None = None
-        self._memory: OrderedDict[str, _Stored] = OrderedDict()
+        self._memory: OrderedDict[str, Stored] = OrderedDict()
         self._held_bytes = 0
         self._lock = threading.Lock()
 
@@ -116,11 +110,11 @@ class DocumentIndex:
         with self._lock:
             self.hits += stored is not None
             self.misses += stored is None
-        return None if stored is None else _unpacked(stored)
+        return None if stored is None else unpacked(stored)
 
     def put(self, key: str, passage: EncodedPassage) -> EncodedPassage:
         """Store a passage and return it as `get` will. A full disk costs its reuse later, never the query."""
-        stored = _packed(passage, self.storage)
+        stored = packed(passage, self.storage)
         self._hold(key, stored)
         if self.folder is not None:
             try:
@@ -131,7 +125,7 @@ class DocumentIndex:
                         "The index in %s cannot be written (%s): passages are only kept in memory.", self.folder, error
                     )
                 self.write_error = error
-        return _unpacked(stored)
+        return unpacked(stored)
 
     def __contains__(self, key: str) -> bool:
         with self._lock:
@@ -199,7 +193,7 @@ class DocumentIndex:
             return {}
         return about if isinstance(about, dict) else {}
 
-    def _hold(self, key: str, stored: _Stored) -> None:
+    def _hold(self, key: str, stored: Stored) -> None:
         size = sum(tensor.nbytes for tensor in stored.values())
         with self._lock:
             old = self._memory.pop(key, None)
@@ -217,9 +211,7 @@ class DocumentIndex:
         assert self.folder is not None
         return self.folder / key[:2] / f"{key}.safetensors"
 
-    def _write(self, key: str, stored: _Stored) -> None:
-        from safetensors.torch import save
-
+    def _write(self, key: str, stored: Stored) -> None:
         assert self.folder is not None
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,12 +219,9 @@ class DocumentIndex:
             about = json.dumps({"format": _FORMAT, "storage": self.storage})
             _write_whole(self.folder / _ABOUT, about.encode())
         _remove_abandoned(path.parent)
-        _write_whole(path, save(stored, metadata={"key": key, "sha256": _checksum(stored)}))
+        _write_whole(path, to_bytes(key, stored))
 
-    def _read(self, key: str, shape: Shape | None) -> _Stored | None:
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
+    def _read(self, key: str, shape: Shape | None) -> Stored | None:
         path = self._path(key)
         try:
             # the bytes themselves, not a mapping: what was checked is what is used
@@ -243,42 +232,10 @@ class DocumentIndex:
             logger.warning("Ignoring %s: %s. It will be computed anew.", path, error)
             return None
         try:
-            metadata, stored = _metadata(data), load(data)
-            if metadata.get("key") != key or metadata.get("sha256") != _checksum(stored):
-                reason = "its checksum or key does not match"
-            else:
-                reason = _unlike(stored, self.storage, shape)
-        except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
-            reason = f"it is damaged ({error})"
-        if reason:
-            logger.warning("Ignoring %s: %s. It will be computed anew.", path, reason)
+            return from_bytes(data, key, self.storage, shape)
+        except ValueError as error:
+            logger.warning("Ignoring %s: %s. It will be computed anew.", path, error)
             return None
-        return stored
-
-
-def _metadata(data: bytes) -> dict[str, Any]:
-    """The metadata of a safetensors file: its header's length in eight bytes, then the header as JSON."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    found = header.get("__metadata__", {})
-    return found if isinstance(found, dict) else {}
-
-
-def _unlike(stored: _Stored, storage: StorageType, shape: Shape | None) -> str:
-    """What is wrong with the tensors of a file for an index of that precision; "" if nothing is."""
-    import torch
-
-    kinds = {"keys": getattr(torch, storage), "values": getattr(torch, storage)}
-    if storage == "int8":
-        kinds |= {"keys_scale": torch.float16, "values_scale": torch.float16}
-    if {name: tensor.dtype for name, tensor in stored.items()} != kinds:
-        return f"it holds other tensors than an index of {storage}"
-    whole = tuple(stored["keys"].shape)
-    scales = (*whole[:3], 1)
-    if any(tuple(tensor.shape) != (scales if "scale" in name else whole) for name, tensor in stored.items()):
-        return "its tensors do not fit together"
-    if len(whole) != 4 or shape not in (None, whole):
-        return f"it has the shape {list(whole)} and not {list(shape or ())}"
-    return ""
 
 
 def _write_whole(path: Path, data: bytes) -> None:
@@ -301,38 +258,3 @@ def _remove_abandoned(folder: Path) -> None:
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                 path.unlink()
-
-
-def _checksum(stored: Mapping[str, Tensor]) -> str:
-    import torch
-
-    digest = hashlib.sha256()
-    for name in sorted(stored):
-        tensor = stored[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _packed(passage: EncodedPassage, storage: StorageType) -> _Stored:
-    import torch
-
-    stored: _Stored = {}
-    for name, tensor in (("keys", passage.keys), ("values", passage.values)):
-        tensor = tensor.detach().to("cpu", torch.float32)
-        if storage == "int8":
-            scale = tensor.abs().amax(dim=-1, keepdim=True).clamp(min=1e-8) / 127
-            stored[name] = (tensor / scale).round().to(torch.int8).contiguous()
-            stored[f"{name}_scale"] = scale.to(torch.float16).contiguous()
-        else:
-            stored[name] = tensor.to(getattr(torch, storage)).contiguous()
-    return stored
-
-
-def _unpacked(stored: _Stored) -> EncodedPassage:
-    from spec_rag.compression.passages import EncodedPassage
-
-    if "keys_scale" in stored:
-        keys, values = (stored[name].float() * stored[f"{name}_scale"].float() for name in ("keys", "values"))
-        return EncodedPassage(keys, values)
-    return EncodedPassage(stored["keys"], stored["values"])

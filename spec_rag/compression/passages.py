@@ -119,9 +119,8 @@ def question_text(query: Query, last_turns: int = 3) -> str:
     if isinstance(query, str):
         text = query
     elif isinstance(query, Sequence) and all(isinstance(turn, Mapping) for turn in query):
-        turns = [
-            turn for turn in query if turn.get("role") in ("user", "assistant", "human", "ai") and turn.get("content")
-        ]
+        spoken = [turn for turn in query if isinstance(turn, Mapping) and turn.get("content")]
+        turns = [turn for turn in spoken if turn.get("role") in ("user", "assistant", "human", "ai")]
         text = "\n".join(str(turn["content"]) for turn in turns[-last_turns:])
     else:
         raise ConfigError(

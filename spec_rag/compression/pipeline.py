@@ -18,7 +18,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spec_rag import cancellation
-from spec_rag.compression.draft_reader import Draft
+from spec_rag.compression.draft import Draft
 from spec_rag.compression.index import DocumentIndex
 from spec_rag.compression.passages import Query, question_text, split_passages
 from spec_rag.compression.scoring import token_importance, unit_scores
@@ -79,9 +79,7 @@ def compress(
     """
     config = CompressionConfig.from_dict(settings)
     if isinstance(documents, str) and not isinstance(query, str):
-        raise ConfigError(
-            f"documents={documents!r:.80} is a string and query is none: swap them, documents come first."
-        )
+        raise ConfigError(f"documents={documents!r:.80} is a string, and query is none: documents come first.")
     question = question_text(query)
     given = as_documents(documents)
     reader = Draft.of(draft, draft_options, config, tokenizer)

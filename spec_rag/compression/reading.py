@@ -1,4 +1,4 @@
-"""Passages read by the draft, or found in an index where they were read before; and an index filled before anybody asks.
+"""Passages read by the draft, or found in an index; and an index filled before anybody asks.
 
 What is already there is skipped, so an interrupted run goes on where it stopped. This module does not know questions.
 """
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from spec_rag import cancellation
-from spec_rag.compression.draft_reader import DocumentReader, Draft, reader_for
+from spec_rag.compression.draft import Draft
+from spec_rag.compression.draft_reader import DocumentReader, reader_for
 from spec_rag.compression.index import DocumentIndex
 from spec_rag.compression.passages import EncodedPassage, Passage, split_passages
 from spec_rag.config import CompressionConfig

@@ -135,7 +135,7 @@ def originals(texts: Sequence[str], at_edge: Sequence[bool]) -> list[int]:
             for k in range(len(own) - _MIN_REPEATED_WORDS + 1):
                 if (shingle := own[k : k + _MIN_REPEATED_WORDS]) in wanted:
                     holders.setdefault(shingle, []).append(j)
-    joined = {}
+    joined: dict[int, str] = {}
     for i in pieces:
         for j in holders[words[i][:_MIN_REPEATED_WORDS]]:
             whole = joined.setdefault(j, f" {' '.join(words[j])} ")

@@ -17,7 +17,8 @@ from spec_rag.attention.capture import capture
 from spec_rag.attention.importance import PromptImportance
 from spec_rag.attention.selection import smooth
 from spec_rag.compression.calibration import layer_range
-from spec_rag.compression.draft_reader import Draft, calibration_for, reader_for
+from spec_rag.compression.draft import Draft, calibration_for
+from spec_rag.compression.draft_reader import reader_for
 from spec_rag.compression.embedding import similarities
 from spec_rag.compression.index import DocumentIndex
 from spec_rag.compression.links import title_links
@@ -109,7 +110,8 @@ def gather_signals(draft: Draft, inquiry: Inquiry) -> Signals:
         CancelledError: the inquiry was cancelled.
     """
     look = _look_side_by_side if inquiry.config.scoring == "per_document" else _look_jointly
-    return Signals(**align_units(inquiry.units, inquiry.passages), **look(draft, inquiry), **_look_around(inquiry))
+    seen: dict[str, Any] = {**look(draft, inquiry), **_look_around(inquiry)}
+    return Signals(**align_units(inquiry.units, inquiry.passages), **seen)
 
 
 def joint_importance(draft: Draft, passages: Sequence[Passage], question: str, backend: str | None = None) -> Tensor:

@@ -16,7 +16,7 @@ from scipy.stats import bootstrap
 
 from spec_rag.answering.pipeline import answer_messages
 from spec_rag.compression.calibration import find_calibration
-from spec_rag.compression.draft_reader import Draft
+from spec_rag.compression.draft import Draft
 from spec_rag.compression.index import DocumentIndex
 from spec_rag.compression.pipeline import compress
 from spec_rag.config import SpecPCConfig

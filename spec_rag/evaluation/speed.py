@@ -18,8 +18,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from spec_rag.compression.draft_reader import Draft
-from spec_rag.compression.index import DocumentIndex, StorageType
+from spec_rag.compression.draft import Draft
+from spec_rag.compression.index import DocumentIndex
+from spec_rag.compression.packing import StorageType
 from spec_rag.compression.passages import frame, question_tokens, split_passages
 from spec_rag.compression.pipeline import compress
 from spec_rag.compression.reading import index_documents

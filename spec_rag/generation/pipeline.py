@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
+from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 from spec_rag.attention.selection import select_prompt_tokens
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError
 from spec_rag.generation.batch import Batch
+from spec_rag.generation.batching import Batcher, batcher_of
 from spec_rag.generation.decoding import decode
 from spec_rag.generation.draft import read_rows, read_with_draft
 from spec_rag.generation.sampling import SamplingConfig
@@ -81,12 +83,62 @@ def generate_batch(
     pair.require_target()
     if not prompts:
         return []
-    batch = Batch.of([prompt_ids(pair.tokenizer, prompt) for prompt in prompts])
+    rows = [prompt_ids(pair.tokenizer, prompt) for prompt in prompts]
     with pair.lock.hold(cancelled) as mine:
         if not mine:
-            return [Answer("", [], tokens, 0, 0, "cancelled") for tokens in batch.prompt_tokens]
-        read_with_draft(pair, batch, specpc, speckv, max_new_tokens, cancelled, backend)
-        return decode(pair, batch, speckv, sampling, streamer, cancelled, backend)
+            return [cancelled_answer(len(row)) for row in rows]
+        return answer_rows(pair, rows, specpc, speckv, sampling, streamer, cancelled, backend)
+
+
+def generate_together(
+    pair: ModelPair,
+    prompt: Prompt,
+    specpc: SpecPCConfig | None = None,
+    speckv: SpecKVConfig | None = None,
+    max_new_tokens: int = 256,
+    *,
+    cancelled: threading.Event | None = None,
+    backend: str | None = None,
+    **options: Any,
+) -> Answer:
+    """Like `generate`, in one batch with what other threads ask of the same target with the same settings meanwhile.
+
+    Nobody waits for a batch to fill. What is to be repeatable by a seed is answered alone.
+    """
+    sampling = SamplingConfig.of(max_new_tokens, options)
+    if sampling.seed is not None:
+        return generate(pair, prompt, specpc, speckv, max_new_tokens, cancelled=cancelled, backend=backend, **options)
+    _check_configs(specpc, speckv)
+    row = prompt_ids(pair.tokenizer, prompt)
+
+    def run(rows: Sequence[Tensor], stop: threading.Event | None) -> list[Answer]:
+        return answer_rows(pair, list(rows), specpc, speckv, sampling, None, stop, backend)
+
+    batcher = cast("Batcher[Tensor, Answer]", batcher_of(pair.require_target()))
+    kind = repr((id(pair.draft), id(pair.tokenizer), specpc, speckv, sampling, backend))
+    answer = batcher.answer(row, len(row), kind, run, pair.lock, cancelled)
+    return cancelled_answer(len(row)) if answer is None else answer
+
+
+def answer_rows(
+    pair: ModelPair,
+    rows: list[Tensor],
+    specpc: SpecPCConfig | None,
+    speckv: SpecKVConfig | None,
+    sampling: SamplingConfig,
+    streamer: BaseStreamer | None = None,
+    cancelled: threading.Event | None = None,
+    backend: str | None = None,
+) -> list[Answer]:
+    """Answer prompts that are token ids; the caller holds the pair's lock."""
+    batch = Batch.of(rows)
+    read_with_draft(pair, batch, specpc, speckv, sampling.max_new_tokens, cancelled, backend)
+    return decode(pair, batch, speckv, sampling, streamer, cancelled, backend)
+
+
+def cancelled_answer(prompt_tokens: int) -> Answer:
+    """The answer to a request that was cancelled before its turn came."""
+    return Answer("", [], prompt_tokens, 0, 0, "cancelled")
 
 
 def score_prompt(

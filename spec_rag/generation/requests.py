@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from spec_rag.cancellation import Cancellation, in_thread
 
 if TYPE_CHECKING:
+    from spec_rag.generation.streaming import AnswerStream
     from spec_rag.models.pair import ModelPair
     from spec_rag.results import Answer
     from spec_rag.text.prompts import Prompt
@@ -44,16 +45,44 @@ class Requests:
         Raises:
             TimeoutError: the time was up before every answer was complete.
         """
-        import torch
-
         from spec_rag.generation.pipeline import generate_batch
+
+        return self._in_time(
+            lambda stop: generate_batch(self.pair, prompts, cancelled=stop, **self.arguments), cancelled
+        )
+
+    async def aanswer_all(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """`answer_all` in a thread of its own; cancelling the task stops the generation within two tokens."""
+        return await in_thread(lambda cancelled: self.answer_all(prompts, cancelled))
+
+    def answer(self, prompt: Prompt, cancelled: threading.Event | None = None) -> Answer:
+        """Answer one prompt, in one batch with what other threads ask with the same settings meanwhile.
+
+        Raises:
+            TimeoutError: the time was up before the answer was complete.
+        """
+        from spec_rag.generation.pipeline import generate_together
+
+        def ask(stop: threading.Event) -> list[Answer]:
+            return [generate_together(self.pair, prompt, cancelled=stop, **self.arguments)]
+
+        return self._in_time(ask, cancelled)[0]
+
+    async def aanswer(self, prompt: Prompt) -> Answer:
+        """`answer` in a thread of its own; cancelling the task stops the generation within two tokens."""
+        return await in_thread(lambda cancelled: self.answer(prompt, cancelled))
+
+    def _in_time(
+        self, ask: Callable[[threading.Event], list[Answer]], cancelled: threading.Event | None
+    ) -> list[Answer]:
+        import torch
 
         cancelled = cancelled or Cancellation()
         retries = self.retries
         with _Deadline(self.timeout_seconds, cancelled.set) as deadline:
             while True:
                 try:
-                    answers = generate_batch(self.pair, prompts, cancelled=cancelled, **self.arguments)
+                    answers = ask(cancelled)
                 except torch.OutOfMemoryError:
                     if not retries:
                         raise
@@ -63,22 +92,16 @@ class Requests:
                 retries -= 1
                 _free_memory()
 
-    async def aanswer_all(self, prompts: Sequence[Prompt]) -> list[Answer]:
-        """`answer_all` in a thread of its own; cancelling the task stops the generation within two tokens."""
-        return await in_thread(lambda cancelled: self.answer_all(prompts, cancelled))
-
-    def answer(self, prompt: Prompt) -> Answer:
-        """`answer_all` of one prompt."""
-        return self.answer_all([prompt])[0]
-
-    async def aanswer(self, prompt: Prompt) -> Answer:
-        """`aanswer_all` of one prompt."""
-        return (await self.aanswer_all([prompt]))[0]
-
-    def stream(self, prompt: Prompt) -> Generator[str | Answer, None, None]:
+    def stream(
+        self, prompt: Prompt, started: Callable[[AnswerStream], None] = lambda answering: None
+    ) -> Generator[str | Answer, None, None]:
         """The pieces of the answer's text, and at last the whole Answer.
 
         Closing it stops the generation within two tokens.
+
+        Args:
+            prompt: as for `spec_rag.stream`.
+            started: told of each generation that is started, for those who close one in their own way.
 
         Raises:
             TimeoutError: the time was up before the answer was complete.
@@ -87,16 +110,17 @@ class Requests:
 
         from spec_rag.generation.streaming import stream
 
-        started, retries = False, self.retries
+        begun, retries = False, self.retries
         while True:
             answering = stream(self.pair, prompt, **self.arguments)
+            started(answering)
             with answering, _Deadline(self.timeout_seconds, answering.cancel) as deadline:
                 try:
                     for piece in answering:
-                        started = True
+                        begun = True
                         yield piece
                 except torch.OutOfMemoryError:
-                    if started or not retries:
+                    if begun or not retries:
                         raise
                 else:
                     deadline.check([answering.answer])
@@ -106,23 +130,26 @@ class Requests:
             retries -= 1
             _free_memory()
 
-    async def astream(self, prompt: Prompt) -> AsyncGenerator[str | Answer, None]:
+    async def astream(
+        self, prompt: Prompt, started: Callable[[AnswerStream], None] = lambda answering: None
+    ) -> AsyncGenerator[str | Answer, None]:
         """`stream` for event loops, which it never makes wait."""
         import torch
 
         from spec_rag.generation.streaming import stream
 
-        started, retries = False, self.retries
+        begun, retries = False, self.retries
         while True:
             answering = stream(self.pair, prompt, **self.arguments)
+            started(answering)
             try:
                 with _Deadline(self.timeout_seconds, answering.cancel) as deadline:
                     async for piece in answering:
-                        started = True
+                        begun = True
                         yield piece
                     deadline.check([answering.answer])
             except torch.OutOfMemoryError:
-                if started or not retries:
+                if begun or not retries:
                     raise
             else:
                 assert answering.answer is not None

@@ -6,12 +6,13 @@ This module knows transformers' GenerationConfig; it does not know prompts or ca
 from __future__ import annotations
 
 import contextlib
+import difflib
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from spec_rag.errors import ConfigError, unknown_field
+from spec_rag.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,6 +91,11 @@ class SamplingConfig:
         return int(self.options.get("num_beams", 1))
 
 
+def overriding(given: Mapping[str, Any]) -> dict[str, Any]:
+    """One call's options, with what they switch off of other settings: a temperature of 0, top_p and top_k."""
+    return {"top_p": None, "top_k": None, **given} if given.get("temperature") == 0 else dict(given)
+
+
 def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     from transformers import GenerationConfig
 
@@ -99,7 +105,9 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
         if name in _REFUSED and not (name == "num_return_sequences" and value == 1):
             raise ConfigError(f"{name}={value!r} is not supported: {_REFUSED[name]}.")
         if name not in known:
-            raise unknown_field("generate() with GenerationConfig", name, known)
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f": did you mean {near[0]!r}?" if near else "."
+            raise ConfigError(f"{name}={value!r} is no option of generate() and no field of GenerationConfig{meant}")
     temperature, top_p, top_k = (chosen.get(name) for name in ("temperature", "top_p", "top_k"))
     if temperature is not None and not (_is_number(temperature) and temperature >= 0):
         raise ConfigError(f"temperature={temperature!r}: must be a number of at least 0 (0 is greedy).")

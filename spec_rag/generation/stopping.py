@@ -1,4 +1,4 @@
-"""A stopping criterion that watches a generation from inside: has it been cancelled, and when was its first token there?"""
+"""A stopping criterion that watches a generation from inside: its first token, and whether it has been cancelled."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spec_rag.compression.calibration import Calibration, layer_range
-from spec_rag.compression.draft_reader import Draft
+from spec_rag.compression.draft import Draft
 from spec_rag.compression.passages import split_passages
 from spec_rag.compression.scoring import PASSAGE_TOKENS, UNIT_TOKENS, best_tokens, contrast
 from spec_rag.compression.signals import Inquiry, Signals, gather_signals

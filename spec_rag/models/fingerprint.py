@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from spec_rag.models.checkpoints import decoder_layers, keep_first_layers
+from spec_rag.models.checkpoints import keep_first_layers
 
 _SAMPLES = 32  # of each tensor, looked at every time to see that it is still the same
 _VOLATILE = ("_name_or_path", "transformers_version", "_attn_implementation", "dtype", "torch_dtype", "use_cache")
@@ -24,28 +24,31 @@ _known: weakref.WeakKeyDictionary[PreTrainedModel, dict[int, tuple[str, str]]] =
 _computing = threading.Lock()
 
 
-def fingerprint(model: PreTrainedModel, depth: int) -> str:
+def fingerprint(model: PreTrainedModel, depth: int, total_layers: int) -> str:
     """The digest of the model's first `depth` layers: the same where they were loaded alone, another for other weights.
 
     Args:
         model: any decoder of transformers.
         depth: decoder layers that count, with the embeddings; all of them bring everything above along.
+        total_layers: of the checkpoint, of which perhaps only the first were loaded.
     """
-    seen = glimpse(model, depth)
+    depth = min(depth, total_layers)
+    whole = depth == total_layers
+    seen = glimpse(model, depth, whole)
     with _computing:
         known = _known.setdefault(model, {})
         if depth not in known or known[depth][0] != seen:
-            known[depth] = (seen, _digest(model, depth))
+            known[depth] = (seen, _digest(model, depth, whole))
         return known[depth][1]
 
 
-def glimpse(model: PreTrainedModel, depth: int) -> str:
+def glimpse(model: PreTrainedModel, depth: int, whole: bool = False) -> str:
     """Whether the layers are still what they were: where their tensors are, their change counts, and a few values.
 
     Takes milliseconds. Equal while nothing was changed; it does not tell two models apart.
     """
     places, values = [], []
-    for _, tensor in _tensors(model, depth):
+    for _, tensor in _tensors(model, depth, whole):
         # inference tensors keep no count of their changes; their values are looked at all the same
         places.append((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version))
         flat = tensor.detach().reshape(-1)
@@ -53,22 +56,21 @@ def glimpse(model: PreTrainedModel, depth: int) -> str:
     return hashlib.sha256(repr(places).encode() + torch.cat(values).numpy().tobytes()).hexdigest()
 
 
-def _tensors(model: PreTrainedModel, depth: int) -> list[tuple[str, Tensor]]:
-    decoder = model.get_decoder()
-    if depth >= decoder_layers(model.config):
+def _tensors(model: PreTrainedModel, depth: int, whole: bool) -> list[tuple[str, Tensor]]:
+    if whole:
         return [*model.state_dict(keep_vars=True).items()]
     found = [("embeddings", model.get_input_embeddings().weight)]
-    for i, layer in enumerate(list(decoder.layers)[:depth]):
+    for i, layer in enumerate(list(model.get_decoder().layers)[:depth]):
         found += [(f"{i}.{name}", tensor) for name, tensor in layer.state_dict(keep_vars=True).items()]
     return found
 
 
-def _digest(model: PreTrainedModel, depth: int) -> str:
+def _digest(model: PreTrainedModel, depth: int, whole: bool) -> str:
     config = copy.deepcopy(model.config)
     keep_first_layers(config, depth)
     described = {name: value for name, value in config.to_dict().items() if name not in _VOLATILE}
     digest = hashlib.sha256(repr(sorted(described.items(), key=lambda item: item[0])).encode())
-    for name, tensor in _tensors(model, depth):
+    for name, tensor in _tensors(model, depth, whole):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

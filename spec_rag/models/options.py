@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from spec_rag.errors import ConfigError, unknown_field
 
 if TYPE_CHECKING:
     import torch
+
+    Dtype: TypeAlias = torch.dtype | str | None
+else:
+    Dtype = Any  # whoever resolves the annotation need not import torch
 
 DEFAULT_DRAFT = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -35,7 +39,7 @@ class LoadOptions:
     """
 
     device: str | None = None
-    dtype: torch.dtype | str | None = None
+    dtype: Dtype = None
     device_map: Any = None
     quantization_config: Any = None
     attn_implementation: str | None = None
@@ -54,8 +58,10 @@ class LoadOptions:
                 raise ConfigError(f"dtype={self.dtype!r} is no torch dtype: try 'float32', 'bfloat16' or 'float16'.")
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> LoadOptions:
-        """The options of a dict of their names. A dict may come from a file, so it cannot switch on remote code.
+    def from_dict(cls, values: Mapping[str, Any], *, trusted: bool = False) -> LoadOptions:
+        """The options of a dict of their names.
+
+        A dict may come from a file that somebody else wrote, so it cannot switch on remote code, unless it is trusted.
 
         Raises:
             ConfigError: a name is unknown, a value cannot work, or trust_remote_code is set.
@@ -64,12 +70,19 @@ class LoadOptions:
         for name in values:
             if name not in known:
                 raise unknown_field(cls.__name__, name, known)
-        if values.get("trust_remote_code"):
+        if values.get("trust_remote_code") and not trusted:
             raise ConfigError(
                 "trust_remote_code=True runs code from the checkpoint, which a dict, and so a file, cannot switch on. "
                 "If you trust it, give LoadOptions(trust_remote_code=True, ...) itself."
             )
         return cls(**values)
+
+    @staticmethod
+    def of_draft(
+        draft: str | None, given: LoadOptions | None, target: str, target_options: LoadOptions
+    ) -> LoadOptions | None:
+        """How an application's draft is loaded: as given, else like the target where both are one model."""
+        return target_options if given is None and draft == target else given
 
     def to_dict(self) -> dict[str, Any]:
         """What differs from the defaults, as JSON can hold it: dtypes by name, quantisation configs as their dicts."""
@@ -91,8 +104,8 @@ class LoadOptions:
 
         if self.device is not None:
             kind = str(self.device).partition(":")[0]
-            there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-            if kind in there and not there[kind]():
+            no_cuda = kind == "cuda" and not torch.cuda.is_available()
+            if no_cuda or (kind == "mps" and not torch.backends.mps.is_available()):
                 raise ConfigError(
                     f"device={self.device!r}: torch sees no such device on this machine. Leave device out, or give "
                     "device='cpu'; a CUDA device needs a torch built for CUDA (pytorch.org/get-started)."

@@ -73,8 +73,7 @@ class ModelPair:
         Args:
             draft, target: hub id, folder, GGUF file, or a loaded model; None leaves it out.
             tokenizer: the target's; None takes the one that lies beside its weights.
-            draft_options: how to load the draft; None is target_options where both have one name, else the defaults.
-            target_options: how to load the target.
+            draft_options, target_options: how to load them.
 
         Raises:
             ModelNotFoundError: a model is not found.
@@ -82,8 +81,6 @@ class ModelPair:
         """
         if draft is None and target is None:
             raise ConfigError("draft=None and target=None: give at least one model.")
-        if draft_options is None and isinstance(draft, str | Path) and str(draft) == str(target):
-            draft_options = target_options
         loaded_draft = load_model(draft, draft_options) if draft is not None else None
         loaded_target = load_model(target, target_options) if target is not None else None
         pair = cls(

@@ -45,8 +45,10 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase | None, prompt: Prompt) -> Ten
         if prompt.numel() == 0 or prompt.ndim > 2 or (prompt.ndim == 2 and prompt.shape[0] != 1):
             raise ConfigError(f"prompt of shape {tuple(prompt.shape)}: give ids [tokens] or [1, tokens], at least one.")
         return prompt.reshape(-1).long()
-    if not isinstance(prompt, str | Sequence) or not prompt:
-        raise ConfigError(f"prompt={prompt!r} is no prompt: give some text, messages or token ids.")
+    if not isinstance(prompt, str | Sequence):
+        raise ConfigError(f"prompt={prompt!r:.80} of type {type(prompt).__name__}: give text, messages or token ids.")
+    if not prompt:
+        raise ConfigError(f"prompt={prompt!r} is empty: give some text, messages or token ids.")
     if not isinstance(prompt, str) and all(isinstance(i, int) for i in prompt):
         return torch.tensor(prompt, dtype=torch.long)
     if tokenizer is None:

@@ -20,7 +20,8 @@ _LINE_UNIT = re.compile(
     r"\s*(?:\||[-*+•]\s|\d+[.)]\s|\#{1,6}\s|```|~~~)"
     r"|\ {4}\s*\S|\ *\t\s*\S|[^\n]*[;{}]\s*$|[^\n\t]*\t[^\n\t]*\t"
     r"|\ *(?:def|class|function|func|fn)\ [^\n]*[:({]\s*$|\ *(?:import|from)\ [\w.]+(?:\ import\ [^\n]*)?\s*$"
-    r"|\ *(?:return|yield|raise|elif|else|try|except|finally|while|with)\b[^\n.!?]*:?\s*$|\ {2,}[\w.]+(?:\(|\ [-+*/]?=\ )",
+    r"|\ *(?:return|yield|raise|elif|else|try|except|finally|while|with)\b[^\n.!?]*:?\s*$"
+    r"|\ {2,}[\w.]+(?:\(|\ [-+*/]?=\ )",
     re.VERBOSE,
 )
 _FENCE = re.compile(r"\s*(```|~~~)")

@@ -36,7 +36,6 @@ def index(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
         monkeypatch.setattr(window, "reduce_tiles", lambda dtype, dim: SMALL)
         monkeypatch.setattr(slash, "attention_tiles", lambda dtype, dim: SMALL)
         monkeypatch.setattr(gather, "COPY_TILES", SMALL)
-        monkeypatch.setattr(gather, "MOVE_TILES", SMALL)
     if number % 3 == 0:
         # Few programs wanted means few ranges of keys, each of several blocks.
         monkeypatch.setattr(importlib.import_module("spec_rag_kernels.window_scores.tiling"), "WANTED_PROGRAMS", 2)

@@ -1,6 +1,5 @@
-"""gather_kv on a CPU: the very entries, in place or not, and what it refuses."""
+"""gather_kv on a CPU: the very entries, and what it refuses."""
 
-import importlib
 from typing import Any
 
 import pytest
@@ -8,16 +7,13 @@ import torch
 from kernel_cases import Draw, check_gather_kv, gather_kv_call
 from spec_rag_kernels import gather_kv
 
-chunked = importlib.import_module("spec_rag_kernels.gather_kv.chunked")
-
 
 @pytest.mark.parametrize("index", range(70))
-def test_the_torch_path_takes_the_very_entries(index: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked, "ENTRIES_PER_MOVE", (3, 1024)[index % 2])
+def test_the_torch_path_takes_the_very_entries(index: int, seed: int) -> None:
     check_gather_kv(gather_kv_call(Draw(seed, index)), "torch")
 
 
-def test_without_in_place_the_given_tensors_stay_as_they_were() -> None:
+def test_the_given_tensors_stay_as_they_were() -> None:
     key, value = torch.randn(1, 2, 9, 64), torch.randn(1, 2, 9, 64)
     before = key.clone(), value.clone()
     gather_kv(key, value, torch.tensor([[[2, 5], [0, 8]]]))
@@ -40,11 +36,6 @@ POSITIONS = torch.tensor([[[1, 5], [0, 8]]])
         ("positions has entries outside", {"positions": POSITIONS + 1}),
         ("ascending", {"positions": POSITIONS.flip(2)}),
         ("ascending", {"positions": torch.tensor([[[1, 1], [0, 8]]])}),
-        (
-            "key is not contiguous",
-            {"key": TENSOR.clone().transpose(1, 2).contiguous().transpose(1, 2), "in_place": True},
-        ),
-        ("storage", {"value": TENSOR, "in_place": True}),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(named: str, changes: dict[str, Any]) -> None:

@@ -28,7 +28,9 @@ def drawn(seed: int, index: int, dtype: torch.dtype = torch.float32) -> dict[str
     def tensor(heads: int, tokens: int) -> torch.Tensor:
         return torch.randn(1, heads, tokens, dim, generator=chance).to(dtype)
 
+    hidden = torch.rand(width, n, generator=chance) < 0.4 if index % 3 == 0 else None
     return {
+        "hidden": hidden,
         "query": 3 * tensor(kv * group, width),
         "key": tensor(kv, n),
         "value": tensor(kv, n),
@@ -40,7 +42,10 @@ def drawn(seed: int, index: int, dtype: torch.dtype = torch.float32) -> dict[str
 
 
 def check(call: dict[str, Any], backend: str, tolerance: float) -> None:
-    exact = {name: value.double() if isinstance(value, torch.Tensor) else value for name, value in call.items()}
+    exact = {
+        name: value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for name, value in call.items()
+    }
     output, scores = questions_attention(**call, backend=backend)
     true_output, true_scores = questions_attention(**exact, backend="naive")
     assert scores is not None
@@ -67,6 +72,7 @@ def test_a_question_is_what_it_is_alone(seed: int) -> None:
     start = 0
     for question, length in enumerate(lengths):
         own = {name: call[name][:, :, start : start + length] for name in ("query", "own_key", "own_value")}
+        own["hidden"] = call["hidden"][start : start + length]
         alone, seen = questions_attention(**{**call, **own, "lengths": [length]})
         assert seen is not None
         torch.testing.assert_close(output[:, :, start : start + length], alone)
@@ -108,6 +114,7 @@ def test_the_gpu_path_agrees_under_the_interpreter() -> None:
         ("own_value", {"own_value": torch.zeros(1, 2, 5, 16).half()}),
         (r"lengths is \[2, 2\]", {"lengths": [2, 2]}),
         (r"lengths is \[5, 0\]", {"lengths": [5, 0]}),
+        ("hidden", {"hidden": torch.zeros(5, 6, dtype=torch.bool)}),
         ("backend='fast'", {"backend": "fast"}),
     ],
 )

@@ -128,7 +128,6 @@ QUERY, KEY = torch.zeros(2, 4, 3, 64), torch.zeros(2, 2, 9, 64)
         ("query_weights", {"query_weights": torch.ones(4)}),
         ("query_weights", {"query_weights": torch.tensor([1.0, -1.0, 0.0])}),
         ("query_mask", {"query_mask": torch.ones(2, 3)}),
-        ("head_mask", {"head_mask": torch.ones(2, dtype=torch.bool)}),
         ("key_mask", {"key_mask": torch.ones(2, 3, dtype=torch.bool)}),
         ("softcap", {"softcap": -1.0}),
         ("sinks", {"sinks": torch.zeros(2)}),

@@ -17,7 +17,6 @@ def gather_kv(
     value: Tensor,
     positions: Tensor,
     *,
-    in_place: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The keys and values at `positions`, per batch row and KV head.
@@ -25,9 +24,7 @@ def gather_kv(
     Shapes: key and value [batch, kv heads, n, dim] of any common dtype; positions int64 [batch, kv heads, c],
     ascending, none twice, none outside 0..n-1 (checked on the CPU alone: on a GPU the check would wait for the device).
 
-    Returns key and value [batch, kv heads, c, dim]. With `in_place` the entries move to the front of the given
-    storage, which must be contiguous, and the results are views of it; what stood there is lost. That needs no
-    second buffer but frees nothing: the views keep the whole storage alive until the caller clones them.
+    Returns key and value [batch, kv heads, c, dim].
 
     Raises ValueError naming the argument for wrong shapes, dtypes, devices and values, BackendError (a ValueError)
     for a `backend` ("triton", "torch", "naive") that cannot run.
@@ -46,25 +43,16 @@ def gather_kv(
             raise ValueError(f"positions has entries outside 0..{tokens - 1}")
         if bool((positions.diff(dim=-1) <= 0).any()):
             raise ValueError("positions must be ascending without repeats in each KV head")
-    if in_place:
-        for name, tensor in (("key", key), ("value", value)):
-            if not tensor.is_contiguous():
-                raise ValueError(
-                    f"{name} is not contiguous; in_place needs contiguous storage (or pass in_place=False)"
-                )
-        if key.data_ptr() == value.data_ptr():
-            raise ValueError("value shares key's storage; in_place would move its entries twice")
-
     chosen = choose_backend("gather_kv", backend, {"key": key, "value": value, "positions": positions})
     with torch.no_grad():
         if chosen == "triton":
             from spec_rag_kernels.gather_kv.triton import gather_kv_triton
 
-            return gather_kv_triton(key, value, positions, in_place=in_place)
+            return gather_kv_triton(key, value, positions)
         if chosen == "naive":
             from spec_rag_kernels.gather_kv.naive import gather_kv_naive
 
-            return gather_kv_naive(key, value, positions, in_place=in_place)
+            return gather_kv_naive(key, value, positions)
         from spec_rag_kernels.gather_kv.chunked import gather_kv_chunked
 
-        return gather_kv_chunked(key, value, positions, in_place=in_place)
+        return gather_kv_chunked(key, value, positions)

@@ -31,4 +31,4 @@ def questions_attention_naive(
     if not with_scores:
         return output, None
     shared = probabilities[0, :, :, : key.shape[2]]
-    return output, torch.stack([rows.amax(1) for rows in shared.split(list(lengths), dim=1)])
+    return output, torch.stack([rows.amax(1) for rows in torch.split(shared, list(lengths), dim=1)])

@@ -45,7 +45,7 @@ def vertical_slash_attention(
     Raises ValueError naming the argument for wrong shapes, dtypes, devices and values, BackendError (a ValueError)
     for a `backend` ("triton", "torch", "naive") that cannot run.
     """
-    request = VerticalSlashRequest.checked(
+    request = VerticalSlashRequest(
         query=query,
         key=key,
         value=value,

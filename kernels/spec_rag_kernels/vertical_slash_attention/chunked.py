@@ -29,7 +29,7 @@ def vertical_slash_attention_chunked(request: VerticalSlashRequest) -> Tensor:
     out = torch.empty_like(r.query, memory_format=torch.contiguous_format)
     heads = [(row, key_head) for row in range(batch) for key_head in range(r.key.shape[1])]
     # Enough pieces for the cores to end together; every piece gathers its head's columns for itself.
-    work = 2 * r.query.numel() * (r.slash + r.columns.shape[2])
+    work = 2 * r.query.numel() * (r.band + r.sorted_columns.shape[2])
     threads = threads_for(tokens, work, r.query.device)
     pieces_per_head = 1 if threads == 1 else -(-2 * threads // len(heads))
     step = -(-tokens // pieces_per_head)
@@ -64,20 +64,20 @@ class _KeyHead:
         if self.key_mask is not None:
             # A missing key weighs zero, and zero times what padding may hold must stay zero.
             self.value = self.value.masked_fill(~self.key_mask[:, None], 0.0)
-        self.columns = r.columns[row, key_head]
+        self.columns = r.sorted_columns[row, key_head]
         self.column_key, self.column_value = self.key[self.columns], self.value[self.columns]
         self.is_column = torch.zeros(self.key.shape[0], dtype=torch.bool, device=self.key.device)
         self.is_column[self.columns] = True
         self.column_list = self.columns.tolist()
         self.query_heads = slice(key_head * r.group, (key_head + 1) * r.group)
         self.queries_per_block = min(self.key.shape[0], max(MIN_QUERIES_PER_BLOCK, ROWS_PER_BLOCK // r.group))
-        longest = min(self.key.shape[0], r.slash + self.queries_per_block - 1) + len(self.column_list) + 1
+        longest = min(self.key.shape[0], r.band + self.queries_per_block - 1) + len(self.column_list) + 1
         self.buffer = torch.empty(r.group * self.queries_per_block * longest, dtype=dtype, device=self.key.device)
 
     def attend(self, start: int, stop: int) -> Tensor:
         """[group, queries, d]: the attention of the queries start..stop-1."""
         r, queries = self.r, stop - start
-        band = max(0, start - r.slash + 1)
+        band = max(0, start - r.band + 1)
         first, last = self._columns_between(start, band)
         columns, width = last - first, last - first + stop - band
         rows = (self.r.query[self.row, self.query_heads, start:stop].to(self.key.dtype) * r.scaling).flatten(0, 1)
@@ -115,10 +115,10 @@ class _KeyHead:
         # Causality concerns the last keys of the slice alone, and a row's own left edge the first.
         later = torch.arange(start, stop, device=device) > position
         logits[..., columns + start - band : width].masked_fill_(later, HIDDEN)
-        edge = min(stop, max(band, stop - r.slash))
+        edge = min(stop, max(band, stop - r.band))
         if edge > band:
             key_position = torch.arange(band, edge, device=device)
-            outside = (key_position <= position - r.slash) & ~self.is_column[band:edge]
+            outside = (key_position <= position - r.band) & ~self.is_column[band:edge]
             logits[..., columns : columns + edge - band].masked_fill_(outside, HIDDEN)
         if r.sliding_window is not None:
             key_position = torch.cat([self.columns[first:last], torch.arange(band, stop, device=device)])

@@ -35,8 +35,8 @@ def _visible(r: VerticalSlashRequest) -> Tensor:
     position = torch.arange(tokens, device=r.query.device)
     distance = position[:, None] - position[None, :]
     is_column = torch.zeros(batch, key_heads, tokens, dtype=torch.bool, device=r.query.device)
-    is_column.scatter_(2, r.columns, True)
-    visible = (is_column[:, :, None, :] | (distance < r.slash)) & (distance >= 0)
+    is_column.scatter_(2, r.sorted_columns, True)
+    visible = (is_column[:, :, None, :] | (distance < r.band)) & (distance >= 0)
     if r.sliding_window is not None:
         visible &= distance < r.sliding_window
     if r.key_mask is not None:

@@ -143,7 +143,7 @@ def vertical_slash_attention_triton(request: VerticalSlashRequest) -> Tensor:
     query, key, value = unit_stride(r.query), unit_stride(r.key), unit_stride(r.value)
     batch, heads, tokens, dim = query.shape
     tiles = attention_tiles(query.dtype, dim).clipped(tokens, tokens)
-    slash = r.slash if r.sliding_window is None else min(r.slash, r.sliding_window)
+    slash = r.band if r.sliding_window is None else min(r.band, r.sliding_window)
     blocks = triton.cdiv(tokens, tiles.rows)
     column_from, column_to = _column_ranges(r, slash, tiles.rows, blocks)
     out = torch.empty(batch, heads, tokens, dim, dtype=query.dtype, device=query.device)
@@ -151,7 +151,7 @@ def vertical_slash_attention_triton(request: VerticalSlashRequest) -> Tensor:
         query,
         key,
         value,
-        r.columns.to(torch.int32),
+        r.sorted_columns.to(torch.int32),
         column_from,
         column_to,
         None if r.sinks is None else r.sinks.contiguous(),
@@ -161,7 +161,7 @@ def vertical_slash_attention_triton(request: VerticalSlashRequest) -> Tensor:
         slash,
         r.sliding_window,
         tokens,
-        r.columns.shape[2],
+        r.sorted_columns.shape[2],
         r.group,
         *query.stride()[:3],
         *key.stride()[:3],
@@ -180,13 +180,13 @@ def vertical_slash_attention_triton(request: VerticalSlashRequest) -> Tensor:
 
 def _column_ranges(r: VerticalSlashRequest, slash: int, block_rows: int, blocks: int) -> tuple[Tensor, Tensor]:
     """int32 [b, kv, blocks] each: from which to before which sorted column a block of queries looks."""
-    batch, key_heads, _ = r.columns.shape
-    first_query = torch.arange(blocks, device=r.columns.device) * block_rows
+    batch, key_heads, _ = r.sorted_columns.shape
+    first_query = torch.arange(blocks, device=r.sorted_columns.device) * block_rows
     last_query = (first_query + block_rows - 1).clamp_(max=r.query.shape[2] - 1)
 
     def columns_before(position: Tensor) -> Tensor:
         wanted = position.expand(batch, key_heads, blocks).contiguous()
-        return torch.searchsorted(r.columns, wanted, out_int32=True)
+        return torch.searchsorted(r.sorted_columns, wanted, out_int32=True)
 
     stop = columns_before(last_query - slash + 1)
     if r.sliding_window is None:

@@ -43,22 +43,19 @@ def window_scores_chunked(request: WindowScoresRequest) -> Tensor:
     result = torch.zeros(
         batch, heads if per_head else key_heads, keys, dtype=compute_dtype(r.query), device=r.query.device
     )
-    head_mask = [True] * heads if r.head_mask is None else r.head_mask.tolist()
     work = r.query.numel() * keys
     chunk_bytes = CHUNK_BYTES // threads_for(batch * key_heads, work, r.query.device)
     pieces = []
     for row in range(batch):
         for key_head in range(key_heads):
-            members = [head for head in range(key_head * r.group, (key_head + 1) * r.group) if head_mask[head]]
-            if members:
-                pieces.append(partial(_score_group, r, row, members, chunk_bytes, result))
-    if pieces:
-        run_pieces(pieces, work, r.query.device)
+            members = list(range(key_head * r.group, (key_head + 1) * r.group))
+            pieces.append(partial(_score_group, r, row, members, chunk_bytes, result))
+    run_pieces(pieces, work, r.query.device)
     return _reduce(result.transpose(0, 1), r.head_reduction) if r.reduce_heads == "all" else result
 
 
 def _score_group(r: WindowScoresRequest, row: int, members: list[int], chunk_bytes: int, result: Tensor) -> None:
-    """Write the scores of the counting query heads of one KV head, as many heads at a time as a chunk holds."""
+    """Write the scores of the query heads of one KV head, as many heads at a time as a chunk holds."""
     window, keys = r.query.shape[2], r.key.shape[2]
     own = 0 if r.own_key is None else r.own_key.shape[2]
     width = keys + own + (r.sinks is not None)
@@ -116,7 +113,7 @@ def _probabilities(r: WindowScoresRequest, row: int, heads: list[int], block: _B
     if r.softcap is not None:
         flat.div_(r.softcap).tanh_().mul_(r.softcap)
 
-    if r.causal and r.own_key is None:
+    if r.own_key is None:
         # No query is blind to the keys before the window, so only the window's own keys need a look.
         causal_from = max(first, keys - window)
         _hide_later(logits[..., causal_from - first : shared], keys - window + block.start - causal_from)
@@ -127,10 +124,9 @@ def _probabilities(r: WindowScoresRequest, row: int, heads: list[int], block: _B
     if r.key_mask is not None:
         flat[:, :shared].masked_fill_(~r.key_mask[key_row, first:], float("-inf"))
     if r.own_key is not None:
-        if r.causal:
-            _hide_later(logits[..., shared : shared + own], block.start + own - window)
-        if r.own_key_mask is not None:
-            flat[:, shared : shared + own].masked_fill_(~r.own_key_mask[row], float("-inf"))
+        _hide_later(logits[..., shared : shared + own], block.start + own - window)
+        if r.seen_own_keys is not None:
+            flat[:, shared : shared + own].masked_fill_(~r.seen_own_keys[row], float("-inf"))
     if r.sinks is not None:
         logits[..., -1] = r.sinks[heads].to(buffer.dtype)[:, None]
     return _softmax(r, flat).view(len(heads), queries, width)[..., :shared]

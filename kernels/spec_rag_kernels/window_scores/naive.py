@@ -28,8 +28,6 @@ def window_scores_naive(request: WindowScoresRequest) -> Tensor:
     if r.row_weights is not None:
         weights = r.row_weights.to(dtype)[:, None, :, None]
         probabilities = torch.where(weights > 0, probabilities * weights, 0.0)
-    if r.head_mask is not None:
-        probabilities = probabilities.masked_fill(~r.head_mask.view(1, heads, 1, 1), 0.0)
     scores = _reduce(probabilities, 2, r.reduce_queries)
     if r.reduce_heads == "all":
         return _reduce(scores, 1, r.head_reduction)
@@ -46,7 +44,7 @@ def _visible(r: WindowScoresRequest) -> Tensor:
     position = torch.arange(keys - window, keys, device=device)[:, None]
     key_position = torch.arange(keys, device=device)[None, :]
     visible = torch.ones(batch, 1, window, keys, dtype=torch.bool, device=device)
-    if r.own_key is None and r.causal:
+    if r.own_key is None:
         visible &= key_position <= position
     if r.sliding_window is not None:
         visible &= position - key_position < r.sliding_window
@@ -56,10 +54,9 @@ def _visible(r: WindowScoresRequest) -> Tensor:
         return visible
     own = r.own_key.shape[2]
     own_visible = torch.ones(batch, 1, window, own, dtype=torch.bool, device=device)
-    if r.causal:
-        own_visible &= torch.arange(own, device=device) <= torch.arange(own - window, own, device=device)[:, None]
-    if r.own_key_mask is not None:
-        own_visible &= r.own_key_mask[:, None, None, :]
+    own_visible &= torch.arange(own, device=device) <= torch.arange(own - window, own, device=device)[:, None]
+    if r.seen_own_keys is not None:
+        own_visible &= r.seen_own_keys[:, None, None, :]
     return torch.cat([visible, own_visible], dim=-1)
 
 

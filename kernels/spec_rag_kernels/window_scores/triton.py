@@ -44,7 +44,6 @@ def row_logsumexp_kernel(  # type: ignore[no-untyped-def]
     own_head_stride,
     own_stride,
     mask_batch_stride,
-    CAUSAL: tl.constexpr,
     SOFTCAP: tl.constexpr,
     PRECISION: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -88,7 +87,7 @@ def row_logsumexp_kernel(  # type: ignore[no-untyped-def]
         if key_mask is not None:
             exists = exists & (tl.load(key_mask + batch * mask_batch_stride + columns, mask=exists, other=0) != 0)
         visible = tl.broadcast_to(exists[None, :], (BLOCK_ROWS, BLOCK_KEYS))
-        if CAUSAL and own_key is None:
+        if own_key is None:
             visible = visible & (columns[None, :] <= position[:, None])
         if sliding_window is not None:
             visible = visible & (position[:, None] - columns[None, :] < sliding_window)
@@ -110,8 +109,7 @@ def row_logsumexp_kernel(  # type: ignore[no-untyped-def]
             if own_key_mask is not None:
                 exists = exists & (tl.load(own_key_mask + batch * own_keys + columns, mask=exists, other=0) != 0)
             visible = tl.broadcast_to(exists[None, :], (BLOCK_ROWS, BLOCK_KEYS))
-            if CAUSAL:
-                visible = visible & (columns[None, :] <= own_keys - window + step[:, None])
+            visible = visible & (columns[None, :] <= own_keys - window + step[:, None])
             logits = multiply(q, tl.trans(k), tl.zeros([BLOCK_ROWS, BLOCK_KEYS], tl.float32), PRECISION)
             logits = soft_cap(logits * scaling, SOFTCAP)
             logits = tl.where(visible, logits, float("-inf"))
@@ -244,7 +242,7 @@ def _row_logsumexp(r: WindowScoresRequest, query: Tensor, key: Tensor) -> Tensor
         key,
         own,
         as_bytes(r.key_mask),
-        as_bytes(r.own_key_mask),
+        as_bytes(r.seen_own_keys),
         partial,
         r.scaling,
         r.sliding_window,
@@ -258,7 +256,6 @@ def _row_logsumexp(r: WindowScoresRequest, query: Tensor, key: Tensor) -> Tensor
         *_shared_strides(key),
         *((0, 0, 0) if own is None else own.stride()[:3]),
         0 if key.shape[0] == 1 else keys,
-        CAUSAL=r.causal,
         SOFTCAP=r.softcap,
         PRECISION=dot_precision(query),
         HEAD_DIM=dim,
@@ -279,8 +276,6 @@ def _row_offset(r: WindowScoresRequest, logsumexp: Tensor) -> Tensor:
         logsumexp = torch.logaddexp(logsumexp, r.sinks.float()[None, :, None])
     if r.row_weights is not None:
         logsumexp = logsumexp - r.row_weights.log()[:, None, :]
-    if r.head_mask is not None:
-        logsumexp = logsumexp.masked_fill(~r.head_mask[None, :, None], float("inf"))
     # A row that sees nothing has -inf, and one of weight zero whose query is not a number has NaN.
     gives_nothing = logsumexp == float("-inf")
     if r.row_weights is not None:
@@ -310,7 +305,7 @@ def _reduced(r: WindowScoresRequest, query: Tensor, key: Tensor, offset: Tensor)
         *query.stride()[:3],
         *_shared_strides(key),
         0 if key.shape[0] == 1 else keys,
-        CAUSAL=r.causal and r.own_key is None,
+        CAUSAL=r.own_key is None,
         SUM_QUERIES=r.reduce_queries == "sum",
         SUM_HEADS=r.head_reduction == "sum",
         PER_HEAD=per_head,

@@ -21,7 +21,7 @@ from torch import Tensor
 from spec_rag.answering.chunks import word_overlap
 from spec_rag.attention.selection import select_prompt_tokens, smooth
 from spec_rag.compression.calibration import find_calibration, layer_range
-from spec_rag.compression.draft_reader import Draft
+from spec_rag.compression.draft import Draft
 from spec_rag.compression.embedding import similarities
 from spec_rag.compression.index import content_address
 from spec_rag.compression.passages import align_units, frame, question_tokens, split_passages

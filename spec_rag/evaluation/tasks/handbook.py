@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spec_rag.answering.chunks import DEFAULT_TOP_K, Chunk, retrieve
+from spec_rag.answering.chunks import DEFAULT_TOP_K, Chunk, retrieve, split_chunks
 from spec_rag.answering.pipeline import DEFAULT_KV_CAPACITY, Answered, answer_from
 from spec_rag.config import SpecKVConfig
 from spec_rag.errors import ConfigError
@@ -50,9 +50,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Handbook:
-    """The corpus of the demo, split into passages."""
+    """The corpus of the demo, split into chunks."""
 
-    passages: list[Chunk]
+    chunks: list[Chunk]
     questions: list[Question]
 
 
@@ -63,7 +63,7 @@ class DemoAnswer:
     Attributes:
         question: what was asked.
         answered: the answer, its support and its cost.
-        retrieved: whether all supporting sentences were among the retrieved passages.
+        retrieved: whether all supporting sentences were among the retrieved chunks.
         survived: whether an accepted answer is in the compressed text.
         correct: whether an accepted answer is in the model's answer.
     """
@@ -130,7 +130,7 @@ def load_handbook(folder: Path | None = None) -> Handbook:
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder / 'questions.json'} is damaged: {type(error).__name__} {error}.") from error
-    return Handbook([passage for document in documents for passage in split_passages(document)], questions)
+    return Handbook([chunk for document in documents for chunk in split_chunks(document)], questions)
 
 
 def demo_questions(handbook: Handbook, ids: Sequence[str] = DEMO_QUESTIONS) -> list[Question]:
@@ -156,11 +156,11 @@ def answer_question(
     emit: Callable[[str], None] | None = None,
 ) -> DemoAnswer:
     """Retrieve, compress to `ratio` of the tokens, and answer."""
-    passages = retrieve(question.question, handbook.passages, DEFAULT_TOP_K)
+    chunks = retrieve(question.question, handbook.chunks, DEFAULT_TOP_K)
     answered = answer_from(
         pair,
         question.question,
-        passages,
+        chunks,
         speckv=SpecKVConfig(max_capacity_prompt=DEFAULT_KV_CAPACITY),
         max_new_tokens=_MAX_NEW_TOKENS,
         index=index,
@@ -170,7 +170,7 @@ def answer_question(
     return DemoAnswer(
         question,
         answered,
-        retrieved=_brings_support(passages, question),
+        retrieved=_brings_support(chunks, question),
         survived=_survives(answered.compression, question),
         correct=holds_answer(answered.answer.text, question.answers),
     )
@@ -209,22 +209,22 @@ def evaluate_handbook(
     for number, question in enumerate(questions, 1):
         if tell is not None:
             tell(f"{number} of {len(questions)}: {question.question}")
-        passages = retrieve(question.question, handbook.passages, DEFAULT_TOP_K)
-        retrieved += _brings_support(passages, question)
+        chunks = retrieve(question.question, handbook.chunks, DEFAULT_TOP_K)
+        retrieved += _brings_support(chunks, question)
         for i, ratio in enumerate(ratios):
             if answer and i == 0:
                 answers.append(answer_question(pair, handbook, question, ratio, index=index))
                 survived[ratio] += answers[-1].survived
             else:
                 survived[ratio] += _survives(
-                    compress(passages, question.question, draft=pair, index=index, ratio=ratio), question
+                    compress(chunks, question.question, draft=pair, index=index, ratio=ratio), question
                 )
     correct = sum(row.correct for row in answers) if answer else None
     return Evaluation(len(questions), retrieved, survived, correct, answers)
 
 
-def _brings_support(passages: Sequence[Chunk], question: Question) -> bool:
-    return all(any(sentence in passage.text for passage in passages) for sentence in question.support)
+def _brings_support(chunks: Sequence[Chunk], question: Question) -> bool:
+    return all(any(sentence in chunk.text for chunk in chunks) for sentence in question.support)
 
 
 def _survives(compression: Compression, question: Question) -> bool:

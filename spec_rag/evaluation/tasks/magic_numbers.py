@@ -106,9 +106,8 @@ def magic_numbers_kept(
             read = Batch.of(texts)
             wanted = SpecKVConfig(max_capacity_prompt=min(capacities), window_size=1, lookahead="draft")
             read_with_draft(pair, read, None, wanted, max_new_tokens)
-            for answer, case in zip(
-                decode(pair, Batch.of(texts), None, SamplingConfig(max_new_tokens)), part, strict=True
-            ):
+            dense = decode(pair, Batch.of(texts), None, SamplingConfig(max_new_tokens))
+            for answer, case in zip(dense, part, strict=True):
                 hits["dense"] = [share + case.score(answer.text) for share in hits["dense"]]
             done()
             for name, config in configs.items():

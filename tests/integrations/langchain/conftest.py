@@ -18,7 +18,7 @@ from integrations.langchain.helpers import (
 from langchain_core.documents import Document
 
 from spec_rag.config import SpecKVConfig
-from spec_rag.models.loading import ModelPair
+from spec_rag.models.pair import ModelPair
 
 torch.set_num_threads(1)
 

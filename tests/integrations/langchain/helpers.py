@@ -17,7 +17,7 @@ from langchain_core.documents import Document
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast
 
-from spec_rag.models.loading import ModelPair
+from spec_rag.models.pair import ModelPair
 
 _TURNS = (
     "{{ bos_token }}{% for m in messages %}"

@@ -33,8 +33,9 @@ from pydantic import BaseModel
 
 from spec_rag import SpecKVConfig, SpecPCConfig, generate
 from spec_rag.errors import ConfigError
-from spec_rag.models.loading import ModelPair
-from spec_rag.text.tokens import chat_ids
+from spec_rag.generation.tool_calls import ToolChoice
+from spec_rag.models.pair import ModelPair
+from spec_rag.text.prompts import chat_ids
 
 PROMPT = "Tell me everything about the mule that carried the first lens up the mountain."
 
@@ -74,7 +75,7 @@ async def all_ways(chat: Any, given: Any) -> dict[str, AIMessage]:
 
 
 def prompt_of(chat: ChatSpecKV, messages: list[BaseMessage], tools: Any = ()) -> str:
-    return str(chat.load().tokenizer.decode(chat._prompt(messages, list(tools), "")))
+    return str(chat.load().tokenizer.decode(chat._prompt(messages, ToolChoice(tools))))
 
 
 class TestAnswers:
@@ -181,12 +182,12 @@ class TestStream:
 
 class TestPrompt:
     def test_is_tokenized_inside_the_template(self, chat: ChatSpecKV) -> None:
-        ids = chat._prompt([HumanMessage("Hello")], [], "")
+        ids = chat._prompt([HumanMessage("Hello")], ToolChoice())
         assert ids.count(chat.load().tokenizer.bos_token_id) == 1
 
     def test_special_tokens_in_a_message_stay_text(self, chat: ChatSpecKV) -> None:
         end = chat.load().tokenizer.convert_tokens_to_ids("<|im_end|>")
-        assert chat._prompt([HumanMessage("a<|im_end|>b")], [], "").count(end) == 1
+        assert chat._prompt([HumanMessage("a<|im_end|>b")], ToolChoice()).count(end) == 1
 
     def test_neighbours_of_one_role_are_one_turn(self, chat: ChatSpecKV) -> None:
         messages = [SystemMessage("a"), SystemMessage("b"), HumanMessage("c"), HumanMessage("d"), AIMessage("e")]
@@ -234,7 +235,7 @@ class TestPrompt:
 
     def test_messages_without_a_place_are_refused(self, chat: ChatSpecKV) -> None:
         with pytest.raises(ValueError, match="RemoveMessage"):
-            chat._prompt([RemoveMessage(id="1")], [], "")
+            chat._prompt([RemoveMessage(id="1")], ToolChoice())
         with pytest.raises(ValueError, match="at least one"):
             chat.invoke([])
 

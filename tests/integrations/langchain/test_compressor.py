@@ -21,9 +21,9 @@ from langchain_spec_rag import SpecPCCompressor
 from pydantic import ValidationError
 
 import spec_rag
-from spec_rag.config import CompressionConfig
 from spec_rag.compression.index import DocumentIndex
-from spec_rag.models.loading import ModelPair
+from spec_rag.config import CompressionConfig
+from spec_rag.models.pair import ModelPair
 
 QUERY = "Who was the mule?"
 
@@ -110,7 +110,7 @@ class TestAsADocumentCompressor:
 class TestSettings:
     def test_are_those_of_compress(self) -> None:
         assert {field.name for field in fields(CompressionConfig)} <= set(SpecPCCompressor.model_fields)
-        own = {"draft", "draft_options", "index", "embeddings", "count_with", "keep_empty", "name"}
+        own = {"draft", "draft_options", "index", "embedder", "count_with", "keep_empty", "metadata_format", "name"}
         assert set(SpecPCCompressor.model_fields) - own <= {field.name for field in fields(CompressionConfig)}
 
     def test_have_the_core_s_defaults(self) -> None:

@@ -14,7 +14,7 @@ from langchain_core.documents import Document
 from langchain_spec_rag import ChatSpecKV, SpecKVLLM, SpecPCCompressor
 
 from spec_rag import SpecKVConfig, SpecPCConfig
-from spec_rag.models.loading import ModelPair
+from spec_rag.models.pair import ModelPair
 
 PROMPTS = [f"Question {i}: who carried lens number {i * i} up the mountain, and why?" for i in range(32)]
 

@@ -14,12 +14,14 @@ from integrations.langchain.helpers import Steps, Watching, scripted, tiny_pair
 from langchain_core.caches import InMemoryCache
 from langchain_core.outputs import Generation, LLMResult
 from langchain_core.prompts import PromptTemplate
-from langchain_spec_rag import SpecKVLLM, answering
+from langchain_spec_rag import SpecKVLLM
 from pydantic import ValidationError
 
 from spec_rag import LoadOptions, SpecKVConfig, SpecPCConfig, generate
 from spec_rag.errors import ConfigError, SpecRagError
-from spec_rag.models.loading import DEFAULT_DRAFT, ModelPair
+from spec_rag.generation import pipeline
+from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.models.pair import ModelPair
 
 PROMPT = "Tell me everything about the mule that carried the first lens up the mountain."
 
@@ -276,7 +278,7 @@ class TestSettings:
             SpecKVLLM(pair=pair, timeout=0.1).invoke(PROMPT)
 
     async def test_a_full_gpu_is_tried_again(self, llm: SpecKVLLM, monkeypatch: pytest.MonkeyPatch) -> None:
-        tries, original = itertools.count(), answering.generate_batch
+        tries, original = itertools.count(), pipeline.generate_batch
 
         def full_at_first(*args: Any, **kwargs: Any) -> Any:
             if next(tries) % 2 == 0:
@@ -284,7 +286,7 @@ class TestSettings:
             return original(*args, **kwargs)
 
         expected = llm.invoke(PROMPT)
-        monkeypatch.setattr(answering, "generate_batch", full_at_first)
+        monkeypatch.setattr(pipeline, "generate_batch", full_at_first)
         assert llm.invoke(PROMPT, max_retries=1) == expected
         assert await llm.ainvoke(PROMPT, max_retries=1) == expected
         with pytest.raises(torch.OutOfMemoryError):

@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_core.tools import tool
 
 import spec_rag
-from spec_rag.models.loading import ModelPair
+from spec_rag.models.pair import ModelPair
 
 agents = pytest.importorskip("langchain.agents")
 

@@ -14,7 +14,7 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.schema import NodeRelationship, NodeWithScore, RelatedNodeInfo, TextNode
 
 from spec_rag.config import SpecKVConfig
-from spec_rag.models.loading import ModelPair
+from spec_rag.models.pair import ModelPair
 
 torch.set_num_threads(1)
 # llama-index-core 0.13 ships these files and downloads them all the same

@@ -26,7 +26,7 @@ from llama_index.postprocessor.spec_rag import CompressionEvent, SpecPCCompresso
 
 from spec_rag import DocumentIndex
 from spec_rag.config import CompressionConfig
-from spec_rag.models.loading import ModelPair
+from spec_rag.models.pair import ModelPair
 
 QUERY = "What was the mule called?"
 
@@ -262,4 +262,5 @@ def test_compressors_of_the_same_name_share_their_weights_and_keep_them(pair: Mo
     pair.draft.save_pretrained(tmp_path)
     pair.tokenizer.save_pretrained(tmp_path)
     first, second = SpecPCCompressor(draft=tmp_path), SpecPCCompressor(draft=str(tmp_path), ratio=0.5)
-    assert first.load() is first.load() is second.load()
+    assert first.load() is first.load()
+    assert first.load().model is second.load().model

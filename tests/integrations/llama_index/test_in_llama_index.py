@@ -20,7 +20,7 @@ from llama_index.llms.spec_rag import KVDropEvent, SpecKVLLM
 from llama_index.postprocessor.spec_rag import CompressionEvent, SpecPCCompressor
 
 from spec_rag import SpecKVConfig
-from spec_rag.models.loading import ModelPair
+from spec_rag.models.pair import ModelPair
 
 QUERY = "What was the mule called?"
 

@@ -16,9 +16,9 @@ from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.callbacks.llama_debug import LlamaDebugHandler
 from llama_index.llms.spec_rag import KVDropEvent, SpecKVLLM
 
-from spec_rag import SpecKVConfig, SpecPCConfig
+from spec_rag import LoadOptions, SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError, ModelNotFoundError, PromptTooLongError
-from spec_rag.models.loading import ModelPair
+from spec_rag.models.pair import ModelPair
 
 PROMPT = "Where does the mule live, and who feeds it when the road is closed?"
 
@@ -388,7 +388,7 @@ def test_a_serialised_llm_cannot_switch_on_foreign_code() -> None:
     with pytest.raises(ValueError, match="trust_remote_code"):
         SpecKVLLM.from_dict(data)
     trusting = SpecKVLLM.from_dict(data, target_options={"trust_remote_code": True})
-    assert trusting.target_options == {"trust_remote_code": True}
+    assert trusting.target_options == LoadOptions(trust_remote_code=True)
 
 
 def test_the_payload_names_draft_and_budget_and_loads_nothing() -> None:

@@ -1,56 +1,66 @@
-"""From LlamaIndex's chat messages to the role and content pairs of a chat template."""
+"""From LlamaIndex's chat messages to those of OpenAI's API, which the core reads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
 
+from spec_rag.errors import ConfigError
+from spec_rag.generation.tool_calls import ReadCalls
+
 _ROLES = {
-    MessageRole.SYSTEM: "system",
     MessageRole.DEVELOPER: "system",
-    MessageRole.USER: "user",
-    MessageRole.ASSISTANT: "assistant",
     MessageRole.CHATBOT: "assistant",
     MessageRole.MODEL: "assistant",
     MessageRole.FUNCTION: "tool",
-    MessageRole.TOOL: "tool",
 }
 _MEDIA = ("image", "audio", "video", "document")
 
 
-def template_messages(messages: Sequence[ChatMessage], chat_template: str) -> list[dict[str, str]]:
-    """Role and content pairs; consecutive turns of one role become one turn, which many templates insist on.
-
-    A tool's message is a user's turn where the template does not speak of tools.
+def plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """The messages as dicts of OpenAI's API.
 
     Raises:
-        ValueError: there are no messages, or one carries an image, audio, video or document.
+        ConfigError: (a ValueError) there are none, or one carries an image, audio, video or document.
     """
     if not messages:
-        raise ValueError("messages=[]: give at least one message.")
-    turns: list[dict[str, str]] = []
-    for message in messages:
-        role = _ROLES[message.role]
-        if role == "tool" and "tool" not in chat_template:
-            role = "user"
-        content = text_of(message)
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] += f"\n\n{content}"
-        else:
-            turns.append({"role": role, "content": content})
-    return turns
+        raise ConfigError("messages=[]: give at least one message.")
+    return [_plain(message) for message in messages]
 
 
 def text_of(message: ChatMessage) -> str:
     """The message's text.
 
     Raises:
-        ValueError: it carries something that a text model cannot read.
+        ConfigError: (a ValueError) it carries something that a text model cannot read.
     """
     for block in message.blocks:
         if getattr(block, "block_type", "") in _MEDIA:
-            raise ValueError(
+            raise ConfigError(
                 f"A {message.role.value} message carries an {block.block_type} block: SpecKVLLM reads text."
             )
     return "\n".join(block.text for block in message.blocks if isinstance(block, TextBlock))
+
+
+def assistant_message(read: ReadCalls) -> ChatMessage:
+    """What the model wrote, with its tool calls where LlamaIndex's own LLMs have them."""
+    calls = {"tool_calls": [call.to_dict() for call in read.calls]} if read.calls else {}
+    return ChatMessage(role=MessageRole.ASSISTANT, content=read.text, additional_kwargs=calls)
+
+
+def _plain(message: ChatMessage) -> dict[str, Any]:
+    found: dict[str, Any] = {"role": _ROLES.get(message.role, message.role.value), "content": text_of(message)}
+    calls = [dict(call) for call in message.additional_kwargs.get("tool_calls") or ()]
+    blocks: list[Any] = list(message.blocks)
+    for block in blocks:
+        if getattr(block, "block_type", "") == "tool_call":
+            function = {"name": block.tool_name, "arguments": block.tool_kwargs}
+            calls.append({"id": block.tool_call_id, "type": "function", "function": function})
+    if calls:
+        found["tool_calls"] = calls
+    for name in ("tool_call_id", "name"):
+        if message.additional_kwargs.get(name):
+            found[name] = message.additional_kwargs[name]
+    return found

@@ -5,13 +5,11 @@ Knows nodes, their metadata and their events; what is kept is decided by the cor
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
-from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import (
     ConfigDict,
     Field,
@@ -20,23 +18,31 @@ from llama_index.core.bridge.pydantic import (
     field_validator,
     model_validator,
 )
-from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, ImageNode, MetadataMode, Node, NodeWithScore, QueryBundle, TextNode
 from llama_index.llms.spec_rag.load_options import PlainLoadOptions, refuse_remote_code
 from llama_index.postprocessor.spec_rag.events import CompressionEvent
 
-from spec_rag.compression.pipeline import compress, loaded_draft
-from spec_rag.config import CompressionConfig, Scoring, Unit
-from spec_rag.text.token_counter import Counter, token_counter
+import spec_rag
+from spec_rag.cancellation import in_thread
 from spec_rag.compression.index import DocumentIndex
-from spec_rag.errors import ConfigError
-from spec_rag.models.loading import DEFAULT_DRAFT, LoadedModel, LoadOptions, ModelPair
-from spec_rag.results import CompressedDocument
+from spec_rag.config import CompressionConfig, Scoring, Unit
+from spec_rag.errors import unknown_field
+from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
+from spec_rag.text.spans import original_spans
+
+if TYPE_CHECKING:
+    import threading
+
+    from spec_rag.compression.draft import Draft
+    from spec_rag.results import CompressedDocument
+    from spec_rag.text.token_counter import Counter
 
 dispatcher = get_dispatcher(__name__)
 
 METADATA_KEY = "spec_pc"
+_OTHER_NAMES = {"embeddings": "embedder", "embed_model": "embedder"}
 
 
 class SpecPCCompressor(BaseNodePostprocessor):
@@ -45,7 +51,8 @@ class SpecPCCompressor(BaseNodePostprocessor):
     Nodes go on as copies with their ids, scores, relationships, metadata and order; the ones that came in are not
     changed. Each copy's metadata has one more key, `spec_pc`, hidden from the LLM and the embedding model:
     `{original_tokens, compressed_tokens, ratio, draft_model, kept_spans}`, spans being character ranges of the node's
-    text. `start_char_idx` and `end_char_idx` cover what was kept. Nodes without text, images among them, go on as they
+    text, also where it has been through a compressor before. `start_char_idx` and `end_char_idx` cover what was kept,
+    where they described the node's text. Nodes without text, images among them, go on as they
     are. Where all nodes fit the budget, their text is not touched.
 
     Raises:
@@ -55,6 +62,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     max_tokens: int | None = Field(default=None, description="Keep at most so many tokens of all nodes together.")
+    min_tokens: int = Field(default=0, description="Never compress below so many tokens; less than that passes whole.")
     ratio: float | None = Field(
         default=None, description="Keep at most this share of the tokens; a quarter where no size is given."
     )
@@ -63,7 +71,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
         default="per_document", description="Read nodes one by one, or in one prompt as the paper."
     )
     unit: Unit = Field(default="sentence", description="What is kept or dropped.")
-    language: str = Field(default="en", description="Of the nodes, as ISO 639 code, for splitting sentences.")
+    language: str = Field(default="en", description="Of the nodes, as ISO 639-1 code, for splitting sentences.")
     contrast: bool = Field(default=True, description="Subtract what any question would attend to.")
     likelihood: bool = Field(default=True, description="Let the question's likelihood given each node take part.")
     links: bool = Field(default=True, description="Raise documents whose title a promising unit of another names.")
@@ -74,11 +82,14 @@ class SpecPCCompressor(BaseNodePostprocessor):
     ellipsis: str = Field(
         default=CompressionConfig.ellipsis, description="What stands where text was dropped inside a node."
     )
+    cut_units: bool = Field(
+        default=False, description="Let the best words of a sentence that does not fit whole be kept, marked as cut."
+    )
     draft: Any = Field(
         default=DEFAULT_DRAFT, description="The small model that reads: a name or path, or loaded models."
     )
     draft_options: PlainLoadOptions = Field(
-        default_factory=dict, description="How to load the draft: fields of LoadOptions."
+        default_factory=LoadOptions, description="How to load the draft: LoadOptions or a dict of its fields."
     )
     count_with: Any = Field(
         default="draft",
@@ -92,20 +103,35 @@ class SpecPCCompressor(BaseNodePostprocessor):
     index: DocumentIndex | None = Field(
         default=None, exclude=True, repr=False, description="Where encoded nodes are kept for the next query."
     )
-    embed_model: BaseEmbedding | None = Field(
-        default=None, exclude=True, repr=False, description="An embedding model whose similarities take part."
+    embedder: Any = Field(
+        default=None,
+        exclude=True,
+        repr=False,
+        description="An embedding model whose similarities take part: BaseEmbedding, or a function.",
     )
 
-    _loaded: LoadedModel | None = PrivateAttr(default=None)
+    _loaded: Any = PrivateAttr(default=None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_names(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        given = {_OTHER_NAMES.get(name, name): value for name, value in given.items()}
+        for name in given:
+            if name not in cls.model_fields and name != "class_name":
+                raise unknown_field(cls.__name__, name, cls.model_fields)
+        return given
 
     @field_validator("draft")
     @classmethod
     def _check_draft(cls, draft: Any) -> Any:
         if isinstance(draft, str | Path):
             return str(draft)
-        if isinstance(draft, ModelPair | LoadedModel):
+        # by what it has, so that checking a name does not import transformers
+        if any(hasattr(draft, part) for part in ("get_decoder", "model", "draft_name")):
             return draft
-        raise ValueError(f"draft of type {type(draft).__name__}: give a name, a path, a ModelPair or a LoadedModel.")
+        raise ValueError(f"draft of type {type(draft).__name__}: give a name, a path, or a loaded model or ModelPair.")
 
     @model_validator(mode="after")
     def _check_settings(self) -> Self:
@@ -131,7 +157,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
-        """Build the compressor from `to_dict()`. Nothing is loaded; index and embed_model go in as keywords.
+        """Build the compressor from `to_dict()`. Nothing is loaded; index and embedder go in as keywords.
 
         Raises:
             ValueError: the data would run code from a checkpoint, or a setting is out of range or unknown.
@@ -139,14 +165,24 @@ class SpecPCCompressor(BaseNodePostprocessor):
         refuse_remote_code({**data, **dict.fromkeys(kwargs)}, "draft_options")
         return super().from_dict(data, **kwargs)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings and names; a draft that was loaded for them is loaded again where it is needed."""
+        state: dict[str, Any] = dict(super().__getstate__())
+        state["__pydantic_private__"] = {**(state.get("__pydantic_private__") or {}), "_loaded": None}
+        return state
+
     def _postprocess_nodes(
-        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+        self,
+        nodes: list[NodeWithScore],
+        query_bundle: QueryBundle | None = None,
+        cancelled: threading.Event | None = None,
     ) -> list[NodeWithScore]:
         """Compress the text of the nodes for the query.
 
         Raises:
             ValueError: there is no query, or the metadata alone is beyond the budget.
             ModelNotFoundError: the draft is not found.
+            CancelledError: `cancelled` was set.
         """
         if not nodes:
             return []
@@ -163,13 +199,14 @@ class SpecPCCompressor(BaseNodePostprocessor):
         settings = self._settings()
         if any(overheads):
             settings = _beside_metadata(settings, given, sum(overheads), self._counter(draft))
-        compression = compress(
+        compression = spec_rag.compress(
             given,
             query,
             draft=draft,
             index=self.index,
-            embedder=self.embed_model,
+            embedder=self.embedder,
             count_with=self.count_with,
+            cancelled=cancelled,
             **settings,
         )
         compressed = iter(zip(compression.documents, overheads, strict=True))
@@ -180,7 +217,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
                 continue
             document, overhead = next(compressed)
             if document.text or self.keep_empty:
-                kept.append(_compressed_node(node, document, overhead, compression.draft))
+                kept.append(_compressed_node(node, document, overhead, compression.draft, self.ellipsis))
         dispatcher.event(
             CompressionEvent(
                 query=query,
@@ -200,19 +237,21 @@ class SpecPCCompressor(BaseNodePostprocessor):
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        """`_postprocess_nodes` in a thread, so that the event loop goes on."""
-        return await asyncio.to_thread(self._postprocess_nodes, nodes, query_bundle)
+        """`_postprocess_nodes` in a thread of its own; cancelling the task stops it between two batches of passages."""
+        return await in_thread(lambda cancelled: self._postprocess_nodes(nodes, query_bundle, cancelled))
 
-    def load(self) -> LoadedModel:
+    def load(self) -> Draft:
         """The draft, loaded now if it was not; it stays loaded as long as this compressor lives.
 
         Raises:
             ModelNotFoundError: the name is not found.
         """
+        from spec_rag.compression.draft import Draft, needed_depth
+
         config = CompressionConfig(**self._settings())
-        known = self._loaded
-        if known is None or (config.needs_whole_draft and known.loaded_layers < known.total_layers):
-            known = self._loaded = loaded_draft(self.draft, LoadOptions(**self.draft_options), config)
+        known = cast("Draft | None", self._loaded)
+        if known is None or known.loaded_layers < needed_depth(config, known.name, known.total_layers):
+            known = self._loaded = Draft.of(self.draft, cast(LoadOptions, self.draft_options), config)
         return known
 
     def _settings(self) -> dict[str, Any]:
@@ -220,14 +259,12 @@ class SpecPCCompressor(BaseNodePostprocessor):
         CompressionConfig(**settings)
         return settings
 
-    def _counter(self, draft: LoadedModel) -> Counter:
-        if draft.tokenizer is None:
-            raise ConfigError(
-                f"draft={draft.name!r} has no tokenizer: give it by name, or as ModelPair(..., tokenizer=...)."
-            )
+    def _counter(self, draft: Draft) -> Counter:
+        from spec_rag.text.token_counter import token_counter
+
         return token_counter(self.count_with, draft.tokenizer)
 
-    def _metadata_tokens(self, nodes: list[NodeWithScore], draft: LoadedModel) -> list[int]:
+    def _metadata_tokens(self, nodes: list[NodeWithScore], draft: Draft) -> list[int]:
         """Tokens that each node's metadata adds to its text."""
         if self.metadata_mode == MetadataMode.NONE:
             return [0] * len(nodes)
@@ -269,18 +306,24 @@ def _beside_metadata(
 
 
 def _compressed_node(
-    given: NodeWithScore, document: CompressedDocument, metadata_tokens: int, draft: str
+    given: NodeWithScore, document: CompressedDocument, metadata_tokens: int, draft: str, ellipsis: str
 ) -> NodeWithScore:
     """A copy of the node with the kept text; what is mutable in the original is not shared where it is changed."""
     node = given.node
-    original, compressed = document.tokens_before + metadata_tokens, document.tokens_after + metadata_tokens
-    figures = {
-        "original_tokens": original,
-        "compressed_tokens": compressed,
-        "ratio": compressed / original if original else 1.0,
-        "draft_model": draft,
-        "kept_spans": [list(span) for span in document.spans],
-    }
+    figures = document.figures(draft)
+    before = node.metadata.get(METADATA_KEY) or {}
+    spans = None
+    if isinstance(before, dict) and before.get(
+        "kept_spans"
+    ):  # compressed before: the spans are those of the first text
+        spans = original_spans(document.original_text, before["kept_spans"], document.spans, ellipsis)
+    if spans is not None:
+        figures["kept_spans"] = [list(span) for span in spans]
+        figures["original_tokens"] = before.get("original_tokens", figures["original_tokens"])
+    else:
+        figures["original_tokens"] += metadata_tokens
+    figures["compressed_tokens"] += metadata_tokens
+    figures["ratio"] = figures["compressed_tokens"] / figures["original_tokens"] if figures["original_tokens"] else 1.0
     copy = node.model_copy(
         update={
             "metadata": {**node.metadata, METADATA_KEY: figures},
@@ -290,11 +333,17 @@ def _compressed_node(
         }
     )
     copy.set_content(document.text)
-    if isinstance(copy, TextNode) and copy.start_char_idx is not None and document.spans:
-        start = copy.start_char_idx
+    if isinstance(copy, TextNode) and document.spans and _describes(node, document.original_text):
+        start = cast(int, copy.start_char_idx)
         copy.start_char_idx = start + document.spans[0][0]
         copy.end_char_idx = start + document.spans[-1][1]
     return NodeWithScore(node=copy, score=given.score)
+
+
+def _describes(node: BaseNode, text: str) -> bool:
+    """Whether the node's offsets are those of its text, and not of one that a transformation has put in its place."""
+    start, end = getattr(node, "start_char_idx", None), getattr(node, "end_char_idx", None)
+    return start is not None and end is not None and end - start == len(text)
 
 
 def _with_key(keys: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from tiny import tiny_pair
 
 from spec_rag import DocumentIndex, compress
-from spec_rag.compression.draft_reader import EncodedPassage
+from spec_rag.compression.passages import EncodedPassage
 from spec_rag.errors import ConfigError
 
 TEXTS = [

@@ -1,4 +1,4 @@
-"""The comparison of ways to keep a part of the documents."""
+"""The comparison of variants of keeping a part of the documents."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from tiny import tiny_pair
+from typer.testing import CliRunner
 
+from spec_rag.cli.app import app
 from spec_rag.compression.calibration import Calibration
+from spec_rag.compression.draft import Draft
 from spec_rag.compression.pipeline import compress
-from spec_rag.text.documents import Document
 from spec_rag.errors import UnreadableFileError
-from spec_rag.evaluation import multidoc
-from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion, is_kept, read_questions
-from spec_rag.evaluation.methods.variants import CALIBRATED_WAYS, EMBEDDED_WAYS, PARTS, WAYS, Case
-from spec_rag.models.loading import LoadedModel
+from spec_rag.evaluation import run
+from spec_rag.evaluation.methods.variants import CALIBRATED, EMBEDDED, PARTS, VARIANTS, Case
+from spec_rag.evaluation.tasks.metrics import holds_answer
+from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion, read_questions
+from spec_rag.text.documents import Document
 
 TEXTS = (
     "Bread is baked daily. The baker is Odalys  Fenn, of Tarn. She sleeps late.",
@@ -32,7 +35,7 @@ ASKED = AnsweredQuestion(
     ["The Odalys Fenn"],
     [Document(text, title=title) for title, text in zip(TITLES, TEXTS, strict=True)],
 )
-ALL_WAYS = {**WAYS, **CALIBRATED_WAYS, **EMBEDDED_WAYS}
+ALL = {**VARIANTS, **CALIBRATED, **EMBEDDED}
 
 
 def vowels(texts: list[str]) -> list[list[float]]:
@@ -41,13 +44,13 @@ def vowels(texts: list[str]) -> list[list[float]]:
 
 
 @pytest.fixture
-def loaded() -> LoadedModel:
-    return tiny_pair().loaded_draft()
+def draft() -> Draft:
+    return Draft.of(tiny_pair())
 
 
 def test_an_answer_counts_without_case_articles_and_punctuation() -> None:
-    assert is_kept("the baker is odalys-fenn? no: Odalys Fenn.", ["The Odalys Fenn"])
-    assert not is_kept("the baker is Odalys", ["Odalys Fenn"])
+    assert holds_answer("the baker is odalys-fenn? no: Odalys Fenn.", ["The Odalys Fenn"])
+    assert not holds_answer("the baker is Odalys", ["Odalys Fenn"])
 
 
 def test_files_of_both_forms_are_read(tmp_path: Path) -> None:
@@ -73,19 +76,17 @@ def test_a_line_of_another_form_is_named(tmp_path: Path) -> None:
 def shipped(monkeypatch: pytest.MonkeyPatch) -> Calibration:
     """A calibration for the tiny draft, as if it came with the package."""
     made = Calibration("tiny-draft", 4, 4, {"1.0": 1.0}, {"1.2": 0.25, "2.3": 0.75}, questions=1, seed=0)
-    for module in ("spec_rag.evaluation.methods.variants", "spec_rag.evaluation.run", "spec_rag.compression.signals"):
+    for module in ("spec_rag.evaluation.methods.variants", "spec_rag.evaluation.run", "spec_rag.compression.draft"):
         monkeypatch.setattr(f"{module}.find_calibration", lambda wanted, _: made if wanted else None)
     return made
 
 
 @pytest.mark.parametrize("with_titles", [False, True])
-@pytest.mark.parametrize("name", ALL_WAYS)
-def test_no_way_keeps_more_than_its_share(
-    name: str, with_titles: bool, loaded: LoadedModel, shipped: Calibration
-) -> None:
-    case = Case(loaded, ASKED, vowels, with_titles=with_titles)
+@pytest.mark.parametrize("name", ALL)
+def test_no_variant_keeps_more_than_its_share(name: str, with_titles: bool, draft: Draft, shipped: Calibration) -> None:
+    case = Case(draft, ASKED, vowels, with_titles=with_titles)
     assert (case.tokens > sum(case.count(text) for text in TEXTS)) == with_titles
-    texts = ALL_WAYS[name](case)
+    texts = ALL[name](case)
     assert len(texts) == len(PARTS)
     for text, part in zip(texts, PARTS, strict=True):
         own = sum(case.count(piece) for piece in text.split("\n"))
@@ -94,18 +95,18 @@ def test_no_way_keeps_more_than_its_share(
             assert all(word in " ".join(TEXTS).split() for word in text.split())
 
 
-def test_the_default_way_is_what_compress_does(loaded: LoadedModel) -> None:
-    case = Case(loaded, ASKED, vowels)
-    for way, embedder in ((WAYS["default"], None), (EMBEDDED_WAYS["fused"], vowels)):
+def test_the_default_variant_is_what_compress_does(draft: Draft) -> None:
+    case = Case(draft, ASKED, vowels)
+    for variant, embedder in ((VARIANTS["default"], None), (EMBEDDED["fused"], vowels)):
         own = [
-            compress(ASKED.documents, ASKED.question, draft=loaded, ratio=1 / part, embedder=embedder).text
+            compress(ASKED.documents, ASKED.question, draft=draft, ratio=1 / part, embedder=embedder).text
             for part in PARTS
         ]
-        assert way(case) == own
+        assert variant(case) == own
 
 
-def test_a_part_that_is_switched_is_switched_in_compress_too(loaded: LoadedModel, shipped: Calibration) -> None:
-    case = Case(loaded, ASKED)
+def test_a_part_that_is_switched_is_switched_in_compress_too(draft: Draft, shipped: Calibration) -> None:
+    case = Case(draft, ASKED)
     switched: dict[str, dict[str, object]] = {
         "- likelihood": {"likelihood": False},
         "- contrast": {"contrast": False},
@@ -113,62 +114,67 @@ def test_a_part_that_is_switched_is_switched_in_compress_too(loaded: LoadedModel
         "+ calibrated heads": {"calibration": "shipped"},
         "- likelihood + calibrated heads": {"calibration": "shipped", "likelihood": False},
     }
-    for way, settings in switched.items():
+    for name, settings in switched.items():
         own = [
-            compress(ASKED.documents, ASKED.question, draft=loaded, ratio=1 / part, **settings).text for part in PARTS
+            compress(ASKED.documents, ASKED.question, draft=draft, ratio=1 / part, **settings).text for part in PARTS
         ]
-        assert ALL_WAYS[way](case) == own
+        assert ALL[name](case) == own
 
 
-def test_ways_can_be_named_in_a_list_with_commas() -> None:
-    assert not [name for name in ALL_WAYS if "," in name]
+def test_variants_can_be_named_in_a_list_with_commas() -> None:
+    assert not [name for name in ALL if "," in name]
 
 
-def test_kept_evidence_spares_the_draft(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ways = {**WAYS, **EMBEDDED_WAYS}
-    first = multidoc.evaluate(loaded, [ASKED], ways, embedder=vowels, evidence=tmp_path)
-    monkeypatch.setattr("spec_rag.evaluation.methods.variants.gather_evidence", None)
+def test_kept_signals_spare_the_draft(draft: Draft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variants = {**VARIANTS, **EMBEDDED}
+    first = run.kept_answers(draft, [ASKED], variants, embedder=vowels, signals=tmp_path)
+    monkeypatch.setattr("spec_rag.evaluation.methods.variants.gather_signals", None)
     monkeypatch.setattr("spec_rag.evaluation.methods.variants.joint_importance", None)
     monkeypatch.setattr("spec_rag.evaluation.methods.variants.similarities", None)
-    assert multidoc.evaluate(loaded, [ASKED], ways, embedder=vowels, evidence=tmp_path) == first
+    assert run.kept_answers(draft, [ASKED], variants, embedder=vowels, signals=tmp_path) == first
     other = replace(ASKED, question="What is old?")
     with pytest.raises(TypeError):
-        multidoc.evaluate(loaded, [other], {"default": WAYS["default"]}, evidence=tmp_path)
+        run.kept_answers(draft, [other], {"default": VARIANTS["default"]}, signals=tmp_path)
 
 
-def test_bm25_prefers_the_sentence_that_has_the_words(loaded: LoadedModel) -> None:
+def test_bm25_prefers_the_sentence_that_has_the_words(draft: Draft) -> None:
     asked = replace(ASKED, question="mill by the weir")
-    assert "Its mill stands by the weir." in WAYS["BM25 sentences"](Case(loaded, asked))[0]
+    assert "Its mill stands by the weir." in VARIANTS["BM25 sentences"](Case(draft, asked))[0]
 
 
 def test_the_table_shows_shares_and_their_intervals() -> None:
     kept = {"default": [[True, True, False]] * 3 + [[True, False, False]]}
-    line = multidoc.table(kept).splitlines()[-1]
+    line = run.kept_table(kept).splitlines()[-1]
     assert line.startswith("| default | 1.000 [1.00, 1.00] | 0.750 [0.25, 1.00] | 0.000 [0.00, 0.00] |")
 
 
-def test_the_command_reads_files_and_names_unknown_ways(
-    tmp_path: Path, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_command_reads_files_and_names_unknown_variants(
+    tmp_path: Path, draft: Draft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(multidoc, "load_model", lambda name: loaded)
+    monkeypatch.setattr(Draft, "of", classmethod(lambda cls, *_: draft))
     contexts = [{"title": d.title, "text": d.text} for d in ASKED.documents]
     path = tmp_path / "few.jsonl"
     line = json.dumps({"question": "Who bakes?", "answers": ["Fenn"], "ctxs": contexts})
     path.write_text(f"{line}\n{line}\n", encoding="utf-8")
-    multidoc.main(
-        [str(path), str(path), "--skip", "1", "--ways", "default, paper", "--charts", str(tmp_path / "charts")]
-    )
-    chart = ElementTree.parse(tmp_path / "charts" / "few.svg").getroot()
-    assert len(chart.findall("{*}polyline")) == 2
-    assert {"default", "paper"} <= {(text.text or "").split(" ")[0] for text in chart.findall("{*}text")}
-    assert capsys.readouterr().out.count("| answer kept, 1 questions |") == 2
-    for wrong in ([str(path), "--ways", "best"], [str(path), "--skip", "2"], [str(tmp_path / "missing.jsonl")]):
-        with pytest.raises(SystemExit):
-            multidoc.main(wrong)
-    assert "'best' is not one of paper" in capsys.readouterr().err
+    command = ["evaluate", "kept", str(path)]
+    chosen = ["--skip", "1", "--variants", "default, paper", "--charts", str(tmp_path / "charts")]
+    done = CliRunner().invoke(app, [*command, str(path), *chosen])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("| answer kept, 1 questions |") == 2
+    picture = (tmp_path / "charts" / "few.svg").read_text(encoding="utf-8")
+    assert "few: answer kept, 1 questions" in picture
+    assert ElementTree.fromstring(picture).tag.endswith("svg")
+    for wrong, says in (
+        ([*command, "--variants", "best"], "'best' is not one of paper"),
+        ([*command, "--skip", "2"], "--skip 2 leaves no question"),
+        (["evaluate", "kept", str(tmp_path / "missing.jsonl")], "missing.jsonl"),
+    ):
+        refused = CliRunner().invoke(app, wrong)
+        assert refused.exit_code == 2
+        assert says in refused.stderr
 
 
 def test_the_interval_narrows_with_questions() -> None:
     torch.manual_seed(0)
-    low, high = multidoc.interval([True] * 90 + [False] * 10)
+    low, high = run.interval([True] * 90 + [False] * 10)
     assert 0.8 < low < 0.9 < high < 0.97

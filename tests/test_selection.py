@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spec_rag.compression.selection import best_window, kept_text, select_units
+from spec_rag.compression.selection import best_window, select_units
+from spec_rag.text.units import kept_text
 
 
 def part_if_half_fits(tokens: list[int]):  # type: ignore[no-untyped-def]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from spec_rag.errors import UnreadableFileError
 from spec_rag.answering.loaders import read_file, read_files
+from spec_rag.errors import UnreadableFileError
 
 pypdf = pytest.importorskip("pypdf")
 pytest.importorskip("bs4")

@@ -5,32 +5,34 @@ from __future__ import annotations
 import pytest
 from tiny import tiny_pair
 
-from spec_rag.text.documents import Document
-from spec_rag.evaluation import costs
+from spec_rag.compression.draft import Draft
+from spec_rag.compression.passages import frame, question_tokens, split_passages
+from spec_rag.evaluation import speed as costs
 from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
-from spec_rag.models.loading import LoadedModel
-from spec_rag.compression.passages import document_tokens, frame, question_tokens
+from spec_rag.text.documents import Document
+from spec_rag.text.units import unit_spans
 
 TEXT = "Bread is baked daily. The baker is Odalys Fenn, of Tarn. She sleeps late."
 ASKED = AnsweredQuestion("Who bakes?", ["Fenn"], [Document(TEXT, title="Bakery"), Document(TEXT[22:], title="Tarn")])
 
 
 @pytest.fixture
-def loaded() -> LoadedModel:
-    return tiny_pair().loaded_draft()
+def draft() -> Draft:
+    return Draft.of(tiny_pair())
 
 
-def test_the_joint_prefill_reads_what_compress_reads(loaded: LoadedModel) -> None:
+def test_the_joint_prefill_reads_what_compress_reads(draft: Draft) -> None:
     read: list[int] = []
-    decoder = loaded.model.get_decoder()
+    decoder = draft.model.get_decoder()
     decoder.register_forward_pre_hook(lambda *call: read.append(call[2]["input_ids"].shape[1]), with_kwargs=True)
-    assert costs.joint_prefill(loaded, ASKED) == read[0]
-    layout = frame(loaded.tokenizer)
-    own = sum(len(document_tokens(loaded.tokenizer, d.text, d.title).ids) for d in ASKED.documents)
-    assert read[0] == len(layout.head) + own + len(question_tokens(loaded.tokenizer, layout, "Who bakes?").ids)
+    assert costs.joint_prefill(draft, ASKED) == read[0]
+    layout = frame(draft.tokenizer)
+    units = [unit_spans(d.text, "sentence") for d in ASKED.documents]
+    own = sum(len(passage.ids) for passage in split_passages(draft.tokenizer, ASKED.documents, units))
+    assert read[0] == len(layout.head) + own + len(question_tokens(draft.tokenizer, layout, "Who bakes?").ids)
 
 
-def test_ratios_time_every_way(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ratios_time_every_call(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
     def timed(call):  # type: ignore[no-untyped-def]
@@ -39,22 +41,22 @@ def test_ratios_time_every_way(loaded: LoadedModel, monkeypatch: pytest.MonkeyPa
         return 8.0 if call.func is costs.joint_prefill else 2.0
 
     monkeypatch.setattr(costs, "seconds", timed)
-    table = costs.ratios(loaded, [ASKED, ASKED])
+    table = costs.ratios(draft, [ASKED, ASKED])
     assert len(calls) == 3 * 7  # the first question twice, to warm up
     assert "| compress, documents in memory | 2.00 | 4.0 |" in table
     assert "| compress with likelihood, documents on disk | 2.00 | 4.0 |" in table
     assert "| joint prefill | 8.00 | 1.0 |" in table
 
 
-def test_a_finer_storage_takes_more_bytes(loaded: LoadedModel) -> None:
-    exact, half, quarter = (row.split(" | ") for row in costs.storage(loaded, [ASKED], part=2).splitlines()[2:])
+def test_a_finer_storage_takes_more_bytes(draft: Draft) -> None:
+    exact, half, quarter = (row.split(" | ") for row in costs.storage(draft, [ASKED], part=2).splitlines()[2:])
     assert (exact[0], half[0], quarter[0]) == ("| float32", "| float16", "| int8")
     assert float(exact[1]) == pytest.approx(2 * float(half[1]), rel=0.2)
     assert float(half[1]) > float(quarter[1]) > 0
     assert exact[3] == "1 of 1 |"
 
 
-def test_growth_fits_a_line(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growth_fits_a_line(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
 
     def timed(call):  # type: ignore[no-untyped-def]
@@ -62,12 +64,12 @@ def test_growth_fits_a_line(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
         return 3.0 + 0.5 * read[-1]
 
     monkeypatch.setattr(costs, "seconds", timed)
-    table = costs.growth(loaded, [2, 4, 6], tokens=30)
+    table = costs.growth(draft, [2, 4, 6], tokens=30)
     assert read == [2] * 4 + [4] * 4 + [6] * 4
     assert table.count("3.00 + 0.5000 n | 1.0000 |") == 2
 
 
-def test_generated_documents_are_as_long_as_asked_for(loaded: LoadedModel) -> None:
-    documents = costs.generated_documents(loaded, 3, 120)
-    assert [len(loaded.tokenizer(d.text, add_special_tokens=False)["input_ids"]) for d in documents] == [120] * 3
+def test_generated_documents_are_as_long_as_asked_for(draft: Draft) -> None:
+    documents = costs.generated_documents(draft, 3, 120)
+    assert [len(draft.tokenizer(d.text, add_special_tokens=False)["input_ids"]) for d in documents] == [120] * 3
     assert len({d.text for d in documents}) == 3

@@ -1,0 +1,110 @@
+"""The model that reads documents: a draft with a tokenizer, no deeper than the score needs.
+
+This module knows which layers are listened to; it does not know how documents are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from spec_rag.compression.calibration import Calibration, find_calibration, layer_range
+from spec_rag.config import CompressionConfig
+from spec_rag.errors import ConfigError
+from spec_rag.models.checkpoints import context_tokens, decoder_layers
+from spec_rag.models.loading import checkpoint_layers, load_model
+from spec_rag.models.lock import FairLock
+from spec_rag.models.options import LoadOptions
+from spec_rag.models.pair import ModelPair
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A model that reads documents: it always has a tokenizer.
+
+    Attributes:
+        total_layers: of the whole model; `loaded_layers` of them are in memory.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    total_layers: int
+
+    @classmethod
+    def of(
+        cls,
+        given: Any,
+        options: LoadOptions | None = None,
+        config: CompressionConfig | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> Draft:
+        """The draft of whatever was given as one; by name, with no more layers than the score needs.
+
+        Args:
+            given: a name or path, a model of transformers, a LoadedModel, a ModelPair, or a Draft.
+            options: how to load it.
+            config: settings of the compression; None loads the whole model.
+            tokenizer: of a model that is given as an object; None takes the one beside its weights.
+
+        Raises:
+            ConfigError: it has no tokenizer, or is of another kind.
+            ModelNotFoundError: nothing is found under its name.
+        """
+        if isinstance(given, Draft):
+            return given
+        if isinstance(given, ModelPair):
+            loaded = given.loaded_draft()
+        elif isinstance(given, str | Path):
+            total = checkpoint_layers(given, options)
+            depth = None if config is None else needed_depth(config, str(given), total)
+            loaded = load_model(given, options, layers=depth)
+        else:
+            loaded = load_model(given, options, tokenizer=tokenizer)
+        if loaded.tokenizer is None:
+            raise ConfigError(
+                f"draft={loaded.name!r} has no tokenizer: give it as tokenizer=, give the draft by name, or in a "
+                "ModelPair with one."
+            )
+        return cls(loaded.model, loaded.tokenizer, loaded.name, loaded.total_layers)
+
+    @property
+    def lock(self) -> FairLock:
+        """The lock that readings with this draft queue on."""
+        return FairLock.of(self.model)
+
+    @property
+    def loaded_layers(self) -> int:
+        return decoder_layers(self.model.config)
+
+    @property
+    def context_tokens(self) -> int | None:
+        return context_tokens(self.model.config)
+
+
+def needed_depth(config: CompressionConfig, draft: str, total_layers: int) -> int:
+    """How many layers of a draft the score needs.
+
+    Raises:
+        ConfigError: the calibration that is asked for is not found.
+    """
+    if config.needs_whole_draft:
+        return total_layers
+    calibration = find_calibration(config.calibration, draft)
+    return (calibration.layer_range if calibration else layer_range(total_layers))[1]
+
+
+def calibration_for(draft: Draft, config: CompressionConfig) -> Calibration | None:
+    """The calibration that the settings ask for, if this draft has one.
+
+    Raises:
+        ConfigError: it is not found, or it is another draft's.
+    """
+    found = find_calibration(config.calibration, draft.name)
+    if found is not None:
+        heads = int(draft.model.config.get_text_config(decoder=True).num_attention_heads)
+        found.check_fits(draft.name, draft.total_layers, heads)
+    return found

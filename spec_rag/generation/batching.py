@@ -1,0 +1,133 @@
+"""Requests that wait for the same models at the same time are answered in one batch.
+
+Whoever gets the models takes along what waits behind it and asks for the same, and hands each its answer; nobody waits
+for a batch to fill. This module does not know how answers are computed.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from spec_rag.models.lock import FairLock
+
+MAX_ROWS = 8
+_MOST_PADDING = 2.0  # a batch is at most so much wider than its average row
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+@dataclass(eq=False)
+class _Waiting(Generic[P, R]):
+    """A request in the queue, and what became of it."""
+
+    prompt: P
+    length: int
+    kind: str
+    cancelled: threading.Event | None
+    result: R | None = None
+    error: BaseException | None = None
+    done: bool = field(default=False)
+
+
+class Batcher(Generic[P, R]):
+    """The queue of requests on one model."""
+
+    def __init__(self) -> None:
+        self._queue: deque[_Waiting[P, R]] = deque()
+        self._guard = threading.Lock()
+
+    def answer(
+        self,
+        prompt: P,
+        length: int,
+        kind: str,
+        run: Callable[[Sequence[P], threading.Event | None], Sequence[R]],
+        lock: FairLock,
+        cancelled: threading.Event | None,
+    ) -> R | None:
+        """The answer to one prompt, perhaps computed by another thread together with its own.
+
+        Args:
+            prompt: what is asked.
+            length: its tokens; prompts of very different lengths are not put into one batch.
+            kind: requests of one kind may share a batch.
+            run: answers prompts of this kind while the lock is held; is told of a cancellation only where it answers
+                this prompt alone.
+            lock: of the models.
+            cancelled: ends the wait when it is set.
+
+        Returns:
+            None if it was cancelled while it waited.
+        """
+        own = _Waiting[P, R](prompt, length, kind, cancelled)
+        with self._guard:
+            self._queue.append(own)
+        try:
+            with lock.hold(cancelled) as mine:
+                if mine and not own.done:
+                    self._run(self._taken_along(own), run)
+        finally:
+            with self._guard:
+                if own in self._queue:
+                    self._queue.remove(own)
+        if own.error is not None:
+            raise own.error
+        return own.result
+
+    def _taken_along(self, own: _Waiting[P, R]) -> list[_Waiting[P, R]]:
+        """The request and those that wait behind it and may share its batch; they leave the queue."""
+        with self._guard:
+            taken = [own]
+            for other in self._queue:
+                fits = other is not own and other.kind == own.kind and len(taken) < MAX_ROWS
+                if fits and not _is_set(other.cancelled) and _are_alike([one.length for one in [*taken, other]]):
+                    taken.append(other)
+            for one in taken:
+                self._queue.remove(one)
+        return taken
+
+    def _run(
+        self,
+        taken: Sequence[_Waiting[P, R]],
+        run: Callable[[Sequence[P], threading.Event | None], Sequence[R]],
+    ) -> None:
+        if len(taken) > 1:
+            try:
+                results = run([one.prompt for one in taken], None)
+            except Exception:  # one of them may be the cause: the others must not suffer for it
+                for one in taken:
+                    self._run([one], run)
+                return
+            for one, result in zip(taken, results, strict=True):
+                one.result, one.done = result, True
+            return
+        (one,) = taken
+        try:
+            (one.result,) = run([one.prompt], one.cancelled)
+        except BaseException as error:
+            one.error = error
+        one.done = True
+
+
+_batchers: weakref.WeakKeyDictionary[object, Batcher[object, object]] = weakref.WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def batcher_of(owner: object) -> Batcher[object, object]:
+    """The queue of that model, one for its lifetime."""
+    with _making:
+        return _batchers.setdefault(owner, Batcher())
+
+
+def _are_alike(lengths: Sequence[int]) -> bool:
+    return max(lengths) <= _MOST_PADDING * sum(lengths) / len(lengths)
+
+
+def _is_set(event: threading.Event | None) -> bool:
+    return event is not None and event.is_set()

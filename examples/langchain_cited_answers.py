@@ -7,12 +7,12 @@ from pathlib import Path
 from langchain_core.documents import Document
 from langchain_spec_rag import ChatSpecKV, SpecPCCompressor
 
-from spec_rag.answering.chunks import retrieve, split_passages
+from spec_rag.answering.chunks import retrieve, split_chunks
 from spec_rag.answering.loaders import read_file
 from spec_rag.text.units import sentence_spans
 
 HANDBOOK = sorted((Path(__file__).parent / "handbook").glob("[0-9]*.md"))
-PASSAGES = [passage for path in HANDBOOK for passage in split_passages(read_file(path))]
+CHUNKS = [chunk for path in HANDBOOK for chunk in split_chunks(read_file(path))]
 
 
 def words(text: str) -> set[str]:
@@ -20,7 +20,7 @@ def words(text: str) -> set[str]:
 
 
 def main(question: str = "What does the main mirror of the Ostrander reflector weigh?") -> None:
-    found = [Document(p.text, metadata={**p.metadata, "title": p.title}) for p in retrieve(question, PASSAGES, top_k=4)]
+    found = [Document(p.text, metadata={**p.metadata, "title": p.title}) for p in retrieve(question, CHUNKS, top_k=4)]
     kept = SpecPCCompressor(ratio=0.25).compress_documents(found, question)
     context = "\n\n".join(document.page_content for document in kept)
     answer = ChatSpecKV(max_tokens=48).invoke(f"{context}\n\nAnswer in one sentence: {question}").text

@@ -9,16 +9,16 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableParallel, RunnablePassthrough
 from langchain_spec_rag import ChatSpecKV, SpecPCCompressor
 
-from spec_rag.answering.chunks import retrieve, split_passages
+from spec_rag.answering.chunks import retrieve, split_chunks
 from spec_rag.answering.loaders import read_file
 
 HANDBOOK = sorted((Path(__file__).parent / "handbook").glob("[0-9]*.md"))
-PASSAGES = [passage for path in HANDBOOK for passage in split_passages(read_file(path))]
+CHUNKS = [chunk for path in HANDBOOK for chunk in split_chunks(read_file(path))]
 PROMPT = ChatPromptTemplate.from_template("{context}\n\nAnswer in one sentence: {question}")
 
 
 def find(question: str) -> list[Document]:
-    found = retrieve(question, PASSAGES, top_k=4)
+    found = retrieve(question, CHUNKS, top_k=4)
     return [Document(p.text, metadata={"title": p.title, "relevance_score": p.score}) for p in found]
 
 

@@ -6,16 +6,16 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
 from langchain_spec_rag import ChatSpecKV, SpecPCCompressor
 
-from spec_rag.answering.chunks import retrieve, split_passages
+from spec_rag.answering.chunks import retrieve, split_chunks
 from spec_rag.answering.loaders import read_file
 
 HANDBOOK = sorted((Path(__file__).parent / "handbook").glob("[0-9]*.md"))
-PASSAGES = [passage for path in HANDBOOK for passage in split_passages(read_file(path))]
+CHUNKS = [chunk for path in HANDBOOK for chunk in split_chunks(read_file(path))]
 QUESTIONS = ("Who discovered the comet of 1937?", "What does the main mirror of the Ostrander reflector weigh?")
 
 
 def find(question: str) -> list[Document]:
-    found = retrieve(question, PASSAGES, top_k=4)
+    found = retrieve(question, CHUNKS, top_k=4)
     return [Document(p.text, metadata={**p.metadata, "title": p.title, "relevance_score": p.score}) for p in found]
 
 

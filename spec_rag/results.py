@@ -25,6 +25,7 @@ class Timings:
 
     @property
     def total_seconds(self) -> float:
+        """All of them together."""
         return self.draft_seconds + self.prefill_seconds + self.decode_seconds
 
 
@@ -189,10 +190,12 @@ class CompressionData:
 
     @property
     def tokens_before(self) -> int:
+        """Of all documents, in the budget's tokens."""
         return sum(document.tokens_before for document in self.documents)
 
     @property
     def tokens_after(self) -> int:
+        """Of what was kept, in the budget's tokens."""
         return sum(document.tokens_after for document in self.documents)
 
     @property

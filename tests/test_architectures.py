@@ -25,7 +25,16 @@ def test_a_well_known_family_works(family: str) -> None:
     assert finding.works, finding.reason
 
 
-@pytest.mark.parametrize(("family", "reason"), [("bert", "reads ahead"), ("mamba", ""), ("bloom", ""), ("jamba", "")])
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("bert", "reads ahead"),
+        ("bloom", "UnsupportedModelError: The draft ran without showing any layer"),
+        ("mpt", "UnsupportedModelError: The draft ran without showing any layer"),
+        ("jamba", "has layers of type"),
+        ("mamba", "has layers of type"),
+    ],
+)
 def test_what_cannot_be_scored_faithfully_is_refused_with_the_reason(family: str, reason: str) -> None:
     finding = try_family(family)
     assert not finding.works
@@ -44,6 +53,9 @@ def test_every_family_is_tried_and_the_page_says_what_came_of_it() -> None:
 
 
 def test_the_page_says_how_many_work() -> None:
-    page = as_markdown([Finding("a", True), Finding("b", False, "no | keys")])
-    assert "1 work, 1 are refused" in page
-    assert "| `b` | no / keys |" in page
+    findings = [Finding("a", True), Finding("b", False, "no | keys"), Finding("c", False, "no config", built=False)]
+    page = as_markdown(findings)
+    assert "1 work, 1 are refused, and 1 could not be built" in page
+    refused, unbuilt = page.split("not built, not tried")
+    assert "| `b` | no / keys |" in refused
+    assert "| `c` | no config |" in unbuilt

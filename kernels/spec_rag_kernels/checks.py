@@ -19,11 +19,13 @@ def check_shape(name: str, tensor: Tensor, shape: Sequence[int | None], meaning:
 
 
 def check_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """Refuse a tensor of another dtype."""
     if tensor.dtype != dtype:
         raise ValueError(f"{name} is {tensor.dtype}; it must be {dtype}")
 
 
 def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    """Refuse a tensor on another device."""
     if tensor.device != device:
         raise ValueError(f"{name} is on {tensor.device}; it must be on {device}, where the first tensor is")
 
@@ -35,6 +37,7 @@ def check_float(name: str, tensor: Tensor) -> None:
 
 
 def check_mask(name: str, mask: Tensor | None, shape: Sequence[int], device: torch.device, meaning: str) -> None:
+    """Refuse a mask unless it is None, or bool of this shape on this device."""
     if mask is not None:
         check_shape(name, mask, shape, meaning)
         check_dtype(name, mask, torch.bool)
@@ -42,16 +45,19 @@ def check_mask(name: str, mask: Tensor | None, shape: Sequence[int], device: tor
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a value that is not one of the choices."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
 
 
 def check_positive(name: str, value: float | None) -> None:
+    """Refuse a number that is not above zero; None passes."""
     if value is not None and not value > 0:
         raise ValueError(f"{name} is {value}; it must be positive or None")
 
 
 def check_grouped_heads(query_heads: int, key_heads: int) -> None:
+    """Refuse query heads that no whole number of KV heads can share."""
     if query_heads % key_heads:
         raise ValueError(
             f"query has {query_heads} heads and key has {key_heads}; the first must be a multiple of the second"

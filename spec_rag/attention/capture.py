@@ -57,7 +57,9 @@ class AttentionObserver(Protocol):
     Returns None to let it run as it is, a mask to let it run with that mask, or, as `Replaced`, its output.
     """
 
-    def __call__(self, call: AttentionCall) -> Tensor | Replaced | None: ...
+    def __call__(self, call: AttentionCall) -> Tensor | Replaced | None:
+        """Look at one call of one layer."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class PromptImportance:
         self._steps: dict[int, int] = {}
 
     def __call__(self, call: AttentionCall) -> None:
+        """Reduce one call of one layer."""
         queries, keys = call.query.shape[2], call.key.shape[2]
         if self.prompt_tokens is None:
             self.prompt_tokens = queries

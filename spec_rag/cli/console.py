@@ -100,6 +100,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def warn_skipped(error: UnreadableFileError) -> None:
+    """Name a file that was left out on stderr."""
     typer.echo(f"skipped: {error}", err=True)
 
 
@@ -109,6 +110,7 @@ def load_options(device: str | None) -> LoadOptions | None:
 
 
 def print_json(value: Any) -> None:
+    """Print JSON and nothing else."""
     typer.echo(json.dumps(_finite(value), ensure_ascii=False, indent=2, allow_nan=False, default=str))
 
 

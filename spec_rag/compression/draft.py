@@ -78,10 +78,12 @@ class Draft:
 
     @property
     def loaded_layers(self) -> int:
+        """Decoder layers that are in memory."""
         return decoder_layers(self.model.config)
 
     @property
     def context_tokens(self) -> int | None:
+        """The most tokens the draft was made for, or None if its config does not say."""
         return context_tokens(self.model.config)
 
 

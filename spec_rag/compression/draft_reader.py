@@ -82,6 +82,7 @@ class DocumentReader:
 
     @property
     def device(self) -> torch.device:
+        """Where the draft is."""
         return torch.device(self.draft.model.device)
 
     @cached_property

@@ -56,6 +56,7 @@ class SideBySide:
         )
 
     def __call__(self, call: AttentionCall) -> Replaced:
+        """The attention of one layer."""
         _refuse_unscored(call)
         keys, values = (
             torch.cat([x[call.layer].to(call.query) for x in parts], dim=1)[None]
@@ -102,6 +103,7 @@ class OneByOne:
         self._keys = torch.cat([torch.arange(prefix.tokens).expand(rows, -1), behind, own], dim=1)[:, None]
 
     def __call__(self, call: AttentionCall) -> Replaced:
+        """The attention of one layer."""
         _refuse_unscored(call)
         seen = self._keys <= self._queries
         if call.sliding_window is not None:

@@ -86,6 +86,7 @@ def _checksum(stored: Mapping[str, Tensor]) -> str:
 
 
 def packed(passage: EncodedPassage, storage: StorageType) -> Stored:
+    """The passage at a precision; int8 comes with a scale per layer, KV head and token."""
     import torch
 
     stored: Stored = {}
@@ -101,6 +102,7 @@ def packed(passage: EncodedPassage, storage: StorageType) -> Stored:
 
 
 def unpacked(stored: Stored) -> EncodedPassage:
+    """The passage that was packed, in float32 or float16."""
     from spec_rag.compression.passages import EncodedPassage
 
     if "keys_scale" in stored:

@@ -99,14 +99,17 @@ class EncodedPassage:
 
     @property
     def tokens(self) -> int:
+        """Of the passage."""
         return int(self.keys.shape[2])
 
     @property
     def layers(self) -> int:
+        """That it was read with."""
         return int(self.keys.shape[0])
 
     @property
     def nbytes(self) -> int:
+        """Bytes of keys and values."""
         return int(self.keys.nbytes + self.values.nbytes)
 
 

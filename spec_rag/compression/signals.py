@@ -65,6 +65,7 @@ class Inquiry:
 
     @property
     def unit_texts(self) -> list[str]:
+        """The text of each unit."""
         return [self.documents[d].text[a:b] for d, spans in enumerate(self.units) for a, b in spans]
 
 

@@ -70,11 +70,12 @@ _SMALL: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one family: `works`, or why not."""
+    """What became of one family: `works`, or why not; one that could not be `built` was not tried."""
 
     family: str
     works: bool
     reason: str = ""
+    built: bool = True
 
 
 def families() -> list[str]:
@@ -104,10 +105,10 @@ def try_family(family: str, max_parameters: int = 20_000_000) -> Finding:
             with torch.device("meta"):
                 size = sum(p.numel() for p in AutoModelForCausalLM.from_config(tiny_config(family)).parameters())
             if size > max_parameters:
-                return Finding(family, False, f"cannot be built tiny: {size:,} parameters remain")
+                return Finding(family, False, f"{size:,} parameters remain", built=False)
             model = AutoModelForCausalLM.from_config(tiny_config(family), dtype=torch.float32).eval()
         except Exception as error:
-            return Finding(family, False, f"cannot be built tiny: {_short(error)}")
+            return Finding(family, False, _short(error), built=False)
         try:
             if kinds := other_layers(family):
                 return Finding(family, False, f"has layers of type {', '.join(sorted(kinds))}")
@@ -157,16 +158,18 @@ def _short(error: Exception) -> str:
 def as_markdown(findings: list[Finding]) -> str:
     """The page that lists what works and what is refused."""
     works = [finding.family for finding in findings if finding.works]
+    refused = [finding for finding in findings if finding.built and not finding.works]
+    unbuilt = [finding for finding in findings if not finding.built]
     lines = [
         "# Architectures",
         "",
-        f"Tried with transformers {transformers.__version__}: every decoder-only family, built tiny and random. "
-        f"{len(works)} work, {len(findings) - len(works)} are refused.",
+        f"Tried with transformers {transformers.__version__}: every decoder-only family that can be built tiny and "
+        f"random from its own config. {len(works)} work, {len(refused)} are refused, and {len(unbuilt)} could not be "
+        "built that way, so nothing is known of them.",
         "",
         "Works: " + ", ".join(f"`{family}`" for family in works) + ".",
-        "",
-        "| refused | reason |",
-        "|---|---|",
-        *(f"| `{f.family}` | {f.reason.replace('|', '/')} |" for f in findings if not f.works),
     ]
+    for heading, found in (("refused", refused), ("not built, not tried", unbuilt)):
+        lines += ["", f"| {heading} | reason |", "|---|---|"]
+        lines += [f"| `{f.family}` | {f.reason.replace('|', '/')} |" for f in found]
     return "\n".join(lines) + "\n"

@@ -55,6 +55,7 @@ class Batch:
 
     @property
     def longest(self) -> int:
+        """Tokens of the longest row."""
         return max(len(row) for row in self.rows)
 
 

@@ -100,6 +100,7 @@ class PaddedPrompts:
 
     @classmethod
     def of(cls, target: PreTrainedModel, batch: Batch) -> PaddedPrompts:
+        """Lay the rows out for the target."""
         ids, mask = left_pad(batch.rows, pad_token_id(target))
         positions, _ = left_pad(batch.positions, 0)
         given = any(int(p[-1]) != len(p) - 1 for p in batch.positions)

@@ -46,6 +46,7 @@ class PrefillPruner:
         self.layers_seen: set[int] = set()
 
     def __call__(self, call: AttentionCall) -> Replaced | None:
+        """Score, prune and, where it is sparse, compute one layer."""
         if call.layer >= len(self.cache.layers) or call.layer in self.layers_seen:
             raise UnsupportedModelError(
                 f"Layer {call.layer} shares or repeats the keys of another, which cannot be pruned on its own: choose "

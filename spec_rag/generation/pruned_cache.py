@@ -41,6 +41,7 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
         self.needs_mask = False
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Take new pairs in, as transformers' cache layers do; what has left a sliding window goes."""
         self.seen += key_states.shape[-2]
         keys, values = super().update(key_states, value_states)
         if self.positions is not None:
@@ -89,39 +90,48 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
 
     @property
     def kept_bytes(self) -> int:
+        """Bytes of the keys and values that are held."""
         return int(self.keys.nbytes + self.values.nbytes)
 
     def get_seq_length(self) -> int:
+        """The logical length."""
         return self.seen
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """The physical length with the queries, and the offset of the logical one."""
         held = self.keys.shape[-2] if self.is_initialized and self.keys.numel() else 0
         return held + query_length, self.seen - held
 
     def get_max_length(self) -> int:
+        """The sliding window, or -1 for none."""
         return self.sliding_window if self.sliding_window is not None else -1
 
     def reset(self) -> None:
+        """Forget everything."""
         super().reset()
         self.seen, self.positions, self.needs_mask = 0, None, False
 
     def crop(self, tokens_to_remove: int) -> None:
+        """Take the last tokens away again."""
         super().crop(tokens_to_remove)
         self.seen -= abs(tokens_to_remove)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Follow a beam search."""
         super().reorder_cache(beam_idx)
         if self.positions is not None:
             rows = beam_idx.to(self.positions.device)
             self.positions, self.first_token = self.positions[rows], self.first_token[rows]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row, for beams."""
         super().batch_repeat_interleave(repeats)
         if self.positions is not None:
             self.positions = self.positions.repeat_interleave(repeats, dim=0)
             self.first_token = self.first_token.repeat_interleave(repeats, dim=0)
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows alone."""
         super().batch_select_indices(indices)
         if self.positions is not None:
             self.positions, self.first_token = self.positions[indices], self.first_token[indices]
@@ -160,10 +170,12 @@ class PrunedCache(Cache):  # type: ignore[misc]
 
     @property
     def kept_bytes(self) -> int:
+        """Bytes of the keys and values that all layers hold."""
         return sum(layer.kept_bytes for layer in self.layers)
 
     @property
     def dense_bytes(self) -> int:
+        """Bytes that the prompt would take unpruned."""
         return sum(layer.dense_bytes for layer in self.layers)
 
     @property
@@ -185,6 +197,7 @@ class DecodeMasks:
         self._cache = cache
 
     def __call__(self, call: AttentionCall) -> Tensor | None:
+        """The mask of one layer, or None where the model's own will do."""
         layer = self._cache.layers[call.layer]
         if layer.positions is None or not self._cache.needs_masks:
             return None

@@ -23,6 +23,7 @@ class CancelCriterion(StoppingCriteria):  # type: ignore[misc]
         self.first_token_at: float | None = None
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """bool [rows]: whether to stop."""
         if self.first_token_at is None:
             self.first_token_at = time.perf_counter()
         stop = self.cancelled is not None and self.cancelled.is_set()

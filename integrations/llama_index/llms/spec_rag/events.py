@@ -26,4 +26,5 @@ class KVDropEvent(BaseEvent):
 
     @classmethod
     def class_name(cls) -> str:
+        """As LlamaIndex names the event."""
         return "KVDropEvent"

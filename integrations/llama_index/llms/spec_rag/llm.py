@@ -67,6 +67,7 @@ class SpecKVLLM(DraftedLLM):
 
     @classmethod
     def class_name(cls) -> str:
+        """As LlamaIndex serialises the class."""
         return "SpecKVLLM"
 
     @property

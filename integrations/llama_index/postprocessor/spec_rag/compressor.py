@@ -153,6 +153,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
 
     @classmethod
     def class_name(cls) -> str:
+        """As LlamaIndex serialises the class."""
         return "SpecPCCompressor"
 
     @classmethod

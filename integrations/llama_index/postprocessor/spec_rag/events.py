@@ -30,4 +30,5 @@ class CompressionEvent(BaseEvent):
 
     @classmethod
     def class_name(cls) -> str:
+        """As LlamaIndex names the event."""
         return "CompressionEvent"

@@ -117,8 +117,10 @@ class SpecKVConfig(_FromDict):
         prefill_window_size: the slash of the sparse prefill: width in tokens of its local band (n_slash).
         prefill_vertical_size: the vertical of the sparse prefill: columns that every query sees (n_vert). The prefill
             is sparse when prompt and look-ahead are longer than the two together.
-        lookahead: who writes the look-ahead: "draft" (SpecKV), "none" (window queries only: SnapKV) or "target" (the
-            target's own first tokens, written from a window-pruned cache; no draft is needed).
+        lookahead: who writes the look-ahead: "draft" (SpecKV), "none" (window queries only: SnapKV), "target" (the
+            target's own first tokens, written from a window-pruned cache; no draft is needed) or "auto": the draft;
+            the target where there is no draft or it has other tokens; nobody where the prompt is at most 1.25 times
+            the capacity, since so little is dropped then.
         head_budget: "uniform" keeps max_capacity_prompt pairs in every KV head; "adaptive" shares a layer's budget
             among its heads by their scores (Ada-SpecKV).
 
@@ -134,7 +136,7 @@ class SpecKVConfig(_FromDict):
     lookahead_tokens: int | None = None
     prefill_window_size: int = 2048
     prefill_vertical_size: int = 2048
-    lookahead: Lookahead = "draft"
+    lookahead: Lookahead = "auto"
     head_budget: HeadBudget = "uniform"
 
     def __post_init__(self) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import re
 import threading
 
 import pytest
 import torch
-from tiny import random_ids, tiny_model, tiny_pair
+from tiny import random_ids, tiny_model, tiny_pair, tiny_tokenizer
 
 from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate, generate_batch, score_prompt, stream
 from spec_rag.errors import ConfigError, IncompatibleModelsError, PromptTooLongError
+from spec_rag.generation import decoding, draft, stopping
+from spec_rag.generation.draft import before_end
 
 FAMILIES = {
     "llama": {},
@@ -84,7 +87,7 @@ def test_a_row_of_a_batch_equals_the_row_alone(kind: str, head_budget: str) -> N
     draft = tiny_model(kind, seed=1, layers=3, **overrides)
     pair = ModelPair(draft=draft, target=tiny_model(kind, seed=2, layers=3, **overrides))
     speckv = SpecKVConfig(max_capacity_prompt=48, window_size=8, lookahead_tokens=6, head_budget=head_budget)
-    prompts = [random_ids(n, seed=n) for n in (150, 31, 90, 48)]
+    prompts = [random_ids(n, seed=n) for n in (150, 31, 90, 48, 5)]
     batch = generate_batch(pair, prompts, speckv=speckv, max_new_tokens=10)
     for prompt, row in zip(prompts, batch, strict=True):
         alone = generate(pair, prompt, speckv=speckv, max_new_tokens=10)
@@ -150,6 +153,78 @@ def test_each_lookahead_policy_scores_by_its_own_tokens(lookahead: str) -> None:
     else:
         windowed = SpecKVConfig(max_capacity_prompt=32, window_size=8, lookahead="none")
         assert answer.lookahead_ids == generate(pair, prompt, speckv=windowed, max_new_tokens=5).output_ids
+
+
+def lookahead_of(pair: ModelPair, tokens: int, **settings: object) -> list[int]:
+    config = SpecKVConfig(max_capacity_prompt=40, window_size=8, lookahead_tokens=5, **settings)
+    return generate(pair, random_ids(tokens), speckv=config, max_new_tokens=6).lookahead_ids
+
+
+def test_by_default_the_draft_looks_ahead_and_where_it_cannot_the_target_itself() -> None:
+    pair = tiny_pair()
+    assert lookahead_of(pair, 120) == lookahead_of(pair, 120, lookahead="draft")
+    alone = ModelPair(target=pair.target)
+    assert lookahead_of(alone, 120) == lookahead_of(alone, 120, lookahead="target") != lookahead_of(pair, 120)
+    other = tiny_tokenizer()
+    other.add_tokens(["harbour"])
+    foreign = ModelPair(draft=pair.draft, target=pair.target, tokenizer=pair.tokenizer, draft_tokenizer=other)
+    assert lookahead_of(foreign, 120) == lookahead_of(alone, 120)
+
+
+def test_by_default_nobody_looks_ahead_for_a_prompt_that_hardly_exceeds_its_capacity() -> None:
+    pair = tiny_pair()
+    steps: list[object] = []
+    hook = pair.draft.register_forward_pre_hook(lambda *given: steps.append(given))
+    assert lookahead_of(pair, 50) == []
+    assert not steps, "the draft was not asked"
+    assert len(lookahead_of(pair, 51)) == 5
+    assert len(lookahead_of(pair, 50, lookahead="draft")) == 5
+    hook.remove()
+
+
+@pytest.mark.parametrize("with_draft", [True, False])
+def test_a_row_that_does_without_look_ahead_alone_does_so_in_a_batch(with_draft: bool) -> None:
+    pair = tiny_pair()
+    pair = pair if with_draft else ModelPair(target=pair.target)
+    config = SpecKVConfig(max_capacity_prompt=40, window_size=8, lookahead_tokens=5)
+    prompts = [random_ids(n, seed=n) for n in (120, 48, 30)]
+    for prompt, row in zip(prompts, generate_batch(pair, prompts, speckv=config, max_new_tokens=6), strict=True):
+        alone = generate(pair, prompt, speckv=config, max_new_tokens=6)
+        assert row.lookahead_ids == alone.lookahead_ids
+        assert row.output_ids == alone.output_ids
+        assert row.kept_positions == alone.kept_positions or not alone.kept_positions
+
+
+@pytest.mark.parametrize(
+    ("specpc_tokens", "speckv_tokens", "expected"), [(1, 3, 3), (6, 3, 3), (6, None, 6), (1, None, 9)]
+)
+def test_the_look_ahead_is_as_long_as_the_settings_say(
+    specpc_tokens: int, speckv_tokens: int | None, expected: int
+) -> None:
+    pair, prompt = tiny_pair(), random_ids(120)
+    pair.draft.generation_config.eos_token_id = None
+    specpc = SpecPCConfig(max_capacity_prompt=80, window_size=8, starting_layer_index=1, lookahead_tokens=specpc_tokens)
+    speckv = SpecKVConfig(max_capacity_prompt=40, window_size=8, lookahead_tokens=speckv_tokens)
+    answer = generate(pair, prompt, specpc, speckv, max_new_tokens=9)
+    written = generate(ModelPair(target=pair.draft), prompt, max_new_tokens=expected).output_ids
+    assert answer.lookahead_ids == written
+
+
+def test_a_look_ahead_ends_with_its_rows_end_token() -> None:
+    pair, prompts = tiny_pair(), [random_ids(n, seed=n) for n in (120, 100)]
+    pair.draft.generation_config.eos_token_id = None
+    config = SpecKVConfig(max_capacity_prompt=40, window_size=8, lookahead_tokens=6, lookahead="draft")
+    whole = [answer.lookahead_ids for answer in generate_batch(pair, prompts, speckv=config, max_new_tokens=2)]
+    end = next(token for token in whole[0] if token not in whole[1])
+    pair.draft.generation_config.eos_token_id = end
+    ended = [answer.lookahead_ids for answer in generate_batch(pair, prompts, speckv=config, max_new_tokens=2)]
+    assert ended == [whole[0][: whole[0].index(end) + 1], whole[1]]
+
+
+def test_the_end_token_is_the_last_that_counts() -> None:
+    written = torch.tensor([[5, 1, 7, 1], [5, 6, 7, 8], [2, 1, 1, 1]])
+    assert before_end(written, [1, 2]).tolist() == [[True, True, False, False], [True] * 4, [True] + [False] * 3]
+    assert before_end(written, []).all()
 
 
 def test_adaptive_heads_share_the_layers_budget_unevenly() -> None:
@@ -230,6 +305,72 @@ def test_a_stop_string_over_token_borders_ends_the_answer_before_it() -> None:
     assert dense.finish_reason == "stop"
 
 
+def test_a_stop_string_ends_the_generation_and_not_only_the_text() -> None:
+    pair, prompt, text = text_pair()
+    stop = re.findall(r"[!-~]{3}", text)[-1]
+    stopped = generate(pair, prompt, max_new_tokens=40, stop=stop, eos_token_id=319)
+    assert pair.require_tokenizer().decode(stopped.output_ids).endswith(stop)
+
+
+class Clock:
+    """Time that passes where a model runs, a second for each of its tokens, and nowhere else."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def perf_counter(self) -> float:
+        return self.seconds
+
+    def passes_in(self, model: torch.nn.Module) -> None:
+        def run(_: object, given: tuple[object, ...], arguments: dict[str, torch.Tensor]) -> None:
+            self.seconds += arguments["input_ids"].shape[1]
+
+        model.get_decoder().register_forward_pre_hook(run, with_kwargs=True)
+
+
+@pytest.mark.parametrize("lookahead", ["draft", "target", "none"])
+def test_the_seconds_are_those_of_the_look_ahead_the_prefill_and_the_decoding(
+    lookahead: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, pair = Clock(), tiny_pair()
+    for model in (pair.draft, pair.target):
+        model.generation_config.eos_token_id = None
+        clock.passes_in(model)
+    for module in (draft, decoding, stopping):
+        monkeypatch.setattr(module, "time", clock)
+    config = SpecKVConfig(max_capacity_prompt=40, window_size=8, lookahead=lookahead, lookahead_tokens=5)
+    timings = generate(pair, random_ids(100), speckv=config, max_new_tokens=7).timings
+    # the draft reads the prompt and writes five tokens, the last of which it does not read
+    assert timings.draft_seconds == (104 if lookahead == "draft" else 0)
+    # the target reads prompt and look-ahead, and the last prompt token again; where it looks ahead, the prompt twice
+    own = 100 + 5 if lookahead == "target" else 0
+    assert timings.prefill_seconds == 100 + (0 if lookahead == "none" else 5) + 1 + own
+    assert timings.decode_seconds == 6
+    assert timings.total_seconds == clock.seconds
+
+
+def test_a_cancelled_batch_ends_and_says_so() -> None:
+    pair = tiny_pair()
+    cancelled = threading.Event()
+    steps = 0
+
+    def count(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            cancelled.set()
+
+    hook = pair.target.register_forward_pre_hook(count)
+    prompts = [random_ids(40, seed=1), random_ids(50, seed=2)]
+    answers = generate_batch(pair, prompts, max_new_tokens=500, eos_token_id=319, cancelled=cancelled)
+    assert steps <= 4
+    assert {answer.finish_reason for answer in answers} == {"cancelled"}
+    steps = 4
+    assert generate_batch(pair, prompts, max_new_tokens=5, cancelled=cancelled)[0].finish_reason == "cancelled"
+    assert steps == 4, "what is cancelled before its turn runs no model"
+    hook.remove()
+
+
 def test_a_stream_gives_the_answers_text_and_its_answer() -> None:
     pair, prompt, text = text_pair()
     with stream(pair, prompt, max_new_tokens=40, eos_token_id=319) as pieces:
@@ -281,7 +422,7 @@ def test_an_answer_is_never_made_from_the_cache_of_another_question() -> None:
         (lambda p: generate(ModelPair(draft=p.draft), random_ids(10)), ConfigError, "target=None"),
         (lambda p: generate(ModelPair(target=p.target), "text"), ConfigError, "tokenizer=None"),
         (
-            lambda p: generate(ModelPair(target=p.target), random_ids(2000), speckv=SpecKVConfig()),
+            lambda p: generate(ModelPair(target=p.target), random_ids(2000), speckv=SpecKVConfig(lookahead="draft")),
             ConfigError,
             "draft=None",
         ),
@@ -302,8 +443,9 @@ def test_a_draft_with_another_tokenizer_is_refused_for_speckv(smollm2: ModelPair
     pair = ModelPair(
         draft=smollm2.draft, target=tiny.target, tokenizer=tiny.tokenizer, draft_tokenizer=smollm2.tokenizer
     )
+    asked = SpecKVConfig(max_capacity_prompt=48, window_size=8, lookahead="draft")
     with pytest.raises(IncompatibleModelsError, match="different tokenizers"):
-        generate(pair, random_ids(100), speckv=SPECKV)
+        generate(pair, random_ids(100), speckv=asked)
     own = SpecKVConfig(max_capacity_prompt=48, window_size=8, lookahead="target")
     assert generate(pair, random_ids(100), speckv=own, max_new_tokens=3).completion_tokens == 3
 

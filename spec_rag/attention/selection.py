@@ -5,6 +5,8 @@ Pure tensors. This module does not know models, documents or where scores come f
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +25,8 @@ def smooth(scores: Tensor, kernel_size: int, pool_type: str) -> Tensor:
     Returns:
         [..., tokens].
     """
+    if not scores.shape[-1]:
+        return scores
     left = (kernel_size - 1) // 2
     flat = scores.reshape(-1, 1, scores.shape[-1])
     padded = F.pad(flat, (left, kernel_size - 1 - left))
@@ -78,17 +82,45 @@ def select_kv(scores: Tensor, config: SpecKVConfig, key_mask: Tensor | None = No
         int64 [batch, KV heads, kept], ascending, padded in front with -1 where a head keeps fewer than another.
     """
     assert config.max_capacity_prompt is not None
-    budget = min(config.max_capacity_prompt - config.window_size, scores.shape[-1])
+    budget = config.max_capacity_prompt - config.window_size
+    return _per_row(
+        scores,
+        key_mask,
+        lambda own: _select(own, config, min(budget, own.shape[-1])),
+        with_padding=config.head_budget == "uniform",
+    )
+
+
+def select_columns(scores: Tensor, config: SpecKVConfig, key_mask: Tensor | None = None) -> Tensor:
+    """Choose the columns that every query of the sparse prefill sees (paper, section 4.1).
+
+    Args:
+        scores, key_mask: as for `select_kv`.
+        config: smoothing, and how many columns.
+
+    Returns:
+        int64 [batch, KV heads, columns], ascending.
+    """
+
+    def best(own: Tensor) -> Tensor:
+        count = min(config.prefill_vertical_size, own.shape[-1])
+        ranked = smooth(own, config.kernel_size, config.pool_type).topk(count, dim=-1).indices
+        return ranked.sort(dim=-1).values
+
+    return _per_row(scores, key_mask, best, with_padding=True)
+
+
+def _per_row(scores: Tensor, key_mask: Tensor | None, choose: Callable[[Tensor], Tensor], with_padding: bool) -> Tensor:
+    """Choose positions in each row without its padding, so that a row in a batch breaks ties as it does alone."""
     if key_mask is None:
-        return _select(scores, config, budget)
-    # row by row, without its padding, so that a row in a batch breaks ties as it does alone
+        return choose(scores)
     rows = []
     for row, mask in zip(scores, key_mask, strict=True):
         first = int(mask.shape[0] - mask.sum())
-        own = _select(row[None, :, first:], config, min(budget, row.shape[-1] - first))[0]
+        own = choose(row[None, :, first:])[0]
         rows.append(torch.where(own >= 0, own + first, own))
     width = max(row.shape[-1] for row in rows)
-    return torch.stack([_filled(row, width, config.head_budget == "uniform") for row in rows])
+    return torch.stack([_filled(row, width, with_padding) for row in rows])
 
 
 def _filled(positions: Tensor, width: int, with_padding: bool) -> Tensor:

@@ -68,18 +68,26 @@ def is_pruned(prompt_tokens: int, speckv: SpecKVConfig | None) -> bool:
     return prompt_tokens > speckv.max_capacity_prompt
 
 
+def looks_ahead(prompt_tokens: int, speckv: SpecKVConfig | None) -> bool:
+    """Whether a prompt of that length is scored by a look-ahead, alone or as a row of a batch.
+
+    "auto" does without where so little is dropped that the window's own queries choose well enough.
+    """
+    if speckv is None or speckv.lookahead == "none" or not is_pruned(prompt_tokens, speckv):
+        return False
+    capacity = speckv.max_capacity_prompt
+    return speckv.lookahead != "auto" or capacity is None or prompt_tokens > _NEAR_CAPACITY * capacity
+
+
 def lookahead_by(pair: ModelPair, speckv: SpecKVConfig | None, prompt_tokens: int) -> LookaheadBy:
     """Who writes the look-ahead for a prompt of that length, "none" where nobody has to.
 
-    "auto" takes the draft; where there is none, or it writes other tokens than the target reads, the target itself;
-    and nobody where so little is dropped that the window's own queries choose well enough.
+    "auto" takes the draft; where there is none, or it writes other tokens than the target reads, the target itself.
     """
-    if speckv is None or not is_pruned(prompt_tokens, speckv):
+    if speckv is None or not looks_ahead(prompt_tokens, speckv):
         return "none"
     if speckv.lookahead != "auto":
         return speckv.lookahead
-    if speckv.max_capacity_prompt is not None and prompt_tokens <= _NEAR_CAPACITY * speckv.max_capacity_prompt:
-        return "none"
     return "draft" if pair.draft is not None and pair.shares_tokens else "target"
 
 

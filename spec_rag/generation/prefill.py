@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from spec_rag.attention.capture import AttentionCall, Replaced, capture
 from spec_rag.attention.importance import kv_scores
-from spec_rag.attention.selection import select_kv, smooth
+from spec_rag.attention.selection import select_columns, select_kv
 from spec_rag.config import SpecKVConfig
 from spec_rag.errors import UnsupportedModelError
 from spec_rag.generation.pruned_cache import PrunedCache
@@ -59,14 +59,12 @@ class PrefillPruner:
         keys = call.key.shape[2]
         if keys <= self.config.prefill_window_size + self.config.prefill_vertical_size:
             return None
-        columns = smooth(scores, self.config.kernel_size, self.config.pool_type)
-        count = min(self.config.prefill_vertical_size, columns.shape[-1])
         return Replaced(
             vertical_slash_attention(
                 call.query,
                 call.key,
                 call.value,
-                columns=columns.topk(count, dim=-1).indices,
+                columns=select_columns(scores, self.config, None if mask is None else mask[:, : scores.shape[-1]]),
                 slash=self.config.prefill_window_size,
                 scaling=call.scaling,
                 softcap=call.softcap,

@@ -36,6 +36,7 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
         self.is_sliding = sliding_window is not None
         self.seen = 0
         self.positions: Tensor | None = None
+        self._shown: Tensor | None = None  # positions of the keys that were handed back last
         self.first_token: Tensor = torch.zeros(0, dtype=torch.long)
         self.dense_bytes = 0
         self.needs_mask = False
@@ -47,6 +48,7 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
         if self.positions is not None:
             new = torch.arange(self.seen - key_states.shape[-2], self.seen, device=keys.device)
             self.positions = torch.cat([self.positions, new.expand(*self.positions.shape[:2], -1)], dim=-1)
+            self._shown = self.positions
             if self.sliding_window is not None and not self.needs_mask:
                 # everything visible is held: what leaves the window can go
                 last = slice(1 - self.sliding_window, None)
@@ -75,17 +77,17 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
             self.keys, self.values = (torch.take_along_dim(x, slots, dim=2) for x in (self.keys, self.values))
         else:
             self.keys, self.values = gather_kv(self.keys, self.values, positions)
-        self.positions = positions
+        self.positions = self._shown = positions
         self.first_token = torch.zeros(len(positions), dtype=torch.long) if first_token is None else first_token
         self.first_token = self.first_token.to(positions.device)
         self.seen = prompt_tokens
 
     def visible(self, query_position: int) -> Tensor:
-        """bool [batch, KV heads, kept]: the pairs that a query at that logical position may attend to."""
-        assert self.positions is not None
-        visible = self.positions >= self.first_token[:, None, None]
+        """bool [batch, KV heads, keys]: what a query at that logical position may see of the keys it was handed."""
+        assert self._shown is not None
+        visible = self._shown >= self.first_token[:, None, None]
         if self.sliding_window is not None:
-            visible = visible & (self.positions > query_position - self.sliding_window)
+            visible = visible & (self._shown > query_position - self.sliding_window)
         return visible
 
     @property
@@ -109,7 +111,7 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
     def reset(self) -> None:
         """Forget everything."""
         super().reset()
-        self.seen, self.positions, self.needs_mask = 0, None, False
+        self.seen, self.positions, self._shown, self.needs_mask = 0, None, None, False
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take the last tokens away again."""

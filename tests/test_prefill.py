@@ -1,0 +1,110 @@
+"""The target's prefill: what it keeps for the look-ahead's sake, and the sparse attention, against float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from dense import probabilities
+from test_importance import TRAITS, call
+from tiny import random_ids, tiny_model
+from torch import Tensor
+
+from spec_rag import ModelPair, SpecKVConfig, generate, generate_batch
+from spec_rag.attention.capture import Replaced
+from spec_rag.errors import UnsupportedModelError
+from spec_rag.generation.prefill import PrefillPruner, prefill
+from spec_rag.generation.pruned_cache import PrunedCache
+
+TOKENS, LOOKAHEAD = 60, 4
+SPARSE = SpecKVConfig(
+    max_capacity_prompt=16, window_size=6, kernel_size=3, prefill_window_size=9, prefill_vertical_size=7
+)
+
+
+def sparse_attention(config: SpecKVConfig, key_mask: Tensor | None = None, **traits: Any) -> tuple[Tensor, Tensor]:
+    """What the pruner computes for one layer, and the same as a dense attention that sees columns and band alone."""
+    seen = call(queries=TOKENS, keys=TOKENS, **traits)
+    cache = PrunedCache(tiny_model("llama").config)
+    cache.layers[0].update(seen.key, seen.value)
+    replaced = PrefillPruner(cache, config, TOKENS - LOOKAHEAD, key_mask)(seen)
+    assert isinstance(replaced, Replaced)
+
+    follows = {name: traits.get(name) for name in ("softcap", "sliding_window", "sinks")}
+    first = TOKENS - LOOKAHEAD - 1 - config.window_size
+    rows = probabilities(seen.query, seen.key, seen.scaling, key_mask=key_mask, **follows)[:, :, first:, :first]
+    if key_mask is not None:
+        rows = rows * key_mask[:, None, first:, None]
+    scores = rows.reshape(1, 2, -1, first).amax(2)
+    pooled = torch.nn.functional.max_pool1d(scores, config.kernel_size, stride=1, padding=config.kernel_size // 2)
+    hidden = torch.ones(1, 4, TOKENS, TOKENS, dtype=torch.bool)
+    for head in range(4):
+        best = pooled[0, head // 2].topk(config.prefill_vertical_size).indices
+        hidden[0, head][:, best] = False
+    hidden &= ~(torch.ones(TOKENS, TOKENS).tril() - torch.ones(TOKENS, TOKENS).tril(-config.prefill_window_size)).bool()
+    weights = probabilities(seen.query, seen.key, seen.scaling, key_mask=key_mask, hidden=hidden, **follows)
+    return replaced.output, weights @ seen.value.double().repeat_interleave(2, dim=1)
+
+
+@pytest.mark.parametrize("trait", TRAITS)
+def test_the_sparse_prefill_is_the_layers_attention_over_columns_and_band(trait: str) -> None:
+    found, expected = sparse_attention(SPARSE, **TRAITS[trait])
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_sparse_prefill_does_not_see_padding() -> None:
+    mask = torch.arange(TOKENS)[None] >= 14
+    found, expected = sparse_attention(SPARSE, mask)
+    torch.testing.assert_close(found[:, :, 14:].double(), expected[:, :, 14:], atol=1e-5, rtol=1e-4)
+
+
+def test_a_row_of_a_sparse_batch_is_answered_as_alone() -> None:
+    pair = ModelPair(target=tiny_model("llama", seed=2, layers=3))
+    config = SpecKVConfig(
+        max_capacity_prompt=24, window_size=8, lookahead="none", prefill_window_size=20, prefill_vertical_size=20
+    )
+    prompts = [random_ids(150, seed=1), random_ids(90, seed=2), random_ids(7, seed=3)]
+    for row, prompt in zip(generate_batch(pair, prompts, speckv=config, max_new_tokens=10), prompts, strict=True):
+        alone = generate(pair, prompt, speckv=config, max_new_tokens=10)
+        assert row.output_ids == alone.output_ids
+        assert row.kept_positions == alone.kept_positions or not alone.kept_positions
+
+
+def test_the_prefill_forgets_the_look_ahead_and_leaves_the_last_prompt_token_out() -> None:
+    target = tiny_model("llama", seed=2, layers=3)
+    prompt, lookahead = random_ids(50)[None], random_ids(6, seed=1)[None]
+    ones = torch.ones(1, 50, dtype=torch.long)
+    cache = prefill(target, prompt, ones, torch.arange(50)[None], lookahead, torch.ones(1, 6, dtype=torch.bool), SPARSE)
+    assert cache.get_seq_length() == 49
+    for layer in cache.layers:
+        assert layer.positions.shape == (1, 2, 16)
+        assert int(layer.positions.max()) == 48
+        assert layer.keys.shape == (1, 2, 16, 16)
+
+
+def test_the_tokens_behind_a_rows_end_do_not_choose_its_pairs() -> None:
+    target = tiny_model("llama", seed=2, layers=3)
+    prompt, positions = random_ids(50)[None], torch.arange(50)[None]
+    ones = torch.ones(1, 50, dtype=torch.long)
+    lookahead = random_ids(6, seed=1)[None]
+
+    def kept(ids: Tensor, mask: list[bool]) -> list[Tensor]:
+        cache = prefill(target, prompt, ones, positions, ids, torch.tensor([mask]), SPARSE)
+        return [layer.positions for layer in cache.layers]
+
+    short = kept(lookahead[:, :3], [True] * 3)
+    padded = kept(lookahead, [True] * 3 + [False] * 3)
+    longer = kept(lookahead, [True] * 6)
+    assert all(torch.equal(a, b) for a, b in zip(short, padded, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(short, longer, strict=True))
+
+
+def test_layers_that_share_their_keys_are_refused() -> None:
+    seen = call(queries=TOKENS, keys=TOKENS)
+    cache = PrunedCache(tiny_model("llama").config)
+    cache.layers[0].update(seen.key, seen.value)
+    pruner = PrefillPruner(cache, SPARSE, TOKENS - LOOKAHEAD, None)
+    pruner(seen)
+    with pytest.raises(UnsupportedModelError, match="Layer 0 shares or repeats"):
+        pruner(seen)

@@ -164,8 +164,8 @@ class CompressionConfig(_FromDict):
 
     Args:
         max_tokens: keep at most so many tokens of all documents together.
-        min_tokens: never compress below so many tokens: less than that passes whole, and `ratio` leaves at least so
-            many.
+        min_tokens: never compress below so many tokens: less than that passes whole, and `ratio` and `coverage` leave
+            room for at least so many.
         ratio: keep at most this share of the tokens, above 0 and at most 1.
         coverage: keep the fewest units that carry this share of the importance, above 0 and at most 1.
         scoring: "per_document" reads each document on its own and lets the question look at all of them at once;

@@ -16,19 +16,25 @@ def probabilities(
     sinks: Tensor | None = None,
     key_mask: Tensor | None = None,
     hidden: Tensor | None = None,
+    positions: Tensor | None = None,
 ) -> Tensor:
-    """float64 [batch, heads, queries, keys]; the queries are the last of the keys, and causal."""
+    """float64 [batch, heads, queries, keys]; the queries are the last of the keys, and causal.
+
+    Args:
+        hidden: bool, what is not seen besides.
+        positions: int64 [keys], by which a sliding window counts; None counts keys.
+    """
     group = query.shape[1] // key.shape[1]
     keys = key.double().repeat_interleave(group, dim=1)
     logits = torch.einsum("bhid,bhkd->bhik", query.double(), keys) * scaling
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     count = key.shape[2]
-    position = torch.arange(count - query.shape[2], count)
-    distance = position[:, None] - torch.arange(count)[None]
-    seen = distance >= 0
+    places = torch.arange(count)
+    seen = places[-query.shape[2] :, None] >= places
     if sliding_window is not None:
-        seen = seen & (distance < sliding_window)
+        places = places if positions is None else positions
+        seen = seen & (places[-query.shape[2] :, None] - places < sliding_window)
     seen = seen.expand(query.shape[0], 1, -1, -1)
     if key_mask is not None:
         seen = seen & key_mask[:, None, None, :]

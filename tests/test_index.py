@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from pathlib import Path
@@ -14,6 +16,8 @@ import torch
 from tiny import tiny_pair
 
 from spec_rag import DocumentIndex, compress
+from spec_rag.compression.index import content_address
+from spec_rag.compression.packing import from_bytes, to_bytes
 from spec_rag.compression.passages import EncodedPassage
 from spec_rag.errors import ConfigError
 
@@ -154,3 +158,81 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
     with pytest.raises(ConfigError, match="is a file"):
         DocumentIndex(tmp_path / "x")
+
+
+@pytest.mark.parametrize("storage", ["float32", "int8"])
+def test_questions_use_a_folder_at_the_precision_it_was_filled_with(tmp_path: Path, storage: str) -> None:
+    pair = tiny_pair()
+    compress(TEXTS, QUERY, draft=pair, ratio=0.3, index=DocumentIndex(tmp_path, storage=storage))
+    again = DocumentIndex(tmp_path)
+    assert again.storage == storage
+    compress(TEXTS, QUERY, draft=pair, ratio=0.3, index=again)
+    assert (again.hits, again.misses) == (6, 0)
+    assert DocumentIndex(tmp_path / "new").storage == "float16"
+    assert not (tmp_path / "new").exists(), "looking at a folder makes none"
+
+
+def test_a_folder_is_not_opened_at_another_precision_than_its_own(tmp_path: Path) -> None:
+    DocumentIndex(tmp_path, storage="int8").put("ab" * 32, passage())
+    with pytest.raises(ConfigError, match=r"storage='float32', but folder=.* was filled with 'int8'"):
+        DocumentIndex(tmp_path, storage="float32")
+
+
+@pytest.mark.parametrize("about", ['{"format": "1", "storage": "float16"}', "{", "[]", '{"storage": "int4"}', None])
+def test_a_folder_of_another_version_is_refused_with_the_way_out(tmp_path: Path, about: str | None) -> None:
+    DocumentIndex(tmp_path).put("ab" * 32, passage())
+    if about is None:
+        (tmp_path / "index.json").unlink()
+    else:
+        (tmp_path / "index.json").write_text(about)
+    with pytest.raises(ConfigError, match="another version of spec-rag"):
+        DocumentIndex(tmp_path)
+
+
+def test_what_is_held_in_memory_is_what_was_checked_whatever_becomes_of_the_file(tmp_path: Path) -> None:
+    key = "ab" * 32
+    DocumentIndex(tmp_path).put(key, passage())
+    index = DocumentIndex(tmp_path)
+    before = index.get(key).keys.clone()
+    path = only_file(tmp_path)
+    with path.open("r+b") as file:  # in place, as another program would that has the file mapped
+        file.seek(400)
+        file.write(b"\xff" * 2000)
+    assert torch.equal(index.get(key).keys, before)
+    with path.open("r+b") as file:
+        file.truncate(100)
+    assert torch.equal(index.get(key).keys, before)
+    assert DocumentIndex(tmp_path).get(key) is None
+
+
+def test_a_well_formed_file_of_another_shape_is_computed_anew(tmp_path: Path) -> None:
+    """With a right checksum and the right name, as a faulty or malicious writer would leave it."""
+    pair = tiny_pair()
+    fresh = compress(TEXTS, QUERY, draft=pair, ratio=0.3, index=DocumentIndex(tmp_path))
+    for path in tmp_path.glob("*/*.safetensors"):
+        stored = from_bytes(path.read_bytes(), path.stem, "float16", None)
+        path.write_bytes(to_bytes(path.stem, {name: t[:, :, 1:].contiguous() for name, t in stored.items()}))
+    again = DocumentIndex(tmp_path)
+    assert compress(TEXTS, QUERY, draft=pair, ratio=0.3, index=again).text == fresh.text
+    assert again.misses == 6
+
+
+def test_an_address_depends_on_each_of_its_parts_and_on_where_one_ends() -> None:
+    addresses = [
+        content_address(*parts) for parts in (("a", "bc"), ("ab", "c"), ("abc",), ("a", "bc", ""), ("bc", "a"))
+    ]
+    assert len(set(addresses)) == 5
+    assert content_address("lone \ud800 surrogate") != content_address("lone \ud801 surrogate")
+    keys = {DocumentIndex(storage=storage).key("a") for storage in ("float32", "float16", "int8")}
+    assert len(keys) == 3
+
+
+def test_a_copied_or_pickled_index_is_the_same_store(tmp_path: Path) -> None:
+    index = DocumentIndex(tmp_path, memory_bytes=12345, storage="int8")
+    index.put("ab" * 32, passage())
+    assert copy.deepcopy(index) is copy.copy(index) is index
+    sent = pickle.dumps(index)
+    assert len(sent) < 1000
+    there = pickle.loads(sent)
+    assert (there.folder, there.memory_bytes, there.storage) == (tmp_path, 12345, "int8")
+    assert there.get("ab" * 32) is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,13 @@ from typer.testing import CliRunner
 
 from spec_rag import DocumentIndex, ModelPair, compress
 from spec_rag.cli.app import app
-from spec_rag.compression.reading import index_documents
-from spec_rag.errors import IndexNotWrittenError
+from spec_rag.compression.draft import Draft
+from spec_rag.compression.draft_reader import DocumentReader
+from spec_rag.compression.packing import StorageType
+from spec_rag.compression.passages import split_passages
+from spec_rag.compression.reading import index_documents, passage_key
+from spec_rag.errors import CancelledError, IndexNotWrittenError
+from spec_rag.text.documents import Document
 
 TEXTS = [f"Hut {i} sleeps {i + 4}. Its warden is number {i * 31}. The stove burns oak." for i in range(12)]
 
@@ -87,3 +93,61 @@ def test_the_command_reports_what_it_stored_and_skips_it_next_time(tmp_path: Pat
     assert second["new_passages"] == 0
     assert second["disk_bytes"] == first["disk_bytes"] > 0
     assert second["bytes_per_1000_tokens"] > 0
+
+
+def address(draft: Draft, depth: int | None = None, title: str = "Huts", storage: StorageType = "float16") -> str:
+    document = Document("One is red. Two is blue.", title=title)
+    (passage,) = split_passages(draft.tokenizer, [document], [[(0, 11), (12, 24)]])
+    return passage_key(DocumentReader(draft, depth), DocumentIndex(storage=storage), document, passage)
+
+
+def test_an_encoded_passage_is_filed_under_all_that_it_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draft(**overrides: object) -> Draft:
+        return Draft.of(tiny_pair(**overrides))
+
+    here = address(draft())
+    assert address(draft()) == here
+    halved = draft()
+    halved.model.half()
+    in_half = address(halved)
+    other = draft()
+    other.tokenizer.chat_template = "{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}"
+    in_other_frame = address(other)
+    monkeypatch.setattr("spec_rag.compression.passages.INSTRUCTION", "Read on.\n\n")
+    after_another_instruction = address(draft())
+    monkeypatch.undo()
+    different = [
+        in_half,
+        in_other_frame,
+        after_another_instruction,
+        address(draft(), depth=2),
+        address(draft(), title="Boats"),
+        address(draft(), storage="int8"),
+        address(draft(rope_theta=5000.0)),
+    ]
+    assert len({here, *different}) == 8
+
+
+def test_the_precision_that_the_draft_computes_in_is_part_of_the_address() -> None:
+    """Also where the weights are the same numbers, as in a model that says how it computes."""
+    draft = Draft.of(tiny_pair())
+    document = Document("One is red.")
+    (passage,) = split_passages(draft.tokenizer, [document], [[(0, 11)]])
+    reader = DocumentReader(draft)
+    before = passage_key(reader, DocumentIndex(), document, passage)
+    known = reader.fingerprint
+    draft.model.double()
+    assert reader.fingerprint == known
+    assert passage_key(reader, DocumentIndex(), document, passage) != before
+
+
+def test_an_indexing_run_can_be_cancelled_and_keeps_what_it_has_read(tmp_path: Path) -> None:
+    loaded, cancelled = tiny_pair().loaded_draft(), threading.Event()
+
+    def tell(done: int, total: int) -> None:
+        if done:
+            cancelled.set()
+
+    with pytest.raises(CancelledError):
+        index_documents(TEXTS, loaded, DocumentIndex(tmp_path), tell=tell, cancelled=cancelled)
+    assert 0 < index_documents(TEXTS, loaded, DocumentIndex(tmp_path)).new_passages < 12

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from spec_rag.compression.selection import longest_prefix
-from spec_rag.text.units import sentence_spans, unit_spans
+from spec_rag.text.units import cut_at_words, kept_text, merged, sentence_spans, unit_spans, word_spans
 
 LONG = "word " * 300
 
@@ -83,3 +83,81 @@ def test_units_cover_every_word_once_and_in_order() -> None:
             assert all(a < b <= c < d for (a, b), (c, d) in pairwise(spans))
             kept = "".join(text[a:b] for a, b in spans)
             assert "".join(kept.split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (
+            "def pay(a, b):\n    if a > b:\n        return a\n    total = a + b\n",
+            ["def pay(a, b):", "    if a > b:", "        return a", "    total = a + b"],
+        ),
+        (
+            "def all(xs):\n  for x in xs:\n    use(x)\n  if xs:\n    end()\n",
+            ["def all(xs):", "  for x in xs:", "    use(x)", "  if xs:", "    end()"],
+        ),
+        ("class Hut:\n\tdef keeper(self):\n\t\treturn 1\n", ["class Hut:", "\tdef keeper(self):", "\t\treturn 1"]),
+        ("hosts:\n    - a\n    - b\n  name: x\n", ["hosts:", "    - a", "    - b", "  name: x"]),
+        (" It begins in mid-line.\n\n  It is set in.", ["It begins in mid-line.", "  It is set in."]),
+    ],
+)
+def test_a_line_that_stands_alone_keeps_its_indentation(code: str, expected: list[str]) -> None:
+    assert pieces(code) == expected
+
+
+@pytest.mark.parametrize("space", ["\u00a0", "\u2009", "\u202f", "\u3000", "\u2003", "\u1680"])
+def test_spaces_of_every_kind_are_split_at_as_plain_ones_are(space: str) -> None:
+    text = f"He met{space}J. Smith there.{space}Then he left."
+    assert pieces(text) == [f"He met{space}J. Smith there.", "Then he left."]
+
+
+def test_no_text_stops_the_splitter() -> None:
+    """Odd spaces, initials and lone surrogates, which the splitter itself does not survive."""
+    chance = random.Random(3)
+    letters = "abc.J S!?\u00a0\u2009\u3000\u2028\u0085\u001c\n\t\ud83d\udc00é中。\"'()1 "
+    for _ in range(3000):
+        text = "".join(chance.choices(letters, k=chance.randint(0, 30)))
+        kept = "".join(piece for piece in pieces(text))
+        assert "".join(kept.split()) == "".join(text.split())
+
+
+def test_a_lone_surrogate_ends_no_request() -> None:
+    assert pieces("One is \ud800 red. Two is blue.") == ["One is \ud800 red.", "Two is blue."]
+
+
+def test_a_long_span_is_cut_at_word_borders_and_within_a_word_only_where_it_must_be() -> None:
+    text = "  aaa bbb ccc"
+    assert [text[a:b] for a, b in cut_at_words(text, (2, 13), 7)] == ["aaa bbb", "ccc"]
+    assert cut_at_words(text, (2, 13), 11) == [(2, 13)]
+    long = "a" * 25
+    assert cut_at_words(long, (0, 25), 10) == [(0, 10), (10, 20), (20, 25)]
+
+
+def test_neighbouring_units_that_are_both_kept_become_one_span() -> None:
+    units = [(0, 4), (5, 9), (11, 15), (16, 20)]
+    assert merged([units[0], units[1], units[3]], units, [0, 1, 3]) == [(0, 9), (16, 20)]
+    assert merged([], units, []) == []
+
+
+def test_a_unit_that_was_cut_does_not_join_its_neighbours() -> None:
+    units = [(0, 4), (5, 9), (10, 14)]
+    assert merged([(0, 4), (6, 9), (10, 14)], units, [0, 1, 2]) == [(0, 4), (6, 14)]
+    assert merged([(0, 4), (5, 8), (10, 14)], units, [0, 1, 2]) == [(0, 8), (10, 14)]
+
+
+def test_kept_text_marks_what_was_dropped_before_between_and_behind() -> None:
+    text = "One. Two. Three. Four."
+    assert kept_text(text, [(5, 9), (17, 22)], "") == "Two. Four."
+    assert kept_text(text, [(5, 9), (17, 22)], " … ") == "… Two. … Four."
+    assert kept_text(text, [(0, 4)], " … ") == "One. …"
+    assert kept_text(text, [(0, 22)], " … ") == text
+    assert kept_text(text, [], " … ") == ""
+
+
+def test_a_document_is_one_unit_without_the_space_around_it() -> None:
+    assert unit_spans("  One. Two. \n", "document") == [(2, 11)]
+    assert unit_spans(" \n", "document") == []
+
+
+def test_words_are_runs_without_space() -> None:
+    assert word_spans(" it's  3,5-fold ") == [(1, 5), (7, 15)]

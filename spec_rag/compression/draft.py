@@ -23,7 +23,7 @@ from spec_rag.models.pair import ModelPair
 
 @dataclass(frozen=True)
 class Draft:
-    """A model that reads documents: it always has a tokenizer.
+    """A model that reads documents: it always has a tokenizer. Copies share the weights.
 
     Attributes:
         total_layers: of the whole model; `loaded_layers` of them are in memory.
@@ -85,6 +85,12 @@ class Draft:
     def context_tokens(self) -> int | None:
         """The most tokens the draft was made for, or None if its config does not say."""
         return context_tokens(self.model.config)
+
+    def __copy__(self) -> Draft:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Draft:
+        return self
 
 
 def needed_depth(config: CompressionConfig, draft: str, total_layers: int) -> int:

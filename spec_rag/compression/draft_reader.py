@@ -65,10 +65,15 @@ class DocumentReader:
         backend: kernel backend; None chooses by device.
 
     Raises:
-        UnsupportedModelError: some layers hold something else than keys and values.
+        UnsupportedModelError: some layers hold something else than keys and values, or cannot be told apart.
     """
 
     def __init__(self, draft: Draft, depth: int | None = None, backend: str | None = None) -> None:
+        if not hasattr(draft.model.get_decoder(), "layers"):
+            raise UnsupportedModelError(
+                f"draft={draft.name!r} of type {type(draft.model).__name__} has no layers that a question could look "
+                "into one by one: choose another draft (docs/architectures.md)."
+            )
         if other := layer_kinds(draft.model.config) - {"full_attention", "sliding_attention"}:
             raise UnsupportedModelError(
                 f"draft={draft.name!r} has layers of type {', '.join(sorted(other))}, whose reading of a document "
@@ -150,8 +155,12 @@ class DocumentReader:
         Returns:
             float32 [questions, layers, heads, passage tokens]: the most that any token of the question, its frame
             included, attends to each token of the passages, which stand one after the other.
+
+        Raises:
+            UnsupportedModelError: the draft's attention does not go through transformers' interface.
         """
-        decoder = _first_layers(self.draft.model, min(last_layer, self.depth))
+        last_layer = min(last_layer, self.depth)
+        decoder = _first_layers(self.draft.model, last_layer)
         start = self.prefix.tokens + max(p.tokens for p in passages)
         # one row with the questions behind each other: padding would be computed too
         ids = torch.tensor([[token for q in questions for token in q.ids]])
@@ -160,6 +169,12 @@ class DocumentReader:
         observer = SideBySide(self.prefix, passages, lengths, start, first_layer, self.backend)
         with capture(decoder, observer), torch.no_grad():
             decoder(input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=False)
+        if len(observer.scores) != last_layer - first_layer:
+            raise UnsupportedModelError(
+                f"draft={self.draft.name!r} showed {len(observer.scores)} of {last_layer - first_layer} layers to "
+                "transformers' attention interface: choose a draft whose attention goes through it "
+                "(docs/architectures.md)."
+            )
         return torch.stack(observer.scores, dim=1)
 
     def log_likelihood(

@@ -84,6 +84,7 @@ def select_units(
     budget: int,
     coverage: float | None = None,
     part_of: Callable[[int, int], int] | None = None,
+    at_least: int = 0,
 ) -> list[int]:
     """Take units by falling score: each that still fits, and a part of those that do not.
 
@@ -94,6 +95,7 @@ def select_units(
         coverage: stop when the units taken carry this share of the importance: the softmax of the scores.
         part_of: called with a unit that does not fit and the room that is left; returns how many tokens a part of it
             takes, 0 to skip it. None skips all.
+        at_least: tokens that are taken, as far as the budget goes, before `coverage` may stop.
 
     Returns:
         Indices of the kept units, ascending.
@@ -102,7 +104,8 @@ def select_units(
     kept: list[int] = []
     room, carried = budget, 0.0
     for i in scores.argsort(descending=True, stable=True).tolist():
-        if scores[i] == -torch.inf or (coverage is not None and carried >= coverage):
+        covered = coverage is not None and carried >= coverage and budget - room >= at_least
+        if covered or scores[i] == -torch.inf:
             break
         taken = tokens[i] if tokens[i] <= room else part_of(i, room) if part_of else 0
         if taken:
@@ -136,11 +139,11 @@ def originals(texts: Sequence[str], at_edge: Sequence[bool]) -> list[int]:
                 if (shingle := own[k : k + _MIN_REPEATED_WORDS]) in wanted:
                     holders.setdefault(shingle, []).append(j)
     joined: dict[int, str] = {}
-    for i in pieces:
+    for i in sorted(pieces, key=lambda i: len(words[i]), reverse=True):  # a holder may be a piece of a longer one
         for j in holders[words[i][:_MIN_REPEATED_WORDS]]:
             whole = joined.setdefault(j, f" {' '.join(words[j])} ")
             if len(words[j]) > len(words[i]) and f" {' '.join(words[i])} " in whole:
-                original[i] = j
+                original[i] = original[j]
                 break
     return [original[j] for j in original]
 
@@ -248,7 +251,8 @@ class _Selection:
 
         cuts = self.config.cut_units and self.config.unit == "sentence" and self.config.coverage is None
         tokens = [unit.tokens for unit in self.units]
-        kept = select_units(self.scores, tokens, room, self.config.coverage, part_of if cuts else None)
+        coverage, floor = self.config.coverage, self.config.min_tokens
+        kept = select_units(self.scores, tokens, room, coverage, part_of if cuts else None, floor)
         if not kept and cuts:
             best = self.scores.argsort(descending=True, stable=True).tolist()
             kept = [i for i in [next((i for i in best if self._cut(i, room, cut)), -1)] if i >= 0]

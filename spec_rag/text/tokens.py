@@ -132,5 +132,8 @@ def _copied(backend: Tokenizer, vocabulary: int) -> _Backends:
     control = frozenset(
         t["content"] for t in added if t["content"] and (t["special"] or _MARKUP.fullmatch(t["content"]))
     )
-    settings["added_tokens"] = [token for token in added if token["content"] not in control]
-    return _Backends(vocabulary, Tokenizer.from_str(json.dumps(settings)), template, control)
+    for token in added:  # not taken out: the ids of those behind them would move
+        token["special"] = token["content"] in control
+    text = Tokenizer.from_str(json.dumps(settings))
+    text.encode_special_tokens = True
+    return _Backends(vocabulary, text, template, control)

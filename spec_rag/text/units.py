@@ -24,6 +24,7 @@ _LINE_UNIT = re.compile(
     r"|\ {2,}[\w.]+(?:\(|\ [-+*/]?=\ )",
     re.VERBOSE,
 )
+_INDENTATION = re.compile(r"^(?:\ {2,}|\ *\t)[ \t]*\Z", re.MULTILINE)
 _FENCE = re.compile(r"\s*(```|~~~)")
 # a line of data, if the one before or after it is such a line too: "key": value, key = value, a,b,c
 _FIELD = re.compile(r"""\s*(["'][^"']{1,80}["']\s*[:,]|\w[\w ./-]{0,40}[:=]\s*\S|[^,\s][^,]*(,\S[^,]*){2,}$)""")
@@ -146,7 +147,9 @@ def _sentences(text: str, start: int, end: int, language: str) -> list[Span]:
     for a, b in _boundaries(block if block.isascii() else block.translate(_PLAIN), language):
         span = _trim(text, start + a, start + b)
         spans += cut_at_words(text, span, _MAX_SENTENCE_CHARS) if span else []
-    return spans
+    stands_alone = len(spans) == 1 and "\n" not in text[slice(*spans[0])]
+    indentation = _INDENTATION.search(text, start, spans[0][0]) if stands_alone else None
+    return [(indentation.start(), spans[0][1])] if indentation else spans
 
 
 def _boundaries(block: str, language: str) -> list[Span]:

@@ -1,0 +1,223 @@
+"""What the draft sees of passages that were read one by one, against one dense reading of everything in float64."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from dense import probabilities
+from tiny import random_ids, tiny_model, tiny_tokenizer
+from torch import Tensor
+
+from spec_rag import compress
+from spec_rag.attention.capture import AttentionCall, Replaced, capture
+from spec_rag.compression.draft import Draft, needed_depth
+from spec_rag.compression.draft_reader import DocumentReader, reader_for
+from spec_rag.compression.passages import QuestionTokens, question_tokens, split_passages
+from spec_rag.compression.signals import NEUTRAL_QUESTIONS, Inquiry, gather_signals, joint_importance
+from spec_rag.config import CompressionConfig
+from spec_rag.errors import CancelledError, UnsupportedModelError
+from spec_rag.text.documents import Document
+from spec_rag.text.units import unit_spans
+
+# the instruction alone is 150 tokens of the tiny tokenizer, so these windows hide all of it and some of the passages
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": 40},
+    "gemma3_text": {
+        "sliding_window": 30,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "query_pre_attn_scalar": 64,  # so that the scale is not 1/sqrt(16)
+    },
+}
+PASSAGES = [random_ids(n, seed=n).tolist() for n in (37, 21, 52)]
+QUESTIONS = [QuestionTokens(random_ids(n, seed=n).tolist(), 2, n - 3) for n in (14, 9)]
+
+
+def draft_of(family: str, **overrides: Any) -> Draft:
+    model = tiny_model(family, seed=5, layers=3, **FAMILIES.get(family, {}), **overrides).double()
+    return Draft(model, tiny_tokenizer(), family, 3)
+
+
+class Reference:
+    """Dense attention over instruction, passages and question, in which no passage sees another."""
+
+    def __init__(self, head: int, passages: Sequence[Sequence[int]], question: int) -> None:
+        lengths = [len(p) for p in passages]
+        start = head + max(lengths)
+        self.positions = torch.cat(
+            [torch.arange(head), *(head + torch.arange(n) for n in lengths), start + torch.arange(question)]
+        )
+        part = torch.cat([torch.full((n,), i) for i, n in enumerate([head, *lengths, question])])
+        last = len(lengths) + 1
+        self.hidden = (part[:, None] != part) & (part != 0) & (part[:, None] != last)
+        self.head, self.question = head, question
+        self.scores: list[Tensor] = []
+
+    def __call__(self, call: AttentionCall) -> Replaced:
+        rows = probabilities(
+            call.query,
+            call.key,
+            call.scaling,
+            sliding_window=call.sliding_window,
+            hidden=self.hidden,
+            positions=self.positions,
+        )
+        self.scores.append(rows[0, :, -self.question :, self.head : -self.question].amax(1))
+        return Replaced(rows @ call.value.repeat_interleave(2, dim=1))
+
+
+def dense_attention(draft: Draft, head: list[int], question: QuestionTokens) -> Tensor:
+    """float64 [layers, heads, passage tokens]"""
+    reference = Reference(len(head), PASSAGES, len(question.ids))
+    ids = torch.tensor([[*head, *(token for p in PASSAGES for token in p), *question.ids]])
+    with capture(draft.model, reference), torch.no_grad():
+        draft.model(input_ids=ids, position_ids=reference.positions[None], use_cache=False)
+    return torch.stack(reference.scores)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_question_looks_at_all_passages_as_in_one_dense_reading(family: str) -> None:
+    draft = draft_of(family)
+    reader = DocumentReader(draft)
+    found = reader.attention(reader.encode(PASSAGES), QUESTIONS, 0, 3)
+    assert found.shape == (2, 3, 4, sum(len(p) for p in PASSAGES))
+    for own, question in zip(found, QUESTIONS, strict=True):
+        torch.testing.assert_close(own, dense_attention(draft, reader.frame.head, question), atol=1e-9, rtol=1e-6)
+    shallow = reader.attention(reader.encode(PASSAGES), QUESTIONS, 1, 2)
+    torch.testing.assert_close(shallow, found[:, 1:2])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_likelihood_is_that_of_the_questions_own_tokens_behind_each_passage_alone(family: str) -> None:
+    draft, question = draft_of(family), QUESTIONS[0]
+    reader = DocumentReader(draft)
+    found = reader.log_likelihood(reader.encode(PASSAGES), question)
+    for passage, own in zip(PASSAGES, found, strict=True):
+        ids = torch.tensor([[*reader.frame.head, *passage, *question.ids]])
+        with torch.no_grad():
+            log_p = draft.model(input_ids=ids).logits[0].log_softmax(-1)
+        before = len(reader.frame.head) + len(passage)
+        expected = [float(log_p[before + i - 1, question.ids[i]]) for i in range(question.start, question.end)]
+        assert own.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_passage_is_read_behind_the_instruction_whatever_is_read_beside_it(family: str) -> None:
+    draft = draft_of(family)
+    reader = DocumentReader(draft)
+    together = reader.encode(PASSAGES)
+    alone = [reader.encode([p])[0] for p in PASSAGES]
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a.keys, b.keys, atol=1e-9, rtol=1e-6)
+        torch.testing.assert_close(a.values, b.values, atol=1e-9, rtol=1e-6)
+
+
+def read(draft: Draft, **settings: Any) -> tuple[Inquiry, list[int]]:
+    documents = [Document("One is red. Two is blue.", title="Huts"), Document("Three is green. Four is grey.")]
+    units = [unit_spans(document.text, "sentence") for document in documents]
+    passages = split_passages(draft.tokenizer, documents, units)
+    config = CompressionConfig(**settings)
+    return Inquiry(documents, units, passages, "Which is blue?", config), [t for p in passages for t in p.ids]
+
+
+def test_joint_importance_starts_with_the_first_token_of_the_first_passage() -> None:
+    draft = draft_of("llama")
+    inquiry, body = read(draft)
+    head = DocumentReader(draft).frame.head
+    question = question_tokens(draft.tokenizer, DocumentReader(draft).frame, inquiry.question).ids
+    rows: list[Tensor] = []
+
+    def note(call: AttentionCall) -> None:
+        rows.append(probabilities(call.query, call.key, call.scaling)[0, :, -64:])
+
+    with capture(draft.model, note), torch.no_grad():
+        draft.model(input_ids=torch.tensor([[*head, *body, *question]]))
+    ramp = torch.linspace(0, 1, 64, dtype=torch.float64)[:, None]
+    expected = (torch.stack(rows[1:]) * ramp).amax((0, 1, 2))[len(head) :]  # of three layers, the first does not count
+    found = joint_importance(draft, inquiry.passages, inquiry.question)
+    assert len(found) == len(body) + len(question)
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
+    joint, _ = read(draft, scoring="joint")
+    smoothed = torch.nn.functional.max_pool1d(torch.nn.functional.pad(found[None], (15, 16)), 32, stride=1)[0]
+    torch.testing.assert_close(gather_signals(draft, joint).attention[0, 0], smoothed[: len(body)])
+
+
+def test_the_neutral_attention_is_the_mean_of_the_neutral_questions() -> None:
+    draft = draft_of("llama")
+    inquiry, _ = read(draft)
+    signals = gather_signals(draft, inquiry)
+    reader = DocumentReader(draft)
+    encoded = reader.encode([p.ids for p in inquiry.passages])
+    each = [
+        reader.attention(encoded, [question_tokens(draft.tokenizer, reader.frame, text)], 1, 2)[0].float()
+        for text in (inquiry.question, *NEUTRAL_QUESTIONS)
+    ]
+    torch.testing.assert_close(signals.attention, each[0])
+    torch.testing.assert_close(signals.neutral, torch.stack(each[1:]).mean(0))
+    assert gather_signals(draft, read(draft, contrast=False)[0]).neutral is None
+    assert gather_signals(draft, read(draft, likelihood=False)[0]).log_likelihood is None
+
+
+def test_a_reader_goes_no_deeper_than_the_score_needs() -> None:
+    draft = draft_of("llama")
+    assert reader_for(draft, CompressionConfig()).depth == 3
+    shallow = CompressionConfig(likelihood=False)
+    assert reader_for(draft, shallow).depth == needed_depth(shallow, "llama", 3) == 2
+
+
+def test_weights_that_change_are_read_with_anew() -> None:
+    draft = draft_of("llama")
+    before = DocumentReader(draft).prefix.keys
+    assert DocumentReader(draft).prefix.keys is before
+    with torch.no_grad():
+        draft.model.get_decoder().layers[0].self_attn.k_proj.weight.mul_(2)
+    assert not torch.allclose(DocumentReader(draft).prefix.keys, before)
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "says"),
+    [
+        ("bloom", {"n_layer": 3, "n_head": 4}, "has no layers"),
+        ("xglm", {"d_model": 64, "ffn_dim": 64, "attention_heads": 4, "num_layers": 3}, "showed 0 of 1 layers"),
+        ("gemma2", {"sliding_window": 64}, "caps its attention logits"),
+        ("mamba", {}, "layers of type linear_attention"),
+    ],
+)
+def test_a_draft_that_cannot_be_read_side_by_side_is_refused_by_name(
+    family: str, sizes: dict[str, Any], says: str
+) -> None:
+    model = tiny_model(family, layers=3, **sizes)
+    with pytest.raises(UnsupportedModelError, match=says):
+        compress(["One is red. Two is blue."], "Which?", draft=model, tokenizer=tiny_tokenizer(), likelihood=False)
+
+
+def test_a_reading_is_cancelled_between_two_batches_of_passages() -> None:
+    draft, cancelled = draft_of("llama"), threading.Event()
+    documents = [f"Hut {i} is red. Its stove burns oak, and its warden sleeps in the loft. " * 9 for i in range(6)]
+    batches = 0
+
+    def count(*_: object) -> None:
+        nonlocal batches
+        batches += 1
+        if batches == 3:  # the instruction, and two passages, each a batch of its own
+            cancelled.set()
+
+    hook = draft.model.get_decoder().register_forward_pre_hook(count)
+    with pytest.raises(CancelledError):
+        compress(documents, "Which is red?", draft=draft, ratio=0.3, cancelled=cancelled)
+    assert batches == 3
+    cancelled.clear()
+    hook.remove()
+    assert compress(documents, "Which is red?", draft=draft, ratio=0.3, cancelled=cancelled).text
+
+
+def test_a_wait_for_the_draft_can_be_cancelled() -> None:
+    draft, cancelled = draft_of("llama"), threading.Event()
+    cancelled.set()
+    with draft.lock.hold(), pytest.raises(CancelledError):
+        compress(["One is red. Two is blue."], "Which?", draft=draft, ratio=0.5, cancelled=cancelled)
+    assert draft.lock.waiting == 0

@@ -1,0 +1,149 @@
+"""From what was seen to one score per unit: each pure function by itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from spec_rag.compression import scoring
+from spec_rag.compression.scoring import (
+    PARTS,
+    best_tokens,
+    contrast,
+    reciprocal_rank,
+    standardised,
+    token_importance,
+    unit_scores,
+)
+from spec_rag.compression.signals import Signals
+
+
+def signals_of(attention: Tensor, ranges: list[list[int]], passages: list[int], **given: Any) -> Signals:
+    """Signals of units that are given by their tokens and passages; each passage is a document."""
+    owners = torch.tensor(passages)
+    whole = [[min(r[0] for r, p in zip(ranges, passages, strict=True) if p == own), 0] for own in sorted(set(passages))]
+    for own, span in enumerate(whole):
+        span[1] = max(r[1] for r, p in zip(ranges, passages, strict=True) if p == own)
+    return Signals(torch.tensor(ranges), owners, owners, torch.tensor(whole), attention, **given)
+
+
+def test_contrast_counts_what_this_question_looks_at_more_and_nothing_that_it_looks_at_less() -> None:
+    attention, neutral = torch.tensor([[[0.4, 0.1, 0.2, 0.0]]]), torch.tensor([[[0.1, 0.4, 0.2, 0.5]]])
+    found = contrast(attention, neutral)[0, 0].tolist()
+    assert found == pytest.approx([0.4 * math.log(0.4001 / 0.1001), 0.0, 0.0, 0.0], abs=1e-6)
+    assert contrast(attention, None) is attention
+
+
+def test_a_token_matters_as_much_as_the_best_head_of_each_layer_says_on_average() -> None:
+    attention = torch.tensor([[[0.1, 0.6], [0.5, 0.2]], [[0.3, 0.0], [0.1, 0.2]]])
+    signals = signals_of(attention, [[0, 2]], [0])
+    assert token_importance(signals).tolist() == pytest.approx([0.4, 0.4])
+    heads = torch.tensor([[0.5, 0.0], [0.25, 0.25]])
+    assert token_importance(signals, heads).tolist() == pytest.approx([0.15, 0.35])
+
+
+def test_the_best_tokens_of_a_range_speak_for_it() -> None:
+    scores = torch.tensor([[0.1, 0.9, 0.5, 0.7, 0.3], [1.0, 0.0, 0.0, 0.0, 0.0]])
+    ranges = torch.tensor([[0, 4], [3, 5], [2, 2]])
+    found = best_tokens(scores, ranges, 3)
+    assert found[0].tolist() == pytest.approx([0.7, 0.5, 0.0])  # a short range by all it has, an empty one by nothing
+    assert found[1].tolist() == pytest.approx([1 / 3, 0.0, 0.0])
+    assert best_tokens(scores, torch.zeros(0, 2, dtype=torch.long), 3).shape == (2, 0)
+
+
+def test_the_last_token_of_a_range_counts_and_the_next_does_not() -> None:
+    scores = torch.tensor([0.0, 0.0, 1.0, 0.0])
+    assert best_tokens(scores, torch.tensor([[0, 3]]), 1).tolist() == [1.0]
+    assert best_tokens(scores, torch.tensor([[0, 2]]), 1).tolist() == [0.0]
+    assert best_tokens(scores, torch.tensor([[3, 4]]), 1).tolist() == [0.0]
+
+
+def test_standardised_scores_have_no_mean_and_unit_deviation_and_equal_ones_say_nothing() -> None:
+    found = standardised(torch.tensor([1.0, 2.0, 3.0, 6.0]))
+    assert float(found.mean()) == pytest.approx(0, abs=1e-6)
+    assert float(found.std()) == pytest.approx(1, abs=1e-5)
+    assert standardised(torch.tensor([5.0, 5.0, 5.0])).tolist() == [0.0, 0.0, 0.0]
+    assert standardised(torch.tensor([5.0])).tolist() == [0.0]
+    assert standardised(torch.zeros(0)).tolist() == []
+
+
+def test_ranks_are_worth_less_the_further_down_and_ties_keep_reading_order() -> None:
+    assert reciprocal_rank(torch.tensor([0.2, 0.9, 0.2])).tolist() == pytest.approx([1 / 6, 1 / 5, 1 / 7])
+
+
+# three units in two passages; the second passage is looked at more, but none of its units more than the first unit
+TWO = signals_of(torch.tensor([[[0.9, 0.0, 0.0, 0.0, 0.8, 0.8, 0.8, 0.8]]]), [[0, 2], [2, 4], [4, 8]], [0, 0, 1])
+
+
+def test_attention_counts_the_unit_and_the_passage_it_stands_in() -> None:
+    attention = torch.tensor([[[0.5, 0.0, 0.5, 0.0, 0.9, 0.9, 0.0, 0.0]]])
+    # the first and second unit show the same; what is else in the second one's passage makes the difference
+    signals = signals_of(attention, [[0, 2], [2, 4], [4, 6], [6, 8]], [0, 1, 1, 1])
+    score = scoring.attention(signals, torch.zeros(4))
+    assert float(score[1]) > float(score[0])
+    assert float(score[2]) > float(score[1]) > float(score[3])
+    assert float(score.std()) == pytest.approx(1, abs=1e-4)
+    assert torch.equal(scoring.attention(signals, torch.ones(4)), score + 1)
+
+
+def test_calibrated_heads_have_a_say_beside_the_best_head() -> None:
+    attention = torch.tensor([[[0.3, 0.0, 0.9, 0.0], [0.0, 0.2, 0.0, 0.0]]])
+    units, passages = [[0, 1], [1, 2], [2, 3], [3, 4]], [0, 0, 1, 1]
+    plain = scoring.attention(signals_of(attention, units, passages), torch.zeros(4))
+    second = torch.tensor([[0.0, 1.0]])
+    trusted = scoring.attention(signals_of(attention, units, passages, unit_heads=second), torch.zeros(4))
+    assert int((trusted - plain).argmax()) == 1
+    of_passages = scoring.attention(signals_of(attention, units, passages, passage_heads=second), torch.zeros(4))
+    gain = of_passages - plain
+    assert float(gain[0]) > 0 > float(gain[2])
+
+
+def test_the_likelihood_counts_the_words_that_a_passage_foretells_better_than_the_others() -> None:
+    log_p = torch.tensor([[-1.0, -9.0], [-3.0, -2.0]])
+    signals = signals_of(TWO.attention, [[0, 2], [2, 4], [4, 8]], [0, 0, 1], log_likelihood=log_p)
+    gain = scoring.likelihood(signals, torch.zeros(3))
+    # the first passage gains 1 by its first word, the second 3.5 by its second; what they lose does not count
+    assert gain.tolist() == pytest.approx((0.75 * standardised(torch.tensor([1.0, 1.0, 3.5]))).tolist())
+    assert scoring.likelihood(TWO, torch.ones(3)).tolist() == [1.0] * 3
+
+
+def test_the_retrievers_score_raises_the_units_of_its_document() -> None:
+    signals = signals_of(TWO.attention, [[0, 2], [2, 4], [4, 8]], [0, 0, 1], retrieval=torch.tensor([1.0, 1.0, 4.0]))
+    score = scoring.retrieval(signals, torch.zeros(3))
+    assert score.tolist() == pytest.approx((0.5 * standardised(torch.tensor([1.0, 1.0, 4.0]))).tolist())
+    assert scoring.retrieval(TWO, torch.ones(3)).tolist() == [1.0] * 3
+
+
+def test_similarity_and_the_score_so_far_are_fused_by_their_ranks() -> None:
+    signals = signals_of(TWO.attention, [[0, 2], [2, 4], [4, 8]], [0, 0, 1], similarity=torch.tensor([0.1, 0.2, 0.9]))
+    near, far = (scoring.similarity(signals, torch.tensor([3.0, 2.0, low])) for low in (1.0, -100.0))
+    assert torch.equal(near, far)
+    assert near.argsort(descending=True).tolist()[-1] == 1  # the first in one order, the last in the other
+    assert float(near.std()) == pytest.approx(1.5, abs=1e-3)
+    assert scoring.similarity(TWO, torch.ones(3)).tolist() == [1.0] * 3
+
+
+def test_a_named_document_is_raised_and_without_names_nothing_is() -> None:
+    links = torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    signals = signals_of(TWO.attention, [[0, 2], [2, 4], [4, 8]], [0, 0, 1], links=links)
+    assert scoring.links(signals, torch.tensor([2.0, 0.0, 0.0])).tolist() == pytest.approx([2.0, 0.0, 2.0])
+    assert scoring.links(TWO, torch.ones(3)).tolist() == [1.0] * 3
+
+
+def test_the_parts_speak_one_after_the_other() -> None:
+    signals = signals_of(
+        TWO.attention,
+        [[0, 2], [2, 4], [4, 8]],
+        [0, 0, 1],
+        retrieval=torch.tensor([1.0, 1.0, 4.0]),
+        links=torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]),
+    )
+    score = torch.zeros(3)
+    for part in PARTS.values():
+        score = part(signals, score)
+    assert torch.equal(unit_scores(signals), score)
+    assert len(unit_scores(signals_of(torch.zeros(1, 1, 1), [[0, 1]], [0]))) == 1

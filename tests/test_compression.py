@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
-from tiny import tiny_pair
+from tiny import tiny_model, tiny_pair, tiny_tokenizer
+from transformers import AutoModelForCausalLM
 
 from spec_rag import Document, DocumentIndex, ModelPair, compress
+from spec_rag.config import CompressionConfig
 from spec_rag.errors import ConfigError, PromptTooLongError
 
 TEXTS = [
@@ -203,3 +206,111 @@ def test_what_is_no_document_is_refused(pair: ModelPair, documents: object, says
 def test_the_default_draft_finds_the_answer(smollm2: ModelPair) -> None:
     result = compress(TEXTS, "What is the name of the baker?", draft=smollm2, ratio=0.25)
     assert "Odalys Fenn" in result.text
+
+
+@pytest.mark.parametrize("max_tokens", [10, 30, 45, 60, 90])
+def test_sentences_are_kept_whole(pair: ModelPair, max_tokens: int) -> None:
+    result = compress(TEXTS, QUERY, draft=pair, max_tokens=max_tokens)
+    assert result.tokens_after <= max_tokens
+    for document in result.documents:
+        edges = {u.start for u in document.units}, {u.end for u in document.units}
+        assert all(start in edges[0] and end in edges[1] for start, end in document.spans)
+
+
+def test_a_sentence_is_cut_only_where_that_is_asked_for_and_the_cut_is_marked(pair: ModelPair) -> None:
+    long = (
+        "The baker of the village by the lake, who came from Tarn with her oven, is called Odalys Fenn by her friends."
+    )
+    assert compress([long], QUERY, draft=pair, max_tokens=60).text == ""
+    cut = compress([long], QUERY, draft=pair, max_tokens=60, cut_units=True)
+    assert 0 < cut.tokens_after <= 60
+    assert "…" in cut.text
+    ((start, end),) = cut.documents[0].spans
+    assert long[start:end] in cut.text
+    assert end - start < len(long)
+
+
+def test_code_is_kept_with_its_indentation(pair: ModelPair) -> None:
+    code = "def keeper(hut):\n    if hut.open:\n        return hut.keeper\n    raise Closed(hut)\n"
+    lines = compress([code], "Who is the keeper?", draft=pair, ratio=0.7).text.splitlines()
+    assert lines
+    assert set(lines) < set(code.splitlines())
+    assert any(line.startswith("    ") for line in lines)
+
+
+def test_what_stands_in_several_documents_is_kept_once(pair: ModelPair) -> None:
+    shared = "The baker of the village is called Odalys Fenn."
+    texts = [f"{shared} It is white.", f"Dogs travel free. {shared}", shared]
+    result = compress(texts, QUERY, draft=pair, max_tokens=len(shared) + 20)
+    assert result.text.count("Odalys") <= 1
+    whole = compress(texts, QUERY, draft=pair, ratio=0.99)
+    assert [shared in document.text for document in whole.documents] == [True, False, False]
+
+
+def test_few_tokens_pass_whole_and_a_ratio_leaves_at_least_the_floor(pair: ModelPair) -> None:
+    short = TEXTS[:1]
+    assert compress(short, QUERY, draft=pair, ratio=0.1, min_tokens=200).text == TEXTS[0]
+    assert compress(short, QUERY, draft=pair, coverage=0.1, min_tokens=200).text == TEXTS[0]
+    floored = compress(TEXTS, QUERY, draft=pair, ratio=0.05, min_tokens=150)
+    assert floored.budget_tokens == 150
+    assert 100 < floored.tokens_after <= 150
+    without, with_floor = (compress(TEXTS, QUERY, draft=pair, coverage=0.2, min_tokens=n) for n in (0, 150))
+    assert without.tokens_after < 150 <= with_floor.tokens_after
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens", "budget", "whole"),
+    [
+        ({}, 400, 100, False),
+        ({"max_tokens": 300}, 300, 300, True),
+        ({"max_tokens": 300}, 301, 300, False),
+        ({"ratio": 0.5, "min_tokens": 250}, 400, 250, False),
+        ({"ratio": 0.5, "min_tokens": 250}, 250, 250, True),
+        ({"ratio": 1}, 400, 400, True),
+        ({"coverage": 0.9}, 400, 400, False),
+        ({"coverage": 0.9, "min_tokens": 400}, 400, 400, True),
+    ],
+)
+def test_the_budget_follows_from_the_settings(config: dict, tokens: int, budget: int, whole: bool) -> None:
+    settings = CompressionConfig(**config)
+    assert settings.budget_tokens(tokens) == budget
+    assert settings.passes_whole(tokens) is whole
+
+
+def test_a_draft_may_be_a_model_of_transformers(tmp_path: Path) -> None:
+    model = tiny_model()
+    given = compress(TEXTS, QUERY, draft=model, tokenizer=tiny_tokenizer(), ratio=0.4)
+    assert given.tokens_after > 0
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="has no tokenizer: give it as tokenizer="):
+        compress(TEXTS, QUERY, draft=AutoModelForCausalLM.from_pretrained(tmp_path), ratio=0.4)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    beside = compress(TEXTS, QUERY, draft=AutoModelForCausalLM.from_pretrained(tmp_path), ratio=0.4)
+    assert beside.text == given.text
+    assert beside.draft == str(tmp_path)
+
+
+def test_swapped_arguments_are_named(pair: ModelPair) -> None:
+    with pytest.raises(ConfigError, match="documents come first"):
+        compress(QUERY, TEXTS, draft=pair)
+
+
+def test_a_lone_document_is_told_to_be_put_into_a_list(pair: ModelPair) -> None:
+    with pytest.raises(ConfigError, match=r"a single Document: put it into a list"):
+        compress(Document("One is red."), QUERY, draft=pair)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"languag": "en"}, "did you mean 'language'"),
+        ({"language": "xx"}, "language='xx': must be an ISO 639-1 code"),
+        ({"min_tokens": 9, "max_tokens": 5}, "min_tokens=9 is above max_tokens=5"),
+        ({"min_tokens": -1}, "min_tokens=-1"),
+        ({"cut_units": 1.5}, "cut_units=1.5"),
+        ({"draft": 5}, "5 of type int is no model"),
+    ],
+)
+def test_a_mistake_is_answered_with_what_was_probably_meant(pair: ModelPair, settings: dict, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        compress(TEXTS, QUERY, **{"draft": pair, **settings})

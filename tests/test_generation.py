@@ -412,6 +412,8 @@ def test_an_answer_is_never_made_from_the_cache_of_another_question() -> None:
         (lambda p: generate(p, random_ids(10), max_new_tokens=0), ConfigError, "max_new_tokens=0"),
         (lambda p: generate(p, ""), ConfigError, "empty"),
         (lambda p: generate(p, [[1, 2]]), ConfigError, "prompt of type list"),
+        (lambda p: generate_batch(p, "one prompt"), ConfigError, "is a single string"),
+        (lambda p: generate(p, random_ids(10), speckv={"window_size": 8}), ConfigError, "of type dict: give a SpecKV"),
         (lambda p: generate(p, random_ids(10), temperatur=1), ConfigError, "temperatur=1"),
         (lambda p: generate(p, random_ids(10), temperature=-1), ConfigError, "temperature=-1"),
         (lambda p: generate(p, random_ids(10), top_p=0), ConfigError, "top_p=0"),

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import json
 import multiprocessing
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
+from tiny import random_ids, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
-from spec_rag import LoadOptions, ModelPair
+from spec_rag import LoadOptions, ModelPair, SpecKVConfig, compress, generate
 from spec_rag.errors import ConfigError, IncompatibleModelsError, ModelNotFoundError
 from spec_rag.models.bundled_draft import bundled_gguf
-from spec_rag.models.loading import load_model
+from spec_rag.models.loading import checkpoint_layers, load_model
 from spec_rag.models.options import DEFAULT_DRAFT
 from spec_rag.text.prompts import prompt_ids
 from spec_rag.text.tokens import text_ids
@@ -149,3 +151,116 @@ def test_different_tokenizers_are_named_with_the_way_out(smollm2: ModelPair) -> 
     )
     with pytest.raises(IncompatibleModelsError, match=r"draft='a' and target='b'.*lookahead='target'"):
         pair.check_same_tokens()
+
+
+OWN_CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+(Path({folder!r}) / "ran").touch()
+
+
+class OwnConfig(LlamaConfig):
+    model_type = "own_code"
+
+
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+
+
+class OwnTokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint whose config, model and tokenizer are code of its own, which leaves a file `ran` where it runs."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    folder = tmp_path / "own"
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    (folder / "own.py").write_text(OWN_CODE.format(folder=str(folder)))
+    maps = {
+        "config.json": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"},
+        "tokenizer_config.json": {"AutoTokenizer": [None, "own.OwnTokenizer"]},
+    }
+    for name, auto_map in maps.items():
+        settings = json.loads((folder / name).read_text())
+        settings |= {"auto_map": auto_map, "architectures": ["OwnModel"], "tokenizer_class": "OwnTokenizer"}
+        settings["model_type"] = "own_code"
+        (folder / name).write_text(json.dumps(settings))
+    return folder
+
+
+def test_code_of_a_checkpoint_is_refused_by_the_options_name_and_nobody_is_asked(
+    own_code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 20))
+    monkeypatch.setattr("builtins.input", lambda *prompt: "y")
+    for load in (
+        lambda: load_model(own_code),
+        lambda: load_model(own_code, layers=2),
+        lambda: checkpoint_layers(own_code),
+        lambda: compress(["One is red. Two is blue."], "Which?", draft=own_code),
+    ):
+        with pytest.raises(ConfigError, match=r"LoadOptions\(trust_remote_code=True\)"):
+            load()
+    assert not (own_code / "ran").exists()
+
+
+def test_a_trusted_checkpoint_brings_its_config_its_model_and_its_tokenizer(own_code: Path) -> None:
+    trusting = LoadOptions(trust_remote_code=True)
+    assert checkpoint_layers(own_code, trusting) == 4
+    loaded = load_model(own_code, trusting, layers=2)
+    assert (own_code / "ran").exists()
+    kinds = [type(part).__name__ for part in (loaded.model, loaded.model.config, loaded.tokenizer)]
+    assert kinds == ["OwnModel", "OwnConfig", "OwnTokenizer"]
+    assert loaded.loaded_layers == 2
+
+
+def test_a_model_given_as_an_object_brings_the_tokenizer_beside_its_weights(folder: Path) -> None:
+    given = AutoModelForCausalLM.from_pretrained(folder)
+    loaded = load_model(given)
+    assert loaded.model is given
+    assert loaded.tokenizer is not None
+    assert load_model(given).tokenizer is loaded.tokenizer, "it is read once"
+    own = tiny_tokenizer()
+    assert load_model(given, tokenizer=own).tokenizer is own
+    assert load_model(tiny_model()).tokenizer is None
+    assert load_model(loaded, tokenizer=own).tokenizer is own
+    assert load_model(loaded) is loaded
+
+
+@pytest.mark.parametrize("given", [5, None, ["tiny"]])
+def test_what_is_no_model_is_refused(given: object) -> None:
+    with pytest.raises(ConfigError, match="is no model: give a name"):
+        load_model(given)  # type: ignore[arg-type]
+
+
+def test_a_pair_of_two_vocabularies_says_at_once_what_will_happen(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ModelPair.load(draft=folder, target=folder)
+    assert not caplog.records
+    other = tmp_path / "other"
+    tiny_model(seed=1).save_pretrained(other)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["harbour"])
+    tokenizer.save_pretrained(other)
+    pair = ModelPair.load(draft=folder, target=other)
+    assert not pair.shares_tokens
+    (record,) = caplog.records
+    assert "have different tokenizers" in record.getMessage()
+    assert "looks ahead with the target itself" in record.getMessage()
+    assert generate(pair, random_ids(1500), speckv=SpecKVConfig(), max_new_tokens=2).completion_tokens == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize(
+    ("device", "says"), [("cuda", "no such device"), ("cuda:1", "no such device"), ("gpu", "'gpu' is no device")]
+)
+def test_a_device_that_is_not_there_is_named_with_the_way_out(folder: Path, device: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_model(folder, LoadOptions(device=device))

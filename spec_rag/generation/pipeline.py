@@ -78,6 +78,8 @@ def generate_batch(
         backend: kernel backend ("torch", "triton"); None chooses by device.
         **options: seed, stop (a string or several), and the fields of GenerationConfig.
     """
+    if isinstance(prompts, str):
+        raise ConfigError(f"prompts={prompts!r:.80} is a single string: put it into a list, or use generate().")
     sampling = SamplingConfig.of(max_new_tokens, options)
     _check_configs(specpc, speckv)
     pair.require_target()

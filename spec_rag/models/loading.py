@@ -177,8 +177,10 @@ def _quiet_transformers() -> Iterator[None]:
     finally:
         transformers.utils.logging.set_verbosity(level)
         if shown:
-            transformers.utils.logging.enable_progress_bar()
-        if not downloads_hidden:
+            transformers.utils.logging.enable_progress_bar()  # and, unasked, those of the hub
+        if downloads_hidden:
+            huggingface_hub.utils.disable_progress_bars()
+        else:
             huggingface_hub.utils.enable_progress_bars()
 
 

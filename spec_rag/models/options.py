@@ -98,12 +98,15 @@ class LoadOptions:
         """The device's name.
 
         Raises:
-            ConfigError: the device that was asked for is not there.
+            ConfigError: the device that was asked for is not there, or torch knows none of that name.
         """
         import torch
 
         if self.device is not None:
-            kind = str(self.device).partition(":")[0]
+            try:
+                kind = torch.device(self.device).type
+            except RuntimeError as error:
+                raise ConfigError(f"device={self.device!r} is no device of torch: give 'cuda' or 'cpu'.") from error
             no_cuda = kind == "cuda" and not torch.cuda.is_available()
             if no_cuda or (kind == "mps" and not torch.backends.mps.is_available()):
                 raise ConfigError(

@@ -1,0 +1,138 @@
+"""Requests that wait for the same models at the same time are answered in one batch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+from test_lock import until_waiting
+from tiny import random_ids, tiny_pair
+
+from spec_rag import Cancellation, SpecKVConfig, generate
+from spec_rag.generation.batching import MAX_ROWS, Batcher, batcher_of
+from spec_rag.generation.pipeline import generate_together
+from spec_rag.models.lock import FairLock
+
+
+class Asking:
+    """Requests that all wait before the first of them is answered."""
+
+    def __init__(self) -> None:
+        self.batcher: Batcher[str, str] = Batcher()
+        self.lock = FairLock()
+        self.batches: list[list[str]] = []
+        self.results: dict[int, object] = {}
+
+    def run(self, prompts: Sequence[str], cancelled: threading.Event | None) -> list[str]:
+        self.batches.append(list(prompts))
+        if "poison" in prompts:
+            raise LookupError("poison")
+        return [prompt.upper() for prompt in prompts]
+
+    def __call__(self, *requests: tuple[str, int, str], cancelled: threading.Event | None = None) -> list[object]:
+        def ask(number: int, prompt: str, length: int, kind: str) -> None:
+            try:
+                self.results[number] = self.batcher.answer(prompt, length, kind, self.run, self.lock, cancelled)
+            except LookupError as error:
+                self.results[number] = error
+
+        threads = [threading.Thread(target=ask, args=(i, *request)) for i, request in enumerate(requests)]
+        with self.lock.hold():
+            for i, thread in enumerate(threads):
+                thread.start()
+                until_waiting(self.lock, i + 2)
+            if cancelled is not None:
+                cancelled.set()
+        for thread in threads:
+            thread.join(20)
+        return [self.results[i] for i in range(len(requests))]
+
+
+def test_who_waits_for_the_same_is_answered_with_the_first() -> None:
+    asking = Asking()
+    assert asking(("a", 5, "k"), ("b", 6, "k"), ("c", 5, "k")) == ["A", "B", "C"]
+    assert asking.batches == [["a", "b", "c"]]
+    assert not asking.batcher._queue
+
+
+def test_other_settings_or_very_other_lengths_are_answered_apart() -> None:
+    asking = Asking()
+    requests = [("a", 5, "k"), ("b", 5, "other"), ("c", 6, "k"), ("d", 500, "k"), ("e", 7, "k")]
+    assert asking(*requests) == ["A", "B", "C", "D", "E"]
+    assert asking.batches == [["a", "c", "e"], ["b"], ["d"]]
+
+
+def test_a_batch_has_at_most_so_many_rows() -> None:
+    asking = Asking()
+    asking(*((f"p{i}", 5, "k") for i in range(MAX_ROWS + 2)))
+    assert [len(batch) for batch in asking.batches] == [MAX_ROWS, 2]
+
+
+def test_one_that_fails_does_not_fail_the_others() -> None:
+    asking = Asking()
+    first, poisoned, last = asking(("a", 5, "k"), ("poison", 5, "k"), ("c", 5, "k"))
+    assert (first, last) == ("A", "C")
+    assert isinstance(poisoned, LookupError)
+
+
+def test_who_is_cancelled_while_waiting_gets_nothing_and_costs_nothing() -> None:
+    asking = Asking()
+    assert asking(("a", 5, "k"), ("b", 5, "k"), cancelled=Cancellation()) == [None, None]
+    assert asking.batches == []
+    assert not asking.batcher._queue
+
+
+def test_each_model_has_its_own_queue() -> None:
+    pair, other = tiny_pair(), tiny_pair()
+    assert batcher_of(pair.target) is batcher_of(pair.target)
+    assert batcher_of(pair.target) is not batcher_of(other.target)
+
+
+def test_threads_that_ask_together_get_what_they_would_get_alone_for_one_batch_of_steps() -> None:
+    pair, config = tiny_pair(), SpecKVConfig(max_capacity_prompt=40, window_size=8, lookahead_tokens=4)
+    pair.target.generation_config.eos_token_id = None
+    prompts = [random_ids(n, seed=n) for n in (60, 80, 48, 30)]
+    alone = [generate(pair, prompt, speckv=config, max_new_tokens=6).output_ids for prompt in prompts]
+    steps: list[int] = []
+    hook = pair.target.register_forward_pre_hook(
+        lambda model, args, given: steps.append(len(given["input_ids"])), with_kwargs=True
+    )
+    found: dict[int, list[int]] = {}
+
+    def ask(i: int) -> None:
+        found[i] = generate_together(pair, prompts[i], speckv=config, max_new_tokens=6).output_ids
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
+    with pair.lock.hold():
+        for i, thread in enumerate(threads):
+            thread.start()
+            until_waiting(pair.lock, i + 2)
+    for thread in threads:
+        thread.join(60)
+    hook.remove()
+    assert [found[i] for i in range(4)] == alone
+    assert steps == [4] * 6
+
+
+def test_a_seeded_request_is_answered_alone() -> None:
+    pair = tiny_pair()
+    seeded = [generate_together(pair, random_ids(30), max_new_tokens=5, temperature=2.0, seed=3) for _ in range(2)]
+    assert seeded[0].output_ids == seeded[1].output_ids
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_request_that_runs_alone_can_be_cancelled(after: int) -> None:
+    pair, cancelled, steps = tiny_pair(), Cancellation(), 0
+
+    def count(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == after:
+            cancelled.set()
+
+    hook = pair.target.register_forward_pre_hook(count)
+    answer = generate_together(pair, random_ids(30), max_new_tokens=400, eos_token_id=319, cancelled=cancelled)
+    hook.remove()
+    assert answer.finish_reason == "cancelled"
+    assert steps <= after + 1

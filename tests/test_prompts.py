@@ -1,0 +1,175 @@
+"""Prompts of every kind into token ids: chats in the template's own terms, and what a message spells out stays text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import CHAT_TEMPLATE, tiny_tokenizer
+
+from spec_rag.errors import ConfigError
+from spec_rag.text.prompts import (
+    chat_ids,
+    content_text,
+    prompt_ids,
+    speaks_of_tools,
+    template_text,
+    template_turns,
+    without_system_turn,
+)
+from spec_rag.text.tokens import template_ids, text_ids
+
+TOKENIZER = tiny_tokenizer()
+TOOL = {"type": "function", "function": {"name": "search", "description": "", "parameters": {}}}
+CALL = {"id": "1", "type": "function", "function": {"name": "search", "arguments": '{"q": "mule"}'}}
+WITH_TOOLS = (
+    "{% if tools %}<tools>{{ tools | tojson }}</tools>{% endif %}"
+    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}"
+    "{% for c in m['tool_calls'] or [] %}<call>{{ c['function'] | tojson }}</call>{% endfor %}{% endfor %}"
+)
+WITHOUT_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+)
+
+
+def with_template(template: str | None) -> Any:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_text_chats_and_ids_become_ids() -> None:
+    assert prompt_ids(TOKENIZER, "ab").tolist() == text_ids(TOKENIZER, "ab")
+    assert prompt_ids(None, [5, 6]).tolist() == [5, 6]
+    assert prompt_ids(None, torch.tensor([[5, 6]])).tolist() == [5, 6]
+    chat = prompt_ids(TOKENIZER, [{"role": "user", "content": "ab"}]).tolist()
+    assert chat == template_ids(TOKENIZER, "<|im_start|>user\nab<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "says"),
+    [
+        ("", "is empty"),
+        ([], "is empty"),
+        (torch.zeros(0), "at least one"),
+        (torch.zeros(2, 3), r"\[tokens\] or \[1, tokens\]"),
+        (5, "of type int"),
+        ([{"content": "no role"}], "messages with 'role'"),
+    ],
+)
+def test_what_is_no_prompt_is_refused(prompt: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        prompt_ids(TOKENIZER, prompt)
+
+
+def test_text_needs_a_tokenizer_and_a_chat_its_template() -> None:
+    with pytest.raises(ConfigError, match="tokenizer=None"):
+        prompt_ids(None, "ab")
+    with pytest.raises(ConfigError, match="chat template"):
+        chat_ids(with_template(None), [{"role": "user", "content": "ab"}])
+    with pytest.raises(ConfigError, match=r"messages=\[\]"):
+        chat_ids(TOKENIZER, [])
+
+
+@pytest.mark.parametrize("where", ["content", "name", "arguments", "tool", "later"])
+def test_control_tokens_in_any_string_of_a_message_stay_text(where: str) -> None:
+    spelled = "x<|im_end|>y"
+    tokenizer = with_template(WITH_TOOLS.replace("[{{ m['role'] }}]", "<|im_start|>{{ m['name'] }}"))
+    call = {"id": "1", "type": "function", "function": {"name": "search", "arguments": {"q": "ok"}}}
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "Hi."}]
+    tools: list[Any] = []
+    if where == "content":
+        messages[0]["content"] = spelled
+    elif where == "name":
+        messages += [{"role": "assistant", "content": "", "tool_calls": [call]}]
+        messages += [{"role": "tool", "name": spelled, "content": "found"}]
+    elif where == "arguments":
+        call["function"]["arguments"] = {"q": spelled}  # type: ignore[index]
+        messages += [{"role": "assistant", "content": "", "tool_calls": [call]}]
+    elif where == "tool":
+        tools = [{"type": "function", "function": {"name": "search", "description": spelled, "parameters": {}}}]
+    else:
+        messages += [{"role": "assistant", "content": "ok"}, {"role": "user", "content": spelled}]
+    ids = chat_ids(tokenizer, messages, tools)
+    assert tokenizer.eos_token_id not in ids
+    assert ids.count(0) == len(template_turns(messages, speaks_of_tools=True)), "the template's own tokens are alive"
+    assert "im_end" in tokenizer.decode(ids)
+
+
+def test_noncharacters_in_a_message_cannot_mark_a_control_token() -> None:
+    ids = chat_ids(TOKENIZER, [{"role": "user", "content": "\ufdd0<|im_end|>\ufdd1"}])
+    assert ids.count(TOKENIZER.eos_token_id) == 1
+
+
+def test_an_answer_can_be_begun() -> None:
+    messages = [{"role": "user", "content": "Hi."}]
+    assert chat_ids(TOKENIZER, messages, beginning="Yes") == chat_ids(TOKENIZER, messages) + text_ids(TOKENIZER, "Yes")
+
+
+def test_a_template_speaks_of_tools_only_if_it_writes_them_down() -> None:
+    assert speaks_of_tools(with_template(WITH_TOOLS))
+    assert not speaks_of_tools(TOKENIZER)
+    assert not speaks_of_tools(with_template(CHAT_TEMPLATE + "{# tools are not for me #}"))
+    assert not speaks_of_tools(with_template(None))
+    assert template_text(with_template(None)) == ""
+
+
+def test_neighbours_of_one_role_become_one_turn() -> None:
+    messages = [{"role": "human", "content": "a"}, {"role": "user", "content": "b"}, {"role": "ai", "content": "c"}]
+    assert template_turns(messages, speaks_of_tools=False) == [
+        {"role": "user", "content": "a\n\nb"},
+        {"role": "assistant", "content": "c"},
+    ]
+
+
+def test_calls_and_results_are_told_as_the_template_knows_them() -> None:
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "1", "content": "Saffron"},
+        {"role": "tool", "tool_call_id": "2", "content": "Fenn"},
+    ]
+    knows = template_turns(messages, speaks_of_tools=True)
+    assert [turn["role"] for turn in knows] == ["user", "assistant", "tool", "tool"]
+    assert knows[1]["tool_calls"][0]["function"] == {"name": "search", "arguments": {"q": "mule"}}
+    assert (knows[2]["name"], knows[3]["name"]) == ("search", "tool")
+    (told,) = template_turns(messages, speaks_of_tools=False)
+    assert told["content"] == "a\n\nResult of search:\nSaffron\n\nResult of tool:\nFenn"
+
+
+def test_arguments_that_are_no_json_are_refused_by_the_tools_name() -> None:
+    call = {"id": "1", "function": {"name": "search", "arguments": "{broken"}}
+    with pytest.raises(ConfigError, match="arguments of 'search' are no JSON"):
+        template_turns([{"role": "assistant", "content": "", "tool_calls": [call]}], speaks_of_tools=True)
+
+
+def test_a_template_without_a_system_role_is_told_by_the_user() -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}]
+    tokenizer = with_template(WITHOUT_SYSTEM)
+    assert tokenizer.decode(chat_ids(tokenizer, messages)) == "[user]Be brief.\n\nHi."
+    assert without_system_turn([messages[0], {"role": "assistant", "content": "Yes?"}]) == [
+        {"role": "user", "content": "Be brief."},
+        {"role": "assistant", "content": "Yes?"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, ""),
+        ("a", "a"),
+        ([{"type": "text", "text": "a"}, "b", {"type": "thinking", "thinking": "hm"}], "a\nb"),
+    ],
+)
+def test_a_content_is_its_text(content: Any, expected: str) -> None:
+    assert content_text(content, "user") == expected
+
+
+@pytest.mark.parametrize("kind", ["image", "image_url", "input_audio", "video", "file", "document"])
+def test_what_a_text_model_cannot_read_is_refused_by_its_kind(kind: str) -> None:
+    with pytest.raises(ConfigError, match=f"A user message carries a block of type '{kind}'"):
+        content_text([{"type": "text", "text": "a"}, {"type": kind}], "user")
+    with pytest.raises(ConfigError, match="content of a user message of type int"):
+        content_text(5, "user")

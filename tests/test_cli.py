@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny import tiny_pair
+from tiny import tiny_model, tiny_pair, tiny_tokenizer
 
-from spec_rag import ModelPair
+from spec_rag import ModelPair, compress
+from spec_rag.compression.calibration import Calibration
+from spec_rag.models.loading import unload_models
 from spec_rag.report import Compression
 from spec_rag.results import CompressedDocument, KeptUnit
 from spec_rag.text.documents import Document
@@ -19,6 +25,7 @@ from spec_rag.text.documents import Document
 pytest.importorskip("bm25s")
 testing = pytest.importorskip("typer.testing")
 
+from spec_rag.answering.chunks import retrieve  # noqa: E402
 from spec_rag.answering.pipeline import answer_messages, find_support  # noqa: E402
 from spec_rag.cli.app import app  # noqa: E402
 from spec_rag.evaluation.tasks.handbook import (  # noqa: E402
@@ -31,6 +38,7 @@ from spec_rag.evaluation.tasks.handbook import (  # noqa: E402
 from spec_rag.evaluation.tasks.metrics import holds_answer  # noqa: E402
 
 POWER = "# Power\n\nThe tank holds 42,500 litres.\n\nThe fuel is blue. It burns.\n\n## Keys\n\nThe key is here.\n"
+LONG = "# Long\n\n" + " ".join(f"Tank {i} is large and grey. Its fuel burns for {i} hours." for i in range(40))
 FOOD = "# Food\n\nSoup is served at noon. Bread is baked daily.\n\nThe cook lives in Cabin 7.\n"
 
 
@@ -194,11 +202,96 @@ def test_unreadable_files_inside_a_folder_are_named_on_stderr(folder: Path, tiny
     assert len(json.loads(result.stdout)["documents"]) == 2
 
 
+@contextmanager
+def tokens_read(pair: ModelPair) -> Iterator[list[int]]:
+    """How many tokens the draft reads, call by call."""
+    read: list[int] = []
+    hook = pair.draft.get_decoder().register_forward_pre_hook(
+        lambda model, args, given: read.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    yield read
+    hook.remove()
+
+
 def test_an_index_folder_is_filled_and_used_again(folder: Path, tiny: ModelPair, tmp_path: Path) -> None:
     arguments = ["compress", folder, "-q", "tank", "--index", tmp_path / "index", "--json"]
-    first, second = json.loads(run(*arguments).stdout), json.loads(run(*arguments).stdout)
+    with tokens_read(tiny) as read:
+        first = json.loads(run(*arguments).stdout)
+        reading = sum(read)
+        read.clear()
+        second = json.loads(run(*arguments).stdout)
     assert any((tmp_path / "index").rglob("*.safetensors"))
     assert first["text"] == second["text"]
+    # the second time the draft reads the question alone, and none of the files' text
+    assert sum(read) <= reading - len(POWER) - len(FOOD)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a small draft, which the commands load as they load any."""
+    tiny_model(layers=6, max_position_embeddings=8192).save_pretrained(tmp_path / "draft")
+    tiny_tokenizer().save_pretrained(tmp_path / "draft")
+    yield tmp_path / "draft"
+    unload_models()
+
+
+def calibration_of(draft: Path) -> Path:
+    file = draft.parent / "heads.json"
+    file.write_text(Calibration(str(draft), 6, 4, {"1.0": 1.0}, {"1.2": 1.0}, questions=1, seed=0).to_json())
+    return file
+
+
+@pytest.mark.parametrize("command", ["compress", "ask"])
+@pytest.mark.parametrize(
+    "options", [["--storage", "int8"], ["--storage", "float32"], ["--no-likelihood"], ["--calibration", "heads.json"]]
+)
+def test_an_indexed_folder_is_found_by_questions_that_ask_as_it_was_filled(
+    folder: Path, checkpoint: Path, tmp_path: Path, command: str, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(calibration_of(checkpoint).parent)
+    (folder / "long.md").write_text(LONG)
+    common = ["--draft", checkpoint, "--index", tmp_path / "index"]
+    options = [*options, *(["--no-likelihood"] if "--calibration" in options else [])]
+    whole = ["--whole"] if command == "compress" else []
+    filled = run("index", folder, *common, *options, *whole)
+    assert filled.exit_code == 0, filled.stderr
+    before = sorted(path.name for path in (tmp_path / "index").rglob("*.safetensors"))
+    asked = ["-q", "tank?"] if command == "compress" else ["tank?", "--target", checkpoint, "--max-new-tokens", 2]
+    if options[0] == "--storage":
+        options = []  # questions take the folder's own
+    answered = run(command, folder, *asked, *common, *options, "--ratio", 0.3, "--json")
+    assert answered.exit_code == 0, answered.stderr
+    assert json.loads(answered.stdout)["tokens_after"] > 0
+    assert sorted(path.name for path in (tmp_path / "index").rglob("*.safetensors")) == before != []
+
+
+def test_an_index_filled_otherwise_is_not_found(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """What the test above would not see if nothing were ever written."""
+    common = [folder, "--draft", checkpoint, "--index", tmp_path / "index"]
+    run("index", *common, "--no-likelihood", "--whole")
+    before = len(list((tmp_path / "index").rglob("*.safetensors")))
+    assert run("compress", *common, "-q", "tank?", "--ratio", 0.3).exit_code == 0
+    assert len(list((tmp_path / "index").rglob("*.safetensors"))) == 2 * before > 0
+
+
+def test_ask_prunes_by_default_only_where_another_model_than_the_target_looks_ahead(
+    folder: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    (folder / "long.md").write_text(LONG)
+    shutil.copytree(checkpoint, tmp_path / "other")
+
+    def asked(target: Path, *options: object) -> dict[str, Any]:
+        models = ["--draft", checkpoint, "--target", target]
+        return json.loads(run("ask", folder, "tank?", "--max-new-tokens", 3, *models, *options, "--json").stdout)
+
+    own, other = asked(checkpoint), asked(tmp_path / "other")
+    assert own["kv_bytes_kept"] == own["seconds"]["lookahead"] == 0
+    assert 0 < other["kv_bytes_kept"] < other["kv_bytes_dense"]
+    assert other["seconds"]["lookahead"] > 0
+    assert asked(checkpoint, "--kv-capacity", 64)["kv_bytes_kept"] > 0
+    near = asked(tmp_path / "other", "--kv-capacity", int(other["prompt_tokens"] / 1.2))
+    assert near["seconds"]["lookahead"] == 0 < near["kv_bytes_kept"], "for so little nobody looks ahead"
+    assert asked(tmp_path / "other", "--kv-capacity", 64, "--lookahead", "none")["seconds"]["lookahead"] == 0
 
 
 def test_help_comes_without_loading_models() -> None:
@@ -311,6 +404,12 @@ def test_evaluation_counts_each_question_at_each_ratio(tiny: ModelPair, monkeypa
     evaluation = evaluate_handbook((1.0, 0.2), pair=tiny, handbook=few, tell=told.append)
     assert evaluation.questions == len(told) == len(evaluation.answers) == 2
     assert evaluation.retrieved == evaluation.survived[1.0] == 2
-    assert evaluation.survived[0.2] <= 2
+    asked = [question for question in few.questions if question.kind == "single"]
+    kept = [
+        compress(retrieve(question.question, few.chunks, 1), question.question, draft=tiny, ratio=0.2).text
+        for question in asked
+    ]
+    assert evaluation.survived[0.2] == sum(holds_answer(text, q.answers) for text, q in zip(kept, asked, strict=True))
+    assert evaluation.survived[0.2] < 2, "a random draft does not find every answer"
     assert evaluation.correct == 0
     assert evaluate_handbook((1.0,), answer=False, pair=tiny, handbook=few).correct is None

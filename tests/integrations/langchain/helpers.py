@@ -220,6 +220,6 @@ def documents() -> list[Document]:
 
 def wait_for_no_stream_threads(seconds: float = 5.0) -> None:
     deadline = time.monotonic() + seconds
-    while any(thread.name == "spec-rag-stream" for thread in threading.enumerate()):
+    while any(thread.name.startswith("spec-rag") for thread in threading.enumerate()):
         assert time.monotonic() < deadline, "a generation goes on that nobody waits for"
         time.sleep(0.01)

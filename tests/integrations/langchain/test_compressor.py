@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import threading
 from dataclasses import fields
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integrations.langchain.helpers import Watching, documents
+from integrations.langchain.helpers import Watching, documents, wait_for_no_stream_threads
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
@@ -17,12 +18,13 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnableParallel, RunnablePassthrough
 from langchain_core.tracers.context import collect_runs
-from langchain_spec_rag import SpecPCCompressor
-from pydantic import ValidationError
+from langchain_spec_rag import ChatSpecKV, SpecKVLLM, SpecPCCompressor, SpecPCRetriever
+from pydantic import BaseModel, ValidationError
 
 import spec_rag
 from spec_rag.compression.index import DocumentIndex
 from spec_rag.config import CompressionConfig
+from spec_rag.errors import ConfigError
 from spec_rag.models.pair import ModelPair
 
 QUERY = "Who was the mule?"
@@ -278,3 +280,137 @@ def test_documents_keep_their_own_class(compressor: SpecPCCompressor) -> None:
     (kept,) = compressor.compress_documents([page], QUERY)
     assert isinstance(kept, Page)
     assert kept.number == 7
+
+
+def own_fields(of: type[BaseModel]) -> list[str]:
+    """The fields that the adapters add to those of LangChain's base classes."""
+    inherited = {name for base in of.__mro__ if "langchain_core" in base.__module__ for name in base.__annotations__}
+    return [name for name in of.model_fields if name not in inherited]
+
+
+@pytest.mark.parametrize("of", [SpecPCCompressor, SpecPCRetriever, ChatSpecKV, SpecKVLLM])
+def test_every_field_is_described(of: type[BaseModel]) -> None:
+    names = own_fields(of)
+    assert names
+    assert [name for name in names if not of.model_fields[name].description] == []
+
+
+class TestMetadata:
+    def test_flat_metadata_holds_plain_values_alone(self, pair: ModelPair, docs: list[Document]) -> None:
+        """As vector stores such as Chroma take it."""
+        plain = [Document(d.page_content, metadata={"source": "x"}) for d in docs]
+        kept = SpecPCCompressor(draft=pair, ratio=0.4, metadata_format="flat").compress_documents(plain, QUERY)
+        nested = SpecPCCompressor(draft=pair, ratio=0.4).compress_documents(plain, QUERY)
+        for document, other in zip(kept, nested, strict=True):
+            figures = other.metadata["spec_pc"]
+            assert all(isinstance(value, str | int | float | bool) for value in document.metadata.values())
+            spans = ",".join(f"{a}-{b}" for a, b in figures["kept_spans"])
+            expected = {f"spec_pc_{name}": value for name, value in {**figures, "kept_spans": spans}.items()}
+            assert document.metadata == {"source": "x", **expected}
+
+    def test_none_leaves_the_metadata_as_it_was(self, pair: ModelPair, docs: list[Document]) -> None:
+        kept = SpecPCCompressor(draft=pair, ratio=0.4, metadata_format="none").compress_documents(docs, QUERY)
+        by_id = {document.id: document.metadata for document in docs}
+        assert kept
+        assert all(document.metadata == by_id[document.id] for document in kept)
+
+    def test_an_unknown_format_is_refused(self) -> None:
+        with pytest.raises(ValidationError, match="metadata_format"):
+            SpecPCCompressor(metadata_format="json")
+
+    @pytest.mark.parametrize("first_format", ["nested", "flat"])
+    @pytest.mark.parametrize("ellipsis", ["", " … "])
+    def test_spans_lead_back_to_the_first_text_after_a_second_compression(
+        self, pair: ModelPair, docs: list[Document], first_format: str, ellipsis: str
+    ) -> None:
+        settings = {"draft": pair, "ellipsis": ellipsis}
+        first = SpecPCCompressor(**settings, ratio=0.8, metadata_format=first_format).compress_documents(docs, QUERY)
+        second = SpecPCCompressor(**settings, ratio=0.6).compress_documents(first, QUERY)
+        whole = {document.id: document.page_content for document in docs}
+        between = {document.id: document.page_content for document in first}
+        assert any(document.page_content != between[document.id] for document in second)
+        for document in second:
+            figures = document.metadata["spec_pc"]
+            pieces = [whole[document.id][a:b] for a, b in figures["kept_spans"]]
+            assert "".join(document.page_content.replace("…", "").split()) == "".join("".join(pieces).split())
+            assert figures["original_tokens"] == len(whole[document.id])
+            assert figures["ratio"] == pytest.approx(figures["compressed_tokens"] / figures["original_tokens"])
+
+    def test_spans_of_a_text_that_was_replaced_meanwhile_are_those_of_the_new_one(self, pair: ModelPair) -> None:
+        stale = {"spec_pc": {"kept_spans": [[300, 310]], "original_tokens": 999}}
+        (document,) = documents()[:1]
+        replaced = document.model_copy(update={"metadata": stale})
+        (kept,) = SpecPCCompressor(draft=pair, ratio=0.5).compress_documents([replaced], QUERY)
+        figures = kept.metadata["spec_pc"]
+        assert all(document.page_content[a:b] in kept.page_content for a, b in figures["kept_spans"])
+        assert figures["original_tokens"] == len(document.page_content)
+
+
+class TestMistakes:
+    def test_swapped_arguments_are_named(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
+        with pytest.raises(ConfigError, match="documents come first"):
+            compressor.compress_documents(QUERY, docs)  # type: ignore[arg-type]
+
+    def test_a_lone_document_is_named(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
+        with pytest.raises(ConfigError, match="a single Document: put it into a list"):
+            compressor.compress_documents(docs[0], QUERY)  # type: ignore[arg-type]
+
+    def test_a_query_of_another_kind_is_named(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
+        with pytest.raises(ConfigError, match="query=5 of type int"):
+            compressor.compress_documents(docs, 5)  # type: ignore[arg-type]
+
+    def test_what_is_no_retriever_cannot_be_wrapped(self, compressor: SpecPCCompressor) -> None:
+        with pytest.raises(ConfigError, match=r"retriever='x' of type str: give a retriever"):
+            compressor.wrap("x")  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("of", "wrong", "meant"),
+        [
+            (SpecPCCompressor, "ratios", "ratio"),
+            (ChatSpecKV, "temprature", "temperature"),
+            (SpecKVLLM, "max_token", "max_tokens"),
+        ],
+    )
+    def test_a_misspelt_setting_is_answered_with_the_near_one(self, of: Any, wrong: str, meant: str) -> None:
+        with pytest.raises(ValidationError, match=f"no field '{wrong}': did you mean '{meant}'"):
+            of(**{wrong: 1})
+
+    @pytest.mark.parametrize("name", ["embedder", "embeddings", "embed_model"])
+    def test_an_embedding_model_has_one_name_and_takes_the_frameworks(self, name: str) -> None:
+        model = DeterministicFakeEmbedding(size=4)
+        assert SpecPCCompressor(**{name: model}).embedder is model
+
+
+def test_traces_show_documents_and_query(compressor: SpecPCCompressor, docs: list[Document]) -> None:
+    with collect_runs() as runs:
+        compressor.compress_documents(docs, QUERY)
+        compressor.invoke({"context": docs, "question": QUERY})
+    assert [run.inputs for run in runs.traced_runs] == [{"documents": docs, "query": QUERY}] * 2
+
+
+async def test_a_cancelled_task_leaves_the_draft_to_the_next_call(pair: ModelPair, docs: list[Document]) -> None:
+    long = [Document(f"Hut {i} is red. " + "Its stove burns oak. " * 30 + f"Hut {i} is old.") for i in range(12)]
+    compressor = SpecPCCompressor(draft=pair, ratio=0.4)
+    expected = compressor.compress_documents(docs, QUERY)
+    reading, go_on = threading.Event(), threading.Event()
+    batches = 0
+
+    def hold(*_: Any) -> None:
+        nonlocal batches
+        batches += 1
+        reading.set()
+        go_on.wait(20)
+
+    hook = pair.draft.get_decoder().register_forward_pre_hook(hold)
+    try:
+        task = asyncio.create_task(compressor.acompress_documents(long, QUERY))
+        await asyncio.to_thread(reading.wait, 20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+        await asyncio.to_thread(wait_for_no_stream_threads)
+        assert batches == 1, "nothing more is read for a question that nobody asks any more"
+    finally:
+        hook.remove()
+    assert await compressor.acompress_documents(docs, QUERY) == expected

@@ -112,3 +112,27 @@ def test_a_stream_that_nobody_reads_holds_no_lock(pair: ModelPair) -> None:
     next(unread)
     assert chat.invoke(PROMPTS[1]).text
     unread.close()
+
+
+def test_a_chats_batch_is_answered_in_one_batch(pair: ModelPair, speckv: SpecKVConfig) -> None:
+    chat = ChatSpecKV(pair=pair, speckv=speckv, max_tokens=8)
+    prompts = PROMPTS[:4]
+    expected = [chat.invoke(prompt).text for prompt in prompts]
+    rows: list[int] = []
+    hook = pair.target.register_forward_pre_hook(
+        lambda model, args, given: rows.append(len(given["input_ids"])), with_kwargs=True
+    )
+    answered: list[list[str]] = []
+    caller = threading.Thread(target=lambda: answered.append([message.text for message in chat.batch(prompts)]))
+    try:
+        with pair.lock.hold():
+            caller.start()
+            deadline = time.monotonic() + 20
+            while pair.lock.waiting < 1 + len(prompts):
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+        caller.join(60)
+    finally:
+        hook.remove()
+    assert answered == [expected]
+    assert rows == [4] * 8, "the steps of one answer, and not of four"

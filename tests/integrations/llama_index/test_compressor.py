@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
+import multiprocessing
+import pickle
+import re
 import threading
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import pytest
-from integrations.llama_index.helpers import Observed, byte_tokenizer
+from integrations.llama_index.helpers import Observed, byte_tokenizer, wait_for_no_stream_threads
 from llama_index.core.embeddings import MockEmbedding
+from llama_index.core.node_parser import SentenceWindowNodeParser
+from llama_index.core.postprocessor import MetadataReplacementPostProcessor
 from llama_index.core.schema import (
     Document,
     ImageNode,
@@ -22,6 +29,7 @@ from llama_index.core.schema import (
     QueryBundle,
     TextNode,
 )
+from llama_index.llms.spec_rag import SpecKVLLM
 from llama_index.postprocessor.spec_rag import CompressionEvent, SpecPCCompressor
 
 from spec_rag import DocumentIndex
@@ -264,3 +272,126 @@ def test_compressors_of_the_same_name_share_their_weights_and_keep_them(pair: Mo
     first, second = SpecPCCompressor(draft=tmp_path), SpecPCCompressor(draft=str(tmp_path), ratio=0.5)
     assert first.load() is first.load()
     assert first.load().model is second.load().model
+
+
+@pytest.mark.parametrize("ellipsis", ["", " … "])
+def test_spans_lead_back_to_the_first_text_after_a_second_compression(
+    pair: ModelPair, nodes: list[NodeWithScore], ellipsis: str
+) -> None:
+    first = compressor_of(pair, ratio=0.8, ellipsis=ellipsis).postprocess_nodes(nodes, query_str=QUERY)
+    second = compressor_of(pair, ratio=0.6, ellipsis=ellipsis).postprocess_nodes(first, query_str=QUERY)
+    whole = {node.node_id: node.text for node in nodes}
+    assert [node.text for node in second] != [node.text for node in first]
+    for node in second:
+        figures = node.metadata["spec_pc"]
+        pieces = [whole[node.node_id][a:b] for a, b in figures["kept_spans"]]
+        assert "".join(node.text.replace("…", "").split()) == "".join("".join(pieces).split())
+        assert figures["original_tokens"] == len(whole[node.node_id])
+        assert figures["ratio"] == pytest.approx(figures["compressed_tokens"] / figures["original_tokens"])
+
+
+def test_a_sentence_that_was_replaced_by_its_window_keeps_its_offsets(pair: ModelPair) -> None:
+    """SentenceWindowNodeParser and MetadataReplacementPostProcessor, as LlamaIndex's own guide has them."""
+    text = "The dome was opened in 1931. It is painted copper green. The mule was called Saffron. Soup is served."
+    parser = SentenceWindowNodeParser.from_defaults(window_size=2, sentence_splitter=lambda t: re.split(r"(?<=\.) ", t))
+    sentences = parser.get_nodes_from_documents([Document(text=text)])
+    given = [NodeWithScore(node=node, score=1.0) for node in sentences]
+    replaced = MetadataReplacementPostProcessor(target_metadata_key="window").postprocess_nodes(given)
+    windows = {node.node_id: node.text for node in replaced}
+    offsets = {node.node_id: (node.node.start_char_idx, node.node.end_char_idx) for node in replaced}
+    for node in compressor_of(pair, ratio=0.5).postprocess_nodes(replaced, query_str=QUERY):
+        assert len(windows[node.node_id]) > offsets[node.node_id][1] - offsets[node.node_id][0]
+        assert (node.node.start_char_idx, node.node.end_char_idx) == offsets[node.node_id]
+        for start, end in node.metadata["spec_pc"]["kept_spans"]:
+            assert windows[node.node_id][start:end] in node.text
+
+
+def test_used_compressors_travel_as_settings_and_share_their_draft_with_copies(
+    pair: ModelPair, nodes: list[NodeWithScore], tmp_path: Path
+) -> None:
+    assert pair.draft is not None
+    assert pair.tokenizer is not None
+    pair.draft.save_pretrained(tmp_path)
+    pair.tokenizer.save_pretrained(tmp_path)
+    compressor = SpecPCCompressor(draft=tmp_path, ratio=0.5, index=DocumentIndex())
+    expected = [node.text for node in compressor.postprocess_nodes(nodes, query_str=QUERY)]
+    data = pickle.dumps(compressor)
+    assert len(data) < 5000
+    copies = [pickle.loads(data), copy.deepcopy(compressor)]
+    for one in copies:
+        assert [node.text for node in one.postprocess_nodes(nodes, query_str=QUERY)] == expected
+        assert one.load().model is compressor.load().model
+    assert copies[1].index is compressor.index
+
+
+def answer_there(data: bytes, nodes: list[NodeWithScore], queue: Any) -> None:
+    compressor, llm = pickle.loads(data)
+    queue.put(([n.text for n in compressor.postprocess_nodes(nodes, query_str=QUERY)], llm.complete(QUERY).text))
+
+
+def test_used_adapters_work_in_another_process(pair: ModelPair, nodes: list[NodeWithScore], tmp_path: Path) -> None:
+    assert pair.draft is not None
+    assert pair.tokenizer is not None
+    pair.draft.save_pretrained(tmp_path)
+    pair.tokenizer.save_pretrained(tmp_path)
+    compressor = SpecPCCompressor(draft=tmp_path, ratio=0.5)
+    llm = SpecKVLLM(target=tmp_path, draft=tmp_path, max_tokens=6, speckv={"max_capacity_prompt": 40, "window_size": 8})
+    expected = [n.text for n in compressor.postprocess_nodes(nodes, query_str=QUERY)], llm.complete(QUERY).text
+    assert copy.deepcopy(llm).load().target is llm.load().target
+    data = pickle.dumps((compressor, llm))
+    assert len(data) < 10_000
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    worker = context.Process(target=answer_there, args=(data, nodes, queue))
+    worker.start()
+    try:
+        assert queue.get(timeout=120) == expected
+    finally:
+        worker.join()
+
+
+async def test_a_cancelled_task_leaves_the_draft_to_the_next_call(pair: ModelPair, nodes: list[NodeWithScore]) -> None:
+    assert pair.draft is not None
+    text = "Its stove burns oak. " * 30
+    long = [NodeWithScore(node=TextNode(text=f"Hut {i} is red. {text}Hut {i} is old.")) for i in range(12)]
+    compressor = compressor_of(pair)
+    expected = [node.text for node in compressor.postprocess_nodes(nodes, query_str=QUERY)]
+    reading, go_on = threading.Event(), threading.Event()
+    batches = 0
+
+    def hold(*_: Any) -> None:
+        nonlocal batches
+        batches += 1
+        reading.set()
+        go_on.wait(20)
+
+    hook = pair.draft.get_decoder().register_forward_pre_hook(hold)
+    try:
+        task = asyncio.create_task(compressor.apostprocess_nodes(long, query_str=QUERY))
+        await asyncio.to_thread(reading.wait, 20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+        await asyncio.to_thread(wait_for_no_stream_threads)
+        assert batches == 1, "nothing more is read for a question that nobody asks any more"
+    finally:
+        hook.remove()
+    assert [node.text for node in await compressor.apostprocess_nodes(nodes, query_str=QUERY)] == expected
+
+
+@pytest.mark.parametrize("name", ["embedder", "embed_model", "embeddings"])
+def test_an_embedding_model_has_one_name_and_takes_the_frameworks(name: str) -> None:
+    model = MockEmbedding(embed_dim=4)
+    assert SpecPCCompressor(**{name: model}).embedder is model
+
+
+def test_a_misspelt_setting_is_answered_with_the_near_one() -> None:
+    with pytest.raises(ValueError, match="no field 'ratios': did you mean 'ratio'"):
+        SpecPCCompressor(ratios=0.5)
+
+
+def test_every_field_is_described() -> None:
+    own = [name for name in SpecPCCompressor.__annotations__ if name in SpecPCCompressor.model_fields]
+    assert {"ratio", "draft", "embedder"} <= set(own)
+    assert [name for name in own if not SpecPCCompressor.model_fields[name].description] == []

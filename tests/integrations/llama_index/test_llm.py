@@ -7,14 +7,17 @@ import json
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from integrations.llama_index.helpers import Observed, Steps, byte_tokenizer, tiny_llama, wait_for_no_stream_threads
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.callbacks.llama_debug import LlamaDebugHandler
 from llama_index.llms.spec_rag import KVDropEvent, SpecKVLLM
+from llama_index.llms.spec_rag.settings import DraftedLLM
 
 from spec_rag import LoadOptions, SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError, ModelNotFoundError, PromptTooLongError
@@ -415,3 +418,42 @@ def test_llms_of_the_same_names_share_their_weights(pair: ModelPair, tmp_path: A
     first, second = (SpecKVLLM(target=tmp_path, draft=tmp_path, max_tokens=n) for n in (3, 4))
     assert first.load().target is second.load().target is second.load().draft
     assert first.complete(PROMPT).text == llm_of(pair, max_tokens=3).complete(PROMPT).text
+
+
+@pytest.mark.parametrize("options", [{"top_p": 0.99}, {"top_k": 20}, {"temperature": 1.5}])
+def test_what_only_sampling_knows_samples_wherever_it_is_given(pair: ModelPair, options: dict[str, Any]) -> None:
+    greedy = llm_of(pair).complete(PROMPT).text
+    assert llm_of(pair).temperature is None
+    of_fields = [llm_of(pair, **options, seed=seed).complete(PROMPT).text for seed in (1, 1, 2)]
+    of_calls = [llm_of(pair).complete(PROMPT, **options, seed=seed).text for seed in (1, 1, 2)]
+    assert of_fields == of_calls
+    assert of_fields[0] == of_fields[1]
+    assert len({greedy, *of_fields}) == 3
+
+
+def test_a_calls_temperature_of_zero_is_greedy_whatever_the_fields_say(pair: ModelPair) -> None:
+    llm = llm_of(pair, top_p=0.9, top_k=20, temperature=2.0)
+    assert llm.complete(PROMPT, temperature=0).text == llm_of(pair).complete(PROMPT).text
+    with pytest.raises(ValueError, match="temperature=0 is greedy"):
+        llm_of(pair, temperature=0, top_k=20)
+
+
+def test_a_model_that_is_its_own_draft_is_loaded_once_whatever_its_options(pair: ModelPair, tmp_path: Path) -> None:
+    assert pair.target is not None
+    assert pair.tokenizer is not None
+    pair.target.save_pretrained(tmp_path)
+    pair.tokenizer.save_pretrained(tmp_path)
+    loaded = SpecKVLLM(target=tmp_path, draft=tmp_path, target_options={"dtype": "bfloat16"}).load()
+    assert loaded.draft is loaded.target
+    assert loaded.target.dtype == torch.bfloat16
+
+
+def test_a_misspelt_setting_is_answered_with_the_near_one() -> None:
+    with pytest.raises(ValueError, match="no field 'temprature': did you mean 'temperature'"):
+        SpecKVLLM(temprature=0.3)
+
+
+def test_every_field_is_described() -> None:
+    own = {name for base in (SpecKVLLM, DraftedLLM) for name in base.__annotations__ if name in SpecKVLLM.model_fields}
+    assert {"target", "speckv", "timeout"} <= own
+    assert [name for name in own if not SpecKVLLM.model_fields[name].description] == []

@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 # waiting threads sleep: spinning ones slow everything several times when the cores are shared
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-core test-lowest lint clean
+.PHONY: demo test test-core test-lowest test-wheel lint clean
 
 demo: $(READY)
 	@$(BIN)/spec-rag demo
@@ -33,6 +33,10 @@ test-core: .venv-core/.ready
 # the lowest supported versions of the frameworks
 test-lowest: .venv-lowest/.ready
 	@.venv-lowest/bin/python -m pytest --ignore tests/kernels
+
+# the built wheel with each of its extras, in bare environments
+test-wheel: $(READY)
+	@$(BIN)/python tests/wheel/try_extras.py
 
 .venv-core/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-core || python3 -m venv .venv-core

@@ -17,16 +17,16 @@ if find_spec("langchain_core") is None:
 if TYPE_CHECKING:
     from langchain_spec_rag.chat_model import ChatSpecKV as ChatSpecKV
     from langchain_spec_rag.compressor import SpecPCCompressor as SpecPCCompressor
-    from langchain_spec_rag.compressor import SpecPCRetriever as SpecPCRetriever
     from langchain_spec_rag.llm import SpecKVLLM as SpecKVLLM
     from langchain_spec_rag.middleware import SpecPCMiddleware as SpecPCMiddleware
+    from langchain_spec_rag.retriever import SpecPCRetriever as SpecPCRetriever
 
 _ROOMS = {
     "ChatSpecKV": "chat_model",
     "SpecKVLLM": "llm",
     "SpecPCCompressor": "compressor",
     "SpecPCMiddleware": "middleware",
-    "SpecPCRetriever": "compressor",
+    "SpecPCRetriever": "retriever",
 }
 
 __all__ = ["ChatSpecKV", "SpecKVLLM", "SpecPCCompressor", "SpecPCMiddleware", "SpecPCRetriever"]

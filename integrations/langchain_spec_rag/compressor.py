@@ -1,6 +1,6 @@
-"""SpecPCCompressor and SpecPCRetriever: LangChain's names for `spec_rag.compress`.
+"""SpecPCCompressor: LangChain's names for `spec_rag.compress`.
 
-Know Documents, callbacks and chains; what is kept of a document is the core's decision.
+Knows Documents, callbacks and chains; what is kept of a document is the core's decision.
 """
 
 from __future__ import annotations
@@ -10,23 +10,17 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from langchain_core.callbacks import (
-    AsyncCallbackManagerForRetrieverRun,
-    CallbackManagerForRetrieverRun,
-    Callbacks,
-    adispatch_custom_event,
-    dispatch_custom_event,
-)
+from langchain_core.callbacks import Callbacks, adispatch_custom_event, dispatch_custom_event
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.messages import BaseMessage
 from langchain_core.prompt_values import PromptValue
-from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSerializable
 from pydantic import ConfigDict, InstanceOf, field_validator, model_validator
 
 import spec_rag
 from langchain_spec_rag.messages import plain_messages
 from langchain_spec_rag.plain_values import Options, name_of, plain, unserializable
+from langchain_spec_rag.retriever import ScoreSource, SpecPCRetriever
 from spec_rag.cancellation import in_thread
 from spec_rag.compression.index import DocumentIndex
 from spec_rag.config import CompressionConfig, Scoring, Unit
@@ -201,8 +195,12 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         """`invoke` in a thread of its own; cancelling the task stops it between two batches of passages."""
         return await self._with(kwargs)._run.ainvoke(_documents_and_query(input), self._run_config(config))
 
-    def wrap(self, retriever: Runnable[str, list[Document]]) -> SpecPCRetriever:
+    def wrap(self, retriever: Runnable[str, list[Document]], scores: ScoreSource = "auto") -> SpecPCRetriever:
         """What this retriever finds, compressed for the query.
+
+        Args:
+            retriever: a retriever, or another Runnable from a query to Documents.
+            scores: what its scores are; see SpecPCRetriever.
 
         Raises:
             ConfigError: (a ValueError) it is no retriever.
@@ -212,7 +210,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
                 f"retriever={retriever!r:.80} of type {type(retriever).__name__}: give a retriever, such as "
                 "vectorstore.as_retriever(), or another Runnable from a query to Documents."
             )
-        return SpecPCRetriever(retriever=retriever, compressor=self)
+        return SpecPCRetriever(retriever=retriever, compressor=self, scores=scores)
 
     @property
     def _run(self) -> RunnableLambda[dict[str, Any], list[Document]]:
@@ -283,34 +281,6 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
             added = {f"{METADATA_KEY}_{k}": v for k, v in {**figures, "kept_spans": spans_text}.items()}
         metadata = {**source.metadata, **added}
         return source.model_copy(update={"page_content": compressed.text, "metadata": metadata})
-
-
-class SpecPCRetriever(BaseRetriever):
-    """Retrieves with one retriever and compresses what it finds for the query. Made by `SpecPCCompressor.wrap`."""
-
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
-
-    retriever: Any
-    """Any Runnable from a query to Documents. What `invoke` is given besides the query goes to it."""
-    compressor: SpecPCCompressor
-    """What compresses."""
-
-    @classmethod
-    def is_lc_serializable(cls) -> bool:
-        """As far as the retriever inside is."""
-        return True
-
-    def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
-    ) -> list[Document]:
-        found = self.retriever.invoke(query, {"callbacks": run_manager.get_child("retrieve")}, **kwargs)
-        return self.compressor.compress_documents(found, query, callbacks=run_manager.get_child("compress"))
-
-    async def _aget_relevant_documents(
-        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
-    ) -> list[Document]:
-        found = await self.retriever.ainvoke(query, {"callbacks": run_manager.get_child("retrieve")}, **kwargs)
-        return await self.compressor.acompress_documents(found, query, callbacks=run_manager.get_child("compress"))
 
 
 def _known_figures(metadata: Mapping[str, Any]) -> dict[str, Any] | None:

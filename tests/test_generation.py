@@ -210,13 +210,15 @@ def test_the_look_ahead_is_as_long_as_the_settings_say(
     assert answer.lookahead_ids == written
 
 
-def test_a_look_ahead_ends_with_its_rows_end_token() -> None:
+@pytest.mark.parametrize("lookahead", ["draft", "target"])
+def test_a_look_ahead_ends_with_its_rows_end_token(lookahead: str) -> None:
     pair, prompts = tiny_pair(), [random_ids(n, seed=n) for n in (120, 100)]
-    pair.draft.generation_config.eos_token_id = None
-    config = SpecKVConfig(max_capacity_prompt=40, window_size=8, lookahead_tokens=6, lookahead="draft")
+    writer = pair.draft if lookahead == "draft" else pair.target
+    writer.generation_config.eos_token_id = None
+    config = SpecKVConfig(max_capacity_prompt=40, window_size=8, lookahead_tokens=6, lookahead=lookahead)
     whole = [answer.lookahead_ids for answer in generate_batch(pair, prompts, speckv=config, max_new_tokens=2)]
     end = next(token for token in whole[0] if token not in whole[1])
-    pair.draft.generation_config.eos_token_id = end
+    writer.generation_config.eos_token_id = end
     ended = [answer.lookahead_ids for answer in generate_batch(pair, prompts, speckv=config, max_new_tokens=2)]
     assert ended == [whole[0][: whole[0].index(end) + 1], whole[1]]
 

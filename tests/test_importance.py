@@ -14,6 +14,7 @@ from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate, score_prom
 from spec_rag.attention.capture import AttentionCall
 from spec_rag.attention.importance import PromptImportance, kv_scores
 from spec_rag.errors import ConfigError, UnsupportedModelError
+from spec_rag.generation.draft import read_rows
 
 TOKENS, WINDOW, HEADS = 40, 9, 4
 SINKS = torch.tensor([1.5, -0.5, 2.0, 0.5])
@@ -123,17 +124,15 @@ def test_only_the_first_look_ahead_steps_that_are_asked_for_count() -> None:
     assert torch.equal(observer.result(), after_two)
 
 
-def test_a_padded_row_of_a_batch_is_as_important_as_alone() -> None:
-    pair = ModelPair(draft=tiny_model(seed=1), target=tiny_model(seed=2))
-    specpc = SpecPCConfig(max_capacity_prompt=40, window_size=8, kernel_size=3, starting_layer_index=0)
-    from spec_rag.generation.draft import read_rows
-
+@pytest.mark.parametrize("reduction", ["max", "mean"])
+def test_a_padded_row_of_a_batch_is_as_important_as_alone(reduction: str) -> None:
+    pair = ModelPair(draft=tiny_model(seed=1, initializer_range=0.1).double())
+    specpc = SpecPCConfig(window_size=8, starting_layer_index=0, reduction_type=reduction)
     rows = [random_ids(90, seed=1), random_ids(60, seed=2)]
-    together = read_rows(pair, rows, specpc, 3).importance
-    alone = read_rows(pair, rows[1:], specpc, 3).importance
+    together, alone = (read_rows(pair, given, specpc, 3).importance for given in (rows, rows[1:]))
     assert together is not None
     assert alone is not None
-    torch.testing.assert_close(together[1, 30:], alone[0], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(together[1, 30:], alone[0], atol=1e-9, rtol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["bloom", "gpt_neox"])

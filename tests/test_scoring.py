@@ -103,11 +103,11 @@ def test_calibrated_heads_have_a_say_beside_the_best_head() -> None:
 
 
 def test_the_likelihood_counts_the_words_that_a_passage_foretells_better_than_the_others() -> None:
-    log_p = torch.tensor([[-1.0, -9.0], [-3.0, -2.0]])
-    signals = signals_of(TWO.attention, [[0, 2], [2, 4], [4, 8]], [0, 0, 1], log_likelihood=log_p)
-    gain = scoring.likelihood(signals, torch.zeros(3))
-    # the first passage gains 1 by its first word, the second 3.5 by its second; what they lose does not count
-    assert gain.tolist() == pytest.approx((0.75 * standardised(torch.tensor([1.0, 1.0, 3.5]))).tolist())
+    log_p = torch.tensor([[-1.0, -9.0], [-3.0, -2.0], [-2.0, -7.0]])  # on average -2 and -6
+    ranges, passages = [[0, 2], [2, 4], [4, 6], [6, 8]], [0, 0, 1, 2]
+    gain = scoring.likelihood(signals_of(TWO.attention, ranges, passages, log_likelihood=log_p), torch.zeros(4))
+    # the first passage gains 1 by its first word, the second 4 by its second; what they lose does not count
+    assert gain.tolist() == pytest.approx((0.75 * standardised(torch.tensor([1.0, 1.0, 4.0, 0.0]))).tolist())
     assert scoring.likelihood(TWO, torch.ones(3)).tolist() == [1.0] * 3
 
 

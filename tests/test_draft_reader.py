@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from dense import probabilities
+from test_lock import until_waiting
 from tiny import random_ids, tiny_model, tiny_tokenizer
 from torch import Tensor
 
-from spec_rag import compress
+from spec_rag import Cancellation, compress
 from spec_rag.attention.capture import AttentionCall, Replaced, capture
 from spec_rag.compression.draft import Draft, needed_depth
 from spec_rag.compression.draft_reader import DocumentReader, reader_for
@@ -216,8 +217,18 @@ def test_a_reading_is_cancelled_between_two_batches_of_passages() -> None:
 
 
 def test_a_wait_for_the_draft_can_be_cancelled() -> None:
-    draft, cancelled = draft_of("llama"), threading.Event()
-    cancelled.set()
-    with draft.lock.hold(), pytest.raises(CancelledError):
-        compress(["One is red. Two is blue."], "Which?", draft=draft, ratio=0.5, cancelled=cancelled)
+    draft, cancelled, raised = draft_of("llama"), Cancellation(), []
+
+    def ask() -> None:
+        with pytest.raises(CancelledError):
+            compress(["One is red. Two is blue."], "Which?", draft=draft, ratio=0.5, cancelled=cancelled)
+        raised.append(True)
+
+    asking = threading.Thread(target=ask)
+    with draft.lock.hold():
+        asking.start()
+        until_waiting(draft.lock, 2)
+        cancelled.set()
+        asking.join(20)
+        assert raised, "it still waits for the draft"
     assert draft.lock.waiting == 0

@@ -161,3 +161,22 @@ def test_a_document_is_one_unit_without_the_space_around_it() -> None:
 
 def test_words_are_runs_without_space() -> None:
     assert word_spans(" it's  3,5-fold ") == [(1, 5), (7, 15)]
+
+
+def test_a_fault_of_the_splitter_leaves_the_block_whole_and_an_interruption_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class PanicException(BaseException):  # as the splitter's own code raises it
+        pass
+
+    for raised, expected in ((PanicException, ["One. Two.", "- three"]), (KeyboardInterrupt, None)):
+
+        def split(*_: object, raised: type[BaseException] = raised) -> None:
+            raise raised
+
+        monkeypatch.setattr("spec_rag.text.units.get_sentence_boundaries", split)
+        if expected is None:
+            with pytest.raises(raised):
+                pieces("One. Two.")
+        else:
+            assert pieces("One. Two.\n- three") == expected

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import shutil
 import threading
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from integrations.langchain.helpers import Steps, Watching, scripted, tiny_pair
+from integrations.langchain.helpers import PLAIN_TEMPLATE, Steps, Watching, byte_tokenizer, scripted, tiny_pair
 from langchain_core.caches import InMemoryCache
 from langchain_core.outputs import Generation, LLMResult
 from langchain_core.prompts import PromptTemplate
-from langchain_spec_rag import SpecKVLLM
+from langchain_spec_rag import ChatSpecKV, SpecKVLLM
 from pydantic import ValidationError
 
 from spec_rag import LoadOptions, SpecKVConfig, SpecPCConfig, generate
-from spec_rag.errors import ConfigError, SpecRagError
+from spec_rag.errors import ConfigError, IncompatibleModelsError, SpecRagError
 from spec_rag.generation import pipeline
 from spec_rag.models.options import DEFAULT_DRAFT
 from spec_rag.models.pair import ModelPair
@@ -404,3 +406,25 @@ def test_no_thread_is_left_after_a_timeout(pair: ModelPair) -> None:
     SpecKVLLM(pair=pair, max_tokens=2, timeout=30).invoke(PROMPT)
     time.sleep(0.01)
     assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+
+
+class TestADraftOfAnotherFamily:
+    @pytest.fixture
+    def foreign(self, in_models_folder: Path, tmp_path: Path) -> str:
+        """The draft's weights with another vocabulary."""
+        shutil.copytree("tiny-draft", tmp_path / "foreign")
+        tokenizer = byte_tokenizer(PLAIN_TEMPLATE)
+        tokenizer.add_tokens(["mule"])
+        tokenizer.save_pretrained(tmp_path / "foreign")
+        return str(tmp_path / "foreign")
+
+    @pytest.mark.parametrize("of", [SpecKVLLM, ChatSpecKV])
+    def test_short_and_long_prompts_are_answered_alike(self, of: Any, foreign: str) -> None:
+        model = of(target="tiny-target", draft=foreign, max_tokens=4)
+        for prompt in (PROMPT, PROMPT * 40):
+            assert getattr(model.invoke(prompt), "text", model.invoke(prompt)) != ""
+
+    @pytest.mark.parametrize("of", [SpecKVLLM, ChatSpecKV])
+    def test_what_cannot_work_is_refused_when_the_models_are_loaded(self, of: Any, foreign: str) -> None:
+        with pytest.raises(IncompatibleModelsError, match="different tokenizers"):
+            of(target="tiny-target", draft=foreign, specpc=SpecPCConfig()).load()

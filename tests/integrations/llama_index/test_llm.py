@@ -20,7 +20,7 @@ from llama_index.llms.spec_rag import KVDropEvent, SpecKVLLM
 from llama_index.llms.spec_rag.settings import DraftedLLM
 
 from spec_rag import LoadOptions, SpecKVConfig, SpecPCConfig
-from spec_rag.errors import ConfigError, ModelNotFoundError, PromptTooLongError
+from spec_rag.errors import ConfigError, IncompatibleModelsError, ModelNotFoundError, PromptTooLongError
 from spec_rag.models.pair import ModelPair
 
 PROMPT = "Where does the mule live, and who feeds it when the road is closed?"
@@ -457,3 +457,16 @@ def test_every_field_is_described() -> None:
     own = {name for base in (SpecKVLLM, DraftedLLM) for name in base.__annotations__ if name in SpecKVLLM.model_fields}
     assert {"target", "speckv", "timeout"} <= own
     assert [name for name in own if not SpecKVLLM.model_fields[name].description] == []
+
+
+def test_a_draft_of_another_family_answers_long_prompts_or_is_refused_at_once(pair: ModelPair, tmp_path: Path) -> None:
+    assert pair.target is not None
+    other = byte_tokenizer()
+    other.add_tokens(["mule"])
+    for name, tokenizer in (("target", byte_tokenizer()), ("draft", other)):
+        pair.target.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    names = {"target": tmp_path / "target", "draft": tmp_path / "draft", "max_tokens": 4}
+    assert SpecKVLLM(**names).complete(PROMPT * 40).text
+    with pytest.raises(IncompatibleModelsError, match="different tokenizers"):
+        SpecKVLLM(**names, specpc=SpecPCConfig()).load()

@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from spec_rag.attention.capture import AttentionCall
+
+_SINKS = torch.tensor([1.5, -0.5, 2.0, 0.5])
+# each is something that a model's attention does beside scale and softmax
+TRAITS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "scaled by something else than 1/sqrt(d)": {"scaling": 0.1},
+    "soft cap": {"softcap": 1.0},
+    "sliding window": {"sliding_window": 12},
+    "sinks": {"sinks": _SINKS},
+    "all of it": {"scaling": 0.4, "softcap": 2.0, "sliding_window": 15, "sinks": _SINKS},
+}
+
+
+def call(tokens: int, layer: int = 0, queries: int | None = None, **traits: Any) -> AttentionCall:
+    """A layer's call of 4 heads over 2 KV heads; the queries are the last of the tokens, or all of them."""
+    generator = torch.Generator().manual_seed(100 * layer + tokens)
+    query = torch.randn(1, 4, tokens if queries is None else queries, 16, generator=generator)
+    key, value = (torch.randn(1, 2, tokens, 16, generator=generator) for _ in range(2))
+    settings = {"scaling": 0.25, "softcap": None, "sliding_window": None, "sinks": None, **traits}
+    return AttentionCall(layer, query, key, value, None, **settings)
 
 
 def probabilities(

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 import pytest
-from test_lock import until_waiting
+from threads import until_waiting
 from tiny import random_ids, tiny_pair
 
 from spec_rag import Cancellation, SpecKVConfig, generate

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from dense import probabilities
-from test_lock import until_waiting
+from threads import until_waiting
 from tiny import random_ids, tiny_model, tiny_tokenizer
 from torch import Tensor
 

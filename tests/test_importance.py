@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from dense import probabilities
+from dense import TRAITS, call, probabilities
 from tiny import random_ids, tiny_model
 from torch import Tensor
 
@@ -16,25 +16,7 @@ from spec_rag.attention.importance import PromptImportance, kv_scores
 from spec_rag.errors import ConfigError, UnsupportedModelError
 from spec_rag.generation.draft import read_rows
 
-TOKENS, WINDOW, HEADS = 40, 9, 4
-SINKS = torch.tensor([1.5, -0.5, 2.0, 0.5])
-# each is something that a model's attention does beside scale and softmax
-TRAITS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "scaled by something else than 1/sqrt(d)": {"scaling": 0.1},
-    "soft cap": {"softcap": 1.0},
-    "sliding window": {"sliding_window": 12},
-    "sinks": {"sinks": SINKS},
-    "all of it": {"scaling": 0.4, "softcap": 2.0, "sliding_window": 15, "sinks": SINKS},
-}
-
-
-def call(layer: int = 0, queries: int = TOKENS, keys: int = TOKENS, batch: int = 1, **traits: Any) -> AttentionCall:
-    generator = torch.Generator().manual_seed(100 * layer + keys)
-    query = torch.randn(batch, HEADS, queries, 16, generator=generator)
-    key, value = (torch.randn(batch, 2, keys, 16, generator=generator) for _ in range(2))
-    settings = {"scaling": 0.25, "softcap": None, "sliding_window": None, "sinks": None, **traits}
-    return AttentionCall(layer, query, key, value, None, **settings)
+TOKENS, WINDOW = 40, 9
 
 
 def dense(seen: AttentionCall, queries: slice, key_mask: Tensor | None = None) -> Tensor:
@@ -58,7 +40,7 @@ def speckv(**settings: Any) -> SpecKVConfig:
 @pytest.mark.parametrize("reduction", ["max", "mean"])
 @pytest.mark.parametrize("trait", TRAITS)
 def test_speckv_scores_by_the_attention_that_the_layer_computes(trait: str, reduction: str) -> None:
-    seen, prompt = call(**TRAITS[trait]), TOKENS - 5  # five tokens of look-ahead
+    seen, prompt = call(TOKENS, **TRAITS[trait]), TOKENS - 5  # five tokens of look-ahead
     rows = dense(seen, slice(prompt - 1 - WINDOW, None))[..., : prompt - 1 - WINDOW]
     grouped = rows.reshape(1, 2, 2, rows.shape[2], -1)
     expected = grouped.amax((2, 3)) if reduction == "max" else grouped.sum((2, 3))
@@ -71,7 +53,7 @@ def test_speckv_scores_by_the_attention_that_the_layer_computes(trait: str, redu
 def test_specpc_scores_by_the_attention_that_the_layer_computes(trait: str, reduction: str) -> None:
     config = SpecPCConfig(window_size=WINDOW, starting_layer_index=1, reduction_type=reduction)
     observer = PromptImportance(config)
-    layers = [call(layer, **TRAITS[trait]) for layer in range(3)]
+    layers = [call(TOKENS, layer, **TRAITS[trait]) for layer in range(3)]
     for seen in layers:
         observer(seen)
     ramp = torch.linspace(0, 1, WINDOW, dtype=torch.float64)[:, None]
@@ -82,7 +64,7 @@ def test_specpc_scores_by_the_attention_that_the_layer_computes(trait: str, redu
 
 def test_a_padded_key_is_no_key_of_the_prompt_and_gets_no_importance() -> None:
     mask = torch.arange(TOKENS)[None] >= 7
-    seen = call()
+    seen = call(TOKENS)
     observer = PromptImportance(SpecPCConfig(window_size=WINDOW, starting_layer_index=0), mask)
     observer(seen)
     ramp = torch.linspace(0, 1, WINDOW, dtype=torch.float64)[:, None]
@@ -93,7 +75,7 @@ def test_a_padded_key_is_no_key_of_the_prompt_and_gets_no_importance() -> None:
 
 def test_padding_neither_asks_nor_is_looked_at_in_speckv() -> None:
     """Left of the prompt, inside the window too, and behind the end of a shorter look-ahead."""
-    seen, prompt = call(), TOKENS - 5
+    seen, prompt = call(TOKENS), TOKENS - 5
     mask = torch.ones(1, TOKENS, dtype=torch.bool)
     mask[0, :28] = False  # the window begins at 25
     mask[0, -3:] = False
@@ -111,7 +93,7 @@ def test_padding_neither_asks_nor_is_looked_at_in_speckv() -> None:
 
 def test_only_the_first_look_ahead_steps_that_are_asked_for_count() -> None:
     config = SpecPCConfig(window_size=WINDOW, starting_layer_index=0, lookahead_tokens=2)
-    steps = [call(), call(queries=1, keys=TOKENS + 1), call(queries=1, keys=TOKENS + 2)]
+    steps = [call(TOKENS), call(TOKENS + 1, queries=1), call(TOKENS + 2, queries=1)]
     observer = PromptImportance(config)
     for seen in steps[:2]:
         observer(seen)

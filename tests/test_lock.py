@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 
 import pytest
+from threads import until_waiting
 
 from spec_rag.cancellation import Cancellation
 from spec_rag.models.lock import FairLock
-
-
-def until_waiting(lock: FairLock, count: int) -> None:
-    pause = threading.Event()
-    for _ in range(2000):
-        if lock.waiting == count:
-            return
-        pause.wait(0.005)
-    raise AssertionError(f"{lock.waiting} are waiting instead of {count}")
 
 
 def test_waiters_are_served_in_the_order_in_which_they_came() -> None:
@@ -85,7 +78,7 @@ def test_one_object_has_one_lock_for_its_lifetime() -> None:
     model, other = Model(), Model()
     assert FairLock.of(model) is FairLock.of(model)
     assert FairLock.of(model) is not FairLock.of(other)
-    before = len(FairLock._registry)
+    gone = weakref.ref(model)
     del model
     gc.collect()
-    assert len(FairLock._registry) == before - 1
+    assert gone() is None, "the lock keeps its model alive"

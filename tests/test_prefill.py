@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from dense import probabilities
-from test_importance import TRAITS, call
+from dense import TRAITS, call, probabilities
 from tiny import random_ids, tiny_model
 from torch import Tensor
 
@@ -25,7 +24,7 @@ SPARSE = SpecKVConfig(
 
 def sparse_attention(config: SpecKVConfig, key_mask: Tensor | None = None, **traits: Any) -> tuple[Tensor, Tensor]:
     """What the pruner computes for one layer, and the same as a dense attention that sees columns and band alone."""
-    seen = call(queries=TOKENS, keys=TOKENS, **traits)
+    seen = call(TOKENS, **traits)
     cache = PrunedCache(tiny_model("llama").config)
     cache.layers[0].update(seen.key, seen.value)
     replaced = PrefillPruner(cache, config, TOKENS - LOOKAHEAD, key_mask)(seen)
@@ -101,7 +100,7 @@ def test_the_tokens_behind_a_rows_end_do_not_choose_its_pairs() -> None:
 
 
 def test_layers_that_share_their_keys_are_refused() -> None:
-    seen = call(queries=TOKENS, keys=TOKENS)
+    seen = call(TOKENS)
     cache = PrunedCache(tiny_model("llama").config)
     cache.layers[0].update(seen.key, seen.value)
     pruner = PrefillPruner(cache, SPARSE, TOKENS - LOOKAHEAD, None)

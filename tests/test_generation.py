@@ -100,14 +100,20 @@ def test_a_row_of_a_batch_equals_the_row_alone(kind: str, head_budget: str) -> N
 def test_specpc_rows_of_a_batch_equal_the_rows_alone(positions: str) -> None:
     pair = tiny_pair()
     specpc = SpecPCConfig(
-        max_capacity_prompt=64, window_size=16, kernel_size=8, starting_layer_index=1, positions=positions
+        max_capacity_prompt=64,
+        window_size=16,
+        kernel_size=8,
+        starting_layer_index=1,
+        positions=positions,
+        lookahead_tokens=3,
     )
-    speckv = SpecKVConfig(max_capacity_prompt=32, window_size=8, lookahead_tokens=4)
-    prompts = [random_ids(n, seed=n) for n in (150, 31, 90)]
+    speckv = SpecKVConfig(max_capacity_prompt=32, window_size=8)  # looks ahead as far as SpecPC, also where that fits
+    prompts = [random_ids(n, seed=n) for n in (150, 31, 90, 60)]
     batch = generate_batch(pair, prompts, specpc, speckv, max_new_tokens=8)
     for prompt, row in zip(prompts, batch, strict=True):
         alone = generate(pair, prompt, specpc, speckv, max_new_tokens=8)
         assert row.output_ids == alone.output_ids
+        assert row.lookahead_ids == alone.lookahead_ids
         assert row.selected_positions == alone.selected_positions
 
 

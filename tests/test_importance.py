@@ -117,6 +117,24 @@ def test_a_padded_row_of_a_batch_is_as_important_as_alone(reduction: str) -> Non
     torch.testing.assert_close(together[1, 30:], alone[0], atol=1e-9, rtol=1e-6)
 
 
+@pytest.mark.parametrize("reduction", ["max", "mean"])
+def test_what_a_row_of_a_batch_is_fed_behind_its_end_token_does_not_count(reduction: str) -> None:
+    pair = ModelPair(draft=tiny_model(seed=1, initializer_range=0.1).double())
+    specpc = SpecPCConfig(window_size=8, starting_layer_index=0, reduction_type=reduction)
+    rows = [random_ids(60, seed=1), random_ids(60, seed=2)]
+    pair.draft.generation_config.eos_token_id = None
+    first, second = read_rows(pair, rows, specpc, 5).lookahead_ids.tolist()
+    end = next(token for token in first if token not in second)
+    pair.draft.generation_config.eos_token_id = end
+    several = SpecPCConfig(window_size=8, starting_layer_index=0, reduction_type=reduction, lookahead_tokens=5)
+    together = read_rows(pair, rows, several, 5).importance
+    assert together is not None
+    for row, own in zip(rows, together, strict=True):
+        alone = read_rows(pair, [row], several, 5).importance
+        assert alone is not None
+        torch.testing.assert_close(own, alone[0], atol=1e-9, rtol=1e-6)
+
+
 @pytest.mark.parametrize("family", ["bloom", "gpt_neox"])
 def test_a_draft_whose_attention_cannot_be_seen_is_not_blamed_on_the_settings(family: str) -> None:
     sizes = {"n_layer": 2, "n_head": 4} if family == "bloom" else {}

@@ -58,12 +58,14 @@ def test_the_sparse_prefill_does_not_see_padding() -> None:
     torch.testing.assert_close(found[:, :, 14:].double(), expected[:, :, 14:], atol=1e-5, rtol=1e-4)
 
 
-def test_a_row_of_a_sparse_batch_is_answered_as_alone() -> None:
+@pytest.mark.parametrize("capacity", [24, 60])
+def test_a_row_of_a_sparse_batch_is_answered_as_alone(capacity: int) -> None:
     pair = ModelPair(target=tiny_model("llama", seed=2, layers=3))
     config = SpecKVConfig(
-        max_capacity_prompt=24, window_size=8, lookahead="none", prefill_window_size=20, prefill_vertical_size=20
+        max_capacity_prompt=capacity, window_size=8, lookahead="none", prefill_window_size=20, prefill_vertical_size=20
     )
-    prompts = [random_ids(150, seed=1), random_ids(90, seed=2), random_ids(7, seed=3)]
+    # alone, the shorter ones are read densely: those of at most 40 tokens, and those that fit the capacity
+    prompts = [random_ids(n, seed=n) for n in (150, 90, 55, 38, 22, 7)]
     for row, prompt in zip(generate_batch(pair, prompts, speckv=config, max_new_tokens=10), prompts, strict=True):
         alone = generate(pair, prompt, speckv=config, max_new_tokens=10)
         assert row.output_ids == alone.output_ids

@@ -33,6 +33,11 @@ class PromptImportance:
         self.prompt_tokens: int | None = None
         self._total: Tensor | None = None
         self._steps: dict[int, int] = {}
+        self._going_on: Tensor | None = None
+
+    def tell_going_on(self, rows: Tensor) -> None:
+        """Say which rows' look-ahead has not ended, bool [batch]: only theirs counts from the next step on."""
+        self._going_on = rows
 
     def __call__(self, call: AttentionCall) -> None:
         """Reduce one call of one layer."""
@@ -44,6 +49,8 @@ class PromptImportance:
         if call.layer < self.config.starting_layer_index or step >= self.config.lookahead_tokens:
             return
         scores = self._window(call) if queries > 1 else self._scores(call, call.query, None, step)
+        if step and self._going_on is not None:
+            scores = scores * self._going_on[:, None].to(scores)
         dropped = self.prompt_tokens + step - keys  # keys that a sliding layer's cache no longer holds
         self._add(torch.nn.functional.pad(scores, (dropped, 0)))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from spec_rag.attention.capture import capture
 from spec_rag.attention.importance import PromptImportance
@@ -22,7 +22,7 @@ from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError
 from spec_rag.generation.batch import Batch, lookahead_by
 from spec_rag.generation.sampling import GREEDY, eos_token_ids, pad_token_id
-from spec_rag.generation.stopping import CancelCriterion
+from spec_rag.generation.stopping import CancelCriterion, EndedRows
 from spec_rag.models.pair import ModelPair
 from spec_rag.text.tokens import left_pad
 
@@ -66,11 +66,13 @@ def read_with_draft(
     if not compresses and not looks_ahead:
         return
     pair.check_same_tokens()
-    steps = observed = specpc.lookahead_tokens if specpc and compresses else 1
+    observed = specpc.lookahead_tokens if specpc else 1
+    steps = 0
     if speckv and looks_ahead:
         steps = speckv.lookahead_tokens or (observed if observed > 1 else max_new_tokens)
+    written = max(steps, observed if compresses else 1)
     started = time.perf_counter()
-    reading = read_rows(pair, batch.rows, specpc if compresses else None, max(steps, observed), cancelled, backend)
+    reading = read_rows(pair, batch.rows, specpc if compresses else None, written, cancelled, backend)
     if looks_ahead:
         pairs = zip(reading.lookahead_ids, reading.lookahead_mask, strict=True)
         batch.lookahead = [ids[mask][:steps].cpu() for ids, mask in pairs]
@@ -116,12 +118,15 @@ def read_rows(
     ids, mask = (x.to(draft.device) for x in left_pad(rows, pad_token_id(draft)))
     padded = not bool(mask.all())
     observer = PromptImportance(specpc, mask.bool() if padded else None, backend) if specpc else None
+    criteria: list[StoppingCriteria] = [CancelCriterion(cancelled)]
+    if observer is not None:
+        criteria.append(EndedRows(ids.shape[1], eos_token_ids(draft), observer.tell_going_on))
     with capture(draft, observer) if observer else contextlib.nullcontext(), torch.no_grad():
         sequences = draft.generate(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=lookahead_tokens,
-            stopping_criteria=StoppingCriteriaList([CancelCriterion(cancelled)]),
+            stopping_criteria=StoppingCriteriaList(criteria),
             pad_token_id=pad_token_id(draft),
             **GREEDY,
         )

@@ -56,23 +56,41 @@ class PrefillPruner:
         mask = None if self.key_mask is None else self.key_mask.to(call.key.device)
         scores = kv_scores(call, self.config, self.prompt_tokens, mask, self.backend)
         self._prune(call, scores, mask)
-        keys = call.key.shape[2]
-        if keys <= self.config.prefill_window_size + self.config.prefill_vertical_size:
+        if call.key.shape[2] <= self.config.prefill_window_size + self.config.prefill_vertical_size:
             return None
-        return Replaced(
-            vertical_slash_attention(
-                call.query,
-                call.key,
-                call.value,
-                columns=select_columns(scores, self.config, None if mask is None else mask[:, : scores.shape[-1]]),
-                slash=self.config.prefill_window_size,
-                scaling=call.scaling,
-                softcap=call.softcap,
-                sliding_window=call.sliding_window,
-                sinks=call.sinks,
-                key_mask=mask,
-                backend=self.backend,
-            )
+        return Replaced(self._sparse(call, scores, mask))
+
+    def _sparse(self, call: AttentionCall, scores: Tensor, mask: Tensor | None) -> Tensor:
+        """[batch, heads, tokens, dim]: columns and band, and everything in a row that alone would be read densely."""
+        slash, everything = self.config.prefill_window_size, slice(None)
+        if mask is None:
+            return self._attend(call, everything, select_columns(scores, self.config), slash, None)
+        columns = select_columns(scores, self.config, mask[:, : scores.shape[-1]])
+        dense = mask.sum(dim=1) <= slash + self.config.prefill_vertical_size
+        dense |= mask[:, : self.prompt_tokens].sum(dim=1) <= (self.config.max_capacity_prompt or 0)
+        if not bool(dense.any()):
+            return self._attend(call, everything, columns, slash, mask)
+        output = torch.empty_like(call.query)
+        output[~dense] = self._attend(call, ~dense, columns, slash, mask)
+        output[dense] = self._attend(call, dense, columns[..., :0], call.key.shape[2], mask)
+        return output
+
+    def _attend(
+        self, call: AttentionCall, rows: Tensor | slice, columns: Tensor, slash: int, mask: Tensor | None
+    ) -> Tensor:
+        """The sparse attention of these rows."""
+        return vertical_slash_attention(
+            call.query[rows],
+            call.key[rows],
+            call.value[rows],
+            columns=columns[rows],
+            slash=slash,
+            scaling=call.scaling,
+            softcap=call.softcap,
+            sliding_window=call.sliding_window,
+            sinks=call.sinks,
+            key_mask=None if mask is None else mask[rows],
+            backend=self.backend,
         )
 
     def _prune(self, call: AttentionCall, scores: Tensor, mask: Tensor | None) -> None:

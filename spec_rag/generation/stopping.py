@@ -1,9 +1,10 @@
-"""A stopping criterion that watches a generation from inside: its first token, and whether it has been cancelled."""
+"""Stopping criteria that watch a generation from inside: its first token, its ended rows, whether it is cancelled."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,3 +29,24 @@ class CancelCriterion(StoppingCriteria):  # type: ignore[misc]
             self.first_token_at = time.perf_counter()
         stop = self.cancelled is not None and self.cancelled.is_set()
         return torch.full((input_ids.shape[0],), stop, dtype=torch.bool, device=input_ids.device)
+
+
+class EndedRows(StoppingCriteria):  # type: ignore[misc]
+    """Tells after each token which rows have not written an end token yet; stops none.
+
+    Args:
+        prompt_tokens: tokens of the prompts, padding included.
+        ends: the end tokens.
+        tell: called with bool [rows].
+    """
+
+    def __init__(self, prompt_tokens: int, ends: Sequence[int], tell: Callable[[Tensor], None]) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.ends = torch.tensor(ends, dtype=torch.long)
+        self.tell = tell
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """bool [rows], all False."""
+        ended = torch.isin(input_ids[:, self.prompt_tokens :], self.ends.to(input_ids.device)).any(dim=1)
+        self.tell(~ended)
+        return torch.zeros_like(ended)

@@ -54,3 +54,11 @@ def test_compressing_again_and_again_always_leads_back_to_the_first_text() -> No
         found = original_spans(once, first, second)
         assert found is not None
         assert [TEXT[a:b] for a, b in found] == [once[a:b] for a, b in second]
+
+
+def test_a_piece_that_begins_or_ends_with_the_mark_itself_is_found_all_the_same() -> None:
+    text = "… One is red. Two is blue. …"
+    assert original_spans(text, [(0, 28)], [(0, 28)], " … ") == [(0, 28)]
+    cut = kept_text(text, [(0, 13)], " … ")
+    assert cut == "… One is red. …"
+    assert original_spans(cut, [(0, 13)], [(2, 13)], " … ") == [(2, 13)]

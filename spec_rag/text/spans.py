@@ -41,15 +41,20 @@ def original_spans(
 def _starts(text: str, lengths: Sequence[int], ellipsis: str) -> list[int] | None:
     """Where pieces of these lengths begin in a text that `kept_text` put together with this ellipsis."""
     mark = ellipsis.strip()
-    at = len(mark) + 1 if mark and text.startswith(f"{mark} ") else 0
-    starts: list[int] = []
-    for i, length in enumerate(lengths):
-        if i:
-            gap = next((g for g in (f"{ellipsis.rstrip()}\n", ellipsis or " ") if text.startswith(g, at)), None)
-            if gap is None:
-                return None
-            at += len(gap)
-        starts.append(at)
-        at += length
-    ends_well = text[at:] == "" or (mark and text[at:] == f" {mark}")
-    return starts if starts and ends_well and min(lengths) > 0 else None
+    beginnings = [0]  # the first piece may begin with the mark itself
+    if mark and text.startswith(f"{mark} "):
+        beginnings.append(len(mark) + 1)
+    for at in beginnings:
+        starts: list[int] = []
+        for i, length in enumerate(lengths):
+            if i:
+                gap = next((g for g in (f"{ellipsis.rstrip()}\n", ellipsis or " ") if text.startswith(g, at)), None)
+                if gap is None:
+                    break
+                at += len(gap)
+            starts.append(at)
+            at += length
+        ends_well = text[at:] == "" or (mark and text[at:] == f" {mark}")
+        if len(starts) == len(lengths) > 0 and ends_well and min(lengths) > 0:
+            return starts
+    return None

@@ -29,8 +29,12 @@ def test_a_well_known_family_works(family: str) -> None:
     ("family", "reason"),
     [
         ("bert", "reads ahead"),
-        ("bloom", "UnsupportedModelError: The draft ran without showing any layer"),
-        ("mpt", "UnsupportedModelError: The draft ran without showing any layer"),
+        ("bloom", "The draft ran without showing any layer"),
+        ("mpt", "The draft ran without showing any layer"),
+        ("jetmoe", "pruning needs one shape"),
+        ("mimo_v2_flash", "pruning needs one shape"),
+        ("deepseek_v2", "pruning needs one shape"),
+        ("deepseek_v3", "pruning needs one shape"),
         ("jamba", "has layers of type"),
         ("mamba", "has layers of type"),
     ],
@@ -43,8 +47,10 @@ def test_what_cannot_be_scored_faithfully_is_refused_with_the_reason(family: str
 
 
 def test_every_family_is_tried_and_the_page_says_what_came_of_it() -> None:
-    works = [finding.family for finding in map(try_family, families()) if finding.works]
+    findings = [try_family(family) for family in families()]
+    works = [finding.family for finding in findings if finding.works]
     assert len(works) >= 15
+    assert not [finding for finding in findings if finding.built and finding.error]
     page = PAGE.read_text(encoding="utf-8")
     version = re.search(r"transformers ([\d.]+):", page)
     assert version is not None
@@ -55,7 +61,7 @@ def test_every_family_is_tried_and_the_page_says_what_came_of_it() -> None:
 def test_the_page_says_how_many_work() -> None:
     findings = [Finding("a", True), Finding("b", False, "no | keys"), Finding("c", False, "no config", built=False)]
     page = as_markdown(findings)
-    assert "1 work, 1 are refused, and 1 could not be built" in page
-    refused, unbuilt = page.split("not built, not tried")
+    assert "1 work, 1 are refused, and 1 could not be built that way or do not run by themselves" in page
+    refused, unbuilt = page.split("| not tried |")
     assert "| `b` | no / keys |" in refused
     assert "| `c` | no config |" in unbuilt

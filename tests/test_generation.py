@@ -177,6 +177,21 @@ def test_by_default_the_draft_looks_ahead_and_where_it_cannot_the_target_itself(
     assert lookahead_of(foreign, 120) == lookahead_of(alone, 120)
 
 
+def test_by_default_the_target_looks_ahead_beyond_the_drafts_context_in_a_batch_too() -> None:
+    whole = tiny_pair()
+    short = tiny_model(seed=1, max_position_embeddings=100)
+    pair = ModelPair(draft=short, target=whole.target)
+    alone = ModelPair(target=whole.target)
+    config = SpecKVConfig(max_capacity_prompt=40, window_size=8, lookahead_tokens=5)
+    assert lookahead_of(pair, 96) == lookahead_of(whole, 96) != lookahead_of(alone, 96)
+    assert lookahead_of(pair, 97) == lookahead_of(alone, 97) != lookahead_of(whole, 97)
+    prompts = [random_ids(n) for n in (120, 96, 48, 30)]
+    rows = generate_batch(pair, prompts, speckv=config, max_new_tokens=6)
+    assert [row.lookahead_ids for row in rows] == [lookahead_of(alone, 120), lookahead_of(whole, 96), [], []]
+    with pytest.raises(PromptTooLongError, match=r"draft takes 100: .*lookahead='auto'"):
+        lookahead_of(pair, 97, lookahead="draft")
+
+
 def test_by_default_nobody_looks_ahead_for_a_prompt_that_hardly_exceeds_its_capacity() -> None:
     pair = tiny_pair()
     steps: list[object] = []
@@ -419,6 +434,10 @@ def test_an_answer_is_never_made_from_the_cache_of_another_question() -> None:
         (lambda p: generate(p, random_ids(5000), SpecPCConfig()), PromptTooLongError, "draft"),
         (lambda p: generate(p, random_ids(10), max_new_tokens=0), ConfigError, "max_new_tokens=0"),
         (lambda p: generate(p, ""), ConfigError, "empty"),
+        (lambda p: generate("tiny", "Hi"), ConfigError, r"ModelPair.load\(target='tiny'\)"),
+        (lambda p: generate(p.target, "Hi"), ConfigError, "of type LlamaForCausalLM: put it into a pair"),
+        (lambda p: stream(p.target, "Hi"), ConfigError, "of type LlamaForCausalLM: put it into a pair"),
+        (lambda p: score_prompt(5, "Hi"), ConfigError, "pair=5 of type int: give a pair"),
         (lambda p: generate(p, [[1, 2]]), ConfigError, "prompt of type list"),
         (lambda p: generate_batch(p, "one prompt"), ConfigError, "is a single string"),
         (lambda p: generate(p, random_ids(10), speckv={"window_size": 8}), ConfigError, "of type dict: give a SpecKV"),

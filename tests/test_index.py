@@ -236,3 +236,14 @@ def test_a_copied_or_pickled_index_is_the_same_store(tmp_path: Path) -> None:
     there = pickle.loads(sent)
     assert (there.folder, there.memory_bytes, there.storage) == (tmp_path, 12345, "int8")
     assert there.get("ab" * 32) is not None
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_the_path_of_a_folder_is_an_index(tmp_path: Path, kind: type) -> None:
+    pair = tiny_pair()
+    fresh = compress(TEXTS, QUERY, draft=pair, ratio=0.3, index=kind(tmp_path / "index"))
+    again = DocumentIndex(tmp_path / "index")
+    assert compress(TEXTS, QUERY, draft=pair, ratio=0.3, index=again).text == fresh.text
+    assert (again.hits, again.misses) == (len(TEXTS), 0)
+    with pytest.raises(ConfigError, match="index=5 of type int: give a DocumentIndex, or the path"):
+        compress(TEXTS, QUERY, draft=pair, ratio=0.3, index=5)

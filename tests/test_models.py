@@ -57,6 +57,22 @@ def test_options_reach_the_model(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert given["quantization_config"] == "4-bit"
 
 
+def test_options_may_be_a_dict_of_their_names(folder: Path) -> None:
+    pair = ModelPair.load(folder, folder, draft_options={"dtype": "bfloat16"}, target_options={"dtype": "float16"})
+    assert (pair.draft.dtype, pair.target.dtype) == (torch.bfloat16, torch.float16)
+    options = LoadOptions(dtype="bfloat16")
+    assert pair.draft is load_model(folder, options).model
+    texts = ["The baker is Odalys Fenn. She sleeps late.", "Ferries leave at noon."]
+    kept = [compress(texts, "Who bakes?", draft=folder, draft_options=o) for o in ({"dtype": "bfloat16"}, options)]
+    assert kept[0].text == kept[1].text
+    with pytest.raises(ConfigError, match="did you mean 'dtype'"):
+        compress(texts, "Who bakes?", draft=folder, draft_options={"dtyp": "bfloat16"})
+    with pytest.raises(ConfigError, match="options='cpu' of type str: give LoadOptions or a dict"):
+        ModelPair.load(folder, folder, draft_options="cpu")
+    with pytest.raises(ConfigError, match="a dict, and so a file, cannot switch on"):
+        load_model(folder, {"trust_remote_code": True})
+
+
 def test_a_gguf_file_is_loaded_by_its_path() -> None:
     gguf = bundled_gguf()
     assert gguf is not None

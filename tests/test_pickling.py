@@ -68,6 +68,15 @@ def test_a_shallow_model_arrives_as_shallow(folder: Path) -> None:
     assert (back.loaded_layers, back.total_layers) == (2, 6)
 
 
+def test_a_draft_travels_as_its_name_or_takes_its_weights_along(folder: Path) -> None:
+    back = pickle.loads(sent(Draft.of(folder)))
+    assert back.model is load_model(folder).model
+    assert (back.name, back.total_layers) == (str(folder), 6)
+    given = Draft.of(tiny_model(layers=6), tokenizer=tiny_tokenizer())
+    expected = compress(TEXTS, QUERY, draft=given, ratio=0.5).text
+    assert compress(TEXTS, QUERY, draft=pickle.loads(pickle.dumps(given)), ratio=0.5).text == expected
+
+
 def test_copies_share_weights_and_locks(folder: Path) -> None:
     pair = ModelPair.load(folder, folder)
     for one in (pair, pair.loaded_draft(), Draft.of(pair), DocumentIndex(folder / "index")):

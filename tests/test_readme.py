@@ -1,4 +1,4 @@
-"""Every snippet that the README shows runs."""
+"""Every snippet that the README shows runs, and prints what the README says it prints."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_a_python_snippet_runs_and_prints_something(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_python_snippet_prints_what_stands_beside_it(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    promised = re.findall(r"^print\(.*\)  # (.+)$", SNIPPETS[number], flags=re.MULTILINE)
     exec(compile(SNIPPETS[number], f"README.md, snippet {number}", "exec"), {})
-    assert capsys.readouterr().out.strip()
+    assert capsys.readouterr().out.splitlines() == promised
+    assert "The baker is called Odalys Fenn." in promised
 
 
 def test_ten_lines_are_ten_lines() -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from spec_rag.errors import ConfigError, MissingDependencyError
@@ -66,44 +65,64 @@ class SpecPCMiddleware(AgentMiddleware):
 
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any]) -> Any:
         """Call the model on a copy of the request with shortened tool results."""
-        return handler(self._shortened(request))
+        query, long = self._long_results(request)
+        shortened = {i: self._compressed(request.messages[i], query) for i in long}
+        return handler(_with_messages(request, shortened))
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> Any:
-        """`wrap_model_call`, compressing in a thread."""
-        return await handler(await asyncio.to_thread(self._shortened, request))
+        """`wrap_model_call`, compressing in a thread of its own; cancelling the task ends the compression."""
+        query, long = self._long_results(request)
+        shortened = {i: await self._acompressed(request.messages[i], query) for i in long}
+        return await handler(_with_messages(request, shortened))
 
-    def _shortened(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+    def _long_results(self, request: ModelRequest[Any]) -> tuple[str, list[int]]:
+        """The question, and which messages are to be shortened for it."""
         query = _last_question(request.messages)
         results = [i for i, message in enumerate(request.messages) if isinstance(message, ToolMessage)]
-        long = [i for i in results[: len(results) - self.keep_last] if self._is_long(request.messages[i])]
-        if not query or not long:
-            return request
-        messages = list(request.messages)
-        for i in long:
-            messages[i] = self._compressed(cast(ToolMessage, messages[i]), query)
-        return request.override(messages=messages)
+        newest = len(results) - self.keep_last
+        return query, [i for i in results[:newest] if query and self._is_long(request.messages[i])]
 
     def _is_long(self, message: Any) -> bool:
         if message.status == "error" or not _is_text(message):
             return False
         return len(text_of(message)) >= max(self.min_chars, 1)
 
-    def _compressed(self, message: ToolMessage, query: str) -> ToolMessage:
-        text = text_of(message)
-        with self._lock:
-            document = self._done.get((query, text))
+    def _compressed(self, message: AnyMessage, query: str) -> ToolMessage:
+        document = self._remembered(message, query)
         if document is None:
-            title = {"title": message.name} if message.name else {}
-            (document,) = self.compressor.compress_documents([Document(text, metadata=title)], query)
-            with self._lock:
-                self._done[query, text] = document
-                while len(self._done) > _REMEMBERED:
-                    self._done.popitem(last=False)
+            (document,) = self.compressor.compress_documents([_document(message)], query)
+        return self._copy(message, query, document)
+
+    async def _acompressed(self, message: AnyMessage, query: str) -> ToolMessage:
+        document = self._remembered(message, query)
+        if document is None:
+            (document,) = await self.compressor.acompress_documents([_document(message)], query)
+        return self._copy(message, query, document)
+
+    def _remembered(self, message: AnyMessage, query: str) -> Document | None:
+        with self._lock:
+            return self._done.get((query, text_of(message)))
+
+    def _copy(self, message: AnyMessage, query: str, document: Document) -> ToolMessage:
+        with self._lock:
+            self._done[query, text_of(message)] = document
+            while len(self._done) > _REMEMBERED:
+                self._done.popitem(last=False)
         figures = {**message.response_metadata, "spec_pc": document.metadata["spec_pc"]}
         content = document.page_content or NOTHING_KEPT
-        return message.model_copy(update={"content": content, "response_metadata": figures})
+        return cast(ToolMessage, message.model_copy(update={"content": content, "response_metadata": figures}))
+
+
+def _with_messages(request: ModelRequest[Any], changed: Mapping[int, ToolMessage]) -> ModelRequest[Any]:
+    if not changed:
+        return request
+    return request.override(messages=[changed.get(i, message) for i, message in enumerate(request.messages)])
+
+
+def _document(message: AnyMessage) -> Document:
+    return Document(text_of(message), metadata={"title": message.name} if message.name else {})
 
 
 def _is_text(message: Any) -> bool:

@@ -5,7 +5,8 @@ This module knows which layers are listened to; it does not know how documents a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from spec_rag.compression.calibration import Calibration, find_calibration, laye
 from spec_rag.config import CompressionConfig
 from spec_rag.errors import ConfigError
 from spec_rag.models.checkpoints import context_tokens, decoder_layers
-from spec_rag.models.loading import checkpoint_layers, load_model
+from spec_rag.models.loading import LoadedModel, checkpoint_layers, load_model
 from spec_rag.models.lock import FairLock
 from spec_rag.models.options import LoadOptions
 from spec_rag.models.pair import ModelPair
@@ -25,6 +26,9 @@ from spec_rag.models.pair import ModelPair
 class Draft:
     """A model that reads documents: it always has a tokenizer. Copies share the weights.
 
+    Pickled, a draft that was loaded by name travels as that name and is loaded again where it arrives; one that was
+    given as an object takes its weights along.
+
     Attributes:
         total_layers: of the whole model; `loaded_layers` of them are in memory.
     """
@@ -33,12 +37,13 @@ class Draft:
     tokenizer: PreTrainedTokenizerBase
     name: str
     total_layers: int
+    _loaded: LoadedModel | None = field(default=None, repr=False)
 
     @classmethod
     def of(
         cls,
         given: Any,
-        options: LoadOptions | None = None,
+        options: LoadOptions | Mapping[str, Any] | None = None,
         config: CompressionConfig | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> Draft:
@@ -69,7 +74,7 @@ class Draft:
                 f"draft={loaded.name!r} has no tokenizer: give it as tokenizer=, give the draft by name, or in a "
                 "ModelPair with one."
             )
-        return cls(loaded.model, loaded.tokenizer, loaded.name, loaded.total_layers)
+        return cls(loaded.model, loaded.tokenizer, loaded.name, loaded.total_layers, loaded)
 
     @property
     def lock(self) -> FairLock:
@@ -91,6 +96,11 @@ class Draft:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Draft:
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._loaded is not None:
+            return Draft.of, (self._loaded,)
+        return Draft, (self.model, self.tokenizer, self.name, self.total_layers)
 
 
 def needed_depth(config: CompressionConfig, draft: str, total_layers: int) -> int:

@@ -88,6 +88,21 @@ class DocumentIndex:
         self._held_bytes = 0
         self._lock = threading.Lock()
 
+    @classmethod
+    def of(cls, given: DocumentIndex | str | Path | None) -> DocumentIndex | None:
+        """The index that was given as such, or as the path of its folder; None is none.
+
+        Raises:
+            ConfigError: it is of another kind.
+        """
+        if given is None or isinstance(given, cls):
+            return given
+        if isinstance(given, str | Path):
+            return cls(given)
+        raise ConfigError(
+            f"index={given!r:.80} of type {type(given).__name__}: give a DocumentIndex, or the path of its folder."
+        )
+
     def key(self, *parts: str) -> str:
         """The address of what is determined by these parts, at this index's precision."""
         return content_address(_FORMAT, self.storage, *parts)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -41,9 +42,9 @@ def compress(
     query: Query,
     *,
     draft: str | Path | PreTrainedModel | LoadedModel | ModelPair | Draft = DEFAULT_DRAFT,
-    draft_options: LoadOptions | None = None,
+    draft_options: LoadOptions | Mapping[str, Any] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    index: DocumentIndex | None = None,
+    index: DocumentIndex | str | Path | None = None,
     embedder: Any = None,
     count_with: Any = "draft",
     backend: str | None = None,
@@ -57,9 +58,9 @@ def compress(
             scores that come with them take part.
         query: the question, or a chat history whose last turns are the question.
         draft: the model that reads: a name or path, a loaded model, or the pair that has it.
-        draft_options: how to load it.
+        draft_options: how to load it: LoadOptions, or a dict of its fields.
         tokenizer: of a draft that is given as a model; None takes the one that lies beside its weights.
-        index: where encoded documents are kept for the next question.
+        index: where encoded documents are kept for the next question; the path of a folder is opened for this call.
         embedder: an embedding model whose similarities take part: LangChain Embeddings, LlamaIndex BaseEmbedding, or
             a function from a list of texts to vectors.
         count_with: what the budget's tokens are: "draft", a tokenizer, a tiktoken or OpenAI model name, a function.
@@ -78,6 +79,7 @@ def compress(
         CancelledError: `cancelled` was set.
     """
     config = CompressionConfig.from_dict(settings)
+    index = DocumentIndex.of(index)
     if isinstance(documents, str) and not isinstance(query, str):
         raise ConfigError(f"documents={documents!r:.80} is a string, and query is none: documents come first.")
     question = question_text(query)

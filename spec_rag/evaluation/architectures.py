@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from spec_rag.config import SpecKVConfig, SpecPCConfig
+from spec_rag.errors import UnsupportedModelError
 from spec_rag.generation.pipeline import generate, score_prompt
 from spec_rag.models.pair import ModelPair
 
@@ -47,7 +48,7 @@ _SMALL: dict[str, Any] = {
     "kv_lora_rank": 16,
     "qk_rope_head_dim": 8,
     "qk_nope_head_dim": 8,
-    "v_head_dim": 16,
+    "v_head_dim": 12,
     "hidden_size_per_layer_input": 16,
     "vocab_size_per_layer_input": 128,
     "n_embd": 64,
@@ -66,16 +67,23 @@ _SMALL: dict[str, Any] = {
     "eos_token_id": None,
     "pad_token_id": 0,
 }
+# latent attention: as many KV heads as heads, and rotary embedding on a part of a head
+_SMALL_LATENT: dict[str, Any] = {"num_key_value_heads": 4, "head_dim": 8}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one family: `works`, or why not; one that could not be `built` was not tried."""
+    """What became of one family: `works`, or why not; what is not `built`, or does not run alone, was not tried.
+
+    Attributes:
+        error: what transformers said, where it cannot build or run the family.
+    """
 
     family: str
     works: bool
     reason: str = ""
     built: bool = True
+    error: str = ""
 
 
 def families() -> list[str]:
@@ -86,7 +94,8 @@ def families() -> list[str]:
 def tiny_config(family: str) -> Any:
     """The family's config with every known size made small; sizes it does not have are left out."""
     defaults = AutoConfig.for_model(family)
-    known = {name: value for name, value in _SMALL.items() if hasattr(defaults, name)}
+    sizes = _SMALL | (_SMALL_LATENT if hasattr(defaults, "kv_lora_rank") else {})
+    known = {name: value for name, value in sizes.items() if hasattr(defaults, name)}
     config = AutoConfig.for_model(family, **known)
     for name in ("layer_types", "mlp_layer_types", "no_rope_layers", "layers_block_type"):
         listed = getattr(config, name, None)
@@ -105,16 +114,26 @@ def try_family(family: str, max_parameters: int = 20_000_000) -> Finding:
             with torch.device("meta"):
                 size = sum(p.numel() for p in AutoModelForCausalLM.from_config(tiny_config(family)).parameters())
             if size > max_parameters:
-                return Finding(family, False, f"{size:,} parameters remain", built=False)
+                return Finding(family, False, f"cannot be built tiny: {size:,} parameters remain", built=False)
             model = AutoModelForCausalLM.from_config(tiny_config(family), dtype=torch.float32).eval()
         except Exception as error:
-            return Finding(family, False, _short(error), built=False)
+            return Finding(
+                family, False, "cannot be built tiny from its config alone", built=False, error=_short(error)
+            )
+        if kinds := other_layers(family):
+            return Finding(family, False, f"has layers of type {', '.join(sorted(kinds))}")
         try:
-            if kinds := other_layers(family):
-                return Finding(family, False, f"has layers of type {', '.join(sorted(kinds))}")
-            return _check(family, ModelPair(draft=model, target=model))
+            causal = _is_causal(model)
         except Exception as error:
-            return Finding(family, False, _short(error))
+            return Finding(family, False, "does not run by itself", built=False, error=_short(error))
+        if not causal:
+            return Finding(family, False, "reads ahead: no decoder, or not without further settings")
+        try:
+            return _check(family, ModelPair(draft=model, target=model))
+        except UnsupportedModelError as error:
+            return Finding(family, False, str(error))
+        except Exception as error:
+            return Finding(family, False, "fails", error=_short(error))
 
 
 def other_layers(family: str) -> set[str]:
@@ -124,9 +143,7 @@ def other_layers(family: str) -> set[str]:
 
 
 def _check(family: str, pair: ModelPair) -> Finding:
-    prompt = torch.randint(3, 120, (PROMPT_TOKENS,), generator=torch.Generator().manual_seed(1))
-    if not _is_causal(pair, prompt):
-        return Finding(family, False, "reads ahead: no decoder, or not without further settings")
+    prompt = _prompt()
     dense = generate(pair, prompt, max_new_tokens=6).output_ids
     score = score_prompt(pair, prompt, SpecPCConfig(max_capacity_prompt=40, window_size=16, starting_layer_index=0))
     if not bool(torch.isfinite(score.importance).all()) or len(score.selected) != 40:
@@ -140,13 +157,18 @@ def _check(family: str, pair: ModelPair) -> Finding:
     return Finding(family, True)
 
 
-def _is_causal(pair: ModelPair, prompt: torch.Tensor) -> bool:
+def _prompt() -> torch.Tensor:
+    return torch.randint(3, 120, (PROMPT_TOKENS,), generator=torch.Generator().manual_seed(1))
+
+
+def _is_causal(model: PreTrainedModel) -> bool:
     """Whether the first half's logits stay as they are when the second half changes."""
+    prompt = _prompt()
     half = len(prompt) // 2
     changed = prompt.clone()
     changed[half:] = changed[half:].flip(0)
     with torch.no_grad():
-        first, second = (pair.require_target()(ids[None]).logits[0, :half] for ids in (prompt, changed))
+        first, second = (model(ids[None]).logits[0, :half] for ids in (prompt, changed))
     return bool(torch.allclose(first, second, atol=1e-4))
 
 
@@ -165,11 +187,11 @@ def as_markdown(findings: list[Finding]) -> str:
         "",
         f"Tried with transformers {transformers.__version__}: every decoder-only family that can be built tiny and "
         f"random from its own config. {len(works)} work, {len(refused)} are refused, and {len(unbuilt)} could not be "
-        "built that way, so nothing is known of them.",
+        "built that way or do not run by themselves, so nothing is known of them.",
         "",
         "Works: " + ", ".join(f"`{family}`" for family in works) + ".",
     ]
-    for heading, found in (("refused", refused), ("not built, not tried", unbuilt)):
+    for heading, found in (("refused", refused), ("not tried", unbuilt)):
         lines += ["", f"| {heading} | reason |", "|---|---|"]
         lines += [f"| `{f.family}` | {f.reason.replace('|', '/')} |" for f in found]
     return "\n".join(lines) + "\n"

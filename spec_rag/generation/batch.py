@@ -30,7 +30,7 @@ class Batch:
         prompt_tokens: lengths of the prompts as given.
         selected: per row, the prompt positions that SpecPC kept, or None if all.
         lookahead: per row int64 [look-ahead], empty where none was written.
-        lookahead_by: who is to write, or has written, the look-ahead.
+        lookahead_by: per row, who is to write, or has written, the look-ahead.
         draft_seconds: wall time of the draft.
     """
 
@@ -39,7 +39,7 @@ class Batch:
     prompt_tokens: list[int]
     selected: list[Tensor | None]
     lookahead: list[Tensor] = field(default_factory=list)
-    lookahead_by: LookaheadBy = "none"
+    lookahead_by: list[LookaheadBy] = field(default_factory=list)
     draft_seconds: float = 0.0
 
     @classmethod
@@ -51,6 +51,7 @@ class Batch:
             prompt_tokens=[len(row) for row in rows],
             selected=[None] * len(rows),
             lookahead=[torch.empty(0, dtype=torch.long)] * len(rows),
+            lookahead_by=["none"] * len(rows),
         )
 
     @property
@@ -79,22 +80,28 @@ def looks_ahead(prompt_tokens: int, speckv: SpecKVConfig | None) -> bool:
     return speckv.lookahead != "auto" or capacity is None or prompt_tokens > _NEAR_CAPACITY * capacity
 
 
-def lookahead_by(pair: ModelPair, speckv: SpecKVConfig | None, prompt_tokens: int) -> LookaheadBy:
+def lookahead_by(
+    pair: ModelPair, speckv: SpecKVConfig | None, prompt_tokens: int, draft_tokens: int | None = None
+) -> LookaheadBy:
     """Who writes the look-ahead for a prompt of that length, "none" where nobody has to.
 
-    "auto" takes the draft; where there is none, or it writes other tokens than the target reads, the target itself.
+    "auto" takes the draft; where there is none, it writes other tokens than the target reads, or `draft_tokens`, prompt
+    and look-ahead together, are beyond its context, the target itself.
     """
     if speckv is None or not looks_ahead(prompt_tokens, speckv):
         return "none"
     if speckv.lookahead != "auto":
         return speckv.lookahead
-    return "draft" if pair.draft is not None and pair.shares_tokens else "target"
+    if pair.draft is None or not pair.shares_tokens:
+        return "target"
+    limit = context_tokens(pair.draft.config)
+    return "target" if limit and (draft_tokens or prompt_tokens) > limit else "draft"
 
 
 def prompt_limit(pair: ModelPair, specpc: SpecPCConfig | None, speckv: SpecKVConfig | None) -> int | None:
     """Tokens that prompt and answer may take: the draft reads the whole prompt, the target what SpecPC leaves of it."""
     readers = [] if specpc is not None else [pair.target]
-    if specpc is not None or (speckv is not None and speckv.lookahead in ("draft", "auto") and pair.shares_tokens):
+    if specpc is not None or (speckv is not None and speckv.lookahead == "draft"):
         readers.append(pair.draft)
     limits = [context_tokens(model.config) for model in readers if model is not None]
     return min((limit for limit in limits if limit), default=None)

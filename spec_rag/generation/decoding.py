@@ -19,7 +19,7 @@ from transformers.generation.streamers import BaseStreamer
 from spec_rag.attention.capture import base_attention, capture
 from spec_rag.config import SpecKVConfig
 from spec_rag.errors import ConfigError
-from spec_rag.generation.batch import Batch, is_pruned, looks_ahead
+from spec_rag.generation.batch import Batch, is_pruned
 from spec_rag.generation.draft import before_end
 from spec_rag.generation.prefill import prefill
 from spec_rag.generation.pruned_cache import DecodeMasks, PrunedCache
@@ -120,14 +120,10 @@ def pruned_cache(
     backend: str | None = None,
 ) -> PrunedCache:
     """The target's cache of the prompts, pruned by the look-ahead; where the target writes it, it is written here."""
-    if batch.lookahead_by == "target":
-        batch.lookahead = _own_lookahead(target, prompts, speckv, backend)
-    # a row that would do without one alone does so beside longer ones
-    written = batch.lookahead_by != "none"
-    batch.lookahead = [
-        ahead if written and looks_ahead(len(row), speckv) else torch.empty(0, dtype=torch.long)
-        for row, ahead in zip(batch.rows, batch.lookahead, strict=True)
-    ]
+    if "target" in batch.lookahead_by:
+        own = _own_lookahead(target, prompts, speckv, backend)
+        by = batch.lookahead_by
+        batch.lookahead = [own[i] if by[i] == "target" else batch.lookahead[i] for i in range(len(by))]
     return prefill(target, prompts.ids, prompts.mask, prompts.positions, *right_pad(batch.lookahead), speckv, backend)
 
 

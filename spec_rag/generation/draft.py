@@ -60,22 +60,27 @@ def read_with_draft(
         IncompatibleModelsError: the draft writes other tokens than the target reads.
     """
     compresses = specpc is not None and batch.longest > specpc.max_capacity_prompt
-    read_by_target = min(batch.longest, specpc.max_capacity_prompt) if specpc else batch.longest
-    batch.lookahead_by = lookahead_by(pair, speckv, read_by_target)
-    looks_ahead = batch.lookahead_by == "draft"
-    if not compresses and not looks_ahead:
-        return
-    pair.check_same_tokens()
     observed = specpc.lookahead_tokens if specpc else 1
     steps = 0
-    if speckv and looks_ahead:
+    if speckv:
         steps = speckv.lookahead_tokens or (observed if observed > 1 else max_new_tokens)
-    written = max(steps, observed if compresses else 1)
+    lengths = [len(row) for row in batch.rows]
+    left = [min(tokens, specpc.max_capacity_prompt) if specpc else tokens for tokens in lengths]
+    batch.lookahead_by = [
+        lookahead_by(pair, speckv, kept, tokens + steps - 1) for kept, tokens in zip(left, lengths, strict=True)
+    ]
+    ahead = [i for i, writer in enumerate(batch.lookahead_by) if writer == "draft"]
+    if not compresses and not ahead:
+        return
+    pair.check_same_tokens()
+    read = list(range(len(batch.rows))) if compresses else ahead
+    written = max(steps if ahead else 0, observed if compresses else 1)
     started = time.perf_counter()
-    reading = read_rows(pair, batch.rows, specpc if compresses else None, written, cancelled, backend)
-    if looks_ahead:
-        pairs = zip(reading.lookahead_ids, reading.lookahead_mask, strict=True)
-        batch.lookahead = [ids[mask][:steps].cpu() for ids, mask in pairs]
+    rows = [batch.rows[i] for i in read]
+    reading = read_rows(pair, rows, specpc if compresses else None, written, cancelled, backend)
+    for i in ahead:
+        ids, mask = reading.lookahead_ids[read.index(i)], reading.lookahead_mask[read.index(i)]
+        batch.lookahead[i] = ids[mask][:steps].cpu()
     if specpc and reading.importance is not None:
         _drop_tokens(batch, reading.importance, specpc)
     batch.draft_seconds = time.perf_counter() - started
@@ -113,7 +118,8 @@ def read_rows(
         draft,
         longest + lookahead_tokens - 1,
         "draft",
-        "compress the documents one by one with compress() or SpecPCCompressor, or take a draft with a longer context.",
+        "compress the documents one by one with compress() or SpecPCCompressor, take a draft with a longer context, "
+        "or, for SpecKV alone, set SpecKVConfig(lookahead='auto'): the target then looks ahead itself.",
     )
     ids, mask = (x.to(draft.device) for x in left_pad(rows, pad_token_id(draft)))
     padded = not bool(mask.all())

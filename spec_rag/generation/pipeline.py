@@ -81,7 +81,7 @@ def generate_batch(
     if isinstance(prompts, str):
         raise ConfigError(f"prompts={prompts!r:.80} is a single string: put it into a list, or use generate().")
     sampling = SamplingConfig.of(max_new_tokens, options)
-    _check_configs(specpc, speckv)
+    _check_arguments(pair, specpc, speckv)
     pair.require_target()
     if not prompts:
         return []
@@ -110,7 +110,7 @@ def generate_together(
     sampling = SamplingConfig.of(max_new_tokens, options)
     if sampling.seed is not None:
         return generate(pair, prompt, specpc, speckv, max_new_tokens, cancelled=cancelled, backend=backend, **options)
-    _check_configs(specpc, speckv)
+    _check_arguments(pair, specpc, speckv)
     row = prompt_ids(pair.tokenizer, prompt)
 
     def run(rows: Sequence[Tensor], stop: threading.Event | None) -> list[Answer]:
@@ -153,7 +153,7 @@ def score_prompt(
         PromptTooLongError: the prompt is beyond the draft's context.
     """
     specpc = specpc or SpecPCConfig()
-    _check_configs(specpc, None)
+    _check_arguments(pair, specpc, None)
     row = prompt_ids(pair.tokenizer or pair.draft_tokenizer, prompt)
     with pair.lock.hold():
         reading = read_rows(pair, [row], specpc, specpc.lookahead_tokens, backend=backend)
@@ -162,7 +162,8 @@ def score_prompt(
     return PromptScore(importance, select_prompt_tokens(importance, specpc), reading.lookahead_ids[0])
 
 
-def _check_configs(specpc: SpecPCConfig | None, speckv: SpecKVConfig | None) -> None:
+def _check_arguments(pair: ModelPair, specpc: SpecPCConfig | None, speckv: SpecKVConfig | None) -> None:
+    ModelPair.check(pair)
     for name, value, kind in (("specpc", specpc, SpecPCConfig), ("speckv", speckv, SpecKVConfig)):
         if value is not None and not isinstance(value, kind):
             raise ConfigError(

@@ -53,6 +53,14 @@ class PrefillPruner:
                 "a target whose every layer has its own keys."
             )
         self.layers_seen.add(call.layer)
+        held = self.cache.layers[call.layer]
+        if not held.keys.shape == held.values.shape == call.key.shape == call.value.shape:
+            raise UnsupportedModelError(
+                f"Layer {call.layer} keeps keys {list(held.keys.shape)} and values {list(held.values.shape)}, and "
+                f"attends to keys {list(call.key.shape)} and values {list(call.value.shape)}: pruning needs one shape "
+                "for all four, so latent attention (DeepSeek's MLA), experts of attention and values of another "
+                "width than keys are refused. Choose another target, or compress documents as text."
+            )
         mask = None if self.key_mask is None else self.key_mask.to(call.key.device)
         scores = kv_scores(call, self.config, self.prompt_tokens, mask, self.backend)
         self._prune(call, scores, mask)

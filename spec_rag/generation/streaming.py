@@ -218,7 +218,7 @@ def stream(
     sampling = SamplingConfig.of(max_new_tokens, {k: v for k, v in options.items() if k != "backend"})
     if sampling.copies > 1:
         raise ConfigError(f"num_beams={sampling.copies} cannot stream: use generate(), or num_beams=1.")
-    tokenizer = pair.require_tokenizer()
+    tokenizer = ModelPair.check(pair).require_tokenizer()
 
     def run(emit: Callable[[str], None], cancelled: Cancellation) -> Answer:
         streamer = _PieceStreamer(tokenizer, sampling.stop, emit)

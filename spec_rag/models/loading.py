@@ -9,7 +9,7 @@ import contextlib
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ _loading = threading.RLock()
 
 def load_model(
     name: str | Path | PreTrainedModel | LoadedModel,
-    options: LoadOptions | None = None,
+    options: LoadOptions | Mapping[str, Any] | None = None,
     *,
     layers: int | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -93,7 +93,7 @@ def load_model(
 
     Args:
         name: hub id, folder of a checkpoint, path of a GGUF file, or a loaded model.
-        options: how to load it.
+        options: how to load it; a dict has the names of LoadOptions.
         layers: load its first so many layers and leave out the others; a model that is already loaded and has at
             least as many is taken instead. None loads all.
         tokenizer: of a model that is given as an object; None takes the one of its `name_or_path`, if there is one.
@@ -108,7 +108,7 @@ def load_model(
         return _as_loaded(name, tokenizer)
     if not isinstance(name, str | Path):
         raise ConfigError(f"{name!r} of type {type(name).__name__} is no model: give a name, a path or a loaded model.")
-    options = options or LoadOptions()
+    options = LoadOptions.of(options)
     key = (str(name), repr(options))
     with _loading:
         found = _loaded.get(key)
@@ -119,13 +119,13 @@ def load_model(
         return found
 
 
-def checkpoint_layers(name: str | Path, options: LoadOptions | None = None) -> int:
+def checkpoint_layers(name: str | Path, options: LoadOptions | Mapping[str, Any] | None = None) -> int:
     """How many decoder layers the checkpoint of that name has; reads its config alone.
 
     Raises:
         ModelNotFoundError: nothing is found under that name.
     """
-    options = options or LoadOptions()
+    options = LoadOptions.of(options)
     with _loading:
         found = _loaded.get((str(name), repr(options)))
     if found is not None:

@@ -77,6 +77,22 @@ class LoadOptions:
             )
         return cls(**values)
 
+    @classmethod
+    def of(cls, given: LoadOptions | Mapping[str, Any] | None) -> LoadOptions:
+        """The options that were given as such, as a dict of their names, or not at all.
+
+        Raises:
+            ConfigError: they are of another kind, or the dict is refused (see `from_dict`).
+        """
+        if given is None or isinstance(given, cls):
+            return given or cls()
+        if not isinstance(given, Mapping):
+            raise ConfigError(
+                f"options={given!r:.80} of type {type(given).__name__}: give LoadOptions or a dict of its fields, such "
+                "as {'device': 'cpu'}."
+            )
+        return cls.from_dict(given)
+
     @staticmethod
     def of_draft(
         draft: str | None, given: LoadOptions | None, target: str, target_options: LoadOptions

@@ -6,6 +6,7 @@ This module does not know prompts or attention.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,8 @@ class ModelPair:
         target: str | Path | PreTrainedModel | None = DEFAULT_DRAFT,
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        draft_options: LoadOptions | None = None,
-        target_options: LoadOptions | None = None,
+        draft_options: LoadOptions | Mapping[str, Any] | None = None,
+        target_options: LoadOptions | Mapping[str, Any] | None = None,
     ) -> ModelPair:
         """Load both models; the same name with the same options gives one set of weights.
 
@@ -73,7 +74,7 @@ class ModelPair:
         Args:
             draft, target: hub id, folder, GGUF file, or a loaded model; None leaves it out.
             tokenizer: the target's; None takes the one that lies beside its weights.
-            draft_options, target_options: how to load them.
+            draft_options, target_options: how to load them: LoadOptions, or a dict of its fields.
 
         Raises:
             ModelNotFoundError: a model is not found.
@@ -101,6 +102,22 @@ class ModelPair:
                 pair.target_name,
             )
         return pair
+
+    @staticmethod
+    def check(given: Any) -> ModelPair:
+        """The pair, if it is one.
+
+        Raises:
+            ConfigError: it is something else; the message says how to make a pair of it.
+        """
+        if isinstance(given, ModelPair):
+            return given
+        kind = type(given).__name__
+        way_out = "give a pair of models: ModelPair.load(draft=..., target=...)."
+        if isinstance(given, str | Path | PreTrainedModel | LoadedModel):
+            what = repr(str(given)) if isinstance(given, str | Path) else "model"
+            way_out = f"put it into a pair: ModelPair.load(target={what}), with draft=None where there is no draft."
+        raise ConfigError(f"pair={given!r:.60} of type {kind}: {way_out}")
 
     def loaded_draft(self) -> LoadedModel:
         """The draft with its tokenizer, for reading documents.

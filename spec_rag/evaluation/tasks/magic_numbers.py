@@ -133,8 +133,11 @@ def _answers(pair: ModelPair, read: Batch, config: SpecKVConfig, max_new_tokens:
     """Answers from caches that this config prunes, by the look-ahead that the draft has written before."""
     target, tokenizer = pair.require_target(), pair.require_tokenizer()
     batch = Batch.of(read.rows)
-    batch.lookahead_by = lookahead_by(pair, config, batch.longest)
-    batch.lookahead = [row[: config.lookahead_tokens] for row in read.lookahead]
+    batch.lookahead_by = [lookahead_by(pair, config, len(row)) for row in batch.rows]
+    batch.lookahead = [
+        row[: config.lookahead_tokens] if writer == "draft" else row[:0]
+        for row, writer in zip(read.lookahead, batch.lookahead_by, strict=True)
+    ]
     prompts = PaddedPrompts.of(target, batch)
     cache = pruned_cache(target, batch, prompts, config) if is_pruned(prompts.tokens, config) else None
     written = generate_from(target, prompts, cache, max_new_tokens, **GREEDY)[:, prompts.tokens :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import threading
 from typing import Any
@@ -11,8 +12,10 @@ from integrations.langchain.helpers import scripted
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
+from threads import until_waiting
 
 import spec_rag
+from spec_rag.models.lock import FairLock
 from spec_rag.models.pair import ModelPair
 
 agents = pytest.importorskip("langchain.agents")
@@ -103,6 +106,23 @@ async def test_async_gives_the_same_and_not_on_the_event_loop(
     assert compressing_threads
     assert threading.main_thread() not in compressing_threads
     assert seen[0].messages == read_by_model(middleware, conversation())
+
+
+async def test_cancelling_a_call_ends_its_wait_for_the_draft(
+    middleware: SpecPCMiddleware, pair: ModelPair, compressing_threads: list[threading.Thread]
+) -> None:
+    async def handler(given: ModelRequest[Any]) -> Any:
+        raise AssertionError("the model was called")
+
+    lock = FairLock.of(pair.draft)
+    with lock.hold():
+        call = asyncio.create_task(middleware.awrap_model_call(request(conversation()), handler))
+        await asyncio.to_thread(until_waiting, lock, 2)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.to_thread(until_waiting, lock, 1)
+    assert len(compressing_threads) == 1
 
 
 def test_last_human_messages_are_the_question(middleware: SpecPCMiddleware, monkeypatch: pytest.MonkeyPatch) -> None:

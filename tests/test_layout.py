@@ -1,0 +1,100 @@
+"""The house: no import runs back up its floors or round in a circle, and no file is too long."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CORE = ROOT / "spec_rag"
+# from the ground up; rooms on one floor do not know each other. Modules of no room are the ground.
+FLOORS = [
+    ["text"],
+    ["models"],
+    ["attention"],
+    ["compression", "generation"],
+    ["answering"],
+    ["learning"],
+    ["evaluation"],
+    ["server"],
+    ["cli"],
+]
+HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+LONGEST = 300
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(CORE.rglob("*.py"))}
+
+
+def imported(path: Path) -> set[str]:
+    """The modules a file imports, wherever in the file it does so."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            below = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            found |= below or {node.module}
+    return found
+
+
+def room(module: str) -> str | None:
+    """The folder that the module is in, or None for the ground."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and (CORE / parts[1]).is_dir() else None
+
+
+def test_every_room_has_its_floor() -> None:
+    rooms = {path.parent.relative_to(CORE).parts[0] for path in MODULES.values() if path.parent != CORE}
+    assert rooms <= HEIGHT.keys()
+
+
+def runs_down(own: str | None, theirs: str | None) -> bool:
+    if theirs == own or theirs is None:
+        return True
+    if own is None:
+        return theirs == "text"
+    return HEIGHT[theirs] < HEIGHT[own]
+
+
+def test_no_import_runs_back_up() -> None:
+    arrows = {
+        (name, other)
+        for name, path in MODULES.items()
+        for other in imported(path) & MODULES.keys()
+        if name != "spec_rag"  # the list of public names
+    }
+    assert [(name, other) for name, other in sorted(arrows) if not runs_down(room(name), room(other))] == []
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    arrows = {name: imported(path) & MODULES.keys() - {"spec_rag"} for name, path in MODULES.items()}
+    del arrows["spec_rag"]
+    assert list(TopologicalSorter(arrows).static_order())
+
+
+@pytest.mark.parametrize(
+    ("paths", "strangers"),
+    [
+        (list(MODULES.values()), {"langchain_core", "langchain", "langchain_spec_rag", "llama_index"}),
+        (sorted((ROOT / "kernels" / "spec_rag_kernels").rglob("*.py")), {"spec_rag", "transformers"}),
+    ],
+    ids=["core", "kernels"],
+)
+def test_the_core_knows_no_framework_and_the_kernels_not_the_core(paths: list[Path], strangers: set[str]) -> None:
+    assert len(paths) > 10
+    for path in paths:
+        assert not {module.split(".")[0] for module in imported(path)} & strangers, path
+
+
+def test_no_file_of_the_core_is_too_long() -> None:
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST} == {}

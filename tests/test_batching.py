@@ -6,12 +6,14 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+import torch
 from threads import until_waiting
 from tiny import random_ids, tiny_pair
 
-from spec_rag import Cancellation, SpecKVConfig, generate
+from spec_rag import Cancellation, SpecKVConfig, generate, stream
 from spec_rag.generation.batching import MAX_ROWS, Batcher, batcher_of
 from spec_rag.generation.pipeline import generate_together
+from spec_rag.generation.row_streams import RowsStreamer
 from spec_rag.models.lock import FairLock
 
 
@@ -24,7 +26,7 @@ class Asking:
         self.batches: list[list[str]] = []
         self.results: dict[int, object] = {}
 
-    def run(self, prompts: Sequence[str], cancelled: threading.Event | None) -> list[str]:
+    def run(self, prompts: Sequence[str], cancelled: Sequence[threading.Event | None]) -> list[str]:
         self.batches.append(list(prompts))
         if "poison" in prompts:
             raise LookupError("poison")
@@ -136,3 +138,47 @@ def test_a_request_that_runs_alone_can_be_cancelled(after: int) -> None:
     hook.remove()
     assert answer.finish_reason == "cancelled"
     assert steps <= after + 1
+
+
+def test_streams_that_wait_together_are_written_in_one_batch_and_one_that_closes_ends_its_own_row() -> None:
+    pair = tiny_pair()
+    pair.target.generation_config.eos_token_id = None
+    prompts = [random_ids(n, seed=n) for n in (40, 44, 48)]
+    alone = [generate(pair, prompt, max_new_tokens=30) for prompt in prompts]
+    steps: list[int] = []
+    hook = pair.target.register_forward_pre_hook(
+        lambda model, args, given: steps.append(len(given["input_ids"])), with_kwargs=True
+    )
+    with pair.lock.hold():
+        streams = [stream(pair, prompt, max_new_tokens=30) for prompt in prompts]
+        until_waiting(pair.lock, 4)
+    next(streams[1])
+    streams[1].cancel()
+    texts = ["".join(pieces) for pieces in streams]
+    hook.remove()
+    assert [texts[0], texts[2]] == [alone[0].text, alone[2].text]
+    assert [one.answer.output_ids for one in (streams[0], streams[2])] == [alone[0].output_ids, alone[2].output_ids]
+    assert streams[1].answer.finish_reason == "cancelled"
+    assert steps == [3] * 30
+
+
+def test_a_row_of_a_stream_ends_with_its_end_token_before_its_batch_does() -> None:
+    told: list[list[object]] = [[], []]
+
+    class Told:
+        begun = False
+
+        def __init__(self, into: list[object]) -> None:
+            self.into = into
+
+        def put(self, value: torch.Tensor) -> None:
+            self.into.append(value.tolist())
+
+        def end(self) -> None:
+            self.into.append("end")
+
+    streamer = RowsStreamer([Told(told[0]), None, Told(told[1])], ends=[9])
+    for value in ([[1, 2], [1, 2], [3, 4]], [5, 5, 6], [9, 5, 6], [0, 5, 7]):
+        streamer.put(torch.tensor(value))
+    streamer.end()
+    assert told == [[[1, 2], [5], [9], "end"], [[3, 4], [6], [6], [7], "end"]]

@@ -11,7 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from spec_rag.models.lock import FairLock
 
@@ -20,6 +20,8 @@ _MOST_PADDING = 2.0  # a batch is at most so much wider than its average row
 
 P = TypeVar("P")
 R = TypeVar("R")
+
+Run: TypeAlias = Callable[[Sequence[P], Sequence[threading.Event | None]], Sequence[R]]
 
 
 @dataclass(eq=False)
@@ -47,9 +49,10 @@ class Batcher(Generic[P, R]):
         prompt: P,
         length: int,
         kind: str,
-        run: Callable[[Sequence[P], threading.Event | None], Sequence[R]],
+        run: Run[P, R],
         lock: FairLock,
         cancelled: threading.Event | None,
+        repeatable: Callable[[P], bool] = lambda prompt: True,
     ) -> R | None:
         """The answer to one prompt, perhaps computed by another thread together with its own.
 
@@ -57,10 +60,10 @@ class Batcher(Generic[P, R]):
             prompt: what is asked.
             length: its tokens; prompts of very different lengths are not put into one batch.
             kind: requests of one kind may share a batch.
-            run: answers prompts of this kind while the lock is held; is told of a cancellation only where it answers
-                this prompt alone.
+            run: answers prompts of this kind while the lock is held; is given the event that cancels each.
             lock: of the models.
-            cancelled: ends the wait when it is set.
+            cancelled: ends the wait, and the prompt's share of a batch, when it is set.
+            repeatable: whether a prompt may be answered once more after its batch has failed.
 
         Returns:
             None if it was cancelled while it waited.
@@ -71,7 +74,7 @@ class Batcher(Generic[P, R]):
         try:
             with lock.hold(cancelled) as mine:
                 if mine and not own.done:
-                    self._run(self._taken_along(own), run)
+                    self._run(self._taken_along(own), run, repeatable)
         finally:
             with self._guard:
                 if own in self._queue:
@@ -95,21 +98,25 @@ class Batcher(Generic[P, R]):
     def _run(
         self,
         taken: Sequence[_Waiting[P, R]],
-        run: Callable[[Sequence[P], threading.Event | None], Sequence[R]],
+        run: Run[P, R],
+        repeatable: Callable[[P], bool],
     ) -> None:
         if len(taken) > 1:
             try:
-                results = run([one.prompt for one in taken], None)
-            except Exception:  # one of them may be the cause: the others must not suffer for it
+                results = run([one.prompt for one in taken], [one.cancelled for one in taken])
+            except Exception as error:  # one of them may be the cause: the others must not suffer for it
                 for one in taken:
-                    self._run([one], run)
+                    if repeatable(one.prompt):
+                        self._run([one], run, repeatable)
+                    else:
+                        one.error, one.done = error, True
                 return
             for one, result in zip(taken, results, strict=True):
                 one.result, one.done = result, True
             return
         (one,) = taken
         try:
-            (one.result,) = run([one.prompt], one.cancelled)
+            (one.result,) = run([one.prompt], [one.cancelled])
         except BaseException as error:
             one.error = error
         one.done = True

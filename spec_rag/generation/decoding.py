@@ -6,7 +6,6 @@ This module does not know where the prompt or the look-ahead came from.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,7 @@ from spec_rag.generation.draft import before_end
 from spec_rag.generation.prefill import prefill
 from spec_rag.generation.pruned_cache import DecodeMasks, PrunedCache
 from spec_rag.generation.sampling import GREEDY, SamplingConfig, eos_token_ids, pad_token_id, seeded
-from spec_rag.generation.stopping import CancelCriterion
+from spec_rag.generation.stopping import CancelCriterion, Cancelled, is_cancelled
 from spec_rag.models.pair import ModelPair
 from spec_rag.results import Answer, FinishReason, Timings
 from spec_rag.text.tokens import left_pad
@@ -38,7 +37,7 @@ def decode(
     speckv: SpecKVConfig | None,
     sampling: SamplingConfig,
     streamer: BaseStreamer | None = None,
-    cancelled: threading.Event | None = None,
+    cancelled: Cancelled = None,
     backend: str | None = None,
 ) -> list[Answer]:
     """Prefill the rows and generate their answers; the caller holds the pair's lock.
@@ -79,7 +78,16 @@ def decode(
     timings = Timings(batch.draft_seconds, first - started, ended - first)
     padding = (prompts.mask == 0).sum(dim=1).tolist()
     return [
-        _answer(pair, batch, i, sequences[i, prompts.tokens :], sampling, kept.row(i, padding[i]), timings, cancelled)
+        _answer(
+            pair,
+            batch,
+            i,
+            sequences[i, prompts.tokens :],
+            sampling,
+            kept.row(i, padding[i]),
+            timings,
+            is_cancelled(cancelled, i),
+        )
         for i in range(len(batch.rows))
     ]
 
@@ -202,7 +210,7 @@ def _answer(
     sampling: SamplingConfig,
     kept: _Kept,
     timings: Timings,
-    cancelled: threading.Event | None,
+    cancelled: bool,
 ) -> Answer:
     eos = sampling.options.get("eos_token_id")
     ends = eos_token_ids(pair.require_target()) if eos is None else eos if isinstance(eos, list) else [eos]
@@ -214,7 +222,7 @@ def _answer(
     reason: FinishReason = "length"
     if end is not None or cut is not None:
         reason = "stop"
-    elif cancelled is not None and cancelled.is_set():
+    elif cancelled:
         reason = "cancelled"
     selected = batch.selected[index]
     return Answer(

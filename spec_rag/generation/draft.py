@@ -7,7 +7,6 @@ neither. This module does not know how the target decodes.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError
 from spec_rag.generation.batch import Batch, lookahead_by
 from spec_rag.generation.sampling import GREEDY, eos_token_ids, pad_token_id
-from spec_rag.generation.stopping import CancelCriterion, EndedRows
+from spec_rag.generation.stopping import CancelCriterion, Cancelled, EndedRows
 from spec_rag.models.pair import ModelPair
 from spec_rag.text.tokens import left_pad
 
@@ -48,7 +47,7 @@ def read_with_draft(
     specpc: SpecPCConfig | None,
     speckv: SpecKVConfig | None,
     max_new_tokens: int,
-    cancelled: threading.Event | None = None,
+    cancelled: Cancelled = None,
     backend: str | None = None,
 ) -> None:
     """Let the draft read what does not fit, drop what SpecPC does not keep, and note the look-ahead.
@@ -91,7 +90,7 @@ def read_rows(
     rows: list[Tensor],
     specpc: SpecPCConfig | None,
     lookahead_tokens: int,
-    cancelled: threading.Event | None = None,
+    cancelled: Cancelled = None,
     backend: str | None = None,
 ) -> DraftReading:
     """Run the draft once over the prompts and let it write at most `lookahead_tokens` tokens greedily.
@@ -101,7 +100,7 @@ def read_rows(
         rows: int64 [tokens] each.
         specpc: how importance is reduced; None leaves it out.
         lookahead_tokens: at least 1; a row's look-ahead ends with its end token.
-        cancelled: an event that ends the look-ahead when it is set.
+        cancelled: what ends the look-ahead when it is set: of all rows, or of each.
         backend: kernel backend; None chooses by device.
 
     Raises:

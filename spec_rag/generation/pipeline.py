@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor
@@ -21,7 +22,9 @@ from spec_rag.generation.batch import Batch
 from spec_rag.generation.batching import Batcher, batcher_of
 from spec_rag.generation.decoding import decode
 from spec_rag.generation.draft import read_rows, read_with_draft
-from spec_rag.generation.sampling import SamplingConfig
+from spec_rag.generation.row_streams import RowsStreamer, RowStreamer
+from spec_rag.generation.sampling import SamplingConfig, eos_token_ids
+from spec_rag.generation.stopping import Cancelled
 from spec_rag.models.pair import ModelPair
 from spec_rag.results import Answer, PromptScore
 from spec_rag.text.prompts import Prompt, prompt_ids
@@ -99,6 +102,7 @@ def generate_together(
     speckv: SpecKVConfig | None = None,
     max_new_tokens: int = 256,
     *,
+    streamer: RowStreamer | None = None,
     cancelled: threading.Event | None = None,
     backend: str | None = None,
     **options: Any,
@@ -106,20 +110,51 @@ def generate_together(
     """Like `generate`, in one batch with what other threads ask of the same target with the same settings meanwhile.
 
     Nobody waits for a batch to fill. What is to be repeatable by a seed is answered alone.
+
+    Args:
+        pair, prompt, specpc, speckv, max_new_tokens, **options: as for `generate`.
+        streamer: given the answer's tokens as they come.
+        cancelled: ends the wait, or this answer alone, when it is set.
+        backend: kernel backend; None chooses by device.
     """
     sampling = SamplingConfig.of(max_new_tokens, options)
     if sampling.seed is not None:
-        return generate(pair, prompt, specpc, speckv, max_new_tokens, cancelled=cancelled, backend=backend, **options)
+        return generate(
+            pair,
+            prompt,
+            specpc,
+            speckv,
+            max_new_tokens,
+            streamer=streamer,
+            cancelled=cancelled,
+            backend=backend,
+            **options,
+        )
     _check_arguments(pair, specpc, speckv)
+    target = pair.require_target()
     row = prompt_ids(pair.tokenizer, prompt)
 
-    def run(rows: Sequence[Tensor], stop: threading.Event | None) -> list[Answer]:
-        return answer_rows(pair, list(rows), specpc, speckv, sampling, None, stop, backend)
+    def run(asked: Sequence[_Asked], stop: Sequence[threading.Event | None]) -> list[Answer]:
+        streamers = [one.streamer for one in asked]
+        together = RowsStreamer(streamers, eos_token_ids(target)) if any(streamers) else None
+        return answer_rows(pair, [one.row for one in asked], specpc, speckv, sampling, together, stop, backend)
 
-    batcher = cast("Batcher[Tensor, Answer]", batcher_of(pair.require_target()))
+    batcher = cast("Batcher[_Asked, Answer]", batcher_of(target))
     kind = repr((id(pair.draft), id(pair.tokenizer), specpc, speckv, sampling, backend))
-    answer = batcher.answer(row, len(row), kind, run, pair.lock, cancelled)
+    asked = _Asked(row, streamer)
+    answer = batcher.answer(asked, len(row), kind, run, pair.lock, cancelled, repeatable=_Asked.is_untold)
     return cancelled_answer(len(row)) if answer is None else answer
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A prompt in the queue: int64 [tokens], and who is told of its answer as it comes."""
+
+    row: Tensor
+    streamer: RowStreamer | None
+
+    def is_untold(self) -> bool:
+        return self.streamer is None or not self.streamer.begun
 
 
 def answer_rows(
@@ -129,7 +164,7 @@ def answer_rows(
     speckv: SpecKVConfig | None,
     sampling: SamplingConfig,
     streamer: BaseStreamer | None = None,
-    cancelled: threading.Event | None = None,
+    cancelled: Cancelled = None,
     backend: str | None = None,
 ) -> list[Answer]:
     """Answer prompts that are token ids; the caller holds the pair's lock."""

@@ -5,21 +5,30 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
+Cancelled: TypeAlias = threading.Event | Sequence[threading.Event | None] | None
+"""What ends a generation when it is set: one event for all rows, one or none for each, or nothing."""
+
+
+def is_cancelled(cancelled: Cancelled, row: int) -> bool:
+    """Whether that row of a batch has been cancelled."""
+    event = cancelled[row] if isinstance(cancelled, Sequence) else cancelled
+    return event is not None and event.is_set()
+
 
 class CancelCriterion(StoppingCriteria):  # type: ignore[misc]
-    """Stops every row as soon as `cancelled` is set.
+    """Stops every row as soon as `cancelled`, or the row's own event, is set.
 
     Attributes:
         first_token_at: time.perf_counter() when the first token was there, or None.
     """
 
-    def __init__(self, cancelled: threading.Event | None = None) -> None:
+    def __init__(self, cancelled: Cancelled = None) -> None:
         self.cancelled = cancelled
         self.first_token_at: float | None = None
 
@@ -27,8 +36,8 @@ class CancelCriterion(StoppingCriteria):  # type: ignore[misc]
         """bool [rows]: whether to stop."""
         if self.first_token_at is None:
             self.first_token_at = time.perf_counter()
-        stop = self.cancelled is not None and self.cancelled.is_set()
-        return torch.full((input_ids.shape[0],), stop, dtype=torch.bool, device=input_ids.device)
+        stop = [is_cancelled(self.cancelled, row) for row in range(input_ids.shape[0])]
+        return torch.tensor(stop, dtype=torch.bool, device=input_ids.device)
 
 
 class EndedRows(StoppingCriteria):  # type: ignore[misc]

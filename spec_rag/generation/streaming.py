@@ -20,7 +20,7 @@ from transformers.generation.streamers import TextStreamer
 from spec_rag.cancellation import Cancellation, in_thread
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError
-from spec_rag.generation.pipeline import generate
+from spec_rag.generation.pipeline import generate, generate_together
 from spec_rag.generation.sampling import SamplingConfig
 from spec_rag.models.pair import ModelPair
 from spec_rag.results import Answer
@@ -73,12 +73,17 @@ class _Mailbox(Generic[R]):
 
 
 class _PieceStreamer(TextStreamer):  # type: ignore[misc]
-    """Hands decoded text to `emit`, holding back what may be the beginning of a stop string."""
+    """Hands decoded text to `emit`, holding back what may be the beginning of a stop string.
+
+    Attributes:
+        begun: whether anything has been handed on.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...], emit: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self._stop = stop
         self._emit = emit
+        self.begun = False
         self._held = ""
         self._stopped = False
 
@@ -95,6 +100,7 @@ class _PieceStreamer(TextStreamer):  # type: ignore[misc]
             safe = len(self._held) - self._possible_stop()
             piece, self._held = self._held[:safe], self._held[safe:]
         if piece:
+            self.begun = True
             self._emit(piece)
 
     def _possible_stop(self) -> int:
@@ -212,6 +218,8 @@ def stream(
 ) -> AnswerStream:
     """Like `generate`, piece by piece. Errors are raised where the stream is read.
 
+    Streams that wait for the same models with the same settings are written in one batch.
+
     Raises:
         ConfigError: an option is out of range, or beams are asked for, which have no first piece before the last.
     """
@@ -222,7 +230,9 @@ def stream(
 
     def run(emit: Callable[[str], None], cancelled: Cancellation) -> Answer:
         streamer = _PieceStreamer(tokenizer, sampling.stop, emit)
-        return generate(pair, prompt, specpc, speckv, max_new_tokens, streamer=streamer, cancelled=cancelled, **options)
+        return generate_together(
+            pair, prompt, specpc, speckv, max_new_tokens, streamer=streamer, cancelled=cancelled, **options
+        )
 
     return AnswerStream(run)
 

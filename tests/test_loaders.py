@@ -114,7 +114,8 @@ def scanned_pdf() -> bytes:
         ("a.md", "  \n\n ", "no text"),
         ("a.html", "<script>x</script>", "no text"),
         ("a.html", b"PK\x00\x00", "binary"),
-        ("a.docx", b"PK", "'.docx' cannot be read"),
+        ("a.docx", b"PK", "not a readable Word document"),
+        ("a.odt", b"PK", "'.odt' cannot be read"),
         ("Makefile", b"all:", "without a suffix"),
         ("a.pdf", b"not a pdf at all", "not a readable PDF"),
         ("a.pdf", b"", "not a readable PDF"),
@@ -180,3 +181,20 @@ def test_folder_without_readable_files_and_no_paths(tmp_path: Path) -> None:
         read_files([tmp_path])
     with pytest.raises(UnreadableFileError):
         read_files([])
+
+
+def test_a_word_document_keeps_its_paragraphs_and_tables_in_their_order(tmp_path: Path) -> None:
+    docx = pytest.importorskip("docx", reason="python-docx is not installed")
+    written = docx.Document()
+    written.core_properties.title = "The tanks"
+    written.add_heading("Water", 1)
+    written.add_paragraph("Tank 3 holds 300 litres.")
+    table = written.add_table(2, 2)
+    for row, texts in zip(table.rows, (("tank", "litres"), ("3", "300")), strict=True):
+        for cell, text in zip(row.cells, texts, strict=True):
+            cell.text = text
+    written.add_paragraph("It is blue.")
+    written.save(tmp_path / "tanks.docx")
+    read = read_file(tmp_path / "tanks.docx")
+    assert read.text == "Water\n\nTank 3 holds 300 litres.\n\ntank \tlitres\n3 \t300\n\nIt is blue."
+    assert read.title == "The tanks"

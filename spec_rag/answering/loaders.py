@@ -1,4 +1,4 @@
-"""Files into documents: .txt, .md, .html and .pdf, alone or in folders.
+"""Files into documents: .txt, .md, .html, .pdf and .docx, alone or in folders.
 
 A document's text is what the file says and nothing more, so that character ranges found later point into it. For text
 and Markdown it is exactly what `open(path).read()` gives. This module does not know passages or models.
@@ -6,6 +6,7 @@ and Markdown it is exactly what `open(path).read()` gives. This module does not 
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -24,7 +25,8 @@ _TEXT_SUFFIXES = (".txt", ".text")
 _MARKDOWN_SUFFIXES = (".md", ".markdown")
 _HTML_SUFFIXES = (".html", ".htm", ".xhtml")
 _PDF_SUFFIXES = (".pdf",)
-SUFFIXES = _TEXT_SUFFIXES + _MARKDOWN_SUFFIXES + _HTML_SUFFIXES + _PDF_SUFFIXES
+_WORD_SUFFIXES = (".docx",)
+SUFFIXES = _TEXT_SUFFIXES + _MARKDOWN_SUFFIXES + _HTML_SUFFIXES + _PDF_SUFFIXES + _WORD_SUFFIXES
 
 _HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+(.+?)[ \t]*#*[ \t]*$", re.MULTILINE)
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -57,18 +59,29 @@ def read_file(path: PathLike, *, encoding: str | None = None) -> Document:
         raise FileNotFoundError(f"{path}: there is no such file or folder. Check the path.")
     if path.is_dir():
         raise UnreadableFileError(f"{path} is a folder: read it with read_files().")
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        named = f"files of kind {suffix!r}" if suffix else "files without a suffix"
-        raise UnreadableFileError(f"{path}: {named} cannot be read. Give {', '.join(SUFFIXES)}.")
+    _check_suffix(path)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UnreadableFileError(f"{path} cannot be opened: {error.strerror or error}.") from error
+    return read_bytes(path, data, encoding=encoding)
+
+
+def read_bytes(name: PathLike, data: bytes, *, encoding: str | None = None) -> Document:
+    """Read what stands in a file of that name, which need not exist; see `read_file`.
+
+    Raises:
+        UnreadableFileError: no text can be read from it; the message says why and what to do.
+        MissingDependencyError: the reader of its format is not installed.
+    """
+    path = Path(name)
+    suffix = _check_suffix(path)
     metadata: dict[str, object] = {"source": str(path)}
     if suffix in _PDF_SUFFIXES:
-        text, metadata["page_starts"] = _pdf_text(path)
+        text, metadata["page_starts"] = _pdf_text(path, data)
         title = None
+    elif suffix in _WORD_SUFFIXES:
+        title, text = _word_text(path, data)
     elif suffix in _HTML_SUFFIXES:
         title, text = _html_text(path, data, encoding)
     else:
@@ -112,6 +125,14 @@ def read_files(
     if not documents:
         raise UnreadableFileError("None of the given files could be read.")
     return list(documents.values())
+
+
+def _check_suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        named = f"files of kind {suffix!r}" if suffix else "files without a suffix"
+        raise UnreadableFileError(f"{path}: {named} cannot be read. Give {', '.join(SUFFIXES)}.")
+    return suffix
 
 
 def _files_in(folder: Path) -> Sequence[Path]:
@@ -185,14 +206,14 @@ def _blocks_as_paragraphs(soup: BeautifulSoup) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
-def _pdf_text(path: Path) -> tuple[str, list[int]]:
+def _pdf_text(path: Path, data: bytes) -> tuple[str, list[int]]:
     try:
         from pypdf import PdfReader
         from pypdf.errors import DependencyError
     except ImportError as error:
         raise MissingDependencyError(f'{path}: reading PDF needs pypdf: pip install "spec-rag[cli]"') from error
     try:
-        reader = PdfReader(path)
+        reader = PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
             raise UnreadableFileError(f"{path} is protected by a password: save a copy without it.")
         pages = [page.extract_text().strip() for page in reader.pages]
@@ -214,3 +235,25 @@ def _pdf_text(path: Path) -> tuple[str, list[int]]:
         starts.append(position)
         position += len(page) + 2
     return "\n\n".join(pages), starts
+
+
+def _word_text(path: Path, data: bytes) -> tuple[str | None, str]:
+    try:
+        import docx
+        from docx.table import Table
+    except ImportError as error:
+        raise MissingDependencyError(f'{path}: reading .docx needs python-docx: pip install "spec-rag[cli]"') from error
+    try:
+        document = docx.Document(io.BytesIO(data))
+        blocks = [
+            "\n".join(" \t".join(cell.text for cell in row.cells) for row in block.rows)
+            if isinstance(block, Table)
+            else block.text
+            for block in document.iter_inner_content()
+        ]
+        title = document.core_properties.title
+    except Exception as error:  # a damaged file makes its parsers raise whatever they stumble over
+        raise UnreadableFileError(
+            f"{path} is not a readable Word document: {str(error) or type(error).__name__}."
+        ) from error
+    return title or None, "\n\n".join(block for block in blocks if block.strip())

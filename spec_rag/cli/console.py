@@ -20,7 +20,7 @@ from spec_rag.errors import UnreadableFileError
 from spec_rag.models.options import LoadOptions
 from spec_rag.progress import listening
 
-Files = Annotated[list[Path], typer.Argument(help="Files (.txt, .md, .html, .pdf) and folders of them.")]
+Files = Annotated[list[Path], typer.Argument(help="Files (.txt, .md, .html, .pdf, .docx) and folders of them.")]
 Draft = Annotated[str | None, typer.Option(help="Draft model: hub id, folder or .gguf file (default: SmolLM2-135M).")]
 Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu (default: the best there is).")]
 Encoding = Annotated[str | None, typer.Option(help="Encoding of the text files (default: utf-8).")]

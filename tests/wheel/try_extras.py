@@ -50,6 +50,12 @@ assert "Question" in run("demo")
 """
 EVALUATE = "from spec_rag.evaluation import run, chart\nassert run.interval([0, 1, 1, 1])[0] < 1\n"
 
+SERVE = """
+from spec_rag.serving.app import create_app
+from spec_rag.serving.settings import ServerSettings
+assert "/v1/chat/completions" in create_app(ServerSettings()).openapi()["paths"]
+"""
+
 # extra -> (further pip commands of the messages, what a user runs)
 EXTRAS: dict[str, tuple[list[str], str]] = {
     "": ([], CORE),
@@ -59,6 +65,7 @@ EXTRAS: dict[str, tuple[list[str], str]] = {
     "llama-index": ([], LLAMA_INDEX),
     "cli,gguf": ([OFFLINE], CLI),
     "evaluate": ([], EVALUATE),
+    "serve": ([], SERVE),
 }
 
 

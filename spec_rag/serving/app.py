@@ -1,0 +1,123 @@
+"""The server: its routes, what stands before them, and how it starts and stops.
+
+front (keys, limits, queue, log) -> routes -> contexts (documents are shortened) -> engine, or the upstream
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.exceptions import HTTPException
+
+import spec_rag
+from spec_rag.cancellation import in_thread
+from spec_rag.serving import chat_api, compress_api
+from spec_rag.serving.engine import Engine, LocalEngine
+from spec_rag.serving.errors import ApiError, from_validation
+from spec_rag.serving.front import Front
+from spec_rag.serving.metrics import Metrics
+from spec_rag.serving.settings import ServerSettings
+from spec_rag.serving.state import ServerState
+
+
+def create_app(settings: ServerSettings, engine: Engine | None = None) -> FastAPI:
+    """The server as an ASGI application.
+
+    Args:
+        settings: how it works.
+        engine: its models; None loads those of the settings when the server starts.
+    """
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncGenerator[None, None]:
+        own = engine
+        if own is None:
+            own = await in_thread(lambda cancelled: LocalEngine.load(settings))
+        target = settings.served_name or settings.target or ""
+        app.state.server = ServerState(settings, metrics, own, settings.draft, target)
+        yield
+
+    app = FastAPI(
+        title="spec-rag",
+        version=spec_rag.__version__,
+        summary="Answers from what a draft model keeps of long documents",
+        lifespan=life,
+        redoc_url=None,
+    )
+    app.include_router(compress_api.router)
+    app.include_router(chat_api.router)
+    _add_common(app, settings, metrics)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_middleware(Front, settings=settings, metrics=metrics)
+    return app
+
+
+def _add_common(app: FastAPI, settings: ServerSettings, metrics: Metrics) -> None:
+    @app.get("/health", tags=["operation"])
+    async def health() -> dict[str, str]:
+        """Whether the models are loaded and requests are answered."""
+        return {"status": "ok", "version": spec_rag.__version__}
+
+    @app.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
+    async def numbers() -> Response:
+        """Metrics for Prometheus."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/v1/models", tags=["OpenAI"])
+    async def models(request: Request) -> dict[str, Any]:
+        """The models that can be asked for."""
+        server: ServerState = request.app.state.server
+        one = {"id": server.model_name, "object": "model", "created": server.started, "owned_by": "spec-rag"}
+        return {"object": "list", "data": [one]}
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    told = from_validation(error.errors())
+    return JSONResponse(told.body(), told.status)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ApiError):
+        return JSONResponse(error.__cause__.body(), error.status_code, headers=error.__cause__.headers)
+    place = f"{request.method} {request.url.path}"
+    message = {404: f"There is no {place}.", 405: f"{place}: another method is needed."}.get(error.status_code)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+    told = ApiError(error.status_code, message or str(error.detail), code=code)
+    return JSONResponse(told.body(), told.status, headers=dict(error.headers or {}))
+
+
+def run(settings: ServerSettings, host: str, port: int, engine: Engine | None = None) -> None:
+    """Serve until the process is told to stop; what runs is then finished first.
+
+    Args:
+        settings: how the server works.
+        host, port: where it listens.
+        engine: its models; None loads those of the settings.
+    """
+    import uvicorn
+
+    log = logging.getLogger("spec_rag.serving")
+    log.setLevel(logging.INFO)
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.propagate = False
+    uvicorn.run(
+        create_app(settings, engine),
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.shutdown_seconds),
+    )

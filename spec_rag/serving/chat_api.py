@@ -1,0 +1,263 @@
+"""/v1/chat/completions and /v1/completions: OpenAI's requests into answers of the engine, and back.
+
+This module does not know how documents are shortened or how answers are computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from spec_rag.errors import ConfigError
+from spec_rag.generation.structured import schema_instruction
+from spec_rag.generation.tool_calls import CallsHeldBack, ReadCalls, ToolChoice, read_tool_calls
+from spec_rag.results import Answer
+from spec_rag.serving import state
+from spec_rag.serving.chat_schemas import ChatRequest, CompletionRequest, ResponseFormat, Sampling
+from spec_rag.serving.compress_api import as_given, compression_for
+from spec_rag.serving.context import Context
+from spec_rag.serving.document_schemas import ErrorResponse
+from spec_rag.serving.engine import Ask
+from spec_rag.serving.errors import ApiError
+from spec_rag.serving.streams import DONE, Events, begun, event, while_connected
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse} for status in (400, 401, 404, 408, 413, 429, 503, 504)
+}
+_RESPONSES[200] = {"description": "The answer; events where `stream` is true.", "content": {"text/event-stream": {}}}
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+Choice = Callable[[str | None, str | None], dict[str, Any]]
+
+
+@router.post("/chat/completions", responses=_RESPONSES)
+async def chat_completions(body: ChatRequest, request: Request) -> Response:
+    """Go on with a chat."""
+    server = state.of(request)
+    _check_model(body, request)
+    messages = [message.model_dump(exclude_none=True) for message in body.messages]
+    documents = as_given(body.documents or [], server.settings)
+    config = compression_for(body.spec_rag, server.settings)
+    shortening = server.contexts.shortened(messages, documents, config, state.client_of(request))
+    context = await while_connected(request, shortening)
+    tools = [tool.model_dump(exclude_none=True) for tool in body.tools or []]
+    chosen = body.tool_choice if isinstance(body.tool_choice, str | None) else body.tool_choice.model_dump()
+    choice = ToolChoice.of(tools, chosen)
+    tokens = _tokens(body, request, body.max_completion_tokens)
+    prompt = [*_format(body.response_format), *context.messages]
+    ask = Ask(prompt, tokens, choice.offered, choice.beginning, body.options())
+    reply = _Reply(f"chatcmpl-{uuid.uuid4().hex}", "chat.completion", body.model, context)
+    if body.stream:
+        return await _streamed(request, body, reply, ask, _ChatPieces(reply, choice, bool(tools)))
+    answer = await while_connected(request, server.engine.answer(ask))
+    server.note_answer(request, answer)
+    read = read_tool_calls(choice.beginning + answer.text) if tools else ReadCalls(answer.text, [], [])
+    content: str | None = read.text + "".join(call.text for call in read.unreadable)
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if read.calls:
+        message |= {"content": content or None, "tool_calls": [call.to_dict() for call in read.calls]}
+    reason = "tool_calls" if read.calls else _reason(answer)
+    choices = [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}]
+    return JSONResponse(reply.whole(choices, [answer]), headers=context.headers)
+
+
+@router.post("/completions", responses=_RESPONSES)
+async def completions(body: CompletionRequest, request: Request) -> Response:
+    """Go on with a text."""
+    server = state.of(request)
+    _check_model(body, request)
+    prompts = body.prompts()
+    if len(prompts) > server.settings.max_requests:
+        raise ApiError(
+            400, f"prompt: {len(prompts)} prompts, but {server.settings.max_requests} are allowed.", param="prompt"
+        )
+    tokens = _tokens(body, request)
+    asks = [Ask(prompt, tokens, options=body.options()) for prompt in prompts]
+    reply = _Reply(f"cmpl-{uuid.uuid4().hex}", "text_completion", body.model)
+    if body.stream:
+        if len(asks) > 1:
+            raise ApiError(400, "prompt: one prompt alone can be streamed.", param="prompt", code="invalid_value")
+        return await _streamed(request, body, reply, asks[0], _TextPieces(reply))
+    answers = await while_connected(request, _all(server.engine.answer, asks))
+    for answer in answers:
+        server.note_answer(request, answer)
+    choices = [
+        {"index": i, "text": answer.text, "logprobs": None, "finish_reason": _reason(answer)}
+        for i, answer in enumerate(answers)
+    ]
+    return JSONResponse(reply.whole(choices, answers))
+
+
+async def _all(answer: Callable[[Ask], Any], asks: list[Ask]) -> list[Answer]:
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(answer(ask)) for ask in asks]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+@dataclass
+class _Reply:
+    """What all pieces of one response have in common."""
+
+    id: str
+    object: str
+    model: str
+    context: Context = field(default_factory=lambda: Context([]))
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, choices: list[dict[str, Any]], answers: list[Answer]) -> dict[str, Any]:
+        """The response in one piece."""
+        return {
+            **self._head(self.object),
+            "choices": choices,
+            "usage": _usage(answers),
+            "spec_rag": self.figures(answers),
+        }
+
+    def chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        """One event of a stream."""
+        kind = "chat.completion.chunk" if self.object == "chat.completion" else self.object
+        return event({**self._head(kind), "choices": choices, **more})
+
+    def figures(self, answers: list[Answer]) -> dict[str, Any]:
+        """What the answers cost beside their tokens."""
+        figures = [answer.figures for answer in answers]
+        total: dict[str, Any] = {name: sum(one[name] for one in figures) for name in figures[0]}
+        return {
+            **total,
+            "compression_tokens_before": self.context.tokens_before,
+            "compression_tokens_after": self.context.tokens_after,
+        }
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+class _ChatPieces:
+    """The events of a chat's stream."""
+
+    def __init__(self, reply: _Reply, choice: ToolChoice, has_tools: bool) -> None:
+        self._reply = reply
+        self._held = CallsHeldBack(choice.beginning) if has_tools else None
+
+    def opening(self) -> list[bytes]:
+        """What comes first."""
+        return [self._delta({"role": "assistant", "content": ""})]
+
+    def piece(self, text: str) -> list[bytes]:
+        """A piece of text, if it may be shown already."""
+        shown = self._held.feed(text) if self._held else text
+        return [self._delta({"content": shown})] if shown else []
+
+    def closing(self, answer: Answer) -> list[bytes]:
+        """The calls, the rest of the text, and why it ended."""
+        read = self._held.rest() if self._held else ReadCalls("", [], [])
+        text = read.text + "".join(call.text for call in read.unreadable)
+        events = [self._delta({"content": text})] if text else []
+        for i, call in enumerate(read.calls):
+            events.append(self._delta({"tool_calls": [{"index": i, **call.to_dict()}]}))
+        return [*events, self._delta({}, "tool_calls" if read.calls else _reason(answer))]
+
+    def _delta(self, delta: Mapping[str, Any], reason: str | None = None) -> bytes:
+        return self._reply.chunk([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}])
+
+
+class _TextPieces:
+    """The events of a completion's stream."""
+
+    def __init__(self, reply: _Reply) -> None:
+        self._reply = reply
+
+    def opening(self) -> list[bytes]:
+        """Nothing."""
+        return []
+
+    def piece(self, text: str, reason: str | None = None) -> list[bytes]:
+        """A piece of text."""
+        return [self._reply.chunk([{"index": 0, "text": text, "logprobs": None, "finish_reason": reason}])]
+
+    def closing(self, answer: Answer) -> list[bytes]:
+        """Why it ended."""
+        return self.piece("", _reason(answer))
+
+
+async def _streamed(
+    request: Request, body: Sampling, reply: _Reply, ask: Ask, pieces: _ChatPieces | _TextPieces
+) -> Response:
+    server = state.of(request)
+    started = time.perf_counter()
+    source = await begun(request, server.engine.stream(ask))
+    server.metrics.first_piece_seconds.observe(time.perf_counter() - started)
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        try:
+            for one in pieces.opening():
+                yield one
+            async for piece in source:
+                if isinstance(piece, str):
+                    for one in pieces.piece(piece):
+                        yield one
+                    continue
+                server.note_answer(request, piece)
+                for one in pieces.closing(piece):
+                    yield one
+                if body.stream_options and body.stream_options.include_usage:
+                    yield reply.chunk([], usage=_usage([piece]), spec_rag=reply.figures([piece]))
+            yield DONE
+        finally:
+            await source.aclose()
+
+    return Events(events(), headers=reply.context.headers)
+
+
+def _check_model(body: Sampling, request: Request) -> None:
+    served = state.of(request).model_name
+    if body.model != served:
+        raise ApiError(
+            404, f"model={body.model!r:.100}: this server has {served!r}.", param="model", code="model_not_found"
+        )
+
+
+def _tokens(body: Sampling, request: Request, other: int | None = None) -> int:
+    settings = state.of(request).settings
+    tokens = other or body.max_tokens or settings.default_completion_tokens
+    if tokens > settings.max_completion_tokens:
+        name = "max_completion_tokens" if other else "max_tokens"
+        raise ApiError(
+            400,
+            f"{name}={tokens}: this server writes at most {settings.max_completion_tokens} tokens.",
+            param=name,
+            code="invalid_value",
+        )
+    return tokens
+
+
+def _format(wanted: ResponseFormat | None) -> list[dict[str, Any]]:
+    """The system message that asks for JSON."""
+    if wanted is None or wanted.type == "text":
+        return []
+    if wanted.type == "json_object":
+        return [{"role": "system", "content": schema_instruction({"type": "object"})}]
+    if wanted.json_schema is None:
+        raise ConfigError("response_format: the type 'json_schema' needs json_schema.")
+    return [{"role": "system", "content": schema_instruction(wanted.json_schema.schema_)}]
+
+
+def _reason(answer: Answer) -> str:
+    if answer.finish_reason == "cancelled":
+        raise ApiError(503, "The server is shutting down: try again.", code="shutting_down")
+    return answer.finish_reason
+
+
+def _usage(answers: list[Answer]) -> dict[str, int]:
+    usages = [answer.usage for answer in answers]
+    return {name: sum(one[name] for one in usages) for name in usages[0]}

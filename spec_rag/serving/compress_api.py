@@ -1,0 +1,224 @@
+"""/v1/compress, /v1/rerank and /v1/read: documents shortened, put into order, or read out of files.
+
+This module does not know chats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response, UploadFile
+
+from spec_rag.answering.chunks import DEFAULT_CHUNK_CHARS, Chunk, retrieve, split_chunks
+from spec_rag.answering.loaders import read_bytes
+from spec_rag.answering.pipeline import answer_messages
+from spec_rag.cancellation import in_thread
+from spec_rag.config import CompressionConfig
+from spec_rag.errors import ConfigError, UnreadableFileError
+from spec_rag.report import Compression
+from spec_rag.serving import state
+from spec_rag.serving.document_schemas import (
+    CompressedText,
+    CompressRequest,
+    CompressResponse,
+    Documents,
+    ErrorResponse,
+    RerankedDocument,
+    RerankRequest,
+    RerankResponse,
+    Unit,
+)
+from spec_rag.serving.errors import ApiError
+from spec_rag.serving.settings import ServerSettings
+from spec_rag.serving.streams import DONE, Events, begun, event, while_connected
+from spec_rag.text.documents import Document
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse} for status in (400, 401, 408, 413, 429, 501, 503, 504)
+}
+router = APIRouter(prefix="/v1", tags=["documents"])
+
+
+@router.post("/compress", responses={**_ERRORS, 200: {"model": CompressResponse, "content": {"text/event-stream": {}}}})
+async def compress(body: CompressRequest, request: Request) -> Response:
+    """Keep of the documents what matters for the question; nothing is asked of the model that answers."""
+    server = state.of(request)
+    config = server.settings.compression_with(body.settings())
+    documents: list[Document] = as_given(body.documents, server.settings)
+    if body.top_k is not None:
+        documents = list(await in_thread(lambda cancelled: _chunks(documents, body)))
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        loop, told = asyncio.get_running_loop(), asyncio.Queue[tuple[str, int, int] | None]()
+
+        def listener(what: str, done: int, total: int) -> None:
+            loop.call_soon_threadsafe(told.put_nowait, (what, done, total))
+
+        working = asyncio.ensure_future(server.engine.compress(documents, body.query, config, listener))
+        working.add_done_callback(lambda _: told.put_nowait(None))
+        try:
+            while (step := await told.get()) is not None:
+                yield event({"object": "progress", "what": step[0], "done": step[1], "total": step[2]})
+            yield event(response(working.result(), body).model_dump())
+            yield DONE
+        finally:
+            working.cancel()
+
+    def response(compression: Compression, body: CompressRequest) -> CompressResponse:
+        server.metrics.count_compression(compression)
+        request.scope.get("spec_rag", {}).update(
+            tokens_before=compression.tokens_before, tokens_after=compression.tokens_after
+        )
+        return _as_json(compression, body)
+
+    if body.stream:
+        return Events(await begun(request, events()))
+    compression = await while_connected(request, server.engine.compress(documents, body.query, config))
+    return Response(response(compression, body).model_dump_json(), media_type="application/json")
+
+
+@router.post("/rerank", responses=_ERRORS)
+async def rerank(body: RerankRequest, request: Request) -> RerankResponse:
+    """Put the documents into the order of their relevance to the question, by what the draft looks at."""
+    server = state.of(request)
+    if body.model not in (None, server.draft_name):
+        raise ApiError(
+            404,
+            f"model={body.model!r:.100}: this server has {server.draft_name!r}.",
+            param="model",
+            code="model_not_found",
+        )
+    documents = as_given(body.documents, server.settings)
+    if not body.query.strip():
+        raise ApiError(400, "query is empty: give a question.", param="query", code="invalid_value")
+    scores = await while_connected(request, server.engine.relevance(documents, body.query))
+    order = sorted(range(len(documents)), key=lambda i: (-scores[i], i))[: body.top_n]
+    return RerankResponse(
+        id=f"rerank-{uuid.uuid4().hex}",
+        model=server.draft_name,
+        results=[
+            RerankedDocument(
+                index=i,
+                relevance_score=_probability(scores[i]),
+                document={"text": documents[i].text} if body.return_documents else None,
+            )
+            for i in order
+        ],
+        usage={"total_tokens": await server.engine.count([body.query, *(one.text for one in documents)])},
+    )
+
+
+@router.post("/read", responses=_ERRORS)
+async def read(file: UploadFile, request: Request) -> dict[str, Any]:
+    """Read the text out of a file: .txt, .md, .html, .pdf or .docx."""
+    data = await file.read()
+    name = (file.filename or "").replace("\\", "/").rpartition("/")[2]
+    try:
+        document = await in_thread(lambda cancelled: read_bytes(name, data))
+    except UnreadableFileError as error:
+        raise ApiError(400, str(error), param="file", code="unreadable_file") from error
+    return {
+        "object": "document",
+        "name": name,
+        "title": document.title,
+        "text": document.text,
+        "tokens": await state.of(request).engine.count([document.text]),
+    }
+
+
+def compression_for(given: dict[str, Any] | None, settings: ServerSettings) -> CompressionConfig:
+    """How the documents of a chat are compressed.
+
+    Raises:
+        ApiError: what the chat says about it cannot work.
+    """
+    try:
+        return settings.compression_with(given)
+    except ConfigError as error:
+        raise ApiError(400, f"spec_rag: {error}", param="spec_rag", code="invalid_value") from error
+
+
+def as_given(documents: Documents, settings: ServerSettings) -> list[Document]:
+    """The documents of a request.
+
+    Raises:
+        ApiError: there are more than allowed.
+    """
+    if len(documents) > settings.max_documents:
+        raise ApiError(
+            400,
+            f"documents: {len(documents)} of them, but {settings.max_documents} are allowed in a request.",
+            param="documents",
+            code="too_many_documents",
+        )
+    return [
+        Document(one) if isinstance(one, str) else Document(one.text, one.title, one.id, one.metadata or {}, one.score)
+        for one in documents
+    ]
+
+
+def _chunks(documents: Sequence[Document], body: CompressRequest) -> Sequence[Document]:
+    assert body.top_k is not None
+    chunks = [
+        chunk
+        for i, document in enumerate(documents)
+        for chunk in split_chunks(
+            Document(document.text, document.title, document.id, {"document": i}),
+            body.chunk_chars or DEFAULT_CHUNK_CHARS,
+        )
+    ]
+    return retrieve(body.query, chunks, body.top_k)
+
+
+def _as_json(compression: Compression, body: CompressRequest) -> CompressResponse:
+    texts = []
+    for i, left in enumerate(compression.documents):
+        source = left.source if left.source is not None else Document(left.original_text)
+        chunk = source if isinstance(source, Chunk) else None
+        offset = chunk.start if chunk else 0
+        texts.append(
+            CompressedText(
+                document=chunk.metadata["document"] if chunk else i,
+                id=getattr(source, "id", None),
+                title=left.title,
+                text=left.text,
+                start=offset,
+                end=offset + len(left.original_text),
+                spans=[(offset + a, offset + b) for a, b in left.spans],
+                tokens_before=left.tokens_before,
+                tokens_after=left.tokens_after,
+                units=[
+                    Unit(
+                        start=offset + unit.start,
+                        end=offset + unit.end,
+                        importance=unit.importance if math.isfinite(unit.importance) else None,
+                        tokens=unit.tokens,
+                        kept=unit.kept,
+                    )
+                    for unit in left.units
+                ]
+                if body.with_units
+                else None,
+            )
+        )
+    return CompressResponse(
+        query=compression.query,
+        draft=compression.draft,
+        draft_seconds=compression.draft_seconds,
+        budget_tokens=compression.budget_tokens,
+        tokens_before=compression.tokens_before,
+        tokens_after=compression.tokens_after,
+        ratio=compression.ratio,
+        text=compression.text,
+        documents=texts,
+        messages=answer_messages(compression),
+    )
+
+
+def _probability(score: float) -> float:
+    """A score between 0 and 1 that grows with the importance."""
+    return 1 / (1 + math.exp(-max(min(score, 500.0), -500.0)))

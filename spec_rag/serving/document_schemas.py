@@ -1,0 +1,150 @@
+"""What requests about documents and their responses look like; reranking has the common form."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Integer = Annotated[int, Field(strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+
+
+class Body(BaseModel):
+    """A body whose unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class GivenDocument(Body):
+    """A document that comes with a request."""
+
+    text: str
+    title: str | None = None
+    id: str | None = None
+    metadata: dict[str, Any] | None = None
+    score: Number | None = None
+
+
+Documents = list[str | GivenDocument]
+
+
+class CompressionFields(Body):
+    """How documents are compressed: fields of `spec_rag.compress`."""
+
+    max_tokens: Integer | None = None
+    min_tokens: Integer | None = None
+    ratio: Number | None = None
+    coverage: Number | None = None
+    scoring: str | None = None
+    unit: str | None = None
+    language: str | None = None
+    contrast: Flag | None = None
+    likelihood: Flag | None = None
+    links: Flag | None = None
+    retrieval: Flag | None = None
+    calibration: str | None = None
+    ellipsis: Annotated[str, Field(max_length=100)] | None = None
+    cut_units: Flag | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The fields that were given."""
+        return {name: value for name in CompressionFields.model_fields if (value := getattr(self, name)) is not None}
+
+
+class CompressRequest(CompressionFields):
+    """Documents, and the question that decides what is kept of them."""
+
+    documents: Documents
+    query: str
+    top_k: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """Split the documents into chunks first, and compress only so many that share most with the question."""
+    chunk_chars: Annotated[int, Field(strict=True, ge=1, le=10**6)] | None = None
+    with_units: Flag = False
+    """Tell each unit's importance."""
+    stream: Flag = False
+    """Send events: the progress of the reading, then the compression."""
+
+
+class RerankRequest(Body):
+    """Documents to be put into the order of their relevance to a question."""
+
+    query: str
+    documents: Annotated[Documents, Field(min_length=1)]
+    model: str | None = None
+    top_n: Annotated[int, Field(strict=True, ge=1)] | None = None
+    return_documents: Flag = False
+
+
+class Unit(BaseModel):
+    """A unit of a document: character range, importance, tokens, whether it was kept."""
+
+    start: int
+    end: int
+    importance: float | None
+    tokens: int
+    kept: bool
+
+
+class CompressedText(BaseModel):
+    """What is left of one document, or of one chunk of it; spans are character ranges in the document."""
+
+    document: int
+    id: str | None
+    title: str | None
+    text: str
+    start: int
+    end: int
+    spans: list[tuple[int, int]]
+    tokens_before: int
+    tokens_after: int
+    units: list[Unit] | None = None
+
+
+class CompressResponse(BaseModel):
+    """What was kept, and the chat from which a model can answer."""
+
+    object: Literal["compression"] = "compression"
+    query: str
+    draft: str
+    draft_seconds: float
+    budget_tokens: int
+    tokens_before: int
+    tokens_after: int
+    ratio: float
+    text: str
+    documents: list[CompressedText]
+    messages: list[dict[str, str]]
+
+
+class RerankedDocument(BaseModel):
+    """A document's place and relevance, 0 to 1."""
+
+    index: int
+    relevance_score: float
+    document: dict[str, Any] | None = None
+
+
+class RerankResponse(BaseModel):
+    """The documents, the most relevant first."""
+
+    id: str
+    model: str
+    results: list[RerankedDocument]
+    usage: dict[str, int]
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """An error as OpenAI's API has it."""
+
+    error: ErrorDetail

@@ -1,0 +1,236 @@
+"""The models behind a server, for its event loop: documents are read by one, answers are written by the other.
+
+`Engine` is what the server asks for; `LocalEngine` has both models in this process. Cancelling a task ends its work.
+This module does not know HTTP.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from spec_rag.cancellation import Cancellation, in_thread
+from spec_rag.config import CompressionConfig, SpecKVConfig
+from spec_rag.errors import ConfigError
+from spec_rag.generation.tool_calls import OPENING
+from spec_rag.progress import Listener, listening
+from spec_rag.results import Answer
+from spec_rag.text.documents import Document, as_documents
+
+if TYPE_CHECKING:
+    from spec_rag.compression.draft import Draft
+    from spec_rag.compression.index import DocumentIndex
+    from spec_rag.compression.selection import Reading
+    from spec_rag.generation.requests import Requests
+    from spec_rag.models.pair import ModelPair
+    from spec_rag.report import Compression
+    from spec_rag.serving.settings import ServerSettings
+
+_READINGS = 16  # of documents that are asked for at other budgets
+_BUDGET = ("max_tokens", "min_tokens", "ratio", "coverage", "ellipsis", "cut_units")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One answer that is asked for.
+
+    Args:
+        prompt: text, chat messages as OpenAI's API has them, or token ids.
+        tools: what the model may call, as OpenAI's API has them.
+        beginning: what the answer is begun with.
+        max_new_tokens: at most so many tokens.
+        options: further keywords of `spec_rag.generate`.
+    """
+
+    prompt: str | Sequence[Mapping[str, Any]] | Sequence[int]
+    max_new_tokens: int
+    tools: Sequence[Mapping[str, Any]] = ()
+    beginning: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """What a server asks of its models."""
+
+    async def compress(
+        self, documents: Sequence[Document], query: str, config: CompressionConfig, listener: Listener | None = None
+    ) -> Compression:
+        """Keep of the documents what matters for the question; `listener` hears of the reading's progress."""
+
+    async def relevance(self, documents: Sequence[Document], query: str) -> list[float]:
+        """How relevant each document is to the question; higher is better."""
+
+    async def count(self, texts: Sequence[str]) -> int:
+        """Tokens of the texts, as the draft counts them."""
+
+    async def answer(self, ask: Ask) -> Answer:
+        """The whole answer."""
+
+    def stream(self, ask: Ask) -> AsyncGenerator[str | Answer, None]:
+        """The pieces of the answer, and at last the Answer."""
+
+
+class LocalEngine:
+    """Both models in this process.
+
+    Args:
+        pair: draft and target; the target may be None where an upstream answers.
+        speckv: how the target's KV cache is pruned.
+        timeout_seconds: from the request for an answer to its last token.
+        index: where read documents are kept; None keeps them in memory.
+    """
+
+    def __init__(
+        self,
+        pair: ModelPair,
+        *,
+        speckv: SpecKVConfig | None = None,
+        timeout_seconds: float | None = None,
+        index: DocumentIndex | None = None,
+    ) -> None:
+        from spec_rag.compression.draft import Draft
+        from spec_rag.compression.index import DocumentIndex
+
+        self.pair = pair
+        self.draft: Draft | None = Draft.of(pair) if pair.draft is not None else None
+        self._speckv = speckv
+        self._timeout_seconds = timeout_seconds
+        self._index = DocumentIndex() if index is None else index
+        self._readings: OrderedDict[tuple[Any, ...], Reading] = OrderedDict()
+        self._guard = threading.Lock()
+
+    @classmethod
+    def load(cls, settings: ServerSettings, *, reads: bool = True, answers: bool = True) -> LocalEngine:
+        """Load the models that a server's settings name.
+
+        Raises:
+            ModelNotFoundError: a model is not found.
+        """
+        from spec_rag.compression.index import DocumentIndex
+        from spec_rag.models.options import LoadOptions
+        from spec_rag.models.pair import ModelPair
+
+        options = LoadOptions(device=settings.device) if settings.device else None
+        draft = settings.draft if reads or settings.speckv is not None else None
+        target = settings.target if answers else None
+        pair = ModelPair.load(draft, target, draft_options=options, target_options=options)
+        index = DocumentIndex(settings.index) if settings.index else None
+        return cls(pair, speckv=settings.speckv, timeout_seconds=settings.timeout_seconds, index=index)
+
+    async def compress(
+        self, documents: Sequence[Document], query: str, config: CompressionConfig, listener: Listener | None = None
+    ) -> Compression:
+        """See Engine; the same documents and question at another budget are not read again."""
+        return await in_thread(lambda cancelled: self._compressed(documents, query, config, listener, cancelled))
+
+    async def relevance(self, documents: Sequence[Document], query: str) -> list[float]:
+        """See Engine: the importance of the best unit, after all parts of the score have joined."""
+        config = CompressionConfig(ratio=1.0)
+        reading = await in_thread(lambda cancelled: self._read(documents, query, config, None, cancelled))
+        assert reading.scores is not None
+        scores = iter(reading.scores.tolist())
+        return [max((next(scores) for _ in own), default=float("-inf")) for own in reading.units]
+
+    async def count(self, texts: Sequence[str]) -> int:
+        """See Engine."""
+        from spec_rag.text.token_counter import token_counter
+
+        count = token_counter("draft", self._reader().tokenizer)
+        return await in_thread(lambda cancelled: sum(map(count, texts)))
+
+    async def answer(self, ask: Ask) -> Answer:
+        """See Engine; who waits for the target with the same settings is answered in one batch."""
+        prompt = await in_thread(lambda cancelled: self._prompt(ask))
+        return await self._requests(ask).aanswer(prompt)
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[str | Answer, None]:
+        """See Engine; who waits for the target with the same settings is answered in one batch."""
+        prompt = await in_thread(lambda cancelled: self._prompt(ask))
+        pieces = self._requests(ask).astream(prompt)
+        try:
+            async for piece in pieces:
+                yield piece
+        finally:
+            await pieces.aclose()
+
+    def _requests(self, ask: Ask) -> Requests:
+        from spec_rag.generation.requests import Requests
+
+        arguments = {**ask.options, "max_new_tokens": ask.max_new_tokens, "speckv": self._speckv}
+        return Requests(self.pair, arguments, self._timeout_seconds)
+
+    def _prompt(self, ask: Ask) -> list[int]:
+        from spec_rag.text.prompts import chat_ids, prompt_ids, speaks_of_tools, template_text
+
+        tokenizer = self.pair.require_tokenizer()
+        prompt: Any = ask.prompt
+        if isinstance(prompt, str) or all(isinstance(token, int) for token in prompt):
+            ids: list[int] = prompt_ids(tokenizer, prompt).tolist()
+            known = self.pair.require_target().get_input_embeddings().num_embeddings
+            if max(ids) >= known:
+                raise ConfigError(f"prompt: {max(ids)} is no token of the model, which has {known}.")
+            return ids
+        if ask.tools and not speaks_of_tools(tokenizer):
+            raise ConfigError("tools: the model's chat template does not speak of tools. Leave them out.")
+        if ask.beginning and OPENING not in template_text(tokenizer):
+            raise ConfigError("tool_choice: the model's chat template does not say how a call begins: give 'auto'.")
+        return chat_ids(tokenizer, prompt, ask.tools, ask.beginning)
+
+    def _compressed(
+        self,
+        documents: Sequence[Document],
+        query: str,
+        config: CompressionConfig,
+        listener: Listener | None,
+        cancelled: Cancellation,
+    ) -> Compression:
+        from spec_rag.compression.pipeline import keep
+        from spec_rag.compression.selection import Reading
+        from spec_rag.text.token_counter import token_counter
+
+        draft, documents = self._reader(), as_documents(documents)
+        if not query.strip():
+            raise ConfigError(f"query={query!r} is empty: compression is guided by a question, so give one.")
+        count = token_counter("draft", draft.tokenizer)
+        before = sum(count(document.text) for document in documents)
+        if config.passes_whole(before) or not any(document.text.strip() for document in documents):
+            reading = Reading.unread(documents, query, draft.name)
+        else:
+            reading = self._read(documents, query, config, listener, cancelled)
+        return keep(reading, config, count)
+
+    def _read(
+        self,
+        documents: Sequence[Document],
+        query: str,
+        config: CompressionConfig,
+        listener: Listener | None,
+        cancelled: Cancellation,
+    ) -> Reading:
+        from spec_rag.compression.pipeline import read_documents
+
+        documents = as_documents(documents)
+        settings = {name: value for name, value in asdict(config).items() if name not in _BUDGET}
+        given = tuple((one.title, one.text, one.score) for one in documents)
+        key = (given, query, tuple(settings.items()))
+        with self._guard:
+            found = self._readings.get(key)
+            if found is not None:
+                self._readings.move_to_end(key)
+        if found is not None:
+            return replace(found, documents=documents, seconds=0.0)
+        with listening(listener or (lambda what, done, total: None)):
+            read = read_documents(self._reader(), documents, query, config, index=self._index, cancelled=cancelled)
+        with self._guard:
+            self._readings[key] = read
+            while len(self._readings) > _READINGS:
+                self._readings.popitem(last=False)
+        return read
+
+    def _reader(self) -> Draft:
+        if self.draft is None:
+            raise ConfigError("draft=None: reading documents needs a draft.")
+        return self.draft

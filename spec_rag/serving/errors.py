@@ -1,0 +1,97 @@
+"""Errors as OpenAI's API has them: {"error": {"message", "type", "param", "code"}}, and which status they come with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from spec_rag.errors import CancelledError, MissingDependencyError, PromptTooLongError, SpecRagError
+
+CLIENT_LEFT = 499  # what nginx logs where the client did not wait for an answer
+
+
+class ApiError(Exception):
+    """An error that a client is told.
+
+    Args:
+        status: of the response.
+        message: what is wrong and what to do.
+        param: the field of the request that is wrong, or None.
+        code: a word for programs.
+        headers: of the response.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+    def raised_below(self) -> HTTPException:
+        """The same for code inside the framework, which lets no other error of a body pass."""
+        error = HTTPException(self.status, self.message)
+        error.__cause__ = self
+        return error
+
+    def body(self) -> dict[str, Any]:
+        """The JSON of the response."""
+        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def _field(message: str) -> str | None:
+    """The field that a message begins with, as in "ratio=2: must be ..."."""
+    begins = re.match(r"([a-z_]+)[=:\[]", message)
+    return begins.group(1) if begins else None
+
+
+_TYPES = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout_error"}
+
+
+def api_error(error: BaseException) -> ApiError | None:
+    """What a client is told of an error; None where it is none of the client's business."""
+    from jinja2.exceptions import TemplateError
+
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, PromptTooLongError):
+        return ApiError(400, str(error), param="messages", code="context_length_exceeded")
+    if isinstance(error, CancelledError):
+        return ApiError(503, "The server is shutting down: try again.", code="shutting_down")
+    if isinstance(error, TimeoutError):
+        return ApiError(504, str(error) or "The time was up before the answer was complete.", code="timeout")
+    if isinstance(error, MissingDependencyError):
+        return ApiError(501, str(error), code="missing_dependency")
+    if isinstance(error, SpecRagError) and isinstance(error, ValueError | NotImplementedError):
+        return ApiError(400, str(error), param=_field(str(error)), code="invalid_value")
+    if isinstance(error, TemplateError):
+        return ApiError(
+            400, f"The model's chat template refuses these messages: {error}", param="messages", code="chat_template"
+        )
+    if type(error).__name__ == "OutOfMemoryError":
+        return ApiError(503, "The model ran out of memory: try again, or send less.", code="out_of_memory")
+    return None
+
+
+def from_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
+    """What a client is told of a body that does not fit the schema: the first problem, with its place."""
+    first = problems[0]
+    place = [str(part) for part in first["loc"] if part != "body"]
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"The body is no JSON: {first['ctx']['error']}.", code="invalid_json")
+    param = ".".join(place) or None
+    code = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}.get(first["type"])
+    return ApiError(400, f"{param or 'body'}: {first['msg']}.", param=param, code=code or "invalid_value")

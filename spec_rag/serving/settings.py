@@ -1,0 +1,99 @@
+"""What a server is started with: models, limits, keys. Importing it loads neither torch nor a web framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from spec_rag.config import CompressionConfig, SpecKVConfig
+from spec_rag.errors import ConfigError
+from spec_rag.models.options import DEFAULT_DRAFT
+
+SIZES = ("max_tokens", "ratio", "coverage")
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How a server works.
+
+    Args:
+        draft: what reads documents: hub id, folder or .gguf file.
+        target: what answers; None where an upstream does.
+        upstream: base URL of the server that answers, such as "http://localhost:8000/v1".
+        upstream_key: its API key; None hands on the client's own.
+        served_name: how the target is called in requests; None takes its own name.
+        device: of both models; None takes the best there is.
+        index: folder where read documents are kept; None keeps them in memory.
+        api_keys: keys of which each request must bring one; none lets everybody in.
+        compression: how documents are compressed where a request does not say.
+        speckv: how the target's KV cache is pruned; None keeps it whole.
+        min_chars: tool results and marked texts below this length are left as they are.
+        max_body_bytes: of a request.
+        max_documents: of a request.
+        max_completion_tokens: the most that a request may ask for.
+        default_completion_tokens: where it does not ask.
+        max_requests: so many run or wait at a time; the next is refused with status 429.
+        timeout_seconds: from a request to its last token; with an upstream, of its silence.
+        body_timeout_seconds: of a client's silence while it sends.
+        shutdown_seconds: what runs may take so long to finish once the server is told to stop.
+
+    Raises:
+        ConfigError: a value is out of range, or neither target nor upstream, or both, would answer.
+    """
+
+    draft: str = DEFAULT_DRAFT
+    target: str | None = DEFAULT_DRAFT
+    upstream: str | None = None
+    upstream_key: str | None = field(default=None, repr=False)
+    served_name: str | None = None
+    device: str | None = None
+    index: str | None = None
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    compression: CompressionConfig = field(default_factory=CompressionConfig)
+    speckv: SpecKVConfig | None = None
+    min_chars: int = 1000
+    max_body_bytes: int = 16 * 2**20
+    max_documents: int = 256
+    max_completion_tokens: int = 2048
+    default_completion_tokens: int = 256
+    max_requests: int = 64
+    timeout_seconds: float = 300.0
+    body_timeout_seconds: float = 30.0
+    shutdown_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if (self.target is None) == (self.upstream is None):
+            raise ConfigError(
+                f"target={self.target!r} and upstream={self.upstream!r}: exactly one of them answers. Give target=None "
+                "with an upstream."
+            )
+        if self.upstream is not None and not self.upstream.startswith(("http://", "https://")):
+            raise ConfigError(f"upstream={self.upstream!r}: give a URL, such as 'http://localhost:8000/v1'.")
+        if any(not key.strip() or not key.isascii() for key in self.api_keys):
+            raise ConfigError("api_keys: a key is empty or has characters that no header can carry.")
+        for name in ("max_body_bytes", "max_documents", "max_completion_tokens", "max_requests"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: must be at least 1.")
+        for name in ("timeout_seconds", "body_timeout_seconds", "shutdown_seconds"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: must be above 0.")
+        if not 1 <= self.default_completion_tokens <= self.max_completion_tokens:
+            raise ConfigError(
+                f"default_completion_tokens={self.default_completion_tokens}: must be between 1 and "
+                f"max_completion_tokens={self.max_completion_tokens}."
+            )
+
+    def compression_with(self, given: dict[str, Any] | None) -> CompressionConfig:
+        """How documents are compressed for a request that says so much about it.
+
+        Raises:
+            ConfigError: a field is unknown, out of range, or reads files of this machine.
+        """
+        given = {name: value for name, value in (given or {}).items() if value is not None}
+        if given.get("calibration") not in (None, "shipped", self.compression.calibration):
+            raise ConfigError(f"calibration={given['calibration']!r}: a request may give 'shipped' alone.")
+        own = {f.name: getattr(self.compression, f.name) for f in fields(CompressionConfig)}
+        if any(name in given for name in SIZES):
+            own |= dict.fromkeys(SIZES)
+        config: CompressionConfig = CompressionConfig.from_dict({**own, **given})
+        return config

@@ -1,0 +1,51 @@
+"""What the routes of one server share, found through the request."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+
+from spec_rag.results import Answer
+from spec_rag.serving.context import Contexts
+from spec_rag.serving.engine import Engine
+from spec_rag.serving.metrics import Metrics
+from spec_rag.serving.settings import ServerSettings
+
+
+@dataclass
+class ServerState:
+    """One server: its settings, models, memory of conversations, and metrics."""
+
+    settings: ServerSettings
+    metrics: Metrics
+    engine: Engine
+    draft_name: str
+    model_name: str
+    contexts: Contexts = field(init=False)
+    upstream: Any = None
+    started: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.contexts = Contexts(self.engine, self.settings.min_chars, self.metrics)
+
+    def note_answer(self, request: Request, answer: Answer) -> None:
+        """Count an answer, and put its figures into the request's line of log."""
+        self.metrics.count_answer(answer)
+        noted = request.scope.get("spec_rag", {})
+        for name in ("prompt_tokens", "completion_tokens"):
+            noted[name] = noted.get(name, 0) + answer.usage[name]
+
+
+def of(request: Request) -> ServerState:
+    """The server that a request came to."""
+    server: ServerState = request.app.state.server
+    return server
+
+
+def client_of(request: Request) -> str:
+    """A name for who asks: nothing that was compressed for one client is shown to another."""
+    return hashlib.sha256(request.headers.get("authorization", "").encode("utf-8", "replace")).hexdigest()

@@ -1,0 +1,77 @@
+"""A server with tiny models, in this process or on a port of its own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from tiny import tiny_pair
+
+from spec_rag.serving.app import create_app
+from spec_rag.serving.engine import Engine, LocalEngine
+from spec_rag.serving.settings import ServerSettings
+
+MODEL = "tiny-target"
+FACTS = [
+    ("Tank", " ".join(f"Tank {i} holds {i * 100} litres of water." for i in range(12))),
+    ("Food", " ".join(f"Soup number {i} is served hot at noon." for i in range(12))),
+]
+
+
+def settings(**given: Any) -> ServerSettings:
+    defaults: dict[str, Any] = {
+        "draft": "tiny-draft",
+        "target": MODEL,
+        "max_completion_tokens": 400,
+        "default_completion_tokens": 8,
+        "timeout_seconds": 60.0,
+        "min_chars": 200,
+    }
+    return ServerSettings(**{**defaults, **given})
+
+
+def engine(timeout_seconds: float | None = 60.0, *, endless: bool = False, template: str | None = None) -> LocalEngine:
+    """Tiny models; `endless` ones never write an end token."""
+    pair = tiny_pair()
+    if endless:
+        pair.target.generation_config.eos_token_id = None
+        pair.target.lm_head.weight.data[1] = 0
+    if template is not None:
+        pair.tokenizer.chat_template = template
+    return LocalEngine(pair, timeout_seconds=timeout_seconds)
+
+
+@contextmanager
+def served(given: ServerSettings | None = None, own: Engine | None = None, **options: Any) -> Iterator[str]:
+    """The base URL of a server that runs in a thread."""
+    app = create_app(given or settings(), own or engine())
+    with running(app, **options) as url:
+        yield url
+
+
+@contextmanager
+def running(app: Any, **options: Any) -> Iterator[str]:
+    """The base URL of an ASGI application that runs in a thread."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", **options))
+    app.state.uvicorn = server
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    for _ in range(600):
+        if server.started:
+            break
+        time.sleep(0.02)
+    assert server.started
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, closing
 from functools import partial
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
@@ -27,7 +27,7 @@ from pydantic import ConfigDict
 
 from langchain_spec_rag.messages import plain_messages, tool_call_chunks, tool_calls
 from langchain_spec_rag.settings import DraftedModel, own_token_ids
-from spec_rag.generation.structured import schema_instruction
+from spec_rag.generation.structured import Constraint, schema_instruction
 from spec_rag.generation.tool_calls import (
     OPENING,
     CallsHeldBack,
@@ -83,7 +83,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
 
     def _resolve_model_profile(self) -> Any:
         limit = self._context_tokens()
-        known = {"text_inputs": True, "image_inputs": False, "audio_inputs": False, "structured_output": False}
+        known = {"text_inputs": True, "image_inputs": False, "audio_inputs": False, "structured_output": True}
         return {**known, **({"max_input_tokens": limit} if limit else {}), "max_output_tokens": self.max_tokens}
 
     def load(self) -> ModelPair:
@@ -150,30 +150,39 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
-        """Ask for JSON of that schema in a system message, and read the answer as such.
+        """Ask for JSON of that schema in a system message, hold the answer to it, and read it as such.
 
         Args:
             schema: a pydantic class, a TypedDict class or a JSON schema.
             include_raw: give {"raw", "parsed", "parsing_error"} instead of raising on an answer that does not fit.
-            method: "json_schema", "json_mode" or "function_calling"; for a local model they are one and the same.
-            strict: for other models' sake; a pydantic class always checks the answer.
+            method: "json_schema" and "function_calling", for a local model the same, hold the answer to the schema
+                token by token; "json_mode" holds it to any JSON object.
+            strict: True refuses a schema with keywords that cannot be held to, False leaves these aside; None is False
+                for a pydantic class, which always checks the answer, and True otherwise.
             **kwargs: settings of the calls.
 
-        Raises:
-            ValueError: the method is unknown.
+        An answer that max_tokens would cut is closed in time; its `response_metadata["finish_reason"]` is "length".
 
-        When called: OutputParserException, if the answer is not JSON or does not fit a pydantic class.
+        Raises:
+            ValueError: the method is unknown, or the schema cannot be held to.
+            MissingDependencyError: llguidance is not installed.
+
+        When called: OutputParserException, if the answer does not fit what a pydantic class checks beyond its schema.
         """
         if method not in ("json_schema", "json_mode", "function_calling"):
             raise ValueError(f"method={method!r}: must be one of 'json_schema', 'json_mode', 'function_calling'.")
         wanted = convert_to_json_schema(schema)
+        checked = isinstance(schema, type) and is_basemodel_subclass(schema)
+        held = Constraint.of(
+            True if method == "json_mode" else wanted, strict=not checked if strict is None else strict
+        )
         instruction = SystemMessage(schema_instruction(wanted))
         traced = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
         instruct = RunnableLambda(partial(self._instructed, instruction=instruction), name="add_schema")
-        asked = instruct | self.bind(ls_structured_output_format=traced, **kwargs)
+        asked = instruct | self.bind(ls_structured_output_format=traced, constraint=held, **kwargs)
         parser: Any = JsonOutputParser()
-        if isinstance(schema, type) and is_basemodel_subclass(schema):
-            parser = PydanticOutputParser(pydantic_object=schema)
+        if checked:
+            parser = PydanticOutputParser(pydantic_object=cast(type, schema))
         if not include_raw:
             read: Runnable[LanguageModelInput, Any] = asked | parser
             return read
@@ -196,7 +205,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
     ) -> ChatResult:
         called = self.for_call(stop, kwargs)
         choice = ToolChoice.of(tools, tool_choice)
-        answer = called.requests().answer(called._prompt(messages, choice))
+        answer = called.requests(choice.constraint).answer(called._prompt(messages, choice))
         return called._result(answer, choice, bool(tools))
 
     async def _agenerate(
@@ -212,7 +221,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         called = self.for_call(stop, kwargs)
         choice = ToolChoice.of(tools, tool_choice)
         prompt = await asyncio.to_thread(called._prompt, messages, choice)
-        answer = await called.requests().aanswer(prompt)
+        answer = await called.requests(choice.constraint).aanswer(prompt)
         return called._result(answer, choice, bool(tools))
 
     def _stream(
@@ -228,7 +237,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         called = self.for_call(stop, kwargs)
         choice = ToolChoice.of(tools, tool_choice)
         held = CallsHeldBack(choice.beginning) if tools else None
-        pieces = called.requests().stream(called._prompt(messages, choice))
+        pieces = called.requests(choice.constraint).stream(called._prompt(messages, choice))
         with closing(pieces):
             for piece in pieces:
                 chunk = called._chunk(piece, held)
@@ -251,7 +260,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         choice = ToolChoice.of(tools, tool_choice)
         held = CallsHeldBack(choice.beginning) if tools else None
         prompt = await asyncio.to_thread(called._prompt, messages, choice)
-        pieces = called.requests().astream(prompt)
+        pieces = called.requests(choice.constraint).astream(prompt)
         async with aclosing(pieces):
             async for piece in pieces:
                 chunk = called._chunk(piece, held)

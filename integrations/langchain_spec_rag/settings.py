@@ -27,6 +27,7 @@ from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import unknown_field
 from spec_rag.generation.requests import Requests
 from spec_rag.generation.sampling import SamplingConfig, overriding
+from spec_rag.generation.structured import Constraint
 from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
 
 if TYPE_CHECKING:
@@ -184,9 +185,10 @@ class DraftedModel(Serializable):
             copy._pair = self._pair
         return copy
 
-    def requests(self) -> Requests:
-        """How requests are made with these settings; loads the models."""
-        return Requests(self.load(), self._arguments(), self.timeout, self.max_retries)
+    def requests(self, constraint: Constraint | None = None) -> Requests:
+        """How requests are made with these settings, and with what answers are held to; loads the models."""
+        held = {} if constraint is None else {"constraint": constraint}
+        return Requests(self.load(), {**self._arguments(), **held}, self.timeout, self.max_retries)
 
     def _own_settings(self) -> set[str]:
         """Names of the settings that the adapter has beside the common ones."""

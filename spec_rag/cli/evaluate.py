@@ -96,6 +96,25 @@ def magic_numbers(
 
 
 @app.command()
+def schemas(
+    count: Annotated[int, typer.Option(help="How many schemas are generated.", min=1)] = 100,
+    capacity: Annotated[int, typer.Option(help="KV pairs that each head keeps of the prompt; 0 keeps all.", min=0)] = 0,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer, at most.", min=1)] = 160,
+    draft: console.Draft = None,
+    target: Annotated[str | None, typer.Option(help="Model that answers (default: SmolLM2-135M).")] = None,
+) -> None:
+    """How often an answer that is held to a JSON schema is valid JSON of it."""
+    from spec_rag.config import SpecKVConfig
+    from spec_rag.evaluation.tasks.schemas import schemas_answered, table
+    from spec_rag.models.pair import ModelPair
+
+    console.quiet_transformers()
+    pair = ModelPair.load(draft or DEFAULT_DRAFT, target or DEFAULT_DRAFT)
+    speckv = SpecKVConfig(max_capacity_prompt=capacity, lookahead="none") if capacity else None
+    typer.echo(table(schemas_answered(pair, count, max_new_tokens, speckv)))
+
+
+@app.command()
 def speed(
     what: Annotated[Cost, typer.Argument(help="Of questions, or of generation (the last three).")],
     files: Annotated[list[Path] | None, typer.Argument(help="Questions, for ratios and storage.")] = None,

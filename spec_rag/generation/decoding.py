@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, StoppingCriteriaList
+from transformers import LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from spec_rag.attention.capture import base_attention, capture
 from spec_rag.config import SpecKVConfig
 from spec_rag.errors import ConfigError
 from spec_rag.generation.batch import Batch, is_pruned
+from spec_rag.generation.constrained import ConstrainedLogits, Vocabulary
 from spec_rag.generation.draft import before_end
 from spec_rag.generation.prefill import prefill
 from spec_rag.generation.pruned_cache import DecodeMasks, PrunedCache
@@ -54,6 +55,7 @@ def decode(
         "compress the documents first, set SpecPCConfig, or lower max_new_tokens.",
     )
     prompts = PaddedPrompts.of(target, batch)
+    held = _held_to(pair, sampling, prompts)
     started = time.perf_counter()
     cache = None
     if is_pruned(prompts.tokens, speckv):
@@ -69,6 +71,8 @@ def decode(
         cache.batch_repeat_interleave(sampling.copies)
     criterion = CancelCriterion(cancelled)
     options: dict[str, Any] = {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([criterion])}
+    if held is not None:
+        options["logits_processor"] = LogitsProcessorList([held])
     if sampling.stop:
         options |= {"stop_strings": list(sampling.stop), "tokenizer": pair.require_tokenizer()}
     with seeded(sampling.seed, target):
@@ -77,7 +81,7 @@ def decode(
     first = criterion.first_token_at or ended
     timings = Timings(batch.draft_seconds, first - started, ended - first)
     padding = (prompts.mask == 0).sum(dim=1).tolist()
-    return [
+    answers = [
         _answer(
             pair,
             batch,
@@ -90,6 +94,25 @@ def decode(
         )
         for i in range(len(batch.rows))
     ]
+    for row in {row // sampling.copies for row in held.steered} if held is not None else ():
+        answers[row] = replace(answers[row], finish_reason="length")  # it ended where it was made to
+    return answers
+
+
+def _ends(pair: ModelPair, sampling: SamplingConfig) -> list[int]:
+    """The tokens that end an answer."""
+    eos = sampling.options.get("eos_token_id")
+    return eos_token_ids(pair.require_target()) if eos is None else list(eos) if isinstance(eos, list) else [eos]
+
+
+def _held_to(pair: ModelPair, sampling: SamplingConfig, prompts: PaddedPrompts) -> ConstrainedLogits | None:
+    """What holds the answers to a form, or None where they are free."""
+    if sampling.constraint is None:
+        return None
+    width = pair.require_target().config.get_text_config(decoder=True).vocab_size
+    vocabulary = Vocabulary.of(pair.require_tokenizer(), width, _ends(pair, sampling))
+    greedy = not sampling.options["do_sample"] and sampling.copies == 1
+    return ConstrainedLogits(sampling.constraint, vocabulary, prompts.tokens, sampling.max_new_tokens, greedy)
 
 
 @dataclass(frozen=True)
@@ -212,8 +235,7 @@ def _answer(
     timings: Timings,
     cancelled: bool,
 ) -> Answer:
-    eos = sampling.options.get("eos_token_id")
-    ends = eos_token_ids(pair.require_target()) if eos is None else eos if isinstance(eos, list) else [eos]
+    ends = _ends(pair, sampling)
     ids = generated.tolist()
     end = next((i for i, token in enumerate(ids) if token in ends), None)
     ids = ids if end is None else ids[: end + 1]

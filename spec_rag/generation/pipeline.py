@@ -49,7 +49,9 @@ def generate(
         speckv: prune the target's KV cache by a look-ahead (paper, section 4.1).
         max_new_tokens: at most so many tokens are generated.
         **options: those of `generate_batch`, and any field of transformers' GenerationConfig. Greedy unless do_sample,
-            a temperature above 0 or another option of sampling (top_p, top_k, min_p ...) is given.
+            a temperature above 0 or another option of sampling (top_p, top_k, min_p ...) is given. `schema` holds the
+            answer to a JSON schema (a dict, JSON text, a pydantic class, or True for any object), `regex` to a regular
+            expression. Near max_new_tokens such an answer is closed in time; its finish_reason is then "length".
 
     Raises:
         ConfigError: an argument is out of range or unknown.
@@ -79,7 +81,7 @@ def generate_batch(
         cancelled: an event that ends the generation, or the wait for the models, when it is set; a
             `spec_rag.Cancellation` ends the wait at once, any other event within 50 ms.
         backend: kernel backend ("torch", "triton"); None chooses by device.
-        **options: seed, stop (a string or several), and the fields of GenerationConfig.
+        **options: seed, stop (a string or several), schema, regex, and the fields of GenerationConfig.
     """
     if isinstance(prompts, str):
         raise ConfigError(f"prompts={prompts!r:.80} is a single string: put it into a list, or use generate().")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from spec_rag.errors import ConfigError
+from spec_rag.generation.structured import Constraint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,6 +53,7 @@ class SamplingConfig:
         max_new_tokens: at most so many tokens.
         stop: the answer ends before the first of these strings.
         seed: makes sampling repeatable; None leaves torch's generators alone.
+        constraint: what the answer is held to, or None.
         options: temperature, top_p, top_k, repetition_penalty, num_beams, eos_token_id, max_time ... Greedy, unless a
             temperature above 0 or another option that only sampling knows (top_p, top_k, min_p ...) is given, or
             do_sample. A temperature of 0 is greedy.
@@ -64,6 +66,7 @@ class SamplingConfig:
     max_new_tokens: int = 256
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    constraint: Constraint | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,12 +80,20 @@ class SamplingConfig:
 
     @classmethod
     def of(cls, max_new_tokens: int, options: Mapping[str, Any]) -> SamplingConfig:
-        """Sort keyword arguments into the config's own fields and generation options; None stands for nothing given."""
+        """Sort keyword arguments into the config's own fields and generation options; None stands for nothing given.
+
+        `schema` and `regex` become the constraint (see `Constraint.of`).
+        """
         own = {f.name for f in fields(cls)} - {"options", "max_new_tokens"}
         chosen = {name: value for name, value in options.items() if name in own}
         stop = chosen.pop("stop", None)
         chosen["stop"] = (stop,) if isinstance(stop, str) else tuple(stop or ())
-        rest = {name: value for name, value in options.items() if name not in own}
+        form = {name: options.get(name) for name in ("schema", "regex")}
+        if any(value is not None for value in form.values()):
+            if chosen.get("constraint") is not None:
+                raise ConfigError("constraint is given beside schema or regex: an answer is held to one of them.")
+            chosen["constraint"] = Constraint.of(**form)
+        rest = {name: value for name, value in options.items() if name not in own and name not in form}
         return cls(max_new_tokens=max_new_tokens, options=rest, **chosen)
 
     @property

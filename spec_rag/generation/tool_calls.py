@@ -12,9 +12,11 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from spec_rag.errors import ConfigError
+from spec_rag.generation.structured import Constraint
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 _TAGGED = re.compile(rf"{OPENING}\s*(.*?)\s*(?:{CLOSING}|\Z)", re.DOTALL)
@@ -67,10 +69,13 @@ class ToolChoice:
     Attributes:
         offered: the tools that the prompt speaks of.
         beginning: the first characters of an answer that has to be a call; "" leaves the choice to the model.
+        constraint: what the rest of such an answer is held to: one call whose arguments fit the tool. None where the
+            choice is the model's, and where llguidance is not installed.
     """
 
     offered: Sequence[Mapping[str, Any]] = ()
     beginning: str = ""
+    constraint: Constraint | None = None
 
     @classmethod
     def of(cls, tools: Sequence[Mapping[str, Any]] | None, choice: Any) -> ToolChoice:
@@ -85,7 +90,10 @@ class ToolChoice:
         chosen = chosen_tool(choice, names)
         if chosen == "none":
             return cls()
-        return cls(tools, "" if chosen is None else beginning_of_call(chosen, names))
+        if chosen is None:
+            return cls(tools)
+        held = Constraint.tool_call(tools, chosen, CLOSING) if find_spec("llguidance") else None
+        return cls(tools, beginning_of_call(chosen, names), held)
 
 
 def chosen_tool(choice: Any, names: Sequence[str]) -> str | None:

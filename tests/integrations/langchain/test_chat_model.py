@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import Any, ClassVar
 
@@ -317,6 +318,13 @@ class TestTools:
         assert usage["input_tokens"] == tool_chat.get_num_tokens_from_messages(messages)
         assert usage["input_tokens"] < tool_chat.get_num_tokens_from_messages(messages, [search])
 
+    def test_a_random_model_that_is_forced_calls_with_arguments_that_fit(self, tool_chat: ChatSpecKV) -> None:
+        bound = tool_chat.bind_tools([search], tool_choice="search", max_tokens=120)
+        for message in (bound.invoke(PROMPT), summed(list(bound.stream(PROMPT)))):
+            assert [call["name"] for call in message.tool_calls] == ["search"]
+            assert search.args_schema.model_validate(message.tool_calls[0]["args"])
+            assert message.invalid_tool_calls == []
+
     def test_unknown_choice_is_refused(self, tool_chat: ChatSpecKV) -> None:
         with pytest.raises(ValueError, match="tool_choice='find'"):
             tool_chat.bind_tools([search], tool_choice="find")
@@ -362,6 +370,54 @@ class TestStructuredOutput:
     def test_unknown_method_is_refused(self, chat: ChatSpecKV) -> None:
         with pytest.raises(ValueError, match="json_schema"):
             chat.with_structured_output(Mule, method="yaml")
+
+    @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+    def test_a_random_model_is_held_to_the_schema(self, chat: ChatSpecKV, method: str) -> None:
+        structured = chat.with_structured_output(Mule, method=method, include_raw=True, max_tokens=60)
+        out = structured.invoke(PROMPT)
+        assert isinstance(out["parsed"], Mule)
+        assert json.loads(out["raw"].text).keys() == {"name", "age"}
+        assert structured.invoke(PROMPT, config={"tags": ["again"]})["parsed"] == out["parsed"]
+
+    async def test_a_random_model_is_held_in_streams_and_batches(self, chat: ChatSpecKV) -> None:
+        structured = chat.with_structured_output(Mule, max_tokens=60)
+        wanted = structured.invoke(PROMPT)
+        assert list(structured.stream(PROMPT))[-1] == wanted == await structured.ainvoke(PROMPT)
+        assert structured.batch([PROMPT, PROMPT]) == [wanted, wanted]
+
+    def test_json_mode_holds_to_any_object(self, chat: ChatSpecKV) -> None:
+        structured = chat.with_structured_output({**Mule.model_json_schema()}, method="json_mode", max_tokens=40)
+        assert isinstance(structured.invoke(PROMPT), dict)
+
+    def test_a_typed_dict_is_held_to(self, chat: ChatSpecKV) -> None:
+        from typing_extensions import TypedDict
+
+        class Load(TypedDict):
+            """A load."""
+
+            kilos: int
+
+        loaded = chat.with_structured_output(Load, max_tokens=40).invoke(PROMPT)
+        assert list(loaded) == ["kilos"]
+        assert isinstance(loaded["kilos"], int)
+
+    def test_strict_refuses_what_cannot_be_held_to(self, chat: ChatSpecKV) -> None:
+        class Sisters(BaseModel):
+            """Sisters."""
+
+            names: set[int]
+
+        assert isinstance(chat.with_structured_output(Sisters, max_tokens=60).invoke(PROMPT), Sisters)
+        with pytest.raises(ValueError, match="uniqueItems"):
+            chat.with_structured_output(Sisters, strict=True)
+
+    def test_a_schema_or_a_regular_expression_holds_any_call(self, chat: ChatSpecKV) -> None:
+        assert json.loads(chat.invoke(PROMPT, schema=Mule.model_json_schema(), max_tokens=60).text).keys() == {
+            "name",
+            "age",
+        }
+        assert chat.invoke(PROMPT, regex="(yes|no)").text in ("yes", "no")
+        assert chat._get_llm_string(regex="a") != chat._get_llm_string(regex="b") != chat._get_llm_string()
 
     def test_in_a_chain_after_a_prompt(self, chat: ChatSpecKV) -> None:
         from langchain_core.prompts import ChatPromptTemplate

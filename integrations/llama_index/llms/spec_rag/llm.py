@@ -6,7 +6,7 @@ Knows prompts, messages, tools, usage and events as LlamaIndex has them; how an 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
 from llama_index.core.base.llms.types import (
@@ -20,18 +20,16 @@ from llama_index.core.base.llms.types import (
     LLMMetadata,
     MessageRole,
 )
-from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.instrumentation.span import active_span_id
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
-from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.spec_rag.events import KVDropEvent
 from llama_index.llms.spec_rag.messages import assistant_message, plain_messages
-from llama_index.llms.spec_rag.settings import DraftedLLM
 from llama_index.llms.spec_rag.streams import aclose_with_consumer, closes_with_consumer, streams_of_consumer
+from llama_index.llms.spec_rag.structured import StructuredLLM
 
-from spec_rag.generation.structured import read_json, schema_instruction
+from spec_rag.generation.structured import read_json
 from spec_rag.generation.tool_calls import CallsHeldBack, ReadCalls, ToolChoice, read_tool_calls
 from spec_rag.results import Answer
 
@@ -43,10 +41,9 @@ if TYPE_CHECKING:
 dispatcher = get_dispatcher(__name__)
 
 _Piece: TypeAlias = tuple[str, str, Answer | None]
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
-class SpecKVLLM(DraftedLLM):
+class SpecKVLLM(StructuredLLM):
     """A local model whose KV cache (SpecKV), prompt (SpecPC) or both are cut to what a small draft finds important.
 
     The models are loaded when they are first needed, and shared by everyone in the process who asks for the same names
@@ -56,7 +53,8 @@ class SpecKVLLM(DraftedLLM):
     Call arguments win over the fields for that call: max_tokens, temperature, top_p, top_k, repetition_penalty, seed,
     stop, specpc, speckv, and any field of transformers' GenerationConfig. None means the field's value.
 
-    Where the chat template speaks of tools, agents call them; `structured_predict` asks for JSON of the class's schema.
+    Where the chat template speaks of tools, agents call them. `structured_predict` and `as_structured_llm` hold the
+    answer to the class's schema, as the call arguments schema and regex do in any other call.
 
     Raises:
         ValidationError: (a ValueError) a setting is out of range or unknown.
@@ -198,36 +196,6 @@ class SpecKVLLM(DraftedLLM):
             for one in read
         ]
 
-    def structured_predict(
-        self,
-        output_cls: type[_Model],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> _Model:
-        """Ask for JSON of the class's schema, and read the answer as such.
-
-        Raises:
-            ValueError: the answer is no JSON, or does not fit the class.
-        """
-        answer = self.chat(self._instructed(output_cls, prompt, prompt_args), **(llm_kwargs or {}))
-        return output_cls.model_validate(read_json(answer.message.content or ""))
-
-    async def astructured_predict(
-        self,
-        output_cls: type[_Model],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> _Model:
-        """`structured_predict`; cancelling the task stops the generation within two tokens."""
-        answer = await self.achat(self._instructed(output_cls, prompt, prompt_args), **(llm_kwargs or {}))
-        return output_cls.model_validate(read_json(answer.message.content or ""))
-
-    def _instructed(self, output_cls: type[BaseModel], prompt: PromptTemplate, given: Mapping[str, Any]) -> Any:
-        instruction = ChatMessage(role=MessageRole.SYSTEM, content=schema_instruction(output_cls.model_json_schema()))
-        return [instruction, *self._extend_messages(prompt.format_messages(**given))]
-
     @property
     def _has_template(self) -> bool:
         return bool(self.load().require_tokenizer().chat_template)
@@ -341,4 +309,5 @@ class SpecKVLLM(DraftedLLM):
 def _choice(given: Mapping[str, Any]) -> tuple[ToolChoice, dict[str, Any]]:
     """What a call says of tools, and its other arguments."""
     rest = {name: value for name, value in given.items() if name not in ("tools", "tool_choice")}
-    return ToolChoice.of(given.get("tools"), given.get("tool_choice")), rest
+    choice = ToolChoice.of(given.get("tools"), given.get("tool_choice"))
+    return choice, rest if choice.constraint is None else {**rest, "constraint": choice.constraint}

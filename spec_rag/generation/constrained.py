@@ -1,0 +1,240 @@
+"""Holds a generation to a schema, a regular expression or a grammar: a mask over the logits of each step.
+
+What can come next is llguidance's to say. An answer that may only take so many tokens is steered to its end in time:
+near the end, tokens behind which it could no longer be completed are left out. This module does not know prompts,
+caches or where a constraint came from.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedTokenizerBase
+
+from spec_rag.errors import ConfigError
+from spec_rag.generation.structured import Constraint, llguidance
+
+_TRIED_TOKENS = 8  # of the best, near the end, for one behind which the answer can be completed
+_TIGHT_TOKENS = 16
+_ROUTE_TOKENS = 2048  # a way to the end that is longer is none
+_INSIDE_TEXT = ('"', ".", " ", "a", "0", "/", "-", ":")
+_BRACKETS = ("}", "]")
+_BETWEEN = ("}", "]", '"', "0", "n", "1", "f", "t", "-", "[", "{", ",", " ")
+
+_vocabularies: weakref.WeakKeyDictionary[Any, dict[tuple[Any, ...], Vocabulary]] = weakref.WeakKeyDictionary()
+_making = threading.Lock()
+
+
+class Vocabulary:
+    """A tokenizer's tokens as llguidance knows them.
+
+    Args:
+        tokenizer: a fast one.
+        size: columns of the logits.
+        ends: the tokens that end an answer; at least one.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int, ends: Sequence[int]) -> None:
+        from llguidance import hf
+
+        if not getattr(tokenizer, "is_fast", False):
+            raise ConfigError(
+                f"schema or regex: the tokens of {type(tokenizer).__name__} cannot be read, since it is no fast "
+                "tokenizer: load the target with a tokenizer.json."
+            )
+        self.tokens = hf.from_tokenizer(tokenizer, n_vocab=max(size, len(tokenizer)), eos_token=list(ends))
+        self.size = size
+        self.ends = list(ends)
+        self.inside_text = self._single(_INSIDE_TEXT)
+        self.between = self._single(_BETWEEN)
+        # where both may come next they are letters like others: this is inside a string
+        self.brackets = self._single(_BRACKETS)
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, size: int, ends: Sequence[int]) -> Vocabulary:
+        """The vocabulary of that tokenizer, made once."""
+        if not ends:
+            raise ConfigError("schema or regex: the target names no end token, so an answer could not end where it is "
+                              "complete: give eos_token_id.")  # fmt: skip
+        with _making:
+            known = _vocabularies.setdefault(tokenizer, {})
+            key = (size, len(tokenizer), *ends)
+            if key not in known:
+                known[key] = cls(tokenizer, size, ends)
+            return known[key]
+
+    def _single(self, texts: Sequence[str]) -> list[int]:
+        ids = [self.tokens.greedy_tokenize(text) for text in texts]
+        return [one[0] for one in ids if len(one) == 1]
+
+
+class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
+    """Leaves each row the tokens that its constraint allows, and near the limit those that can still be completed.
+
+    Args:
+        constraint: what every row is held to.
+        vocabulary: of the target.
+        prompt_tokens: columns of the prompt, padding included.
+        max_new_tokens: tokens of an answer; its end token need not fit.
+        greedy: whether the best token is the one that is taken; otherwise several must be safe near the limit.
+
+    Raises:
+        ConfigError: the constraint does not work with this vocabulary, or the shortest answer takes more tokens.
+    """
+
+    def __init__(
+        self, constraint: Constraint, vocabulary: Vocabulary, prompt_tokens: int, max_new_tokens: int, greedy: bool
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.prompt_tokens = prompt_tokens
+        self.max_new_tokens = max_new_tokens
+        self.greedy = greedy
+        self.steered: set[int] = set()
+        self._start = llguidance().LLMatcher(vocabulary.tokens, constraint.grammar, log_level=0)
+        if self._start.is_error():
+            raise ConfigError(f"{constraint.kind}={constraint.text!r:.200}: {_first_line(self._start)}")
+        shortest = route_to_end(self._start, vocabulary)
+        # what one token may open, such as an optional object, has its names in the text
+        self._jump_tokens = len(vocabulary.tokens.greedy_tokenize(constraint.text))
+        if shortest is not None and len(shortest) > max_new_tokens:
+            raise ConfigError(
+                f"max_new_tokens={max_new_tokens}: an answer of this form takes about {len(shortest)} tokens at least. "
+                "Raise max_new_tokens."
+            )
+        self._rows: list[_Row] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """[rows, vocabulary], with -inf where a token must not come next."""
+        written = input_ids[:, self.prompt_tokens :].tolist()
+        while len(self._rows) < len(written):
+            self._rows.append(_Row(self._start.deep_copy()))
+        masked = scores.clone()
+        for i, ids in enumerate(written):
+            self._mask(i, ids, masked[i])
+        return masked
+
+    def _mask(self, row: int, ids: list[int], scores: Tensor) -> None:
+        """Mask one row's scores in place."""
+        if any(token in self.vocabulary.ends for token in ids[-1:]):
+            return  # its answer is complete, and what is filled in behind it counts for nothing
+        state = self._rows[row]
+        state.follow(ids)
+        allowed = allowed_tokens(state.matcher, self.vocabulary.size).to(scores.device)
+        scores.masked_fill_(~allowed, -math.inf)
+        if bool(scores.isneginf().all()):  # another processor forbids all that is left, such as the end token
+            scores[allowed] = 0.0
+        left = self.max_new_tokens - len(ids)
+        if left > state.check_at:
+            return
+        self._keep_safe(row, state, scores, left)
+
+    def _keep_safe(self, row: int, state: _Row, scores: Tensor, left: int) -> None:
+        """Leave out tokens behind which the answer cannot be completed in the tokens that are left."""
+        best = scores.topk(min(_TRIED_TOKENS, scores.numel()))
+        inside = not bool(scores[self.vocabulary.brackets].isneginf().any())
+        tried = [int(token) for score, token in zip(*best, strict=True) if score > -math.inf]
+        known = state.routes.get(state.ids[-1]) if state.ids and left == state.checked_at - 1 else None
+        routes: dict[int, list[int]] = {}
+        for token in tried:
+            route = self._behind(state.matcher, token)
+            if route is not None and len(route) < left:
+                routes[token] = route
+                if self.greedy or (inside and left - len(route) > _TIGHT_TOKENS):
+                    break
+        if not routes:
+            route = known if known is not None else route_to_end(state.matcher, self.vocabulary)
+            if route is None or len(route) > left:
+                return  # no way to the end is known: the model goes on by itself
+            routes = {route[0]: route[1:]} if route else {end: [] for end in self.vocabulary.ends}
+        if tried[:1] != list(routes)[:1]:
+            self.steered.add(row)
+        slack = left - 1 - max(map(len, routes.values()))
+        state.routes, state.checked_at = routes, left
+        state.check_at = left - 1 - max(0, slack - self._jump_tokens) // 8
+        if slack > _TIGHT_TOKENS and list(routes) == tried[:1] and (self.greedy or inside):
+            return
+        kept = torch.full_like(scores, -math.inf)
+        tokens = list(routes)
+        kept[tokens] = torch.where(scores[tokens].isneginf(), 0.0, scores[tokens])
+        scores.copy_(kept)
+
+    def _behind(self, matcher: Any, token: int) -> list[int] | None:
+        if token in self.vocabulary.ends:
+            return []
+        ahead = matcher.deep_copy()
+        return route_to_end(ahead, self.vocabulary) if ahead.consume_token(token) else None
+
+
+class _Row:
+    """How far one row has come."""
+
+    def __init__(self, matcher: Any) -> None:
+        self.matcher = matcher
+        self.ids: list[int] = []
+        self.check_at: float = math.inf  # tokens left at which the end must be thought of next
+        self.checked_at = 0
+        self.routes: dict[int, list[int]] = {}  # behind each token that was left at the last check
+
+    def follow(self, ids: list[int]) -> None:
+        """Take in what was written, or go back where a beam or a guess was given up."""
+        same = next((i for i, (a, b) in enumerate(zip(self.ids, ids, strict=False)) if a != b), len(self.ids))
+        same = min(same, len(ids))
+        if same < len(self.ids):
+            self.matcher.rollback(len(self.ids) - same)
+            self.check_at, self.routes = math.inf, {}
+        if not self.matcher.consume_tokens(ids[same:]):
+            raise ConfigError(
+                "Another option of the generation forced a token that schema or regex does not allow: leave it out. "
+                f"({_first_line(self.matcher)})"
+            )
+        self.ids = list(ids)
+
+
+def allowed_tokens(matcher: Any, size: int) -> Tensor:
+    """bool [size]: the tokens that may come next."""
+    bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
+    allowed = torch.zeros(size, dtype=torch.bool)
+    known = min(size, len(bits))
+    allowed[:known] = torch.from_numpy(bits[:known].astype(bool))
+    return allowed
+
+
+def route_to_end(matcher: Any, vocabulary: Vocabulary) -> list[int] | None:
+    """Tokens that complete an answer from here, a short way if not the shortest; None where no way was found.
+
+    Closes what is open: a string by its quote, an object and an array by their brackets, and takes the first value that
+    fits where one is missing.
+    """
+    ahead = matcher.deep_copy()
+    route: list[int] = []
+    while not ahead.is_accepting():
+        if len(route) > _ROUTE_TOKENS or ahead.is_error():
+            return None
+        step = ahead.compute_ff_tokens() or [_next_on_route(ahead, vocabulary, len(route))]
+        if not ahead.consume_tokens(step):
+            return None
+        route += step
+    return route
+
+
+def _next_on_route(matcher: Any, vocabulary: Vocabulary, taken: int) -> int:
+    bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
+    inside = all(bits[token] for token in vocabulary.brackets)
+    for token in vocabulary.inside_text if inside else vocabulary.between:
+        if bits[token]:
+            return token
+    others = np.flatnonzero(bits)
+    if not len(others):
+        return vocabulary.ends[0]
+    return int(others[max(0, taken - 32) * 7919 % len(others)])  # not always the first: (ab)*c would never end
+
+
+def _first_line(matcher: Any) -> str:
+    return str(matcher.get_error()).strip().splitlines()[0]

@@ -1,0 +1,103 @@
+"""SpecKVLLM where LlamaIndex asks for objects and calls: structured prediction, its streams, and agents."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from integrations.llama_index.helpers import STRICT_CHAT_TEMPLATE, byte_tokenizer
+from llama_index.core.agent.workflow import FunctionAgent, ToolCallResult
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.tools import FunctionTool
+from llama_index.llms.spec_rag import SpecKVLLM
+from pydantic import BaseModel, field_validator
+
+from spec_rag import SpecKVConfig
+from spec_rag.models.pair import ModelPair
+
+TOOLS = "{% if tools %}<|im_start|>tools\n{{ tools | tojson }} <tool_call><|im_end|>\n{% endif %}"
+PROMPT = PromptTemplate("The mule {name} carried mail over the pass for nine years. What do we know?")
+
+
+class Mule(BaseModel):
+    """A mule."""
+
+    name: str
+    age: int
+
+
+class ShyMule(Mule):
+    """A mule that is never there."""
+
+    @field_validator("name")
+    @classmethod
+    def _refused(cls, name: str) -> str:
+        raise ValueError("not there")
+
+
+@pytest.fixture
+def llm(pair: ModelPair, speckv: SpecKVConfig) -> SpecKVLLM:
+    return SpecKVLLM(pair=pair, speckv=speckv, max_tokens=60)
+
+
+@pytest.fixture
+def tool_llm(pair: ModelPair) -> SpecKVLLM:
+    tokenizer = byte_tokenizer(STRICT_CHAT_TEMPLATE.replace("{{ bos_token }}", "{{ bos_token }}" + TOOLS))
+    return SpecKVLLM(pair=ModelPair(target=pair.target, tokenizer=tokenizer), draft=None, speckv=None, max_tokens=90)
+
+
+async def test_a_random_model_gives_objects_of_the_class(llm: SpecKVLLM) -> None:
+    mule = llm.structured_predict(Mule, PROMPT, name="Saffron")
+    assert isinstance(mule, Mule)
+    assert await llm.astructured_predict(Mule, PROMPT, name="Saffron") == mule
+
+
+async def test_streams_of_objects_end_with_the_whole_one(llm: SpecKVLLM) -> None:
+    mule = llm.structured_predict(Mule, PROMPT, name="Saffron")
+    parts = list(llm.stream_structured_predict(Mule, PROMPT, name="Saffron"))
+    assert parts[-1] == mule
+    assert len(parts) > 2
+    stream = await llm.astream_structured_predict(Mule, PROMPT, name="Saffron")
+    assert [part async for part in stream][-1] == mule
+
+
+async def test_a_structured_llm_answers_chats_with_objects(llm: SpecKVLLM) -> None:
+    structured = llm.as_structured_llm(Mule)
+    messages = [ChatMessage(role="user", content="Who carried the mail?")]
+    answer = structured.chat(messages)
+    assert Mule.model_validate_json(answer.message.content or "") == answer.raw
+    assert (await structured.achat(messages)).raw == answer.raw
+    assert list(structured.stream_chat(messages))[-1].raw == answer.raw
+
+
+def test_one_call_may_be_held_to_a_schema_or_a_regular_expression(llm: SpecKVLLM) -> None:
+    assert json.loads(llm.complete("Who?", schema=Mule).text).keys() == {"name", "age"}
+    assert llm.complete("Was it a mule?", regex="(yes|no)").text in ("yes", "no")
+
+
+def test_what_the_class_checks_beyond_its_schema_is_an_error(llm: SpecKVLLM) -> None:
+    with pytest.raises(ValueError, match="not there"):
+        llm.structured_predict(ShyMule, PROMPT, name="Saffron")
+
+
+async def test_a_function_agent_calls_a_tool_and_answers(tool_llm: SpecKVLLM) -> None:
+    weighed: list[int] = []
+
+    def weigh(kilos: int) -> str:
+        """Weigh a load."""
+        weighed.append(kilos)
+        return f"{kilos} kilos"
+
+    assert isinstance(tool_llm, FunctionCallingLLM)
+    assert tool_llm.metadata.is_function_calling_model
+    agent = FunctionAgent(
+        tools=[FunctionTool.from_defaults(weigh)], llm=tool_llm, initial_tool_choice="weigh", streaming=True
+    )
+    handler = agent.run("How heavy is the load?")
+    results = [event async for event in handler.stream_events() if isinstance(event, ToolCallResult)]
+    answer = await handler
+    assert [result.tool_kwargs for result in results] == [{"kilos": weighed[0]}]
+    assert str(results[0].tool_output) == f"{weighed[0]} kilos"
+    assert answer.response.content

@@ -6,10 +6,13 @@ ranges; it does not know tensors or models.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from spec_rag.checks import check_choice, check_integer
 from spec_rag.errors import ConfigError, unknown_field
+from spec_rag.retention import RetentionConfig
 from spec_rag.text.languages import LANGUAGES
 
 PoolType = Literal["max", "mean", "avg"]
@@ -19,20 +22,6 @@ Lookahead = Literal["auto", "draft", "none", "target"]
 HeadBudget = Literal["uniform", "adaptive"]
 Scoring = Literal["per_document", "joint"]
 Unit = Literal["sentence", "token", "document"]
-
-
-def _check_integer(name: str, value: object, minimum: int, *, optional: bool = False) -> None:
-    if optional and value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        nullable = " or None" if optional else ""
-        raise ConfigError(f"{name}={value!r}: must be an integer of at least {minimum}{nullable}.")
-
-
-def _check_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        listed = ", ".join(repr(choice) for choice in choices)
-        raise ConfigError(f"{name}={value!r}: must be one of {listed}.")
 
 
 def _check_window_fits(config: SpecPCConfig | SpecKVConfig) -> None:
@@ -89,16 +78,16 @@ class SpecPCConfig(_FromDict):
     positions: Positions = "packed"
 
     def __post_init__(self) -> None:
-        _check_integer("max_capacity_prompt", self.max_capacity_prompt, 1)
-        _check_integer("window_size", self.window_size, 1)
-        _check_integer("kernel_size", self.kernel_size, 1)
-        _check_integer("lookahead_tokens", self.lookahead_tokens, 1)
-        _check_integer("neighbor_tokens", self.neighbor_tokens, 0, optional=True)
-        _check_integer("starting_layer_index", self.starting_layer_index, 0)
-        _check_choice("pool_type", self.pool_type, get_args(PoolType))
-        _check_choice("reduction_type", self.reduction_type, get_args(ReductionType))
-        _check_choice("weighted_query", self.weighted_query, (True, False))
-        _check_choice("positions", self.positions, get_args(Positions))
+        check_integer("max_capacity_prompt", self.max_capacity_prompt, 1)
+        check_integer("window_size", self.window_size, 1)
+        check_integer("kernel_size", self.kernel_size, 1)
+        check_integer("lookahead_tokens", self.lookahead_tokens, 1)
+        check_integer("neighbor_tokens", self.neighbor_tokens, 0, optional=True)
+        check_integer("starting_layer_index", self.starting_layer_index, 0)
+        check_choice("pool_type", self.pool_type, get_args(PoolType))
+        check_choice("reduction_type", self.reduction_type, get_args(ReductionType))
+        check_choice("weighted_query", self.weighted_query, (True, False))
+        check_choice("positions", self.positions, get_args(Positions))
         _check_window_fits(self)
 
 
@@ -140,24 +129,24 @@ class SpecKVConfig(_FromDict):
     head_budget: HeadBudget = "uniform"
 
     def __post_init__(self) -> None:
-        _check_integer("max_capacity_prompt", self.max_capacity_prompt, 1, optional=True)
-        _check_integer("window_size", self.window_size, 1)
-        _check_integer("kernel_size", self.kernel_size, 1)
+        check_integer("max_capacity_prompt", self.max_capacity_prompt, 1, optional=True)
+        check_integer("window_size", self.window_size, 1)
+        check_integer("kernel_size", self.kernel_size, 1)
         if self.kernel_size % 2 == 0:
             raise ConfigError(f"kernel_size={self.kernel_size}: SpecKV smooths around each key, so it must be odd.")
-        _check_integer("lookahead_tokens", self.lookahead_tokens, 1, optional=True)
-        _check_integer("prefill_window_size", self.prefill_window_size, 1)
-        _check_integer("prefill_vertical_size", self.prefill_vertical_size, 1)
-        _check_choice("pool_type", self.pool_type, get_args(PoolType))
-        _check_choice("reduction_type", self.reduction_type, get_args(ReductionType))
-        _check_choice("lookahead", self.lookahead, get_args(Lookahead))
-        _check_choice("head_budget", self.head_budget, get_args(HeadBudget))
+        check_integer("lookahead_tokens", self.lookahead_tokens, 1, optional=True)
+        check_integer("prefill_window_size", self.prefill_window_size, 1)
+        check_integer("prefill_vertical_size", self.prefill_vertical_size, 1)
+        check_choice("pool_type", self.pool_type, get_args(PoolType))
+        check_choice("reduction_type", self.reduction_type, get_args(ReductionType))
+        check_choice("lookahead", self.lookahead, get_args(Lookahead))
+        check_choice("head_budget", self.head_budget, get_args(HeadBudget))
         _check_window_fits(self)
 
 
 @dataclass(frozen=True)
-class CompressionConfig(_FromDict):
-    """Settings of the compression of documents.
+class CompressionConfig(RetentionConfig, _FromDict):
+    """Settings of the compression of documents; those of RetentionConfig are fields of it too.
 
     Of `max_tokens`, `ratio` and `coverage`, at most two are given: a size (`max_tokens` or `ratio`) is the cap, and
     `coverage` stops below it. With none, a quarter of the tokens is kept.
@@ -204,8 +193,9 @@ class CompressionConfig(_FromDict):
     cut_units: bool = False
 
     def __post_init__(self) -> None:
-        _check_integer("max_tokens", self.max_tokens, 1, optional=True)
-        _check_integer("min_tokens", self.min_tokens, 0)
+        super().__post_init__()
+        check_integer("max_tokens", self.max_tokens, 1, optional=True)
+        check_integer("min_tokens", self.min_tokens, 0)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise ConfigError(
                 f"min_tokens={self.min_tokens} is above max_tokens={self.max_tokens}: lower min_tokens, or raise "
@@ -221,10 +211,10 @@ class CompressionConfig(_FromDict):
             raise ConfigError(
                 f"max_tokens={self.max_tokens} and ratio={self.ratio} both set the size: give one of them."
             )
-        _check_choice("scoring", self.scoring, get_args(Scoring))
-        _check_choice("unit", self.unit, get_args(Unit))
+        check_choice("scoring", self.scoring, get_args(Scoring))
+        check_choice("unit", self.unit, get_args(Unit))
         for name in ("contrast", "likelihood", "links", "retrieval", "cut_units"):
-            _check_choice(name, getattr(self, name), (True, False))
+            check_choice(name, getattr(self, name), (True, False))
         if self.language not in LANGUAGES:
             raise ConfigError(f"language={self.language!r}: must be an ISO 639-1 code, such as 'en', 'de' or 'zh'.")
         if self.calibration is not None and (not isinstance(self.calibration, str) or not self.calibration.strip()):
@@ -244,8 +234,15 @@ class CompressionConfig(_FromDict):
         share = self.ratio if self.ratio is not None else (1.0 if self.coverage is not None else 0.25)
         return max(int(tokens_before * share), min(self.min_tokens, tokens_before))
 
-    def passes_whole(self, tokens_before: int) -> bool:
-        """Whether texts of so many tokens are left as they are."""
-        if self.coverage is not None:
-            return tokens_before <= self.min_tokens
-        return tokens_before <= self.budget_tokens(tokens_before)
+    def needs_reading(self, tokens: Sequence[int]) -> bool:
+        """Whether documents of so many tokens each have to be read: to choose among them, or to order them."""
+        return self.order != "given" or not self.passes_whole(tokens)
+
+    def passes_whole(self, tokens: Sequence[int]) -> bool:
+        """Whether documents of so many tokens each are left as they are."""
+        before = sum(tokens)
+        if self.document_max_tokens is not None and max(tokens, default=0) > self.document_max_tokens:
+            return False
+        if self.coverage is not None or self.threshold is not None:
+            return before <= self.min_tokens
+        return before <= self.budget_tokens(before)

@@ -14,6 +14,10 @@ class ConfigError(SpecRagError, ValueError):
     """A setting or an argument has a value that cannot work."""
 
 
+class BudgetTooSmallError(ConfigError):
+    """What must be kept of the documents does not fit the budget."""
+
+
 class ModelNotFoundError(SpecRagError, OSError):
     """A model can neither be found locally nor fetched."""
 

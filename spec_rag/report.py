@@ -6,7 +6,8 @@ Everything that comes from a document or a question is escaped. This module show
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spec_rag.errors import MissingDependencyError
-from spec_rag.results import CompressedDocument, CompressionData, KeptUnit
+from spec_rag.results import CompressedDocument, CompressionData, KeptUnit, Reason
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -23,6 +24,17 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _PREVIEW_CHARS = 140
+_WHY: Mapping[Reason, str] = {
+    "score": "for its score",
+    "keep": "keep= matches it",
+    "first": "among the first of its document",
+    "last": "among the last of its document",
+    "floor": "its document's floor",
+    "context": "next to a kept unit",
+    "cut": "its best words, which fitted",
+    "whole": "everything fitted",
+}
+_HELD = ("keep", "first", "last", "floor", "context")
 _CHART_WIDTH, _CHART_HEIGHT, _CHART_GAP = 1000.0, 90.0, 4.0
 
 
@@ -141,16 +153,29 @@ def _numbers(compression: CompressionData) -> dict[str, str]:
         "Kept": _percent(compression.ratio),
         "Budget": f"{compression.budget_tokens:,}",
         "Documents": f"{sum(1 for d in compression.documents if d.text)} of {len(compression.documents)}",
+        "Units": _reasons(compression),
         "Draft": compression.draft or "–",
         "Draft seconds": f"{compression.draft_seconds:.2f}",
     }
 
 
+def _reasons(compression: CompressionData) -> str:
+    """How many units were kept, and why."""
+    units = [unit for document in compression.documents for unit in document.units]
+    why = Counter(unit.reason for unit in units if unit.reason)
+    listed = f" ({', '.join(f'{reason} {count}' for reason, count in why.most_common())})" if why else ""
+    return f"{sum(unit.kept for unit in units)} of {len(units)}{listed}"
+
+
 def _setting(name: str, value: object) -> str:
-    if value is None or (isinstance(value, str) and not value.strip(" …")):
+    if value is None or value == () or (isinstance(value, str) and not value.strip(" …")):
         return ""
     if isinstance(value, bool):
         return name.replace("_", " ") if value else f"no {name.replace('_', ' ')}"
+    if value == 0 and name != "threshold":
+        return ""
+    if isinstance(value, tuple):
+        value = " and ".join(str(getattr(one, "pattern", getattr(one, "__name__", one))) for one in value)
     return f"{name.replace('_', ' ')} {value}"
 
 
@@ -166,11 +191,12 @@ def _section(document: CompressedDocument, number: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A stretch of the original text, and what is said of it when pointed at."""
+    """A stretch of the original text, and what is said of it when pointed at; held text stayed whatever it scored."""
 
     text: str
     kept: bool
     hint: str
+    held: bool = False
 
 
 def _pieces(document: CompressedDocument) -> Iterator[_Piece]:
@@ -188,7 +214,8 @@ def _pieces(document: CompressedDocument) -> Iterator[_Piece]:
             u += 1
         kept = s < len(spans) and spans[s][0] <= start
         inside = u < len(units) and units[u].start <= start
-        yield _Piece(document.original_text[start:end], kept, _hint(units[u]) if inside else "")
+        hint, held = (_hint(units[u]), units[u].reason in _HELD) if inside else ("", False)
+        yield _Piece(document.original_text[start:end], kept, hint, held and kept)
 
 
 def _name(document: CompressedDocument, number: int) -> str:
@@ -234,7 +261,8 @@ def _percent(share: float) -> str:
 
 
 def _hint(unit: KeptUnit) -> str:
-    return f"importance {unit.importance:.4g} · {unit.tokens} tokens"
+    why = f" · kept: {_WHY[unit.reason]}" if unit.reason else ""
+    return f"importance {unit.importance:.4g} · {unit.tokens} tokens{why}"
 
 
 def _cost(compression: CompressionData) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FinishReason = Literal["stop", "length", "cancelled"]
+Reason = Literal["score", "keep", "first", "last", "floor", "context", "cut", "whole"]
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,13 @@ class KeptUnit:
 
     Attributes:
         start, end: character range in the document's text.
-        importance: score of the unit, comparable within one compression.
+        importance: score of the unit, comparable within one compression: about 0 for an average unit, and in about its
+            standard deviations.
         tokens: its length in the budget's tokens.
         kept: whether it survived.
+        reason: why: its "score", or what holds it: "keep" (a pattern), "first", "last", "floor" (of its document),
+            "context" (of a kept neighbour), "cut" (the best words of a unit that did not fit), "whole" (everything
+            fitted); None where it was dropped.
     """
 
     start: int
@@ -122,6 +127,7 @@ class KeptUnit:
     importance: float
     tokens: int
     kept: bool
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,8 @@ class CompressionData:
     """The documents of one question after compression, as data; `spec_rag.Compression` adds how they are shown.
 
     Attributes:
-        documents: one per input document, in the input's order, also where nothing was kept.
+        documents: one per input document, also where nothing was kept; in the input's order, or with
+            order="relevance" the one with the best kept unit first, and those of which nothing was kept last.
         query: the question.
         budget_tokens: the most that was allowed.
         draft: name of the draft.

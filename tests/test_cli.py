@@ -77,7 +77,7 @@ def test_compress_prints_json_whose_spans_are_exact(folder: Path, tiny: ModelPai
     assert [Path(document["source"]).name for document in record["documents"]] == ["food.txt", "power.md"]
     for document in record["documents"]:
         text = Path(document["source"]).read_text()
-        assert set(document["units"][0]) == {"start", "end", "importance", "tokens", "kept"}
+        assert set(document["units"][0]) == {"start", "end", "importance", "tokens", "kept", "reason"}
         assert all(text[start:end] in document["text"] for start, end in document["spans"])
         assert bool(document["spans"]) == bool(document["text"])
 
@@ -303,6 +303,25 @@ def test_help_comes_without_loading_models() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_compress_holds_what_it_is_told_to_and_says_why(folder: Path, tiny: ModelPair) -> None:
+    asked = ("compress", folder, "-q", "How much does the tank hold?", "--ratio", "0.7", "--json")
+    result = run(*asked, "--keep", "numbers", "--keep", "^Soup", "--order", "relevance")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert record["settings"]["keep"] == ["numbers", "^Soup"]
+    why = {
+        Path(document["source"]).read_text()[unit["start"] : unit["end"]]: unit["reason"]
+        for document in record["documents"]
+        for unit in document["units"]
+    }
+    held = {"The tank holds 42,500 litres.", "Soup is served at noon.", "The cook lives in Cabin 7."}
+    assert {text for text, reason in why.items() if reason == "keep"} == held
+    refused = run("compress", folder, "-q", "How much?", "--ratio", "0.1", "--keep", "numbers")
+    assert refused.exit_code == 2
+    assert "keep=('numbers',) needs" in refused.stderr
+    assert run("compress", folder, "-q", "How much?", "--keep", "number").stderr.count("did you mean 'numbers'") == 1
 
 
 def test_missing_optional_packages_are_named_with_the_remedy() -> None:

@@ -274,7 +274,7 @@ def test_few_tokens_pass_whole_and_a_ratio_leaves_at_least_the_floor(pair: Model
 def test_the_budget_follows_from_the_settings(config: dict, tokens: int, budget: int, whole: bool) -> None:
     settings = CompressionConfig(**config)
     assert settings.budget_tokens(tokens) == budget
-    assert settings.passes_whole(tokens) is whole
+    assert settings.passes_whole([tokens]) is whole
 
 
 def test_a_draft_may_be_a_model_of_transformers(tmp_path: Path) -> None:

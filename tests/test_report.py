@@ -90,6 +90,30 @@ def test_page_shows_every_character_kept_or_dropped_with_its_importance() -> Non
     assert hints["Second fact."] == "importance -0.25 · 3 tokens"
 
 
+def test_page_says_why_each_unit_stayed_and_marks_what_was_held() -> None:
+    units = [
+        KeptUnit(0, 25, 0.5, 8, True, "score"),
+        KeptUnit(26, 38, -0.25, 3, False),
+        KeptUnit(39, 45, 0.1, 2, True, "keep"),
+    ]
+    settings = {"keep": ("numbers", re.compile("a|b"), holds), "keep_first": 0, "threshold": 0, "order": "given"}
+    html = compression_html(compression(document(units=units), settings=settings))
+    page = Page(html)
+    assert [(kind, text) for kind, _, text in page.pieces if "kept" in kind] == [
+        ("kept", TEXT[:25]),
+        ("kept held", TEXT[39:45]),
+    ]
+    hints = {text: hint for _, hint, text in page.pieces}
+    assert hints[TEXT[:25]] == "importance 0.5 · 8 tokens · kept: for its score"
+    assert hints[TEXT[39:45]] == "importance 0.1 · 2 tokens · kept: keep= matches it"
+    assert "2 of 3 (score 1, keep 1)" in html
+    assert "keep numbers and a|b and holds, threshold 0, order given" in html
+
+
+def holds(text: str) -> bool:
+    return True
+
+
 def test_page_escapes_documents_titles_queries_and_settings() -> None:
     evil = "<script>alert('x')</script> \" & <img src=x onerror=y>"
     given = document(evil, evil, source=Document(evil, metadata={"source": evil}), units=[], spans=[(0, len(evil))])

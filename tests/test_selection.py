@@ -5,25 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
+from readings import reading_of, words
 
-from spec_rag.compression.passages import Passage
-from spec_rag.compression.selection import (
-    Reading,
-    best_window,
-    longest_prefix,
-    originals,
-    select,
-    select_units,
-    touched,
-)
+from spec_rag.compression.cutting import best_window, longest_prefix
+from spec_rag.compression.repeats import originals
+from spec_rag.compression.selection import Reading, select
 from spec_rag.config import CompressionConfig
-from spec_rag.text.documents import Document
-from spec_rag.text.units import kept_text, unit_spans, word_spans
+from spec_rag.text.units import kept_text, touched
 
 
-def part_if_half_fits(tokens: list[int]):  # type: ignore[no-untyped-def]
-    return lambda unit, room: room if 2 * room >= tokens[unit] else 0
+def units_kept(scores: list[float], tokens: list[int], budget: int, **settings: Any) -> list[int]:
+    """Numbers of the sentences of so many words that are kept."""
+    text = " ".join(f"Unit{i} {'word ' * (n - 2)}end{i}." if n > 1 else f"Unit{i}." for i, n in enumerate(tokens))
+    found = select(reading_of([text], scores), CompressionConfig(**settings), words, budget) if text else []
+    return [i for one in found for i, reason in enumerate(one.reasons) if reason]
 
 
 @pytest.mark.parametrize(
@@ -36,20 +31,19 @@ def part_if_half_fits(tokens: list[int]):  # type: ignore[no-untyped-def]
     ],
 )
 def test_whole_units_are_taken_by_falling_score(tokens: list[int], budget: int, kept: list[int]) -> None:
-    assert select_units(torch.tensor([4.0, 3.0, 2.0, 1.0][: len(tokens)]), tokens, budget) == kept
+    assert units_kept([4.0, 3.0, 2.0, 1.0][: len(tokens)], tokens, budget) == kept
 
 
 def test_a_part_of_a_better_unit_comes_before_lesser_ones() -> None:
-    tokens = [10, 10, 5, 5]
-    scores = torch.tensor([4.0, 3.0, 2.0, 1.0])
-    assert select_units(scores, tokens, 16, part_of=part_if_half_fits(tokens)) == [0, 1]
-    assert select_units(scores, tokens, 14, part_of=part_if_half_fits(tokens)) == [0, 2]
+    tokens, scores = [20, 20, 6, 6], [4.0, 3.0, 2.0, 1.0]
+    assert units_kept(scores, tokens, 36, cut_units=True) == [0, 1]
+    assert units_kept(scores, tokens, 28, cut_units=True) == [0, 2], "less than half of it is not worth it"
 
 
 def test_coverage_stops_at_its_share() -> None:
-    scores = torch.tensor([0.0, 5.0, 0.0, 4.0])
-    assert select_units(scores, [1, 1, 1, 1], 4, coverage=0.7) == [1]
-    assert select_units(scores, [1, 1, 1, 1], 4, coverage=0.9) == [1, 3]
+    scores, tokens = [0.0, 5.0, 0.0, 4.0], [2, 2, 2, 2]
+    assert units_kept(scores, tokens, 8, coverage=0.7) == [1]
+    assert units_kept(scores, tokens, 8, coverage=0.9) == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -71,16 +65,16 @@ def test_the_best_window_is_the_run_of_words_with_most_importance() -> None:
     assert len(text[slice(*window)].split()) == 3
 
 
-def test_a_unit_that_must_not_be_taken_never_is() -> None:
-    assert select_units(torch.tensor([1.0, -torch.inf, 0.0]), [1, 1, 1], 9) == [0, 2]
-    assert select_units(torch.tensor([]), [], 9) == []
+def test_nothing_is_kept_of_nothing() -> None:
+    assert select(reading_of([], []), CompressionConfig(), words, 9) == []
+    assert units_kept([], [], 9) == []
 
 
 def test_coverage_does_not_stop_below_the_least_that_must_be_left() -> None:
-    scores = torch.tensor([0.0, 5.0, 0.0, 4.0])
-    assert select_units(scores, [5, 5, 5, 5], 20, coverage=0.5) == [1]
-    assert select_units(scores, [5, 5, 5, 5], 20, coverage=0.5, at_least=10) == [1, 3]
-    assert select_units(scores, [5, 5, 5, 5], 12, coverage=0.5, at_least=20) == [1, 3]
+    scores, tokens = [0.0, 5.0, 0.0, 4.0], [5, 5, 5, 5]
+    assert units_kept(scores, tokens, 20, coverage=0.5) == [1]
+    assert units_kept(scores, tokens, 20, coverage=0.5, min_tokens=10) == [1, 3]
+    assert units_kept(scores, tokens, 12, coverage=0.5, min_tokens=20) == [1, 3]
 
 
 LONG = "The lens was carried up the mountain by a mule"
@@ -125,23 +119,6 @@ def test_the_longest_beginning_that_fits_ends_at_a_word(budget: int, expected: s
 
 def test_no_window_fits_where_no_word_does() -> None:
     assert best_window("one two", (0, 7), [1.0, 1.0], len, 2) is None
-
-
-def reading_of(texts: list[str], scores: list[float]) -> Reading:
-    """What a draft would have read: each word a token, important where it is written in capitals."""
-    units = [unit_spans(text, "sentence") for text in texts]
-    passages, tokens, first = [], [], 0
-    for d, text in enumerate(texts):
-        words = word_spans(text)
-        passages.append(Passage(d, 0, len(text), list(range(len(words))), words, first))
-        tokens += [1.0 if text[a:b].isupper() else 0.1 for a, b in words]
-        first += len(words)
-    documents = [Document(text) for text in texts]
-    return Reading(documents, "q", "draft", units, passages, torch.tensor(scores), torch.tensor(tokens), 0.0)
-
-
-def words(text: str) -> int:
-    return len(text.split())
 
 
 def kept(reading: Reading, budget: int, **settings: Any) -> list[str]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from spec_rag.compression.selection import longest_prefix
+from spec_rag.compression.cutting import longest_prefix
 from spec_rag.text.units import cut_at_words, kept_text, merged, sentence_spans, unit_spans, word_spans
 
 LONG = "word " * 300

@@ -26,6 +26,7 @@ from spec_rag.compression.index import DocumentIndex
 from spec_rag.config import CompressionConfig, Scoring, Unit
 from spec_rag.errors import ConfigError, unknown_field
 from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.retention import Order
 from spec_rag.text.spans import original_spans
 
 if TYPE_CHECKING:
@@ -50,11 +51,11 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         {"documents": retriever, "query": RunnablePassthrough()} | compressor       # also context/docs, question/input
         compressor.wrap(retriever)                                                  # a retriever again
 
-    The documents that come out are new ones, in the order in which they came in, with their ids and metadata and, under
-    the key `spec_pc`, original_tokens, compressed_tokens, ratio, draft_model and kept_spans: character ranges in the
-    original text, also where the document has been through a compressor before. A `relevance_score` in the metadata
-    takes part in the choice. Each run is a traced span that sends the custom event "spec_pc" with the tokens before and
-    after and the draft's seconds.
+    The documents that come out are new ones, in the order in which they came in unless `order` says otherwise, with
+    their ids and metadata and, under the key `spec_pc`, original_tokens, compressed_tokens, ratio, draft_model and
+    kept_spans: character ranges in the original text, also where the document has been through a compressor before. A
+    `relevance_score` in the metadata takes part in the choice. Each run is a traced span that sends the custom event
+    "spec_pc" with the tokens before and after and the draft's seconds.
 
     Raises:
         ValidationError: (a ValueError) a setting is out of range, unknown, or contradicts another.
@@ -103,6 +104,24 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     """What stands where text was dropped inside a document."""
     cut_units: bool = False
     """Let the best words of a sentence that does not fit whole be kept, with "…" where it was cut."""
+    keep: Any = ()
+    """Units that match are held: "numbers", "dates", "identifiers", "quotes", regular expressions, functions."""
+    keep_first: int = 0
+    """Hold so many first units of each document."""
+    keep_last: int = 0
+    """Hold so many last units of each document."""
+    context_before: int = 0
+    """So many units before a kept one join it, as far as they fit."""
+    context_after: int = 0
+    """So many units after a kept one join it, as far as they fit."""
+    threshold: float | None = None
+    """Drop units whose importance is below, even where there is room; 0 is the average unit."""
+    document_min_tokens: int = 0
+    """Keep at least so many tokens of each document."""
+    document_max_tokens: int | None = None
+    """Keep at most so many tokens of each document."""
+    order: Order = "given"
+    """Of the documents that come out: "given", or "relevance", the one with the best kept unit first."""
     keep_empty: bool = False
     """Return documents of which nothing was kept with empty text, so that there is one out for each that went in."""
     metadata_format: Literal["nested", "flat", "none"] = "nested"
@@ -130,6 +149,11 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
             return draft
         raise ValueError(f"draft of type {type(draft).__name__}: give a name, a path, or a loaded model or ModelPair.")
 
+    @field_validator("keep")
+    @classmethod
+    def _read_keep(cls, keep: Any) -> Any:
+        return CompressionConfig(keep=keep).keep
+
     @model_validator(mode="after")
     def _check_settings(self) -> Self:
         CompressionConfig.from_dict(self._settings())
@@ -144,7 +168,9 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         """The settings as LangChain serialises them; loads nothing."""
         draft = name_of(self.draft)
         if draft is None:
-            return unserializable(self)
+            return unserializable(self, "with loaded models that have no name")
+        if any(callable(one) for one in self.keep):
+            return unserializable(self, "with a function in keep")
         serialized: dict[str, Any] = dict(super().to_json())
         kwargs = {name: plain(value) for name, value in serialized["kwargs"].items()}
         return {**serialized, "kwargs": {**kwargs, "draft": draft}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 import weakref
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.models.options import LoadOptions
+from spec_rag.text.patterns import inline_flags
 
 
 def _reads(kind: Any) -> tuple[PlainValidator, WithJsonSchema]:
@@ -45,6 +47,10 @@ def plain(value: Any) -> Any:
         return asdict(value)
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, re.Pattern):
+        return inline_flags(value)
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
     return value
 
 
@@ -55,9 +61,12 @@ def name_of(draft: Any) -> str | None:
     return str(getattr(draft, "draft_name", "") or getattr(draft, "name", "")) or None
 
 
-def unserializable(one: Serializable) -> dict[str, Any]:
-    """What stands in a file for an object that holds loaded models without names; it is refused on loading."""
-    repr = f"{type(one).__name__}(with loaded models that have no name)"
+def unserializable(one: Serializable, why: str = "with loaded models that have no name") -> dict[str, Any]:
+    """What stands in a file for an object that cannot be written, such as one with loaded models without names.
+
+    It is refused on loading.
+    """
+    repr = f"{type(one).__name__}({why})"
     return {"lc": 1, "type": "not_implemented", "id": one.lc_id(), "repr": repr}
 
 

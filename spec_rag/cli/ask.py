@@ -12,7 +12,17 @@ import typer
 
 from spec_rag.answering.pipeline import DEFAULT_KV_CAPACITY, Answered, Support, answer_from
 from spec_rag.cli import console
-from spec_rag.cli.compress import Coverage, MaxTokens, ScoringOption, UnitOption, compression_settings
+from spec_rag.cli.compress import (
+    ContextAfter,
+    ContextBefore,
+    Coverage,
+    Keep,
+    MaxTokens,
+    ScoringOption,
+    Threshold,
+    UnitOption,
+    compression_settings,
+)
 from spec_rag.config import Lookahead, SpecKVConfig
 from spec_rag.errors import ConfigError
 from spec_rag.models.options import DEFAULT_DRAFT
@@ -51,6 +61,10 @@ def ask(
     unit: UnitOption = "sentence",
     likelihood: console.Likelihood = True,
     calibration: console.Calibration = None,
+    keep: Keep = None,
+    context_before: ContextBefore = 0,
+    context_after: ContextAfter = 0,
+    threshold: Threshold = None,
     kv_capacity: KVCapacity = None,
     lookahead: Annotated[Lookahead, typer.Option(help="Who writes the look-ahead that prunes the KV cache.")] = "auto",
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of the answer, at most.", min=1)] = 80,
@@ -68,7 +82,19 @@ def ask(
     """
     if max_tokens is None and ratio is None and coverage is None:
         max_tokens = DEFAULT_BUDGET_TOKENS
-    settings = compression_settings(max_tokens, ratio, coverage, scoring, unit, likelihood, calibration)
+    settings = compression_settings(
+        max_tokens=max_tokens,
+        ratio=ratio,
+        coverage=coverage,
+        scoring=scoring,
+        unit=unit,
+        likelihood=likelihood,
+        calibration=calibration,
+        keep=keep or (),
+        context_before=context_before,
+        context_after=context_after,
+        threshold=threshold,
+    )
     if kv_capacity is None:
         kv_capacity = 0 if (draft or DEFAULT_DRAFT) == (target or DEFAULT_DRAFT) else DEFAULT_KV_CAPACITY
     speckv = SpecKVConfig(max_capacity_prompt=kv_capacity, lookahead=lookahead) if kv_capacity else None

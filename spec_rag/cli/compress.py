@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ from spec_rag.cli import console
 from spec_rag.config import CompressionConfig, Scoring, Unit
 from spec_rag.errors import ConfigError
 from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.retention import Order
 
 if TYPE_CHECKING:
     from spec_rag.report import Compression
@@ -22,6 +23,20 @@ Ratio = Annotated[float | None, typer.Option(help="Keep at most this share of th
 Coverage = Annotated[float | None, typer.Option(help="Keep the fewest units with this share of the importance.")]
 ScoringOption = Annotated[Scoring, typer.Option("--scoring", help="How the draft reads the documents.")]
 UnitOption = Annotated[Unit, typer.Option("--unit", help="What is kept or dropped as a whole.")]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Hold what matches: numbers, dates, identifiers, quotes, or a regular expression. Can be given repeatedly."
+    ),
+]
+KeepFirst = Annotated[int, typer.Option(help="Hold so many first units of each document.", min=0)]
+KeepLast = Annotated[int, typer.Option(help="Hold so many last units of each document.", min=0)]
+ContextBefore = Annotated[int, typer.Option(help="So many units before a kept one join it.", min=0)]
+ContextAfter = Annotated[int, typer.Option(help="So many units after a kept one join it.", min=0)]
+Threshold = Annotated[float | None, typer.Option(help="Drop units of less importance (0 is average), room or not.")]
+DocumentMinTokens = Annotated[int, typer.Option(help="Keep so many tokens of each document, at least.", min=0)]
+DocumentMaxTokens = Annotated[int | None, typer.Option(help="Keep so many tokens of each document, at most.", min=1)]
+OrderOption = Annotated[Order, typer.Option("--order", help="Of the documents that come out.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +53,15 @@ def compress(
     unit: UnitOption = "sentence",
     likelihood: console.Likelihood = True,
     calibration: console.Calibration = None,
+    keep: Keep = None,
+    keep_first: KeepFirst = 0,
+    keep_last: KeepLast = 0,
+    context_before: ContextBefore = 0,
+    context_after: ContextAfter = 0,
+    threshold: Threshold = None,
+    document_min_tokens: DocumentMinTokens = 0,
+    document_max_tokens: DocumentMaxTokens = None,
+    order: OrderOption = "given",
     draft: console.Draft = None,
     device: console.Device = None,
     index: console.Index = None,
@@ -52,7 +76,24 @@ def compress(
     """
     if as_json and as_text:
         raise ConfigError("--json and --text both decide what is printed: give one of them.")
-    settings = compression_settings(max_tokens, ratio, coverage, scoring, unit, likelihood, calibration)
+    settings = compression_settings(
+        max_tokens=max_tokens,
+        ratio=ratio,
+        coverage=coverage,
+        scoring=scoring,
+        unit=unit,
+        likelihood=likelihood,
+        calibration=calibration,
+        keep=keep or (),
+        keep_first=keep_first,
+        keep_last=keep_last,
+        context_before=context_before,
+        context_after=context_after,
+        threshold=threshold,
+        document_min_tokens=document_min_tokens,
+        document_max_tokens=document_max_tokens,
+        order=order,
+    )
     if not query.strip():
         raise ConfigError(f"--query {query!r} is empty: compression is guided by a question, so give one.")
     if html is not None:
@@ -71,26 +112,11 @@ def compress(
         Console().print(compression)
 
 
-def compression_settings(
-    max_tokens: int | None,
-    ratio: float | None,
-    coverage: float | None,
-    scoring: Scoring,
-    unit: Unit,
-    likelihood: bool,
-    calibration: str | None,
-) -> dict[str, Any]:
-    """Fields of CompressionConfig, checked before any model is loaded."""
-    config = CompressionConfig(
-        max_tokens=max_tokens,
-        ratio=ratio,
-        coverage=coverage,
-        scoring=scoring,
-        unit=unit,
-        likelihood=likelihood,
-        calibration=calibration,
-    )
-    return {name: value for name, value in asdict(config).items() if value != getattr(CompressionConfig, name)}
+def compression_settings(**given: Any) -> dict[str, Any]:
+    """Those fields of CompressionConfig that are not its defaults, checked before any model is loaded."""
+    config = CompressionConfig.from_dict(given)
+    values = {field.name: getattr(config, field.name) for field in fields(CompressionConfig)}
+    return {name: value for name, value in values.items() if value != getattr(CompressionConfig, name)}
 
 
 def _compressed(

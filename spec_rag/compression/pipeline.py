@@ -8,10 +8,11 @@ in its own module.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from spec_rag.compression.draft import Draft
 from spec_rag.compression.index import DocumentIndex
 from spec_rag.compression.passages import Query, question_text, split_passages
 from spec_rag.compression.scoring import token_importance, unit_scores
-from spec_rag.compression.selection import Kept, Reading, select, touched
+from spec_rag.compression.selection import Kept, Reading, select
 from spec_rag.compression.signals import Inquiry, gather_signals
 from spec_rag.config import CompressionConfig
 from spec_rag.errors import ConfigError
@@ -34,7 +35,7 @@ from spec_rag.report import Compression
 from spec_rag.results import CompressedDocument, KeptUnit
 from spec_rag.text.documents import as_documents
 from spec_rag.text.token_counter import Counter, token_counter
-from spec_rag.text.units import unit_spans
+from spec_rag.text.units import Span, unit_spans
 
 
 def compress(
@@ -70,10 +71,12 @@ def compress(
         **settings: fields of CompressionConfig: max_tokens, ratio, coverage, scoring, unit ...
 
     Returns:
-        A Compression with one entry per document, in the given order; never more tokens than the budget.
+        A Compression with one entry per document, in the given order unless order="relevance"; never more tokens than
+        the budget.
 
     Raises:
         ConfigError: an argument is of the wrong kind or out of range, or the query is empty.
+        BudgetTooSmallError: (a ConfigError) what keep, keep_first, keep_last or document_min_tokens hold does not fit.
         ModelNotFoundError: the draft is not found.
         PromptTooLongError: scoring="joint" and the documents are beyond the draft's context.
         CancelledError: `cancelled` was set.
@@ -86,9 +89,8 @@ def compress(
     given = as_documents(documents)
     reader = Draft.of(draft, draft_options, config, tokenizer)
     count = token_counter(count_with, reader.tokenizer)
-    before = sum(count(document.text) for document in given)
     blank = not any(document.text.strip() for document in given)
-    if blank or config.passes_whole(before):
+    if blank or not config.needs_reading([count(document.text) for document in given]):
         reading = Reading.unread(given, question, reader.name)
     else:
         reading = read_documents(
@@ -139,8 +141,11 @@ def keep(reading: Reading, config: CompressionConfig, count: Counter) -> Compres
 
     Args:
         reading: scored documents.
-        config: budget, unit, ellipsis.
+        config: budget, unit, ellipsis, what is held.
         count: tokens of a text.
+
+    Raises:
+        BudgetTooSmallError: what is held does not fit.
     """
     count = cache(count)  # units are counted to choose, to cut and to report
     texts = [document.text for document in reading.documents]
@@ -149,9 +154,11 @@ def keep(reading: Reading, config: CompressionConfig, count: Counter) -> Compres
     if reading.scores is None:
         units = [unit_spans(text, config.unit, config.language) for text in texts]
         scores = [0.0] * sum(len(own) for own in units)
-        kept = [Kept([(0, len(text))], text) if text.strip() else Kept([], "") for text in texts]
     else:
         units, scores = [list(own) for own in reading.units], reading.scores.tolist()
+    if reading.scores is None or config.passes_whole(before):
+        kept = [_whole(text, own) for text, own in zip(texts, units, strict=True)]
+    else:
         kept = select(reading, config, count, budget)
     importance = iter(scores)
     documents = [
@@ -164,10 +171,21 @@ def keep(reading: Reading, config: CompressionConfig, count: Counter) -> Compres
             tokens_before=tokens,
             tokens_after=count(left.text) if left.spans else 0,
             units=[
-                KeptUnit(start, end, next(importance), count(document.text[start:end]), is_kept)
-                for (start, end), is_kept in zip(own, touched(own, left.spans), strict=True)
+                KeptUnit(start, end, next(importance), count(document.text[start:end]), reason is not None, reason)
+                for (start, end), reason in zip(own, left.reasons, strict=True)
             ],
         )
         for document, own, left, tokens in zip(reading.documents, units, kept, before, strict=True)
     ]
-    return Compression(documents, reading.question, budget, reading.draft, reading.seconds, asdict(config))
+    settings = {field.name: getattr(config, field.name) for field in fields(config)}
+    if config.order == "relevance" and reading.scores is not None:
+        documents.sort(key=_best_kept, reverse=True)  # stable: what is dropped stays in the given order, at the end
+    return Compression(documents, reading.question, budget, reading.draft, reading.seconds, settings)
+
+
+def _whole(text: str, units: Sequence[Span]) -> Kept:
+    return Kept([(0, len(text))], text, ["whole"] * len(units)) if text.strip() else Kept([], "", [])
+
+
+def _best_kept(document: CompressedDocument) -> float:
+    return max((unit.importance for unit in document.units if unit.kept), default=-math.inf)

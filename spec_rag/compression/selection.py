@@ -1,4 +1,4 @@
-"""Which units are kept within a budget: by falling score, each that fits; each sentence once.
+"""Which units are kept within a budget: what is held, then by falling score each that fits, with its neighbours.
 
 The kept text never exceeds the budget, as counted on the text itself. This module knows numbers and spans; it does not
 know models, or where scores come from.
@@ -6,20 +6,24 @@ know models, or where scores come from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, zip_longest
 
 import torch
 from torch import Tensor
 
+from spec_rag.compression.cutting import best_window
 from spec_rag.compression.passages import Passage
+from spec_rag.compression.repeats import originals
+from spec_rag.compression.retention import check_fits, floors, neighbours, protected
 from spec_rag.config import CompressionConfig
+from spec_rag.results import Reason
 from spec_rag.text.documents import Document
 from spec_rag.text.token_counter import Counter
 from spec_rag.text.units import Span, kept_text, merged, word_spans
 
 _MIN_CUT_TOKENS, _MIN_CUT_SHARE = 8, 0.5
-_MIN_REPEATED_WORDS = 4  # shorter texts, such as a closing bracket, may well stand twice
 _CUT_MARK = "…"
 
 
@@ -60,10 +64,12 @@ class Kept:
     Attributes:
         spans: kept character ranges, ascending, not touching each other.
         text: what they read like together.
+        reasons: per unit, why it was kept, or None.
     """
 
     spans: list[Span]
     text: str
+    reasons: list[Reason | None] = field(default_factory=list)
 
 
 def select(reading: Reading, config: CompressionConfig, count: Counter, budget: int) -> list[Kept]:
@@ -71,135 +77,57 @@ def select(reading: Reading, config: CompressionConfig, count: Counter, budget: 
 
     Args:
         reading: scored documents.
-        config: unit, coverage, ellipsis, cut_units.
+        config: unit, coverage, ellipsis, cut_units, and what is held.
         count: tokens of a text.
         budget: the most tokens of the kept texts together.
+
+    Raises:
+        BudgetTooSmallError: what is held does not fit.
     """
     return _Selection(reading, config, count).within(budget)
 
 
-def select_units(
-    scores: Tensor,
-    tokens: Sequence[int],
-    budget: int,
-    coverage: float | None = None,
-    part_of: Callable[[int, int], int] | None = None,
-    at_least: int = 0,
-) -> list[int]:
-    """Take units by falling score: each that still fits, and a part of those that do not.
+class Taking:
+    """Units taken one after the other, as long as there is room for them in all and in their document.
 
     Args:
-        scores: [units]; one of -inf is never taken.
         tokens: length of each unit, at least 1.
-        budget: the most tokens in all.
-        coverage: stop when the units taken carry this share of the importance: the softmax of the scores.
-        part_of: called with a unit that does not fit and the room that is left; returns how many tokens a part of it
-            takes, 0 to skip it. None skips all.
-        at_least: tokens that are taken, as far as the budget goes, before `coverage` may stop.
-
-    Returns:
-        Indices of the kept units, ascending.
+        documents: the document of each unit.
+        mass: the share of the importance that each unit carries.
+        room: the most tokens in all.
+        rooms: the most tokens of each document.
     """
-    mass = scores.float().softmax(0).tolist() if len(scores) else []
-    kept: list[int] = []
-    room, carried = budget, 0.0
-    for i in scores.argsort(descending=True, stable=True).tolist():
-        covered = coverage is not None and carried >= coverage and budget - room >= at_least
-        if covered or scores[i] == -torch.inf:
-            break
-        taken = tokens[i] if tokens[i] <= room else part_of(i, room) if part_of else 0
-        if taken:
-            kept.append(i)
-            room -= taken
-            carried += mass[i]
-    return sorted(kept)
 
+    def __init__(
+        self,
+        tokens: Sequence[int],
+        documents: Sequence[int],
+        mass: Sequence[float],
+        room: int,
+        rooms: Sequence[int],
+    ) -> None:
+        self.reasons: dict[int, Reason] = {}
+        self.taken_tokens, self.taken_mass = 0, 0.0
+        self._tokens, self._documents, self._mass = tokens, documents, mass
+        self._room, self._rooms = room, list(rooms)
 
-def originals(texts: Sequence[str], at_edge: Sequence[bool]) -> list[int]:
-    """For each unit the one that stands for it: the first of the same text, or the whole of what it is a piece of.
+    def room_for(self, unit: int) -> int:
+        """Tokens that are left where this unit stands; negative where too many were held."""
+        return min(self._room - self.taken_tokens, self._rooms[self._documents[unit]])
 
-    Case and white space do not matter, and texts of less than four words stand for themselves.
+    def take(self, unit: int, reason: Reason, tokens: int | None = None) -> None:
+        """Take a unit, or a part of it that is `tokens` long, whether or not there is room."""
+        length = self._tokens[unit] if tokens is None else tokens
+        self.reasons[unit] = reason
+        self.taken_tokens += length
+        self.taken_mass += self._mass[unit]
+        self._rooms[self._documents[unit]] -= length
 
-    Args:
-        texts: of the units of all documents, in reading order.
-        at_edge: whether a unit is the first or last of its document, where a splitter may have cut a sentence: such a
-            piece is stood for by a unit that contains it.
-    """
-    words = [_folded_words(text) for text in texts]
-    first: dict[tuple[str, ...], int] = {}
-    original = [i if len(own) < _MIN_REPEATED_WORDS else first.setdefault(own, i) for i, own in enumerate(words)]
-    pieces = [i for i, edge in enumerate(at_edge) if edge and original[i] == i and len(words[i]) >= _MIN_REPEATED_WORDS]
-    if not pieces:
-        return original
-    wanted = {words[i][:_MIN_REPEATED_WORDS] for i in pieces}
-    holders: dict[tuple[str, ...], list[int]] = {}
-    for j, own in enumerate(words):
-        if original[j] == j:
-            for k in range(len(own) - _MIN_REPEATED_WORDS + 1):
-                if (shingle := own[k : k + _MIN_REPEATED_WORDS]) in wanted:
-                    holders.setdefault(shingle, []).append(j)
-    joined: dict[int, str] = {}
-    for i in sorted(pieces, key=lambda i: len(words[i]), reverse=True):  # a holder may be a piece of a longer one
-        for j in holders[words[i][:_MIN_REPEATED_WORDS]]:
-            whole = joined.setdefault(j, f" {' '.join(words[j])} ")
-            if len(words[j]) > len(words[i]) and f" {' '.join(words[i])} " in whole:
-                original[i] = original[j]
-                break
-    return [original[j] for j in original]
-
-
-def touched(units: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
-    """Whether each unit shares a character with one of the spans; both are ascending."""
-    found, i = [], 0
-    for start, end in units:
-        while i < len(spans) and spans[i][1] <= start:
-            i += 1
-        found.append(i < len(spans) and spans[i][0] < end)
-    return found
-
-
-def longest_prefix(text: str, span: Span, count: Counter, budget: int) -> Span | None:
-    """The longest beginning of a span that ends at a word border and fits; None if not even a word does."""
-    start, end = span
-    borders = [start + stop for _, stop in word_spans(text[start:end])]
-    low, high = 0, len(borders)
-    while low < high:
-        middle = (low + high) // 2
-        if count(text[start : borders[middle]]) <= budget:
-            low = middle + 1
-        else:
-            high = middle
-    return (start, borders[low - 1]) if low else None
-
-
-def best_window(text: str, span: Span, word_scores: Sequence[float], count: Counter, budget: int) -> Span | None:
-    """The run of whole words of a span that fits and has the highest sum of scores.
-
-    Args:
-        word_scores: one per word of the span.
-        count: tokens of a text.
-        budget: the most tokens of the run.
-    """
-    words = [(span[0] + a, span[0] + b) for a, b in word_spans(text[span[0] : span[1]])]
-    best: tuple[float, Span] | None = None
-    for first in range(len(words)):
-        fitting = longest_prefix(text, (words[first][0], span[1]), count, budget)
-        if fitting is None:
-            continue
-        last = max(i for i in range(first, len(words)) if words[i][1] <= fitting[1])
-        total = sum(word_scores[first : last + 1])
-        if best is None or total > best[0]:
-            best = (total, (words[first][0], words[last][1]))
-    return best[1] if best else None
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """Where a unit stands, and how long it is."""
-
-    document: int
-    span: Span
-    tokens: int
+    def take_if_it_fits(self, unit: int, reason: Reason) -> bool:
+        """Take a unit if there is room for it; whether it is taken now."""
+        if unit not in self.reasons and self._tokens[unit] <= self.room_for(unit):
+            self.take(unit, reason)
+        return unit in self.reasons
 
 
 class _Selection:
@@ -207,94 +135,149 @@ class _Selection:
 
     def __init__(self, reading: Reading, config: CompressionConfig, count: Counter) -> None:
         assert reading.scores is not None
+        self.reading, self.config, self.count = reading, config, count
         self.texts = [document.text for document in reading.documents]
-        self.reading = reading
-        self.config = config
-        self.count = count
-        self.units = [
-            _Unit(d, span, max(1, count(self.texts[d][slice(*span)])))
-            for d, spans in enumerate(reading.units)
-            for span in spans
-        ]
-        self.scores = self._once_each(reading.scores)
+        firsts = accumulate((len(own) for own in reading.units), initial=0)
+        self.own = [range(first, first + len(own)) for first, own in zip(firsts, reading.units, strict=False)]
+        self.document = [d for d, own in enumerate(self.own) for _ in own]
+        self.span = [span for own in reading.units for span in own]
+        self.tokens = [max(1, count(self._unit_text(i))) for i in range(len(self.span))]
+        stands_for = self._repeats()
+        self.scores = _once_each(reading.scores, stands_for)
+        best_first = self.scores.argsort(descending=True, stable=True).tolist()
+        self.order = [i for i in best_first if self.scores[i] != -torch.inf]
+        self.mass = self.scores.float().softmax(0).tolist() if self.span else []
+        self.protected = _moved(protected(self.texts, reading.units, config), stands_for)
+        self.held = self.protected | floors(self.own, self.order, self.protected, config, self._tokens_of)
 
     def within(self, budget: int) -> list[Kept]:
-        """Kept text per document, together at most `budget` tokens long."""
-        room = budget
+        """Kept text per document, together at most `budget` tokens long.
+
+        Raises:
+            BudgetTooSmallError: what is held does not fit.
+        """
+        self._check(budget)
+        cap = min(self.config.document_max_tokens or budget, budget)
+        room, rooms = budget, [cap] * len(self.own)
         while True:
-            kept = self._filled(room)
-            excess = sum(self.count(one.text) for one in kept if one.text) - budget
-            if excess <= 0:
+            kept = self._filled(room, rooms)
+            tokens = [self.count(one.text) if one.text else 0 for one in kept]
+            excess, over = max(sum(tokens) - budget, 0), [max(own - cap, 0) for own in tokens]
+            if not excess and not any(over):
                 return kept
-            room -= excess  # what joins the kept units costs tokens too; units cost at least one, so this ends
+            # what joins the kept units costs tokens too; units cost at least one and what is held fits, so this ends
+            room -= excess
+            rooms = [own - beyond for own, beyond in zip(rooms, over, strict=True)]
 
-    def _once_each(self, scores: Tensor) -> Tensor:
-        """The scores with -inf for what repeats another unit, which gets the best score of them all."""
-        if self.config.unit != "sentence":
-            return scores
-        edges = [i in (0, len(spans) - 1) for spans in self.reading.units for i in range(len(spans))]
-        stands_for = originals([self.texts[u.document][slice(*u.span)] for u in self.units], edges)
-        best = scores.clone()
-        for i, original in enumerate(stands_for):
-            if original != i:
-                best[original] = torch.maximum(best[original], scores[i])
-                best[i] = -torch.inf
-        return best
+    def _check(self, budget: int) -> None:
+        names = [f"{doc.title!r}" if doc.title else f"document {d + 1}" for d, doc in enumerate(self.reading.documents)]
+        floor = f"document_min_tokens={self.config.document_min_tokens}"
+        beside = f"{floor} beside {self.config.held_by}" if self.protected else floor
+        for held, what in ((self.protected, self.config.held_by), (self.held, beside)):
+            needed = [self._tokens_of(d, [i for i in own if i in held]) for d, own in enumerate(self.own)]
+            check_fits(needed, names, self.config, budget, what)
 
-    def _filled(self, room: int) -> list[Kept]:
+    def _filled(self, room: int, rooms: Sequence[int]) -> list[Kept]:
+        taking = Taking(self.tokens, self.document, self.mass, room, rooms)
+        for unit, reason in self.held.items():
+            taking.take(unit, reason)
         cut: dict[int, Span] = {}
+        for unit in self.order:
+            why = taking.reasons.get(unit)
+            if why is None and not self._is_enough(unit, taking) and self._take(unit, taking, cut):
+                why = taking.reasons[unit]
+            if why not in (None, "context", "cut"):
+                self._take_context(unit, taking)
+        if self._cuts and not taking.reasons:
+            any(self._cut(unit, taking, cut) for unit in self.order)
+        return [self._left_of(d, taking.reasons, cut) for d in range(len(self.own))]
 
-        def part_of(unit: int, left: int) -> int:
-            if left < max(_MIN_CUT_TOKENS, _MIN_CUT_SHARE * self.units[unit].tokens):
-                return 0
-            return self._cut(unit, left, cut)
+    def _is_enough(self, unit: int, taking: Taking) -> bool:
+        """Whether a unit is not wanted even if there is room."""
+        config = self.config
+        if taking.taken_tokens < config.min_tokens:
+            return False
+        covered = config.coverage is not None and taking.taken_mass >= config.coverage
+        return covered or (config.threshold is not None and float(self.scores[unit]) < config.threshold)
 
-        cuts = self.config.cut_units and self.config.unit == "sentence" and self.config.coverage is None
-        tokens = [unit.tokens for unit in self.units]
-        coverage, floor = self.config.coverage, self.config.min_tokens
-        kept = select_units(self.scores, tokens, room, coverage, part_of if cuts else None, floor)
-        if not kept and cuts:
-            best = self.scores.argsort(descending=True, stable=True).tolist()
-            kept = [i for i in [next((i for i in best if self._cut(i, room, cut)), -1)] if i >= 0]
-        return self._per_document(kept, cut)
+    def _take(self, unit: int, taking: Taking, cut: dict[int, Span]) -> bool:
+        """Take a unit, or the best part of it, if it fits."""
+        if taking.take_if_it_fits(unit, "score"):
+            return True
+        enough = max(_MIN_CUT_TOKENS, _MIN_CUT_SHARE * self.tokens[unit])
+        return self._cuts and taking.room_for(unit) >= enough and self._cut(unit, taking, cut)
 
-    def _cut(self, index: int, room: int, cut: dict[int, Span]) -> int:
-        """Put the best run of a unit's words that fits into `cut`; returns its tokens."""
-        unit = self.units[index]
-        text = self.texts[unit.document]
-        window = best_window(text, unit.span, self._word_scores(unit), self.count, room)
+    def _cut(self, unit: int, taking: Taking, cut: dict[int, Span]) -> bool:
+        """Take the best run of a unit's words that fits, and put it into `cut`; whether there is one."""
+        text = self.texts[self.document[unit]]
+        window = best_window(text, self.span[unit], self._word_scores(unit), self.count, taking.room_for(unit))
         if window is None:
-            return 0
-        cut[index] = window
-        return self.count(text[slice(*window)])
+            return False
+        cut[unit] = window
+        taking.take(unit, "cut", self.count(text[slice(*window)]))
+        return True
 
-    def _per_document(self, kept: Sequence[int], cut: dict[int, Span]) -> list[Kept]:
-        found = []
-        position = first = 0
-        for d, own in enumerate(self.reading.units):
-            indices = []
-            while position < len(kept) and kept[position] < first + len(own):
-                indices.append(kept[position])
-                position += 1
-            spans = merged([cut.get(i, self.units[i].span) for i in indices], own, [i - first for i in indices])
-            # what was cut out of a sentence must not look like one
-            ellipsis = self.config.ellipsis or (f" {_CUT_MARK} " if any(i in cut for i in indices) else "")
-            found.append(Kept(spans, kept_text(self.texts[d], spans, ellipsis)))
-            first += len(own)
-        return found
+    def _take_context(self, unit: int, taking: Taking) -> None:
+        """Take the neighbours of a unit, nearest first; each side ends where one does not fit."""
+        config = self.config
+        sides = neighbours(unit, self.own[self.document[unit]], config.context_before, config.context_after)
+        is_open = [True, True]
+        for pair in zip_longest(*sides):
+            for s, other in enumerate(pair):
+                if other is None or not is_open[s] or self.scores[other] == -torch.inf:
+                    continue
+                is_open[s] = taking.take_if_it_fits(other, "context")
 
-    def _word_scores(self, unit: _Unit) -> list[float]:
-        start, end = unit.span
-        passage = next(
-            p for p in self.reading.passages if p.document == unit.document and p.start <= start and end <= p.end
-        )
+    @property
+    def _cuts(self) -> bool:
+        return self.config.cut_units and self.config.unit == "sentence" and self.config.coverage is None
+
+    def _repeats(self) -> list[int]:
+        """For each unit the one that stands for it."""
+        if self.config.unit != "sentence":
+            return list(range(len(self.span)))
+        at_edge = [i in (0, len(own) - 1) for own in self.own for i in range(len(own))]
+        return originals([self._unit_text(i) for i in range(len(self.span))], at_edge)
+
+    def _unit_text(self, unit: int) -> str:
+        return self.texts[self.document[unit]][slice(*self.span[unit])]
+
+    def _left_of(self, d: int, reasons: Mapping[int, Reason], cut: Mapping[int, Span]) -> Kept:
+        """What is left of a document of which these units are kept."""
+        own = self.own[d]
+        kept = [i for i in own if i in reasons]
+        spans = merged([cut.get(i, self.span[i]) for i in kept], self.reading.units[d], [i - own.start for i in kept])
+        # what was cut out of a sentence must not look like one
+        ellipsis = self.config.ellipsis or (f" {_CUT_MARK} " if any(i in cut for i in kept) else "")
+        return Kept(spans, kept_text(self.texts[d], spans, ellipsis), [reasons.get(i) for i in own])
+
+    def _tokens_of(self, d: int, kept: Sequence[int]) -> int:
+        """Tokens of a document of which these units are left."""
+        return self.count(self._left_of(d, dict.fromkeys(kept, "keep"), {}).text) if kept else 0
+
+    def _word_scores(self, unit: int) -> list[float]:
+        document, (start, end) = self.document[unit], self.span[unit]
+        passage = next(p for p in self.reading.passages if p.document == document and p.start <= start and end <= p.end)
         scores = []
-        for a, b in word_spans(self.texts[unit.document][start:end]):
+        for a, b in word_spans(self.texts[document][start:end]):
             first, last = passage.token_range(start + a, start + b)
             scores.append(float(self.reading.tokens[first:last].sum()) if last > first else 0.0)
         return scores
 
 
-def _folded_words(text: str) -> tuple[str, ...]:
-    folded = text.casefold()
-    return tuple(folded[a:b] for a, b in word_spans(folded))
+def _once_each(scores: Tensor, stands_for: Sequence[int]) -> Tensor:
+    """The scores with -inf for what repeats another unit, which gets the best score of them all."""
+    best = scores.clone()
+    for i, original in enumerate(stands_for):
+        if original != i:
+            best[original] = torch.maximum(best[original], scores[i])
+            best[i] = -torch.inf
+    return best
+
+
+def _moved(reasons: Mapping[int, Reason], stands_for: Sequence[int]) -> dict[int, Reason]:
+    """What is held, with the units that stand for others in their place."""
+    moved: dict[int, Reason] = {}
+    for unit, reason in reasons.items():
+        moved.setdefault(stands_for[unit], reason)
+    return moved

@@ -198,6 +198,7 @@ def _as_json(compression: Compression, body: CompressRequest) -> CompressRespons
                         importance=unit.importance if math.isfinite(unit.importance) else None,
                         tokens=unit.tokens,
                         kept=unit.kept,
+                        reason=unit.reason,
                     )
                     for unit in left.units
                 ]

@@ -47,6 +47,14 @@ class CompressionFields(Body):
     calibration: str | None = None
     ellipsis: Annotated[str, Field(max_length=100)] | None = None
     cut_units: Flag | None = None
+    keep: list[str] | None = None
+    keep_first: Integer | None = None
+    keep_last: Integer | None = None
+    context_before: Integer | None = None
+    context_after: Integer | None = None
+    threshold: Number | None = None
+    document_min_tokens: Integer | None = None
+    document_max_tokens: Integer | None = None
 
     def settings(self) -> dict[str, Any]:
         """The fields that were given."""
@@ -78,13 +86,14 @@ class RerankRequest(Body):
 
 
 class Unit(BaseModel):
-    """A unit of a document: character range, importance, tokens, whether it was kept."""
+    """A unit of a document: character range, importance, tokens, whether it was kept and why."""
 
     start: int
     end: int
     importance: float | None
     tokens: int
     kept: bool
+    reason: str | None = None
 
 
 class CompressedText(BaseModel):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spec_rag.cancellation import Cancellation, in_thread
@@ -18,6 +18,7 @@ from spec_rag.errors import ConfigError
 from spec_rag.generation.tool_calls import OPENING
 from spec_rag.progress import Listener, listening
 from spec_rag.results import Answer
+from spec_rag.retention import RetentionConfig
 from spec_rag.text.documents import Document, as_documents
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
     from spec_rag.serving.settings import ServerSettings
 
 _READINGS = 16  # of documents that are asked for at other budgets
-_BUDGET = ("max_tokens", "min_tokens", "ratio", "coverage", "ellipsis", "cut_units")
+_BUDGET = (
+    *("max_tokens", "min_tokens", "ratio", "coverage", "ellipsis", "cut_units"),
+    *(one.name for one in fields(RetentionConfig)),
+)
 
 
 @dataclass(frozen=True)
@@ -195,8 +199,8 @@ class LocalEngine:
         if not query.strip():
             raise ConfigError(f"query={query!r} is empty: compression is guided by a question, so give one.")
         count = token_counter("draft", draft.tokenizer)
-        before = sum(count(document.text) for document in documents)
-        if config.passes_whole(before) or not any(document.text.strip() for document in documents):
+        blank = not any(document.text.strip() for document in documents)
+        if blank or not config.needs_reading([count(document.text) for document in documents]):
             reading = Reading.unread(documents, query, draft.name)
         else:
             reading = self._read(documents, query, config, listener, cancelled)

@@ -8,6 +8,7 @@ from typing import Any
 from spec_rag.config import CompressionConfig, SpecKVConfig
 from spec_rag.errors import ConfigError
 from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.text.patterns import PATTERNS
 
 SIZES = ("max_tokens", "ratio", "coverage")
 
@@ -71,6 +72,8 @@ class ServerSettings:
             raise ConfigError(f"upstream={self.upstream!r}: give a URL, such as 'http://localhost:8000/v1'.")
         if any(not key.strip() or not key.isascii() for key in self.api_keys):
             raise ConfigError("api_keys: a key is empty or has characters that no header can carry.")
+        if self.compression.order != "given":
+            raise ConfigError(f"compression.order={self.compression.order!r}: a server answers in the request's order.")
         for name in ("max_body_bytes", "max_documents", "max_completion_tokens", "max_requests"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: must be at least 1.")
@@ -87,11 +90,18 @@ class ServerSettings:
         """How documents are compressed for a request that says so much about it.
 
         Raises:
-            ConfigError: a field is unknown, out of range, or reads files of this machine.
+            ConfigError: a field is unknown, out of range, reads files of this machine, or is a regular expression,
+                which could keep it busy for hours.
         """
         given = {name: value for name, value in (given or {}).items() if value is not None}
         if given.get("calibration") not in (None, "shipped", self.compression.calibration):
             raise ConfigError(f"calibration={given['calibration']!r}: a request may give 'shipped' alone.")
+        keep = given.get("keep", ())
+        for one in keep if isinstance(keep, list | tuple) else [keep]:
+            if one not in (*PATTERNS, *self.compression.keep):
+                raise ConfigError(f"keep={one!r:.80}: a request may give {', '.join(map(repr, PATTERNS))}.")
+        if given.get("order", "given") != "given":
+            raise ConfigError(f"order={given['order']!r:.80}: the documents of a response are in the request's order.")
         own = {f.name: getattr(self.compression, f.name) for f in fields(CompressionConfig)}
         if any(name in given for name in SIZES):
             own |= dict.fromkeys(SIZES)

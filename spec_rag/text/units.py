@@ -120,6 +120,16 @@ def merged(spans: Sequence[Span], units: Sequence[Span], kept: Sequence[int]) ->
     return joined
 
 
+def touched(units: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
+    """Whether each unit shares a character with one of the spans; both are ascending."""
+    found, i = [], 0
+    for start, end in units:
+        while i < len(spans) and spans[i][1] <= start:
+            i += 1
+        found.append(i < len(spans) and spans[i][0] < end)
+    return found
+
+
 def kept_text(text: str, spans: Sequence[Span], ellipsis: str) -> str:
     """The kept spans of a text, with `ellipsis` where something was dropped between, before or after.
 

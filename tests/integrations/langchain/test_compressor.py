@@ -109,6 +109,25 @@ class TestAsADocumentCompressor:
         assert compressor.compress_documents(docs, history)  # type: ignore[arg-type]
 
 
+class TestRetention:
+    def test_what_keep_matches_stays_and_what_does_not_fit_is_said(self, pair: ModelPair, docs: list[Document]) -> None:
+        word = docs[-1].page_content.split()[-1]
+        held = SpecPCCompressor(draft=pair, ratio=0.5, keep=word).compress_documents(docs, QUERY)
+        assert word in held[-1].page_content
+        with pytest.raises(ValueError, match=r"keep_first=9 needs \d+ tokens of 3 documents, and the budget allows"):
+            SpecPCCompressor(draft=pair, ratio=0.5, keep_first=9).compress_documents(docs, QUERY)
+
+    def test_documents_come_by_relevance_where_that_is_asked_for(self, pair: ModelPair, docs: list[Document]) -> None:
+        def found(given: list[Document], **settings: Any) -> list[tuple[str | None, str]]:
+            compressor = SpecPCCompressor(draft=pair, ratio=0.6, keep_empty=True, **settings)
+            return [(one.id, one.page_content) for one in compressor.compress_documents(given, QUERY)]
+
+        forth, back = found(docs, order="relevance"), found(docs[::-1], order="relevance")
+        assert forth == back, "whatever order they come in"
+        assert sorted(forth) == sorted(found(docs)) == sorted(found(docs[::-1]))
+        assert found(docs) != found(docs[::-1])
+
+
 class TestSettings:
     def test_are_those_of_compress(self) -> None:
         assert {field.name for field in fields(CompressionConfig)} <= set(SpecPCCompressor.model_fields)

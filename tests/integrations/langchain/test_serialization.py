@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -53,10 +54,26 @@ def test_the_llm_s_own_setting_comes_back() -> None:
 def test_compressor_comes_back_with_every_setting() -> None:
     settings = {"draft": "a/draft", "draft_options": {"dtype": "float16"}, "max_tokens": 9, "coverage": 0.5}
     settings |= {"scoring": "joint", "unit": "token", "contrast": False, "likelihood": False, "links": False}
-    settings |= {"retrieval": False, "language": "de", "calibration": "shipped"}
+    settings |= {
+        "retrieval": False,
+        "language": "de",
+        "calibration": "shipped",
+        "keep": ("numbers", "^Note"),
+        "keep_last": 1,
+    }
+    settings |= {"threshold": 0.5, "context_before": 1, "document_max_tokens": 50, "order": "relevance"}
     compressor = SpecPCCompressor(**settings, ellipsis="", keep_empty=True, count_with="gpt-4o")
     assert revived(compressor) == compressor
     assert revived(SpecPCCompressor()) == SpecPCCompressor()
+    matching = revived(SpecPCCompressor(keep=[re.compile("numbers", re.IGNORECASE)])).keep
+    assert [bool(re.search(one, "NUMBERS")) for one in matching] == [True]
+    assert "numbers" not in matching
+
+
+def test_a_function_in_keep_is_not_written_to_a_file() -> None:
+    written = dumpd(SpecPCCompressor(keep=str.isupper))
+    assert written["type"] == "not_implemented"
+    assert "a function in keep" in written["repr"]
 
 
 def test_nothing_is_loaded_by_writing_or_reading(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,6 +241,29 @@ def test_every_setting_of_the_core_is_a_field_with_the_same_default() -> None:
     assert {f.name: getattr(compressor, f.name) for f in fields(CompressionConfig)} == asdict(CompressionConfig())
 
 
+def test_what_is_held_survives_serialisation_and_functions_say_that_they_do_not() -> None:
+    compressor = SpecPCCompressor(keep=["dates", re.compile("dates", re.IGNORECASE)], keep_first=2, order="relevance")
+    back = SpecPCCompressor.from_dict(json.loads(compressor.to_json()))
+    assert (back.keep, back.keep_first, back.order) == (("dates", "(?i)(?:dates)"), 2, "relevance")
+    with pytest.raises(ValueError, match="keep='isupper' is a function"):
+        SpecPCCompressor(keep=str.isupper).to_dict()
+
+
+def test_by_relevance_nodes_change_places_and_images_stay_in_theirs(
+    pair: ModelPair, nodes: list[NodeWithScore]
+) -> None:
+    scored = [NodeWithScore(node=one.node, score=score) for one, score in zip(nodes, (0.0, 0.0, 90.0), strict=False)]
+    image = NodeWithScore(node=ImageNode(image="aGk="), score=0.1)
+    given = [scored[0], image, *scored[1:]]
+    plain = compressor_of(pair, ratio=0.6, keep_empty=True, metadata_mode="llm")
+    found = plain.postprocess_nodes(given, query_str=QUERY)
+    moved = plain.model_copy(update={"order": "relevance"}).postprocess_nodes(given, query_str=QUERY)
+    assert moved[1].node_id == image.node_id
+    assert [one.node_id for one in moved] != [one.node_id for one in found]
+    # text, score and figures went along
+    assert {n.node_id: (n.score, n.metadata) for n in moved} == {n.node_id: (n.score, n.metadata) for n in found}
+
+
 def test_settings_survive_serialisation_without_weights(pair: ModelPair, nodes: list[NodeWithScore]) -> None:
     compressor = compressor_of(
         pair, max_tokens=64, coverage=0.9, unit="token", metadata_mode="llm", index=DocumentIndex()

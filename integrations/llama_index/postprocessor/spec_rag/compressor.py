@@ -5,6 +5,7 @@ Knows nodes, their metadata and their events; what is kept is decided by the cor
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -30,6 +31,8 @@ from spec_rag.compression.index import DocumentIndex
 from spec_rag.config import CompressionConfig, Scoring, Unit
 from spec_rag.errors import unknown_field
 from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
+from spec_rag.retention import Order
+from spec_rag.text.patterns import inline_flags
 from spec_rag.text.spans import original_spans
 
 if TYPE_CHECKING:
@@ -48,12 +51,12 @@ _OTHER_NAMES = {"embeddings": "embedder", "embed_model": "embedder"}
 class SpecPCCompressor(BaseNodePostprocessor):
     """Keeps of the retrieved nodes the sentences that matter for the query, each node for itself.
 
-    Nodes go on as copies with their ids, scores, relationships, metadata and order; the ones that came in are not
-    changed. Each copy's metadata has one more key, `spec_pc`, hidden from the LLM and the embedding model:
-    `{original_tokens, compressed_tokens, ratio, draft_model, kept_spans}`, spans being character ranges of the node's
-    text, also where it has been through a compressor before. `start_char_idx` and `end_char_idx` cover what was kept,
-    where they described the node's text. Nodes without text, images among them, go on as they
-    are. Where all nodes fit the budget, their text is not touched.
+    Nodes go on as copies with their ids, scores, relationships, metadata and order (unless `order` says otherwise); the
+    ones that came in are not changed. Each copy's metadata has one more key, `spec_pc`, hidden from the LLM and the
+    embedding model: `{original_tokens, compressed_tokens, ratio, draft_model, kept_spans}`, spans being character
+    ranges of the node's text, also where it has been through a compressor before. `start_char_idx` and `end_char_idx`
+    cover what was kept, where they described the node's text. Nodes without text, images among them, go on as they are,
+    in their places. Where all nodes fit the budget, their text is not touched.
 
     Raises:
         ValidationError: (a ValueError) a setting is out of range or unknown.
@@ -84,6 +87,23 @@ class SpecPCCompressor(BaseNodePostprocessor):
     )
     cut_units: bool = Field(
         default=False, description="Let the best words of a sentence that does not fit whole be kept, marked as cut."
+    )
+    keep: Any = Field(
+        default=(),
+        description="Units that match are held: 'numbers', 'dates', 'identifiers', 'quotes', regular expressions, "
+        "functions.",
+    )
+    keep_first: int = Field(default=0, description="Hold so many first units of each node.")
+    keep_last: int = Field(default=0, description="Hold so many last units of each node.")
+    context_before: int = Field(default=0, description="So many units before a kept one join it, as far as they fit.")
+    context_after: int = Field(default=0, description="So many units after a kept one join it, as far as they fit.")
+    threshold: float | None = Field(
+        default=None, description="Drop units of less importance even where there is room; 0 is the average unit."
+    )
+    document_min_tokens: int = Field(default=0, description="Keep at least so many tokens of each node.")
+    document_max_tokens: int | None = Field(default=None, description="Keep at most so many tokens of each node.")
+    order: Order = Field(
+        default="given", description="Of the nodes that go on: 'relevance' puts the one with the best kept unit first."
     )
     draft: Any = Field(
         default=DEFAULT_DRAFT, description="The small model that reads: a name or path, or loaded models."
@@ -132,6 +152,21 @@ class SpecPCCompressor(BaseNodePostprocessor):
         if any(hasattr(draft, part) for part in ("get_decoder", "model", "draft_name")):
             return draft
         raise ValueError(f"draft of type {type(draft).__name__}: give a name, a path, or a loaded model or ModelPair.")
+
+    @field_validator("keep")
+    @classmethod
+    def _read_keep(cls, keep: Any) -> Any:
+        return CompressionConfig(keep=keep).keep
+
+    @field_serializer("keep")
+    def _keep_by_name(self, keep: tuple[Any, ...]) -> list[str]:
+        for one in keep:
+            if callable(one):
+                raise ValueError(
+                    f"keep={getattr(one, '__name__', one)!r:.80} is a function, which cannot be serialised: give names "
+                    "and regular expressions, or leave it out of the dict (exclude={'keep'})."
+                )
+        return [inline_flags(one) if isinstance(one, re.Pattern) else one for one in keep]
 
     @model_validator(mode="after")
     def _check_settings(self) -> Self:
@@ -210,13 +245,15 @@ class SpecPCCompressor(BaseNodePostprocessor):
             cancelled=cancelled,
             **settings,
         )
-        compressed = iter(zip(compression.documents, overheads, strict=True))
+        metadata_tokens = {id(node): tokens for node, tokens in zip(given, overheads, strict=True)}
+        compressed = iter(compression.documents)  # in the order in which the nodes go on
         kept = []
-        for node in nodes:
-            if not _has_text(node.node):
-                kept.append(node)
+        for one in nodes:
+            if not _has_text(one.node):
+                kept.append(one)
                 continue
-            document, overhead = next(compressed)
+            document = next(compressed)
+            node, overhead = document.source, metadata_tokens[id(document.source)]
             if document.text or self.keep_empty:
                 kept.append(_compressed_node(node, document, overhead, compression.draft, self.ellipsis))
         dispatcher.event(

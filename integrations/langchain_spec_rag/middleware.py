@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
+from spec_rag.answering.conversation import NOTHING_KEPT, Frozen, question_at
 from spec_rag.errors import ConfigError, MissingDependencyError
 
 try:
@@ -20,18 +19,17 @@ from langchain_core.messages import AnyMessage, HumanMessage, ToolMessage
 from langchain_spec_rag.compressor import SpecPCCompressor
 from langchain_spec_rag.messages import text_of
 
-NOTHING_KEPT = "(Nothing in this result bears on the question.)"
-_REMEMBERED = 256
+_REMEMBERED = 1024
 
 
 class SpecPCMiddleware(AgentMiddleware):
-    """Compresses long tool results for the question at hand before an agent's model reads them.
+    """Compresses long tool results, each for the question it was fetched for, before an agent's model reads them.
 
         create_agent(model, tools=[search], middleware=[SpecPCMiddleware(ratio=0.25)])
 
-    The model is given shortened copies; the agent's state keeps every result whole. Each result is compressed by
-    itself, so what the model has read of it stays the same while the question does. The figures of a compression are in
-    the copy's `response_metadata["spec_pc"]`.
+    The model is given shortened copies; the agent's state keeps every result whole. What the model has read of a result
+    stays the same, byte for byte, in all later turns, so that a server's prefix cache keeps hitting. The figures of a
+    compression are in the copy's `response_metadata["spec_pc"]`.
 
     Args:
         compressor: what compresses; None makes one of the settings.
@@ -60,29 +58,29 @@ class SpecPCMiddleware(AgentMiddleware):
         self.compressor = (compressor or SpecPCCompressor(**settings))._with({"keep_empty": True})
         self.min_chars = min_chars
         self.keep_last = keep_last
-        self._done: OrderedDict[tuple[str, str], Document] = OrderedDict()
-        self._lock = threading.Lock()
+        self._done: Frozen[Document] = Frozen(_REMEMBERED)
 
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any]) -> Any:
         """Call the model on a copy of the request with shortened tool results."""
-        query, long = self._long_results(request)
-        shortened = {i: self._compressed(request.messages[i], query) for i in long}
+        asked = self._long_results(request)
+        shortened = {i: self._compressed(request.messages[i], query) for i, query in asked.items()}
         return handler(_with_messages(request, shortened))
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> Any:
         """`wrap_model_call`, compressing in a thread of its own; cancelling the task ends the compression."""
-        query, long = self._long_results(request)
-        shortened = {i: await self._acompressed(request.messages[i], query) for i in long}
+        asked = self._long_results(request)
+        shortened = {i: await self._acompressed(request.messages[i], query) for i, query in asked.items()}
         return await handler(_with_messages(request, shortened))
 
-    def _long_results(self, request: ModelRequest[Any]) -> tuple[str, list[int]]:
-        """The question, and which messages are to be shortened for it."""
-        query = _last_question(request.messages)
+    def _long_results(self, request: ModelRequest[Any]) -> dict[int, str]:
+        """Which messages are to be shortened, and for which question."""
+        turns = [_turn(message) for message in request.messages]
         results = [i for i, message in enumerate(request.messages) if isinstance(message, ToolMessage)]
         newest = len(results) - self.keep_last
-        return query, [i for i in results[:newest] if query and self._is_long(request.messages[i])]
+        asked = {i: question_at(turns, i) for i in results[:newest] if self._is_long(request.messages[i])}
+        return {i: query for i, query in asked.items() if query}
 
     def _is_long(self, message: Any) -> bool:
         if message.status == "error" or not _is_text(message):
@@ -90,26 +88,19 @@ class SpecPCMiddleware(AgentMiddleware):
         return len(text_of(message)) >= max(self.min_chars, 1)
 
     def _compressed(self, message: AnyMessage, query: str) -> ToolMessage:
-        document = self._remembered(message, query)
+        document = self._done.get(_address(message, query))
         if document is None:
             (document,) = self.compressor.compress_documents([_document(message)], query)
         return self._copy(message, query, document)
 
     async def _acompressed(self, message: AnyMessage, query: str) -> ToolMessage:
-        document = self._remembered(message, query)
+        document = self._done.get(_address(message, query))
         if document is None:
             (document,) = await self.compressor.acompress_documents([_document(message)], query)
         return self._copy(message, query, document)
 
-    def _remembered(self, message: AnyMessage, query: str) -> Document | None:
-        with self._lock:
-            return self._done.get((query, text_of(message)))
-
     def _copy(self, message: AnyMessage, query: str, document: Document) -> ToolMessage:
-        with self._lock:
-            self._done[query, text_of(message)] = document
-            while len(self._done) > _REMEMBERED:
-                self._done.popitem(last=False)
+        document = self._done.keep(_address(message, query), document)
         figures = {**message.response_metadata, "spec_pc": document.metadata["spec_pc"]}
         content = document.page_content or NOTHING_KEPT
         return cast(ToolMessage, message.model_copy(update={"content": content, "response_metadata": figures}))
@@ -119,6 +110,10 @@ def _with_messages(request: ModelRequest[Any], changed: Mapping[int, ToolMessage
     if not changed:
         return request
     return request.override(messages=[changed.get(i, message) for i, message in enumerate(request.messages)])
+
+
+def _address(message: AnyMessage, query: str) -> tuple[str, str, str]:
+    return query, message.name or "", text_of(message)
 
 
 def _document(message: AnyMessage) -> Document:
@@ -133,11 +128,6 @@ def _is_text(message: Any) -> bool:
     return True
 
 
-def _last_question(messages: Sequence[AnyMessage]) -> str:
-    """The text of the last human message, and of human messages right before it."""
-    last = max((i for i, message in enumerate(messages) if isinstance(message, HumanMessage)), default=-1)
-    first = last
-    while first > 0 and isinstance(messages[first - 1], HumanMessage):
-        first -= 1
-    texts = [text_of(message) for message in messages[max(first, 0) : last + 1]]
-    return "\n".join(text for text in texts if text.strip())
+def _turn(message: AnyMessage) -> tuple[str, str]:
+    role = "user" if isinstance(message, HumanMessage) else message.type
+    return role, text_of(message) if _is_text(message) else ""

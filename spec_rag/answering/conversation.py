@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
 NOTHING_KEPT = "(Nothing in this result bears on the question.)"
@@ -47,7 +47,7 @@ def question_at(turns: Sequence[Turn], place: int) -> str:
 
 
 class Frozen(Generic[T]):
-    """What has been made of texts, by their content address; the least recently used goes first. Safe for threads.
+    """What has been made of texts, by all that it depends on; the least recently used goes first. Safe for threads.
 
     Args:
         most: so many are remembered.
@@ -55,10 +55,10 @@ class Frozen(Generic[T]):
 
     def __init__(self, most: int = 4096) -> None:
         self._most = most
-        self._held: OrderedDict[str, T] = OrderedDict()
+        self._held: OrderedDict[Hashable, T] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: str) -> T | None:
+    def get(self, key: Hashable) -> T | None:
         """What is remembered, or None."""
         with self._lock:
             found = self._held.get(key)
@@ -66,7 +66,7 @@ class Frozen(Generic[T]):
                 self._held.move_to_end(key)
             return found
 
-    def keep(self, key: str, value: T) -> T:
+    def keep(self, key: Hashable, value: T) -> T:
         """Remember a value, and return what is remembered: the first that came stays."""
         with self._lock:
             kept = self._held.setdefault(key, value)
@@ -75,7 +75,7 @@ class Frozen(Generic[T]):
                 self._held.popitem(last=False)
             return kept
 
-    def made(self, key: str, make: Callable[[], T]) -> T:
+    def made(self, key: Hashable, make: Callable[[], T]) -> T:
         """What is remembered, or what `make` returns, which is then remembered."""
         found = self.get(key)
         return self.keep(key, make()) if found is None else found

@@ -24,6 +24,8 @@ from spec_rag.serving.front import Front
 from spec_rag.serving.metrics import Metrics
 from spec_rag.serving.settings import ServerSettings
 from spec_rag.serving.state import ServerState
+from spec_rag.serving.upstream import Upstream
+from spec_rag.serving.upstream import router as upstream_router
 
 
 def create_app(settings: ServerSettings, engine: Engine | None = None) -> FastAPI:
@@ -41,8 +43,16 @@ def create_app(settings: ServerSettings, engine: Engine | None = None) -> FastAP
         if own is None:
             own = await in_thread(lambda cancelled: LocalEngine.load(settings))
         target = settings.served_name or settings.target or ""
-        app.state.server = ServerState(settings, metrics, own, settings.draft, target)
-        yield
+        server = ServerState(settings, metrics, own, settings.draft, target)
+        app.state.server = server
+        if settings.upstream is None:
+            yield
+            return
+        server.upstream = Upstream(settings, metrics)
+        try:
+            yield
+        finally:
+            await server.upstream.close()
 
     app = FastAPI(
         title="spec-rag",
@@ -52,8 +62,8 @@ def create_app(settings: ServerSettings, engine: Engine | None = None) -> FastAP
         redoc_url=None,
     )
     app.include_router(compress_api.router)
-    app.include_router(chat_api.router)
     _add_common(app, settings, metrics)
+    app.include_router(chat_api.router if settings.upstream is None else upstream_router)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.add_middleware(Front, settings=settings, metrics=metrics)
@@ -70,6 +80,9 @@ def _add_common(app: FastAPI, settings: ServerSettings, metrics: Metrics) -> Non
     async def numbers() -> Response:
         """Metrics for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    if settings.upstream is not None:  # which lists its own
+        return
 
     @app.get("/v1/models", tags=["OpenAI"])
     async def models(request: Request) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fastapi import Request
 
@@ -14,6 +14,9 @@ from spec_rag.serving.context import Contexts
 from spec_rag.serving.engine import Engine
 from spec_rag.serving.metrics import Metrics
 from spec_rag.serving.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from spec_rag.serving.upstream import Upstream
 
 
 @dataclass
@@ -26,7 +29,7 @@ class ServerState:
     draft_name: str
     model_name: str
     contexts: Contexts = field(init=False)
-    upstream: Any = None
+    upstream: Upstream | None = None
     started: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:

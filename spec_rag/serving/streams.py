@@ -26,19 +26,15 @@ def event(data: Any) -> bytes:
     return b"data: " + json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace") + b"\n\n"
 
 
-class Events(StreamingResponse):
-    """A response of events whose source is closed when the client leaves, or the server stops."""
+class ClosingStream(StreamingResponse):
+    """A response whose source is closed when the client leaves, or the server stops."""
 
-    def __init__(self, source: AsyncGenerator[bytes, None], headers: dict[str, str] | None = None) -> None:
-        super().__init__(
-            _with_errors(source),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-cache", **(headers or {})},
-        )
+    def __init__(self, source: AsyncGenerator[bytes, None], status_code: int = 200, **options: Any) -> None:
+        super().__init__(source, status_code, **options)
         self._source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events."""
+        """Send the stream."""
         ended = False
 
         async def noting(message: Any) -> None:
@@ -54,6 +50,14 @@ class Events(StreamingResponse):
             raise ClientDisconnect
 
 
+class Events(ClosingStream):
+    """A response of server-sent events; an error after the first of them is an event itself."""
+
+    def __init__(self, source: AsyncGenerator[bytes, None], headers: dict[str, str] | None = None) -> None:
+        named = {"Cache-Control": "no-cache", **(headers or {})}
+        super().__init__(_with_errors(source), media_type="text/event-stream", headers=named)
+
+
 async def _with_errors(source: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     """The events; an error that comes after the first of them is an event itself."""
     try:
@@ -65,6 +69,8 @@ async def _with_errors(source: AsyncGenerator[bytes, None]) -> AsyncGenerator[by
             yield event(ApiError(500, "The server failed.", code="internal").body())
             raise
         yield event(told.body())
+    finally:
+        await source.aclose()
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:

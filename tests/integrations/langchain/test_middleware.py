@@ -169,7 +169,21 @@ def test_a_result_is_compressed_once_for_a_question(
     read_by_model(middleware, conversation())
     read_by_model(middleware, conversation())
     assert len(compressing_threads) == 1
-    read_by_model(middleware, [*conversation(), HumanMessage("And the dome?")])
+    other = [HumanMessage("And the dome?"), *conversation()[1:]]
+    read_by_model(middleware, other)
+    assert len(compressing_threads) == 2
+
+
+def test_what_the_model_has_read_of_a_result_stays_the_same_in_later_turns(
+    middleware: SpecPCMiddleware, compressing_threads: list[threading.Thread]
+) -> None:
+    first = read_by_model(middleware, conversation())
+    messages = [*conversation(), AIMessage("Saffron."), HumanMessage("And when was the dome opened?")]
+    again = {"name": "search", "args": {}, "id": "3"}
+    messages += [AIMessage("", tool_calls=[again]), ToolMessage(LONG, tool_call_id="3", name="search")]
+    second = read_by_model(middleware, messages)
+    assert [one.content for one in second[: len(first)]] == [one.content for one in first]
+    assert len(second[-1].content) < len(LONG)
     assert len(compressing_threads) == 2
 
 

@@ -1,0 +1,200 @@
+"""In front of another server: texts are shortened once and for all, and the upstream's troubles reach the client."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from serving.fake_upstream import PIECES, Fake
+from serving.helpers import FACTS, engine, served, settings
+
+from spec_rag.serving.settings import ServerSettings
+
+openai = pytest.importorskip("openai")
+
+ASK = [{"role": "user", "content": "How much does tank 3 hold?"}]
+
+
+@pytest.fixture
+def fake() -> Fake:
+    return Fake()
+
+
+def fronting(upstream: str, **given: Any) -> ServerSettings:
+    return settings(target=None, upstream=upstream, **given)
+
+
+@pytest.fixture
+def front(fake: Fake) -> Iterator[str]:
+    with fake.running() as upstream, served(fronting(upstream, timeout_seconds=1.0), engine()) as url:
+        yield url
+
+
+def client_of(url: str, key: str = "secret") -> Any:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
+
+
+def result_of(turn: int) -> str:
+    return " ".join(f"Tank {turn}-{i} holds {turn * 100 + i} litres of water." for i in range(12))
+
+
+def test_ten_turns_with_results_and_documents_keep_what_was_forwarded_byte_for_byte(fake: Fake, front: str) -> None:
+    client = client_of(front)
+    documents = [{"title": title, "text": text} for title, text in FACTS]
+    messages: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}]
+    spent: list[tuple[int, int]] = []
+    for turn in range(10):
+        messages.append({"role": "user", "content": f"How much does tank {turn} hold, and soup {turn}?"})
+        if turn % 2:
+            call = {"id": f"c{turn}", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+            messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+            messages.append({"role": "tool", "tool_call_id": f"c{turn}", "content": result_of(turn)})
+        before = json.dumps(messages)
+        raw = client.chat.completions.with_raw_response.create(
+            model="big", messages=messages, temperature=0.5, extra_body={"documents": documents}
+        )
+        assert json.dumps(messages) == before
+        spent.append(tuple(int(raw.headers[f"x-spec-rag-tokens-{when}"]) for when in ("before", "after")))
+        messages.append({"role": "assistant", "content": raw.parse().choices[0].message.content})
+    sent = [json.loads(body)["messages"] for body in fake.bodies]
+    for earlier, later in zip(fake.bodies, fake.bodies[1:], strict=False):
+        prefix = earlier[: earlier.index(b"], ", earlier.rindex(b'"content"'))]
+        assert later.startswith(prefix), (prefix[-200:], later[len(prefix) - 200 : len(prefix)])
+    assert all(json.loads(body)["temperature"] == 0.5 and "documents" not in json.loads(body) for body in fake.bodies)
+    for turn in range(1, 10, 2):
+        (result,) = [m for m in sent[-1] if m.get("tool_call_id") == f"c{turn}"]
+        assert 0 < len(result["content"]) < len(result_of(turn)) / 2
+    # documents are counted once, and no sentence of them is sent twice
+    dense = sum(len(text) for _, text in FACTS)
+    assert spent[0][0] == pytest.approx(dense, abs=10)
+    assert all(after < before for before, after in spent)
+    whole = " ".join(str(m["content"]) for m in sent[-1])
+    assert all(whole.count(sentence) <= 1 for _, text in FACTS for sentence in text.split(". ") if len(sentence) > 10)
+
+
+def test_another_clients_same_question_never_brings_the_documents_of_the_first(fake: Fake, front: str) -> None:
+    for key in ("first", "second", "second"):
+        client = client_of(front, key)
+        word = f"{key}-water"
+        documents = [text.replace("water", word) for _, text in FACTS]
+        first = client.chat.completions.create(model="big", messages=ASK, extra_body={"documents": documents})
+        turns = [*ASK, {"role": "assistant", "content": first.choices[0].message.content}, *ASK]
+        client.chat.completions.create(model="big", messages=turns, extra_body={"documents": documents})
+    for body, other in zip(fake.bodies, ["second"] * 2 + ["first"] * 4, strict=True):
+        assert f"{other}-water".encode() not in body
+    assert fake.bodies[2] == fake.bodies[4]
+
+
+def test_streams_pass_through_as_they_come(fake: Fake, front: str) -> None:
+    fake.mood = "slow"
+    came: list[float] = []
+    started = time.perf_counter()
+    text = ""
+    for chunk in client_of(front).chat.completions.create(model="big", messages=ASK, stream=True):
+        came.append(time.perf_counter() - started)
+        text += chunk.choices[0].delta.content
+    assert text == "".join(PIECES)
+    assert came[-1] - came[0] > 0.5  # not gathered up and sent at once
+
+
+def test_what_is_not_a_chat_is_handed_on_as_it_is(front: str) -> None:
+    assert [model.id for model in client_of(front).models.list()] == ["big"]
+    assert httpx.get(f"{front}/v1/nothing").json() == {"detail": "Not Found"}
+    assert httpx.get(f"{front}/health").json()["status"] == "ok"
+    body = {"documents": [text for _, text in FACTS], "query": "Tank 3?", "ratio": 0.3}
+    assert httpx.post(f"{front}/v1/compress", json=body).json()["ratio"] <= 0.3
+
+
+def test_keys_headers_and_fields_of_the_client_reach_the_upstream(fake: Fake, front: str) -> None:
+    raw = client_of(front).chat.completions.with_raw_response.create(
+        model="big", messages=ASK, extra_body={"own_field": [1]}, extra_headers={"X-Trace": "t"}
+    )
+    assert json.loads(fake.bodies[0]) == {"messages": ASK, "model": "big", "own_field": [1]}
+    assert (fake.headers[0]["authorization"], fake.headers[0]["x-trace"]) == ("Bearer secret", "t")
+    assert raw.headers["x-own"] == "1"
+    assert "x-spec-rag-tokens-before" not in raw.headers
+
+
+def test_a_server_with_keys_of_its_own_does_not_hand_them_on(fake: Fake) -> None:
+    with fake.running() as upstream:
+        for given, sent in ((None, None), ("theirs", "Bearer theirs")):
+            own = fronting(upstream, api_keys=("ours",), upstream_key=given)
+            with served(own, engine()) as url:
+                client_of(url, "ours").chat.completions.create(model="big", messages=ASK)
+                with pytest.raises(openai.AuthenticationError):
+                    client_of(url, "theirs").chat.completions.create(model="big", messages=ASK)
+            assert fake.headers.pop().get("authorization") == sent
+            assert not fake.headers
+
+
+@pytest.mark.parametrize(
+    ("mood", "error", "says"),
+    [
+        ("badly", "InternalServerError", "boom"),
+        ("busy", "RateLimitError", "later"),
+        ("never", "InternalServerError", "upstream_timeout"),
+    ],
+)
+def test_failures_of_the_upstream_reach_the_client(fake: Fake, front: str, mood: str, error: str, says: str) -> None:
+    fake.mood = mood
+    with pytest.raises(getattr(openai, error), match=says) as caught:
+        client_of(front).chat.completions.create(model="big", messages=ASK)
+    if mood == "busy":
+        assert caught.value.response.headers["retry-after"] == "7"
+
+
+def test_an_upstream_that_is_not_there_is_told() -> None:
+    with served(fronting("http://127.0.0.1:9/v1"), engine()) as url:
+        response = httpx.post(f"{url}/v1/chat/completions", json={"model": "big", "messages": ASK})
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_unreachable")
+
+
+@pytest.mark.parametrize("mood", ["cut", "silent"])
+def test_a_stream_that_breaks_off_breaks_off_for_the_client(fake: Fake, front: str, mood: str) -> None:
+    fake.mood = mood
+    got: list[str] = []
+    with (
+        pytest.raises(httpx.RemoteProtocolError),
+        httpx.stream("POST", f"{front}/v1/chat/completions", json={"messages": ASK, "stream": True}) as response,
+    ):
+        got.extend(response.iter_lines())
+    assert not any("[DONE]" in line for line in got)
+    assert "spec_rag_upstream_errors_total" in httpx.get(f"{front}/metrics").text
+
+
+def test_a_client_that_leaves_ends_the_stream_of_the_upstream(fake: Fake, front: str) -> None:
+    fake.mood = "slow"
+    with httpx.stream("POST", f"{front}/v1/chat/completions", json={"messages": ASK, "stream": True}) as response:
+        next(response.iter_lines())
+        assert fake.open_streams == 1
+    ends = time.monotonic() + 2
+    while fake.open_streams and time.monotonic() < ends:
+        time.sleep(0.02)
+    assert fake.open_streams == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"[" * 5000,
+        b'{"messages": 1}',
+        b'{"messages": ["x"]}',
+        b'{"messages": [], "documents": 1}',
+        b'{"messages": [], "documents": [{"x": 1}]}',
+        b'{"messages": [], "documents": ["text"]}',
+        b'{"messages": [], "spec_rag": 1}',
+        b'{"messages": [], "spec_rag": {"ratio": 2}}',
+    ],
+)
+def test_what_cannot_be_shortened_is_refused_here(fake: Fake, front: str, body: bytes) -> None:
+    response = httpx.post(f"{front}/v1/chat/completions", content=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"]
+    assert fake.bodies == []

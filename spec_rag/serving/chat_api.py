@@ -16,7 +16,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from spec_rag.errors import ConfigError
-from spec_rag.generation.structured import schema_instruction
+from spec_rag.generation.structured import Constraint, schema_instruction
 from spec_rag.generation.tool_calls import CallsHeldBack, ReadCalls, ToolChoice, read_tool_calls
 from spec_rag.results import Answer
 from spec_rag.serving import state
@@ -49,10 +49,14 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     context = await while_connected(request, shortening)
     tools = [tool.model_dump(exclude_none=True) for tool in body.tools or []]
     chosen = body.tool_choice if isinstance(body.tool_choice, str | None) else body.tool_choice.model_dump()
-    choice = ToolChoice.of(tools, chosen)
+    try:
+        choice = ToolChoice.of(tools, chosen)
+    except ValueError as error:
+        raise ApiError(400, f"tools: {error}", param="tools", code="invalid_value") from error
     tokens = _tokens(body, request, body.max_completion_tokens)
-    prompt = [*_format(body.response_format), *context.messages]
-    ask = Ask(prompt, tokens, choice.offered, choice.beginning, body.options())
+    instruction, form = _format(body.response_format)
+    options = {**body.options(), "constraint": choice.constraint or form}
+    ask = Ask([*instruction, *context.messages], tokens, choice.offered, choice.beginning, options)
     reply = _Reply(f"chatcmpl-{uuid.uuid4().hex}", "chat.completion", body.model, context)
     if body.stream:
         return await _streamed(request, body, reply, ask, _ChatPieces(reply, choice, bool(tools)))
@@ -241,15 +245,21 @@ def _tokens(body: Sampling, request: Request, other: int | None = None) -> int:
     return tokens
 
 
-def _format(wanted: ResponseFormat | None) -> list[dict[str, Any]]:
-    """The system message that asks for JSON."""
+def _format(wanted: ResponseFormat | None) -> tuple[list[dict[str, Any]], Constraint | None]:
+    """The system message that asks for JSON, and what holds the answer to it."""
     if wanted is None or wanted.type == "text":
-        return []
-    if wanted.type == "json_object":
-        return [{"role": "system", "content": schema_instruction({"type": "object"})}]
-    if wanted.json_schema is None:
+        return [], None
+    if wanted.type == "json_schema" and wanted.json_schema is None:
         raise ConfigError("response_format: the type 'json_schema' needs json_schema.")
-    return [{"role": "system", "content": schema_instruction(wanted.json_schema.schema_)}]
+    schema: dict[str, Any] = {"type": "object"}
+    strict = False
+    if wanted.type == "json_schema" and wanted.json_schema is not None:
+        schema, strict = wanted.json_schema.schema_, bool(wanted.json_schema.strict)
+    try:
+        held = Constraint.of(schema, strict=strict)
+    except ValueError as error:  # also of what JSON cannot say
+        raise ApiError(400, f"response_format: {error}", param="response_format", code="invalid_value") from error
+    return [{"role": "system", "content": schema_instruction(schema)}], held
 
 
 def _reason(answer: Answer) -> str:

@@ -222,4 +222,4 @@ def _as_json(compression: Compression, body: CompressRequest) -> CompressRespons
 
 def _probability(score: float) -> float:
     """A score between 0 and 1 that grows with the importance."""
-    return 1 / (1 + math.exp(-max(min(score, 500.0), -500.0)))
+    return 0.0 if score == -math.inf else 1 / (1 + math.exp(-max(min(score, 500.0), -500.0)))

@@ -132,6 +132,8 @@ class LocalEngine:
 
     async def relevance(self, documents: Sequence[Document], query: str) -> list[float]:
         """See Engine: the importance of the best unit, after all parts of the score have joined."""
+        if not any(document.text.strip() for document in documents):
+            return [float("-inf")] * len(documents)
         config = CompressionConfig(ratio=1.0)
         reading = await in_thread(lambda cancelled: self._read(documents, query, config, None, cancelled))
         assert reading.scores is not None

@@ -33,7 +33,7 @@ def test_no_generated_request_makes_the_server_fail() -> None:
                 answered[case.operation.label] += response.status_code == 200
 
             limited = hypothesis.settings(
-                max_examples=15,
+                max_examples=10,
                 deadline=None,
                 database=None,
                 derandomize=True,

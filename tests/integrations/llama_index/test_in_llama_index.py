@@ -160,3 +160,10 @@ def test_without_llama_index_the_error_says_what_to_install(package: str) -> Non
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 1
     assert run.stderr.strip().splitlines()[-1].endswith('pip install "spec-rag[llama-index]"')
+
+
+@pytest.mark.parametrize("package", ["llms", "postprocessor"])
+def test_importing_loads_neither_torch_nor_transformers(package: str) -> None:
+    program = f"import sys, llama_index.{package}.spec_rag\nassert not {{'torch', 'transformers'}} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spec_rag.generation.streaming import AnswerStream
+if TYPE_CHECKING:
+    from spec_rag.generation.streaming import AnswerStream
 
 _streams: ContextVar[list[AnswerStream] | None] = ContextVar("spec_rag_streams", default=None)
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from spec_rag.checks import check_choice, check_integer
 from spec_rag.errors import ConfigError, unknown_field
+from spec_rag.presets import with_preset
 from spec_rag.retention import RetentionConfig
 from spec_rag.text.languages import LANGUAGES
 
@@ -22,6 +23,8 @@ Lookahead = Literal["auto", "draft", "none", "target"]
 HeadBudget = Literal["uniform", "adaptive"]
 Scoring = Literal["per_document", "joint"]
 Unit = Literal["sentence", "token", "document"]
+Cascade = Literal["auto", "always", "never"]
+Version = Literal["2026", "2025"]
 
 
 def _check_window_fits(config: SpecPCConfig | SpecKVConfig) -> None:
@@ -163,11 +166,17 @@ class CompressionConfig(RetentionConfig, _FromDict):
         retrieval: let the retriever's scores take part, where every document brings one.
         language: of the documents, as ISO 639-1 code ("en", "de", "zh" ...), for splitting sentences.
         contrast: subtract what any question would attend to (per_document only).
-        likelihood: let the likelihood of the question, given each document, take part (per_document only).
+        likelihood: let the likelihood of the question, given each passage, take part (per_document only); "auto" does
+            so where neither the retriever's scores nor an embedder say how near each document is to the question.
+        cascade: which passages the draft reads: "auto" leaves out those that retrieval scores or an embedder, with
+            words and titles, put far behind; "always" does so by words and titles alone too, where nothing else is
+            known; "never" reads all, and asks all for the likelihood of the question, not only the most promising.
         links: raise what belongs to a document whose title a promising unit of another document names.
-        calibration: which heads of the draft to trust besides the best of each layer (per_document only): None trusts
-            no others; "shipped" takes the weights that come with the package, if it has some for the draft; else the
-            path of a file that `spec-rag calibrate` wrote.
+        calibration: which heads of the draft to trust besides the best of each layer (per_document only): "shipped"
+            takes the weights that come with the package, if it has some for the draft; None trusts no others; else
+            the path of a file that `spec-rag calibrate` wrote.
+        version: of reading and scoring: "2026", or "2025" for comparisons, in which a question sees the passages in
+            every layer, with the weights of that year.
         ellipsis: what stands where text was dropped, such as " … "; "" joins the kept pieces with a space.
             Where a line break was dropped, one stays.
         cut_units: let the best words of a unit that does not fit whole be kept, with "…" where it was cut. False keeps
@@ -184,11 +193,13 @@ class CompressionConfig(RetentionConfig, _FromDict):
     scoring: Scoring = "per_document"
     unit: Unit = "sentence"
     language: str = "en"
-    contrast: bool = True
-    likelihood: bool = True
+    contrast: bool = False
+    likelihood: bool | Literal["auto"] = "auto"
     links: bool = True
     retrieval: bool = True
-    calibration: str | None = None
+    cascade: Cascade = "auto"
+    calibration: str | None = "shipped"
+    version: Version = "2026"
     ellipsis: str = ""
     cut_units: bool = False
 
@@ -213,8 +224,11 @@ class CompressionConfig(RetentionConfig, _FromDict):
             )
         check_choice("scoring", self.scoring, get_args(Scoring))
         check_choice("unit", self.unit, get_args(Unit))
-        for name in ("contrast", "likelihood", "links", "retrieval", "cut_units"):
+        for name in ("contrast", "links", "retrieval", "cut_units"):
             check_choice(name, getattr(self, name), (True, False))
+        check_choice("likelihood", self.likelihood, (True, False, "auto"))
+        check_choice("cascade", self.cascade, get_args(Cascade))
+        check_choice("version", self.version, get_args(Version))
         if self.language not in LANGUAGES:
             raise ConfigError(f"language={self.language!r}: must be an ISO 639-1 code, such as 'en', 'de' or 'zh'.")
         if self.calibration is not None and (not isinstance(self.calibration, str) or not self.calibration.strip()):
@@ -222,10 +236,20 @@ class CompressionConfig(RetentionConfig, _FromDict):
         if not isinstance(self.ellipsis, str):
             raise ConfigError(f"ellipsis={self.ellipsis!r}: must be a string.")
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> CompressionConfig:
+        """Build the config from a dict of its field names, and `preset`: a name that the rest changes.
+
+        Raises:
+            ConfigError: a name or a value is not known.
+        """
+        found: CompressionConfig = super().from_dict(with_preset(values))
+        return found
+
     @property
     def needs_whole_draft(self) -> bool:
         """Whether the score needs layers above the last one whose attention counts."""
-        return self.likelihood or self.scoring == "joint"
+        return self.likelihood is not False or self.scoring == "joint"
 
     def budget_tokens(self, tokens_before: int) -> int:
         """The most tokens that may be kept of `tokens_before`."""

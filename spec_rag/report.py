@@ -268,4 +268,6 @@ def _hint(unit: KeptUnit) -> str:
 def _cost(compression: CompressionData) -> str:
     if not compression.draft_seconds:
         return "everything fitted: the draft was not asked"
-    return f"draft {compression.draft}: {compression.draft_seconds:.2f} s"
+    read = sum(look.read for look in compression.passages)
+    part = "" if read == len(compression.passages) else f", {read} of {len(compression.passages)} passages read"
+    return f"draft {compression.draft}: {compression.draft_seconds:.2f} s{part}"

@@ -5,7 +5,7 @@ This module does not know how results are shown; `report` does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -170,6 +170,26 @@ class CompressedDocument:
 
 
 @dataclass(frozen=True)
+class PassageLook:
+    """What was looked at of a passage, the piece of a document that the draft reads at once.
+
+    Attributes:
+        document: index of its document among those given.
+        start, end: its characters in the document's text.
+        tokens: the draft's.
+        read: whether the draft read it; otherwise scores, embeddings or words had put it far behind.
+        asked: whether the likelihood of the question, given this passage, took part.
+    """
+
+    document: int
+    start: int
+    end: int
+    tokens: int
+    read: bool
+    asked: bool
+
+
+@dataclass(frozen=True)
 class CompressionData:
     """The documents of one question after compression, as data; `spec_rag.Compression` adds how they are shown.
 
@@ -181,6 +201,7 @@ class CompressionData:
         draft: name of the draft.
         draft_seconds: wall time of the draft; 0.0 when everything fitted and the draft was not asked.
         settings: how it was scored and selected.
+        passages: what the draft looked at; empty when everything fitted.
     """
 
     documents: list[CompressedDocument]
@@ -189,6 +210,7 @@ class CompressionData:
     draft: str
     draft_seconds: float
     settings: Mapping[str, Any] = field(default_factory=dict)
+    passages: Sequence[PassageLook] = field(default=(), repr=False)
 
     @property
     def text(self) -> str:

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from spec_rag import Cancellation, compress
 from spec_rag.attention.capture import AttentionCall, Replaced, capture
-from spec_rag.compression.draft import Draft, needed_depth
+from spec_rag.compression.cascade import gather_signals
+from spec_rag.compression.draft import Draft, Layers, needed_depth
 from spec_rag.compression.draft_reader import DocumentReader, reader_for
+from spec_rag.compression.looking import NEUTRAL_QUESTIONS, joint_importance
 from spec_rag.compression.passages import QuestionTokens, question_tokens, split_passages
-from spec_rag.compression.signals import NEUTRAL_QUESTIONS, Inquiry, gather_signals, joint_importance
+from spec_rag.compression.signals import Inquiry
 from spec_rag.config import CompressionConfig
 from spec_rag.errors import CancelledError, UnsupportedModelError
 from spec_rag.text.documents import Document
@@ -44,9 +46,12 @@ def draft_of(family: str, **overrides: Any) -> Draft:
 
 
 class Reference:
-    """Dense attention over instruction, passages and question, in which no passage sees another."""
+    """Dense attention over instruction, passages and question, in which no passage sees another.
 
-    def __init__(self, head: int, passages: Sequence[Sequence[int]], question: int) -> None:
+    The question sees the passages in the layers [first, last) alone.
+    """
+
+    def __init__(self, head: int, passages: Sequence[Sequence[int]], question: int, seen: tuple[int, int]) -> None:
         lengths = [len(p) for p in passages]
         start = head + max(lengths)
         self.positions = torch.cat(
@@ -55,7 +60,8 @@ class Reference:
         part = torch.cat([torch.full((n,), i) for i, n in enumerate([head, *lengths, question])])
         last = len(lengths) + 1
         self.hidden = (part[:, None] != part) & (part != 0) & (part[:, None] != last)
-        self.head, self.question = head, question
+        self.blind = self.hidden | ((part[:, None] == last) & (part != 0) & (part != last))
+        self.head, self.question, self.seen = head, question, seen
         self.scores: list[Tensor] = []
 
     def __call__(self, call: AttentionCall) -> Replaced:
@@ -64,16 +70,16 @@ class Reference:
             call.key,
             call.scaling,
             sliding_window=call.sliding_window,
-            hidden=self.hidden,
+            hidden=self.hidden if self.seen[0] <= call.layer < self.seen[1] else self.blind,
             positions=self.positions,
         )
         self.scores.append(rows[0, :, -self.question :, self.head : -self.question].amax(1))
         return Replaced(rows @ call.value.repeat_interleave(2, dim=1))
 
 
-def dense_attention(draft: Draft, head: list[int], question: QuestionTokens) -> Tensor:
+def dense_attention(draft: Draft, head: list[int], question: QuestionTokens, seen_from: int = 0) -> Tensor:
     """float64 [layers, heads, passage tokens]"""
-    reference = Reference(len(head), PASSAGES, len(question.ids))
+    reference = Reference(len(head), PASSAGES, len(question.ids), (seen_from, 3))
     ids = torch.tensor([[*head, *(token for p in PASSAGES for token in p), *question.ids]])
     with capture(draft.model, reference), torch.no_grad():
         draft.model(input_ids=ids, position_ids=reference.positions[None], use_cache=False)
@@ -83,23 +89,38 @@ def dense_attention(draft: Draft, head: list[int], question: QuestionTokens) -> 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_question_looks_at_all_passages_as_in_one_dense_reading(family: str) -> None:
     draft = draft_of(family)
-    reader = DocumentReader(draft)
-    found = reader.attention(reader.encode(PASSAGES), QUESTIONS, 0, 3)
+    reader = DocumentReader(draft, layers=Layers((0, 3), (0, 3)))
+    found = reader.attention(reader.encode(PASSAGES), QUESTIONS)
     assert found.shape == (2, 3, 4, sum(len(p) for p in PASSAGES))
     for own, question in zip(found, QUESTIONS, strict=True):
         torch.testing.assert_close(own, dense_attention(draft, reader.frame.head, question), atol=1e-9, rtol=1e-6)
-    shallow = reader.attention(reader.encode(PASSAGES), QUESTIONS, 1, 2)
-    torch.testing.assert_close(shallow, found[:, 1:2])
+    reader = DocumentReader(draft, layers=Layers((0, 3), (1, 2)))
+    torch.testing.assert_close(reader.attention(reader.encode(PASSAGES), QUESTIONS), found[:, 1:2])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_likelihood_is_that_of_the_questions_own_tokens_behind_each_passage_alone(family: str) -> None:
+def test_below_the_first_layer_that_is_listened_to_a_question_sees_no_passage(family: str) -> None:
+    draft = draft_of(family)
+    reader = DocumentReader(draft, layers=Layers((1, 3), (1, 3)))
+    encoded = reader.encode(PASSAGES)
+    assert {(p.first_layer, p.last_layer) for p in encoded} == {(1, 3)}
+    for own, question in zip(reader.attention(encoded, QUESTIONS), QUESTIONS, strict=True):
+        dense = dense_attention(draft, reader.frame.head, question, seen_from=1)
+        torch.testing.assert_close(own, dense[1:], atol=1e-9, rtol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("seen", [(0, 3), (1, 2)])
+def test_the_likelihood_is_that_of_the_questions_own_tokens_behind_each_passage_alone(
+    family: str, seen: tuple[int, int]
+) -> None:
     draft, question = draft_of(family), QUESTIONS[0]
-    reader = DocumentReader(draft)
+    reader = DocumentReader(draft, layers=Layers(seen, (1, 2)))
     found = reader.log_likelihood(reader.encode(PASSAGES), question)
     for passage, own in zip(PASSAGES, found, strict=True):
         ids = torch.tensor([[*reader.frame.head, *passage, *question.ids]])
-        with torch.no_grad():
+        reference = Reference(len(reader.frame.head), [passage], len(question.ids), seen)
+        with capture(draft.model, reference), torch.no_grad():
             log_p = draft.model(input_ids=ids).logits[0].log_softmax(-1)
         before = len(reader.frame.head) + len(passage)
         expected = [float(log_p[before + i - 1, question.ids[i]]) for i in range(question.start, question.end)]
@@ -121,7 +142,7 @@ def read(draft: Draft, **settings: Any) -> tuple[Inquiry, list[int]]:
     documents = [Document("One is red. Two is blue.", title="Huts"), Document("Three is green. Four is grey.")]
     units = [unit_spans(document.text, "sentence") for document in documents]
     passages = split_passages(draft.tokenizer, documents, units)
-    config = CompressionConfig(**settings)
+    config = CompressionConfig.from_dict(settings)
     return Inquiry(documents, units, passages, "Which is blue?", config), [t for p in passages for t in p.ids]
 
 
@@ -149,12 +170,12 @@ def test_joint_importance_starts_with_the_first_token_of_the_first_passage() -> 
 
 def test_the_neutral_attention_is_the_mean_of_the_neutral_questions() -> None:
     draft = draft_of("llama")
-    inquiry, _ = read(draft)
+    inquiry, _ = read(draft, contrast=True)
     signals = gather_signals(draft, inquiry)
     reader = DocumentReader(draft)
-    encoded = reader.encode([p.ids for p in inquiry.passages])
+    encoded = [p.between(1, 2) for p in reader.encode([p.ids for p in inquiry.passages])]
     each = [
-        reader.attention(encoded, [question_tokens(draft.tokenizer, reader.frame, text)], 1, 2)[0].float()
+        reader.attention(encoded, [question_tokens(draft.tokenizer, reader.frame, text)])[0].float()
         for text in (inquiry.question, *NEUTRAL_QUESTIONS)
     ]
     torch.testing.assert_close(signals.attention, each[0])

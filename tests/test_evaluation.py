@@ -14,12 +14,11 @@ from tiny import tiny_pair
 from typer.testing import CliRunner
 
 from spec_rag.cli.app import app
-from spec_rag.compression.calibration import Calibration
 from spec_rag.compression.draft import Draft
 from spec_rag.compression.pipeline import compress
 from spec_rag.errors import UnreadableFileError
 from spec_rag.evaluation import run
-from spec_rag.evaluation.methods.variants import CALIBRATED, EMBEDDED, PARTS, VARIANTS, Case
+from spec_rag.evaluation.methods.variants import EMBEDDED, PARTS, VARIANTS, Case
 from spec_rag.evaluation.tasks.metrics import holds_answer
 from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion, read_questions
 from spec_rag.text.documents import Document
@@ -35,7 +34,7 @@ ASKED = AnsweredQuestion(
     ["The Odalys Fenn"],
     [Document(text, title=title) for title, text in zip(TITLES, TEXTS, strict=True)],
 )
-ALL = {**VARIANTS, **CALIBRATED, **EMBEDDED}
+ALL = {**VARIANTS, **EMBEDDED}
 
 
 def vowels(texts: list[str]) -> list[list[float]]:
@@ -72,18 +71,9 @@ def test_a_line_of_another_form_is_named(tmp_path: Path) -> None:
         read_questions(path)
 
 
-@pytest.fixture
-def shipped(monkeypatch: pytest.MonkeyPatch) -> Calibration:
-    """A calibration for the tiny draft, as if it came with the package."""
-    made = Calibration("tiny-draft", 4, 4, {"1.0": 1.0}, {"1.2": 0.25, "2.3": 0.75}, questions=1, seed=0)
-    for module in ("spec_rag.evaluation.methods.variants", "spec_rag.evaluation.run", "spec_rag.compression.draft"):
-        monkeypatch.setattr(f"{module}.find_calibration", lambda wanted, _: made if wanted else None)
-    return made
-
-
 @pytest.mark.parametrize("with_titles", [False, True])
 @pytest.mark.parametrize("name", ALL)
-def test_no_variant_keeps_more_than_its_share(name: str, with_titles: bool, draft: Draft, shipped: Calibration) -> None:
+def test_no_variant_keeps_more_than_its_share(name: str, with_titles: bool, draft: Draft) -> None:
     case = Case(draft, ASKED, vowels, with_titles=with_titles)
     assert (case.tokens > sum(case.count(text) for text in TEXTS)) == with_titles
     texts = ALL[name](case)
@@ -97,7 +87,7 @@ def test_no_variant_keeps_more_than_its_share(name: str, with_titles: bool, draf
 
 def test_the_default_variant_is_what_compress_does(draft: Draft) -> None:
     case = Case(draft, ASKED, vowels)
-    for variant, embedder in ((VARIANTS["default"], None), (EMBEDDED["fused"], vowels)):
+    for variant, embedder in ((VARIANTS["default"], None), (EMBEDDED["+ embedder"], vowels)):
         own = [
             compress(ASKED.documents, ASKED.question, draft=draft, ratio=1 / part, embedder=embedder).text
             for part in PARTS
@@ -105,34 +95,37 @@ def test_the_default_variant_is_what_compress_does(draft: Draft) -> None:
         assert variant(case) == own
 
 
-def test_a_part_that_is_switched_is_switched_in_compress_too(draft: Draft, shipped: Calibration) -> None:
+def test_what_a_variant_changes_is_changed_in_compress_too(draft: Draft) -> None:
     case = Case(draft, ASKED)
-    switched: dict[str, dict[str, object]] = {
+    changed: dict[str, dict[str, object]] = {
+        "default of 2025": {"preset": "2025-default"},
         "- likelihood": {"likelihood": False},
-        "- contrast": {"contrast": False},
         "- links": {"links": False},
-        "+ calibrated heads": {"calibration": "shipped"},
-        "- likelihood + calibrated heads": {"calibration": "shipped", "likelihood": False},
+        "+ contrast": {"contrast": True},
+        "words choose what is read": {"cascade": "always"},
+        "paper by sentence": {"scoring": "joint", "links": False},
     }
-    for name, settings in switched.items():
+    for name, settings in changed.items():
         own = [
             compress(ASKED.documents, ASKED.question, draft=draft, ratio=1 / part, **settings).text for part in PARTS
         ]
-        assert ALL[name](case) == own
+        assert ALL[name](case) == own, name
 
 
 def test_variants_can_be_named_in_a_list_with_commas() -> None:
     assert not [name for name in ALL if "," in name]
 
 
-def test_kept_signals_spare_the_draft(draft: Draft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    variants = {**VARIANTS, **EMBEDDED}
+def test_what_was_read_in_one_run_is_not_read_in_the_next(
+    draft: Draft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = {name: ALL[name] for name in ("default", "paper", "embedding sentences")}
     first = run.kept_answers(draft, [ASKED], variants, embedder=vowels, signals=tmp_path)
-    monkeypatch.setattr("spec_rag.evaluation.methods.variants.gather_signals", None)
+    monkeypatch.setattr("spec_rag.compression.draft_reader.DocumentReader._encode_batch", None)
     monkeypatch.setattr("spec_rag.evaluation.methods.variants.joint_importance", None)
     monkeypatch.setattr("spec_rag.evaluation.methods.variants.similarities", None)
     assert run.kept_answers(draft, [ASKED], variants, embedder=vowels, signals=tmp_path) == first
-    other = replace(ASKED, question="What is old?")
+    other = replace(ASKED, documents=[Document("Something else. It is new."), *ASKED.documents])
     with pytest.raises(TypeError):
         run.kept_answers(draft, [other], {"default": VARIANTS["default"]}, signals=tmp_path)
 

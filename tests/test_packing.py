@@ -10,10 +10,11 @@ from safetensors.torch import save
 
 from spec_rag.compression.packing import StorageType, Stored, from_bytes, packed, to_bytes, unpacked
 from spec_rag.compression.passages import EncodedPassage
+from spec_rag.errors import ConfigError
 
 KEY = "ab" * 32
 SHAPE = (3, 2, 7, 8)
-STORAGES: list[StorageType] = ["float32", "float16", "int8"]
+STORAGES: list[StorageType] = ["float32", "float16", "int8", "int4"]
 
 
 def passage() -> EncodedPassage:
@@ -21,9 +22,9 @@ def passage() -> EncodedPassage:
     return EncodedPassage(*(10 * torch.randn(*SHAPE, generator=generator) for _ in range(2)))
 
 
-@pytest.mark.parametrize(("storage", "error"), [("float32", 0.0), ("float16", 1e-3), ("int8", 1 / 127)])
+@pytest.mark.parametrize(("storage", "error"), [("float32", 0.0), ("float16", 1e-3), ("int8", 1 / 127), ("int4", 0.07)])
 def test_a_passage_comes_back_within_its_precision(storage: StorageType, error: float) -> None:
-    given, back = passage(), unpacked(packed(passage(), storage))
+    given, back = passage(), unpacked(packed(passage(), storage), storage)
     for a, b in ((given.keys, back.keys), (given.values, back.values)):
         assert float((a - b.float()).abs().max()) <= error * float(a.abs().max())
 
@@ -36,10 +37,21 @@ def test_bytes_give_the_same_tensors_back(storage: StorageType) -> None:
     assert all(torch.equal(back[name], stored[name]) and back[name].dtype == stored[name].dtype for name in stored)
 
 
-def test_a_tensor_of_zeros_survives_int8() -> None:
-    back = unpacked(packed(EncodedPassage(torch.zeros(SHAPE), torch.zeros(SHAPE)), "int8"))
+@pytest.mark.parametrize("storage", ["int8", "int4"])
+def test_a_tensor_of_zeros_survives_integers(storage: StorageType) -> None:
+    back = unpacked(packed(EncodedPassage(torch.zeros(SHAPE), torch.zeros(SHAPE)), storage), storage)
     assert not bool(back.keys.isnan().any())
     assert float(back.keys.abs().max()) == 0
+
+
+def test_heads_of_an_odd_dimension_have_no_int4() -> None:
+    odd = EncodedPassage(torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 2, 3))
+    with pytest.raises(ConfigError, match="even dimension, not 3: use 'int8'"):
+        packed(odd, "int4")
+
+
+def test_the_layer_that_comes_first_is_told_again() -> None:
+    assert unpacked(packed(passage(), "int4"), "int4", 8).first_layer == 8
 
 
 def with_metadata(stored: Stored, **metadata: str) -> bytes:
@@ -90,8 +102,9 @@ def test_a_well_formed_file_of_other_tensors_is_not_believed(stored: Stored, say
         from_bytes(to_bytes(KEY, stored), KEY, "float16", SHAPE)
 
 
-def test_the_scales_of_an_int8_file_must_fit_its_numbers() -> None:
-    stored = packed(passage(), "int8")
-    stored["keys_scale"] = stored["keys_scale"][:, :, 1:].contiguous()
+@pytest.mark.parametrize(("storage", "name"), [("int8", "keys_scale"), ("int4", "values_least")])
+def test_the_scales_of_a_file_of_integers_must_fit_its_numbers(storage: StorageType, name: str) -> None:
+    stored = packed(passage(), storage)
+    stored[name] = stored[name][:, :, 1:].contiguous()
     with pytest.raises(ValueError, match="do not fit together"):
-        from_bytes(to_bytes(KEY, stored), KEY, "int8", SHAPE)
+        from_bytes(to_bytes(KEY, stored), KEY, storage, SHAPE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from spec_rag.compression.scoring import (
     PARTS,
     best_tokens,
     contrast,
+    prior_scores,
     reciprocal_rank,
     standardised,
     token_importance,
@@ -107,30 +109,52 @@ def test_the_likelihood_counts_the_words_that_a_passage_foretells_better_than_th
     ranges, passages = [[0, 2], [2, 4], [4, 6], [6, 8]], [0, 0, 1, 2]
     gain = scoring.likelihood(signals_of(TWO.attention, ranges, passages, log_likelihood=log_p), torch.zeros(4))
     # the first passage gains 1 by its first word, the second 4 by its second; what they lose does not count
-    assert gain.tolist() == pytest.approx((0.75 * standardised(torch.tensor([1.0, 1.0, 4.0, 0.0]))).tolist())
+    assert gain.tolist() == pytest.approx((0.5 * standardised(torch.tensor([1.0, 1.0, 4.0, 0.0]))).tolist())
     assert scoring.likelihood(TWO, torch.ones(3)).tolist() == [1.0] * 3
 
 
 def test_the_retrievers_score_raises_the_units_of_its_document() -> None:
     signals = signals_of(TWO.attention, [[0, 2], [2, 4], [4, 8]], [0, 0, 1], retrieval=torch.tensor([1.0, 1.0, 4.0]))
     score = scoring.retrieval(signals, torch.zeros(3))
-    assert score.tolist() == pytest.approx((0.5 * standardised(torch.tensor([1.0, 1.0, 4.0]))).tolist())
+    assert score.tolist() == pytest.approx((0.75 * standardised(torch.tensor([1.0, 1.0, 4.0]))).tolist())
     assert scoring.retrieval(TWO, torch.ones(3)).tolist() == [1.0] * 3
 
 
-def test_similarity_and_the_score_so_far_are_fused_by_their_ranks() -> None:
-    signals = signals_of(TWO.attention, [[0, 2], [2, 4], [4, 8]], [0, 0, 1], similarity=torch.tensor([0.1, 0.2, 0.9]))
+def test_a_passage_that_was_not_asked_for_the_likelihood_gains_nothing_and_counts_in_no_mean() -> None:
+    log_p = torch.tensor([[-1.0, -9.0], [torch.nan, torch.nan], [-3.0, -7.0]])
+    ranges, passages = [[0, 2], [2, 4], [4, 6]], [0, 1, 2]
+    gain = scoring.likelihood(signals_of(TWO.attention, ranges, passages, log_likelihood=log_p), torch.zeros(3))
+    assert gain.tolist() == pytest.approx((0.5 * standardised(torch.tensor([1.0, 0.0, 1.0]))).tolist())
+
+
+def test_similarity_counts_the_unit_and_the_best_of_its_document() -> None:
+    own = torch.tensor([0.1, 0.2, 0.9])
+    signals = signals_of(TWO.attention, [[0, 2], [2, 4], [4, 8]], [0, 0, 1], similarity=own)
+    expected = 0.75 * standardised(own) + 0.25 * standardised(torch.tensor([0.2, 0.2, 0.9]))
+    assert scoring.similarity(signals, torch.zeros(3)).tolist() == pytest.approx(expected.tolist())
+    assert scoring.similarity(TWO, torch.ones(3)).tolist() == [1.0] * 3
+
+
+def test_in_2025_similarity_and_the_score_so_far_were_fused_by_their_ranks() -> None:
+    signals = signals_of(
+        TWO.attention,
+        [[0, 2], [2, 4], [4, 8]],
+        [0, 0, 1],
+        similarity=torch.tensor([0.1, 0.2, 0.9]),
+        version="2025",
+    )
     near, far = (scoring.similarity(signals, torch.tensor([3.0, 2.0, low])) for low in (1.0, -100.0))
     assert torch.equal(near, far)
     assert near.argsort(descending=True).tolist()[-1] == 1  # the first in one order, the last in the other
     assert float(near.std()) == pytest.approx(1.5, abs=1e-3)
-    assert scoring.similarity(TWO, torch.ones(3)).tolist() == [1.0] * 3
 
 
 def test_a_named_document_is_raised_and_without_names_nothing_is() -> None:
-    links = torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    links = torch.tensor([[0.0, 1.0, 1.0]])
     signals = signals_of(TWO.attention, [[0, 2], [2, 4], [4, 8]], [0, 0, 1], links=links)
-    assert scoring.links(signals, torch.tensor([2.0, 0.0, 0.0])).tolist() == pytest.approx([2.0, 0.0, 2.0])
+    assert scoring.links(signals, torch.tensor([2.0, 0.0, 0.0])).tolist() == pytest.approx([2.0, 0.0, 8.0])
+    old = replace(signals, version="2025")
+    assert scoring.links(old, torch.tensor([2.0, 0.0, 0.0])).tolist() == pytest.approx([2.0, 0.0, 2.0])
     assert scoring.links(TWO, torch.ones(3)).tolist() == [1.0] * 3
 
 
@@ -140,10 +164,49 @@ def test_the_parts_speak_one_after_the_other() -> None:
         [[0, 2], [2, 4], [4, 8]],
         [0, 0, 1],
         retrieval=torch.tensor([1.0, 1.0, 4.0]),
-        links=torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]),
+        links=torch.tensor([[0.0, 1.0, 1.0]]),
     )
     score = torch.zeros(3)
     for part in PARTS.values():
         score = part(signals, score)
     assert torch.equal(unit_scores(signals), score)
     assert len(unit_scores(signals_of(torch.zeros(1, 1, 1), [[0, 1]], [0]))) == 1
+
+
+def test_units_of_unread_passages_come_behind_all_others_by_what_else_is_known() -> None:
+    attention = torch.tensor([[[0.1, 0.2, 0.3, 0.0, 0.0, 0.0]]])
+    signals = signals_of(
+        attention,
+        [[0, 1], [1, 2], [2, 3], [3, 4], [4, 5], [5, 6]],
+        [0, 0, 1, 2, 3, 3],
+        retrieval=torch.tensor([3.0, 3.0, 2.0, -1.0, 1.0, 1.0]),
+        links=torch.tensor([[2.0, 0.0, 1.0], [4.0, 1.0, 1.0]]),
+        read=torch.tensor([True, True, False, False]),
+    )
+    score = unit_scores(signals)
+    alone = signals_of(
+        attention[..., :3],
+        [[0, 1], [1, 2], [2, 3]],
+        [0, 0, 1],
+        retrieval=torch.tensor([3.0, 3.0, 2.0]),
+        links=torch.tensor([[2.0, 0.0, 1.0]]),
+    )
+    assert score[:3].tolist() == pytest.approx(unit_scores(alone).tolist())
+    assert float(score[3:].max()) == pytest.approx(float(score[:3].min()) - 1)
+    assert float(score[4]) == float(score[5]) > float(score[3])
+
+
+def test_what_is_known_without_the_draft_is_retrieval_similarity_words_and_titles() -> None:
+    def prior(**known: Any) -> list[float]:
+        given = {name: torch.tensor(value) for name, value in known.items()}
+        return prior_scores(signals_of(TWO.attention, [[0, 2], [2, 4], [4, 8]], [0, 0, 1], **given)).tolist()
+
+    def spread(*values: float) -> Tensor:
+        return standardised(torch.tensor(values, dtype=torch.float32))
+
+    assert prior() == [0.0, 0.0, 0.0]
+    assert prior(words=[1.0, 2.0, 6.0]) == pytest.approx(spread(1, 2, 6).tolist(), abs=1e-5)
+    both = standardised(spread(4, 4, 1) + 0.5 * spread(1, 2, 6))
+    assert prior(words=[1.0, 2.0, 6.0], retrieval=[4.0, 4.0, 1.0]) == pytest.approx(both.tolist(), abs=1e-5)
+    named = prior(similarity=[0.9, 0.1, 0.1], links=[[0.0, 1.0, 0.5]])
+    assert named[2] == pytest.approx(float(spread(0.9, 0.1, 0.1)[2]) + 4, abs=1e-4)

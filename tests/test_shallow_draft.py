@@ -72,7 +72,7 @@ def test_other_weights_find_nothing_in_the_index(folder: Path, tmp_path: Path) -
 
 
 def test_a_shallow_draft_refuses_the_likelihood(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="likelihood=True needs all 6 layers"):
+    with pytest.raises(ConfigError, match="likelihood='auto' needs all 6 layers"):
         compress(TEXTS, "Who keeps the harbour?", draft=load_model(folder, layers=4), ratio=0.5)
 
 

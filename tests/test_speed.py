@@ -49,10 +49,10 @@ def test_ratios_time_every_call(draft: Draft, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_finer_storage_takes_more_bytes(draft: Draft) -> None:
-    exact, half, quarter = (row.split(" | ") for row in costs.storage(draft, [ASKED], part=2).splitlines()[2:])
-    assert (exact[0], half[0], quarter[0]) == ("| float32", "| float16", "| int8")
+    exact, half, quarter, eighth = (row.split(" | ") for row in costs.storage(draft, [ASKED], part=2).splitlines()[2:])
+    assert [row[0][2:] for row in (exact, half, quarter, eighth)] == ["float32", "float16", "int8", "int4"]
     assert float(exact[1]) == pytest.approx(2 * float(half[1]), rel=0.2)
-    assert float(half[1]) > float(quarter[1]) > 0
+    assert float(half[1]) > float(quarter[1]) > float(eighth[1]) > 0
     assert exact[3] == "1 of 1 |"
 
 

@@ -23,9 +23,10 @@ from langchain_spec_rag.plain_values import Options, name_of, plain, unserializa
 from langchain_spec_rag.retriever import ScoreSource, SpecPCRetriever
 from spec_rag.cancellation import in_thread
 from spec_rag.compression.index import DocumentIndex
-from spec_rag.config import CompressionConfig, Scoring, Unit
+from spec_rag.config import Cascade, CompressionConfig, Scoring, Unit, Version
 from spec_rag.errors import ConfigError, unknown_field
 from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.presets import with_preset
 from spec_rag.retention import Order
 from spec_rag.text.spans import original_spans
 
@@ -90,16 +91,21 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     """What is kept or dropped as a whole: "sentence", "token" or "document"."""
     language: str = "en"
     """Of the documents, as ISO 639-1 code, for splitting sentences."""
-    contrast: bool = True
+    contrast: bool = False
     """Subtract what any question would attend to."""
-    likelihood: bool = True
-    """Let the likelihood of the question, given each document, take part."""
+    likelihood: bool | Literal["auto"] = "auto"
+    """Let the likelihood of the question, given each passage, take part; "auto": where nothing else tells."""
     links: bool = True
     """Raise documents whose title a promising unit of another document names."""
     retrieval: bool = True
     """Let the retriever's scores take part, where every document has one."""
-    calibration: str | None = None
-    """Which heads of the draft to trust: None, "shipped", or a file that `spec-rag calibrate` wrote."""
+    cascade: Cascade = "auto"
+    """Which passages the draft reads: "auto" leaves out those that scores or embeddings put far behind; "always" goes
+    by words alone too; "never" reads all."""
+    calibration: str | None = "shipped"
+    """Which heads of the draft to trust: "shipped", None, or a file that `spec-rag calibrate` wrote."""
+    version: Version = "2026"
+    """Of reading and scoring; "2025" is for comparisons."""
     ellipsis: str = CompressionConfig.ellipsis
     """What stands where text was dropped inside a document."""
     cut_units: bool = False
@@ -133,7 +139,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     def _read_names(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        given = {_OTHER_NAMES.get(name, name): value for name, value in given.items()}
+        given = with_preset({_OTHER_NAMES.get(name, name): value for name, value in dict[str, Any](given).items()})
         for name in given:
             if name not in cls.model_fields:
                 raise unknown_field(cls.__name__, name, cls.model_fields)
@@ -250,7 +256,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         if not settings:
             return self
         current = {name: value for name, value in self.__dict__.items() if name in type(self).model_fields}
-        return type(self)(**{**current, **settings})
+        return type(self)(**{**current, **with_preset(settings)})
 
     def _settings(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(CompressionConfig)}

@@ -10,16 +10,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from spec_rag.errors import ConfigError, MissingDependencyError
+from spec_rag.errors import ConfigError
 from spec_rag.text.documents import Document
 from spec_rag.text.units import Span, sentence_spans
+from spec_rag.text.words import word_overlap
 
 DEFAULT_CHUNK_CHARS = 900
 DEFAULT_TOP_K = 8
 
 _PARAGRAPH = re.compile(r"\S(?:.*\S)?(?:\n[^\S\n]*\S(?:.*\S)?)*")
 _HEADING = re.compile(r"#{1,6}[ \t][^\n]*")
-_WORD = r"(?u)\b\w+\b"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,6 @@ def retrieve(question: str, chunks: Sequence[Chunk], top_k: int = DEFAULT_TOP_K)
 
     Raises:
         ConfigError: the question is empty, or `top_k` is below 1.
-        MissingDependencyError: bm25s is not installed.
     """
     if not question.strip():
         raise ConfigError(f"question={question!r} is empty: retrieval is guided by a question, so give one.")
@@ -77,33 +76,6 @@ def retrieve(question: str, chunks: Sequence[Chunk], top_k: int = DEFAULT_TOP_K)
     order = sorted(range(len(chunks)), key=lambda i: (-scores[i], i))[:top_k]
     found = [i for i in order if scores[i] > 0] or order
     return [replace(chunks[i], score=float(scores[i])) for i in found]
-
-
-def word_overlap(question: str, texts: Sequence[str]) -> list[float]:
-    """The BM25 score of each text; 0 where question or texts have no words.
-
-    Raises:
-        MissingDependencyError: bm25s is not installed.
-    """
-    try:
-        import bm25s
-    except ImportError as error:
-        raise MissingDependencyError('Retrieval needs bm25s: pip install "spec-rag[cli]"') from error
-    words = _words(texts)
-    asked = _words([question])[0]
-    if not any(words) or not asked:
-        return [0.0] * len(texts)
-    index = bm25s.BM25()
-    index.index(words, show_progress=False)
-    return [float(score) for score in index.get_scores(asked)]
-
-
-def _words(texts: Sequence[str]) -> list[list[str]]:
-    import bm25s
-
-    return [
-        list(row) for row in bm25s.tokenize(list(texts), token_pattern=_WORD, return_ids=False, show_progress=False)
-    ]
 
 
 def _pieces(text: str, max_chars: int) -> list[Span]:

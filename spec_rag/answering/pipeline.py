@@ -89,6 +89,8 @@ def answer_from(
     from spec_rag.generation.streaming import stream
 
     started = time.perf_counter()
+    # the chunks' scores are BM25: what words can tell, the draft sees better
+    settings = {"retrieval": False, **settings}
     compression = compress(chunks, question, draft=pair, index=index, **settings)
     with stream(pair, answer_messages(compression), speckv=speckv, max_new_tokens=max_new_tokens) as pieces:
         for piece in pieces:

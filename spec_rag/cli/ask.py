@@ -57,9 +57,11 @@ def ask(
     max_tokens: MaxTokens = None,
     ratio: Annotated[float | None, typer.Option(help="Keep at most this share of the tokens.")] = None,
     coverage: Coverage = None,
-    scoring: ScoringOption = "per_document",
-    unit: UnitOption = "sentence",
-    likelihood: console.Likelihood = True,
+    preset: console.Preset = None,
+    scoring: ScoringOption = None,
+    unit: UnitOption = None,
+    cascade: console.Cascade = None,
+    likelihood: console.Likelihood = None,
     calibration: console.Calibration = None,
     keep: Keep = None,
     context_before: ContextBefore = 0,
@@ -83,11 +85,13 @@ def ask(
     if max_tokens is None and ratio is None and coverage is None:
         max_tokens = DEFAULT_BUDGET_TOKENS
     settings = compression_settings(
+        preset=preset,
         max_tokens=max_tokens,
         ratio=ratio,
         coverage=coverage,
         scoring=scoring,
         unit=unit,
+        cascade=cascade,
         likelihood=likelihood,
         calibration=calibration,
         keep=keep or (),

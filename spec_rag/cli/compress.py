@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", "--budget", help="Keep at most so many tokens.")]
 Ratio = Annotated[float | None, typer.Option(help="Keep at most this share of the tokens (default: 0.25).")]
 Coverage = Annotated[float | None, typer.Option(help="Keep the fewest units with this share of the importance.")]
-ScoringOption = Annotated[Scoring, typer.Option("--scoring", help="How the draft reads the documents.")]
-UnitOption = Annotated[Unit, typer.Option("--unit", help="What is kept or dropped as a whole.")]
+ScoringOption = Annotated[Scoring | None, typer.Option("--scoring", help="How the draft reads the documents.")]
+UnitOption = Annotated[Unit | None, typer.Option("--unit", help="What is kept or dropped as a whole.")]
 Keep = Annotated[
     list[str] | None,
     typer.Option(
@@ -49,9 +49,11 @@ def compress(
     max_tokens: MaxTokens = None,
     ratio: Ratio = None,
     coverage: Coverage = None,
-    scoring: ScoringOption = "per_document",
-    unit: UnitOption = "sentence",
-    likelihood: console.Likelihood = True,
+    preset: console.Preset = None,
+    scoring: ScoringOption = None,
+    unit: UnitOption = None,
+    cascade: console.Cascade = None,
+    likelihood: console.Likelihood = None,
     calibration: console.Calibration = None,
     keep: Keep = None,
     keep_first: KeepFirst = 0,
@@ -77,11 +79,13 @@ def compress(
     if as_json and as_text:
         raise ConfigError("--json and --text both decide what is printed: give one of them.")
     settings = compression_settings(
+        preset=preset,
         max_tokens=max_tokens,
         ratio=ratio,
         coverage=coverage,
         scoring=scoring,
         unit=unit,
+        cascade=cascade,
         likelihood=likelihood,
         calibration=calibration,
         keep=keep or (),
@@ -113,8 +117,11 @@ def compress(
 
 
 def compression_settings(**given: Any) -> dict[str, Any]:
-    """Those fields of CompressionConfig that are not its defaults, checked before any model is loaded."""
-    config = CompressionConfig.from_dict(given)
+    """Fields of CompressionConfig of the options that were given, checked before any model is loaded."""
+    settings = {name: value for name, value in given.items() if value is not None}
+    if settings.get("calibration") == "none":
+        settings["calibration"] = None
+    config = CompressionConfig.from_dict(settings)
     values = {field.name: getattr(config, field.name) for field in fields(CompressionConfig)}
     return {name: value for name, value in values.items() if value != getattr(CompressionConfig, name)}
 

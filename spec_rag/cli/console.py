@@ -16,8 +16,10 @@ from typing import Annotated, Any
 
 import typer
 
+from spec_rag.config import Cascade as CascadeName
 from spec_rag.errors import UnreadableFileError
 from spec_rag.models.options import LoadOptions
+from spec_rag.presets import COMPRESSION_PRESETS
 from spec_rag.progress import listening
 
 Files = Annotated[list[Path], typer.Argument(help="Files (.txt, .md, .html, .pdf, .docx) and folders of them.")]
@@ -26,14 +28,26 @@ Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu (default: the
 Encoding = Annotated[str | None, typer.Option(help="Encoding of the text files (default: utf-8).")]
 Index = Annotated[Path | None, typer.Option(help="Folder where read documents are kept for the next question.")]
 Likelihood = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        help="Score by how well documents foretell the question, too; without it a third of the draft "
-        "stays unloaded, and questions are answered faster."
+        "--likelihood/--no-likelihood",
+        help="Score by how well passages foretell the question, too (default: where nothing else says how near they "
+        "are); without it a third of the draft is neither loaded nor read.",
+        show_default=False,
     ),
 ]
 Calibration = Annotated[
-    str | None, typer.Option(help="Which heads of the draft to trust: 'shipped', or a file of `spec-rag calibrate`.")
+    str | None,
+    typer.Option(
+        help="Which heads of the draft to trust: 'shipped' (the default), 'none', or a file of `spec-rag calibrate`."
+    ),
+]
+Preset = Annotated[
+    str | None, typer.Option(help=f"Settings by name, which others change: {', '.join(COMPRESSION_PRESETS)}.")
+]
+Cascade = Annotated[
+    CascadeName | None,
+    typer.Option(help="Which passages the draft reads: always leaves out those that share too few words."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from spec_rag.cli import console
+from spec_rag.cli.compress import compression_settings
 from spec_rag.config import CompressionConfig
 from spec_rag.models.options import DEFAULT_DRAFT
 
@@ -19,13 +20,14 @@ def register(app: typer.Typer) -> None:
 def index(
     files: console.Files,
     folder: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index; made if need be.")],
-    likelihood: console.Likelihood = True,
+    likelihood: console.Likelihood = None,
     calibration: console.Calibration = None,
     draft: console.Draft = None,
     device: console.Device = None,
     encoding: console.Encoding = None,
     storage: Annotated[
-        str | None, typer.Option(help="float16, float32 or int8 (default: what the folder has; float16 for a new one).")
+        str | None,
+        typer.Option(help="int4, int8, float16 or float32 (default: the folder's own; int4 for a new one)."),
     ] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Index whole files, as `compress` reads them.")] = False,
     as_json: console.AsJson = False,
@@ -47,7 +49,7 @@ def index(
     documents = list(read_files(files, encoding=encoding, skipped=console.warn_skipped))
     if not whole:
         documents = [chunk for document in documents for chunk in split_chunks(document)]
-    config = CompressionConfig(likelihood=likelihood, calibration=calibration)
+    config = CompressionConfig.from_dict(compression_settings(likelihood=likelihood, calibration=calibration))
     with console.progress() as tell:
         tell("Loading the draft")
         console.quiet_transformers()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from spec_rag.cli import console
-from spec_rag.cli.compress import Coverage, MaxTokens, Ratio
+from spec_rag.cli.compress import Coverage, MaxTokens, Ratio, compression_settings
 from spec_rag.config import CompressionConfig, SpecKVConfig
 from spec_rag.errors import ConfigError, MissingDependencyError
 from spec_rag.models.options import DEFAULT_DRAFT
@@ -41,7 +41,7 @@ def serve(
     max_tokens: MaxTokens = None,
     ratio: Ratio = None,
     coverage: Coverage = None,
-    likelihood: console.Likelihood = True,
+    likelihood: console.Likelihood = None,
     min_chars: Annotated[int, typer.Option(help="Tool results below this length are left as they are.", min=1)] = 1000,
     kv_capacity: Annotated[int, typer.Option(help="KV pairs each head keeps of a prompt; 0 keeps all.", min=0)] = 0,
     max_completion_tokens: Annotated[int, typer.Option(help="The most that a request may ask for.", min=1)] = 2048,
@@ -68,7 +68,9 @@ def serve(
         device=device,
         index=str(index) if index else None,
         api_keys=read_keys(api_keys),
-        compression=CompressionConfig(max_tokens=max_tokens, ratio=ratio, coverage=coverage, likelihood=likelihood),
+        compression=CompressionConfig.from_dict(
+            compression_settings(max_tokens=max_tokens, ratio=ratio, coverage=coverage, likelihood=likelihood)
+        ),
         speckv=SpecKVConfig(max_capacity_prompt=kv_capacity) if kv_capacity else None,
         min_chars=min_chars,
         max_body_bytes=max_body_mib * 2**20,

@@ -13,13 +13,15 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spec_rag.compression.calibration import Calibration, find_calibration, layer_range
-from spec_rag.config import CompressionConfig
+from spec_rag.config import CompressionConfig, Version
 from spec_rag.errors import ConfigError
 from spec_rag.models.checkpoints import context_tokens, decoder_layers
 from spec_rag.models.loading import LoadedModel, checkpoint_layers, load_model
 from spec_rag.models.lock import FairLock
 from spec_rag.models.options import LoadOptions
 from spec_rag.models.pair import ModelPair
+
+_LAST_SEEN = 26 / 30  # of the depth; what a question would see above it changes its likelihood too little
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,33 @@ class Draft:
         if self._loaded is not None:
             return Draft.of, (self._loaded,)
         return Draft, (self.model, self.tokenizer, self.name, self.total_layers)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Which layers of a draft take part, each as [first, last).
+
+    Attributes:
+        seen: those in which a question sees the passages; only their keys and values need be kept.
+        listened: those whose attention counts.
+    """
+
+    seen: tuple[int, int]
+    listened: tuple[int, int]
+
+    @classmethod
+    def of(cls, total: int, listened: tuple[int, int] | None = None, version: Version = "2026") -> Layers:
+        """Of a draft of so many layers; None listens to the usual ones."""
+        listened = listened or layer_range(total)
+        if version == "2025":
+            return cls((0, total), listened)
+        return cls((listened[0], max(listened[1], round(total * _LAST_SEEN))), listened)
+
+
+def layers_for(draft: Draft, config: CompressionConfig) -> Layers:
+    """The layers that take part with these settings."""
+    found = calibration_for(draft, config)
+    return Layers.of(draft.total_layers, found.layer_range if found else None, config.version)
 
 
 def needed_depth(config: CompressionConfig, draft: str, total_layers: int) -> int:

@@ -20,8 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from spec_rag import cancellation
 from spec_rag.attention.capture import capture
-from spec_rag.compression.calibration import layer_range
-from spec_rag.compression.draft import Draft, calibration_for
+from spec_rag.compression.draft import Draft, Layers, layers_for
 from spec_rag.compression.observers import OneByOne, SideBySide
 from spec_rag.compression.passages import EncodedPassage, QuestionTokens, frame
 from spec_rag.config import CompressionConfig
@@ -39,17 +38,16 @@ def reader_for(draft: Draft, config: CompressionConfig, backend: str | None = No
     Raises:
         ConfigError: the score needs layers that were not loaded.
     """
-    calibration = calibration_for(draft, config)
-    depth = (calibration.layer_range if calibration else layer_range(draft.total_layers))[1]
-    needs = f"calibration={config.calibration!r} listens to {depth}"
+    layers = layers_for(draft, config)
+    depth, needs = layers.listened[1], f"calibration={config.calibration!r} listens to {layers.listened[1]}"
     if config.needs_whole_draft:
-        depth, needs = draft.total_layers, f"likelihood={config.likelihood} needs all {draft.total_layers}"
+        depth, needs = draft.total_layers, f"likelihood={config.likelihood!r} needs all {draft.total_layers}"
     if depth > draft.loaded_layers:
         raise ConfigError(
             f"{needs} layers of the draft {draft.name!r}, of which {draft.loaded_layers} are loaded: load all of "
             "them, or change that setting."
         )
-    return DocumentReader(draft, depth, backend)
+    return DocumentReader(draft, depth, backend, layers)
 
 
 _Prefixes = dict[int, tuple[str, EncodedPassage]]  # by depth, with what the weights looked like
@@ -63,12 +61,15 @@ class DocumentReader:
         draft: the model that reads, and its tokenizer.
         depth: read with the first `depth` layers only; None means all that are loaded. Likelihood needs all.
         backend: kernel backend; None chooses by device.
+        layers: which of them a question sees passages in, and which are listened to; None takes the usual ones.
 
     Raises:
         UnsupportedModelError: some layers hold something else than keys and values, or cannot be told apart.
     """
 
-    def __init__(self, draft: Draft, depth: int | None = None, backend: str | None = None) -> None:
+    def __init__(
+        self, draft: Draft, depth: int | None = None, backend: str | None = None, layers: Layers | None = None
+    ) -> None:
         if not hasattr(draft.model.get_decoder(), "layers"):
             raise UnsupportedModelError(
                 f"draft={draft.name!r} of type {type(draft.model).__name__} has no layers that a question could look "
@@ -83,12 +84,19 @@ class DocumentReader:
         self.frame = frame(draft.tokenizer)
         self.depth = min(depth or draft.loaded_layers, draft.loaded_layers)
         self.backend = backend
+        self.layers = layers or Layers.of(draft.total_layers)
         self._decoder = _first_layers(draft.model, self.depth)
+        self._fingerprints: dict[int, str] = {}
 
     @property
     def device(self) -> torch.device:
         """Where the draft is."""
         return torch.device(self.draft.model.device)
+
+    @property
+    def reading_depth(self) -> int:
+        """Layers that passages are read with: above them no question sees them."""
+        return min(self.depth, self.layers.seen[1])
 
     @cached_property
     def prefix(self) -> EncodedPassage:
@@ -103,54 +111,64 @@ class DocumentReader:
             known[self.depth] = (weights, _stacked(cache, 0, 0, len(self.frame.head)))
         return known[self.depth][1]
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """Which weights it reads with."""
-        return fingerprint(self.draft.model, self.depth, self.draft.total_layers)
+    def fingerprint(self, depth: int | None = None) -> str:
+        """Which weights the first `depth` layers read with."""
+        depth = depth or self.depth
+        if depth not in self._fingerprints:
+            self._fingerprints[depth] = fingerprint(self.draft.model, depth, self.draft.total_layers)
+        return self._fingerprints[depth]
 
     def encode(
-        self, passages: Sequence[Sequence[int]], cancelled: threading.Event | None = None
+        self,
+        passages: Sequence[Sequence[int]],
+        cancelled: threading.Event | None = None,
+        depth: int | None = None,
     ) -> list[EncodedPassage]:
         """Read passages, each on its own after the instruction.
 
         Args:
             passages: token ids, at least one each.
             cancelled: an event that ends the reading between two batches of passages when it is set.
+            depth: with the first `depth` layers alone; None takes all in which a question may see passages.
 
         Returns:
-            One EncodedPassage per passage, in the given order, on the draft's device.
+            One EncodedPassage per passage, in the given order, on the draft's device, with the layers in which a
+            question may see it.
 
         Raises:
             CancelledError: `cancelled` was set.
         """
+        if not passages:
+            return []
         encoded: dict[int, EncodedPassage] = {}
         batches = _batches([len(p) for p in passages])
         with steps("The draft reads", len(batches), only_told=True) as done:
             for batch in batches:
                 cancellation.check(cancelled)
-                encoded.update(zip(batch, self._encode_batch([passages[i] for i in batch]), strict=True))
+                read = self._encode_batch([passages[i] for i in batch], depth or self.reading_depth)
+                encoded.update(zip(batch, read, strict=True))
                 done()
         return [encoded[i] for i in range(len(passages))]
 
-    def _encode_batch(self, passages: Sequence[Sequence[int]]) -> list[EncodedPassage]:
+    def _encode_batch(self, passages: Sequence[Sequence[int]], depth: int) -> list[EncodedPassage]:
         start, width = self.prefix.tokens, max(len(p) for p in passages)
         ids = torch.zeros(len(passages), width, dtype=torch.long)
         for row, passage in enumerate(passages):
             ids[row, : len(passage)] = torch.tensor(passage)
         cache = DynamicCache()
-        for layer in range(self.depth):
-            own = (self.prefix.keys[layer], self.prefix.values[layer])
+        for layer in range(depth):
+            own = self.prefix.of_layer(layer)
             cache.update(*(x.expand(len(passages), -1, -1, -1) for x in own), layer)
         positions = torch.arange(start, start + width, device=self.device).expand(len(passages), -1)
+        decoder = _first_layers(self.draft.model, depth)
         with torch.no_grad():
             # padding stands on the right, where a causal mask already hides it
-            self._decoder(input_ids=ids.to(self.device), position_ids=positions, past_key_values=cache, use_cache=True)
-        return [_stacked(cache, row, start, start + len(passage)) for row, passage in enumerate(passages)]
+            decoder(input_ids=ids.to(self.device), position_ids=positions, past_key_values=cache, use_cache=True)
+        seen = range(self.layers.seen[0], min(self.layers.seen[1], depth))
+        return [_stacked(cache, row, start, start + len(passage), seen) for row, passage in enumerate(passages)]
 
-    def attention(
-        self, passages: Sequence[EncodedPassage], questions: Sequence[QuestionTokens], first_layer: int, last_layer: int
-    ) -> Tensor:
-        """What each question attends to in all passages at once, in layers [first_layer, last_layer).
+    def attention(self, passages: Sequence[EncodedPassage], questions: Sequence[QuestionTokens]) -> Tensor:
+        """What each question attends to in all passages at once, in the layers that are listened to.
 
         Returns:
             float32 [questions, layers, heads, passage tokens]: the most that any token of the question, its frame
@@ -159,7 +177,7 @@ class DocumentReader:
         Raises:
             UnsupportedModelError: the draft's attention does not go through transformers' interface.
         """
-        last_layer = min(last_layer, self.depth)
+        first_layer, last_layer = self.layers.listened
         decoder = _first_layers(self.draft.model, last_layer)
         start = self.prefix.tokens + max(p.tokens for p in passages)
         # one row with the questions behind each other: padding would be computed too
@@ -228,14 +246,14 @@ def _first_layers(model: PreTrainedModel, depth: int) -> nn.Module:
     return shallow  # type: ignore[no-any-return]
 
 
-def _stacked(cache: DynamicCache, row: int, start: int, end: int) -> EncodedPassage:
+def _stacked(cache: DynamicCache, row: int, start: int, end: int, layers: range | None = None) -> EncodedPassage:
     device = cache.layers[0].keys.device
-    return EncodedPassage(
-        *(
-            torch.stack([getattr(layer, name)[row, :, start:end].to(device) for layer in cache.layers])
-            for name in ("keys", "values")
-        )
+    chosen = range(len(cache.layers)) if layers is None else layers
+    keys, values = (
+        torch.stack([getattr(cache.layers[i], name)[row, :, start:end].to(device) for i in chosen])
+        for name in ("keys", "values")
     )
+    return EncodedPassage(keys, values, chosen.start)
 
 
 def _batches(lengths: Sequence[int], tokens: int = _BATCH_TOKENS) -> list[list[int]]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = "2"
+_FORMAT = "3"
 _ABOUT = "index.json"
 _UNFINISHED = ".tmp"
 _ABANDONED_SECONDS = 3600  # no write takes as long
@@ -52,9 +52,8 @@ class DocumentIndex:
     Args:
         folder: where files live; None keeps everything in memory.
         memory_bytes: the most that is held in memory; the least recently used passages go first.
-        storage: precision of the stored keys and values: "float16" halves float32 without measurable loss, "int8"
-            (one scale per layer, KV head and token) halves it again. None takes the precision that the folder was
-            filled with, and "float16" for a new one.
+        storage: precision of the stored keys and values: "int4" (with scales per layer, KV head and token), "int8",
+            "float16" or "float32". None takes the precision that the folder was filled with, and "int4" for a new one.
 
     Attributes:
         hits, misses: passages found and not found so far.
@@ -107,12 +106,13 @@ class DocumentIndex:
         """The address of what is determined by these parts, at this index's precision."""
         return content_address(_FORMAT, self.storage, *parts)
 
-    def get(self, key: str, shape: Shape | None = None) -> EncodedPassage | None:
+    def get(self, key: str, shape: Shape | None = None, first_layer: int = 0) -> EncodedPassage | None:
         """The passage stored under a key, in float32 or float16, or None.
 
         Args:
             key: its address.
             shape: [layers, KV heads, tokens, dim] that it must have; a file that says otherwise is not believed.
+            first_layer: the layer that its keys and values begin with.
         """
         with self._lock:
             stored = self._memory.get(key)
@@ -125,7 +125,7 @@ class DocumentIndex:
         with self._lock:
             self.hits += stored is not None
             self.misses += stored is None
-        return None if stored is None else unpacked(stored)
+        return None if stored is None else unpacked(stored, self.storage, first_layer)
 
     def put(self, key: str, passage: EncodedPassage) -> EncodedPassage:
         """Store a passage and return it as `get` will. A full disk costs its reuse later, never the query."""
@@ -140,7 +140,7 @@ class DocumentIndex:
                         "The index in %s cannot be written (%s): passages are only kept in memory.", self.folder, error
                     )
                 self.write_error = error
-        return unpacked(stored)
+        return unpacked(stored, self.storage, passage.first_layer)
 
     def __contains__(self, key: str) -> bool:
         with self._lock:
@@ -180,7 +180,7 @@ class DocumentIndex:
         """The precision that was asked for and the one that the folder was filled with, which must be one."""
         about = self._about()
         if about is None:
-            return wanted or "float16"
+            return wanted or "int4"
         if about.get("format") != _FORMAT or about.get("storage") not in get_args(StorageType):
             raise ConfigError(
                 f"folder={str(self.folder)!r} holds an index of another version of spec-rag: give another folder, or "

@@ -1,7 +1,7 @@
 """From one document to another: a sentence that names another document's title, and what that is worth.
 
-The second step of a two-step question often stands in a document that nothing but its title ties to the question. This
-module knows words and scores; it does not know models.
+The second step of a two-step question often stands in a document that nothing but its title ties to the question. A
+title that the question itself names is no such news. This module knows words and scores; it does not know models.
 """
 
 from __future__ import annotations
@@ -9,74 +9,95 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-_WEIGHT, _SHARPNESS, _SHARE = 2.0, 1.5, 0.6
+from spec_rag.compression.weights import LinkRule
+from spec_rag.text.words import words
+
+_BRACKETED = re.compile(r"\([^)]*\)")
 
 
 def title_links(
-    titles: Sequence[str | None], unit_texts: Sequence[str], unit_documents: Sequence[int]
+    titles: Sequence[str | None],
+    unit_texts: Sequence[str],
+    unit_documents: Sequence[int],
+    question: str,
+    rule: LinkRule,
 ) -> Tensor | None:
-    """How fully each unit names the title of another document.
+    """How fully each unit names the title of another document, and how much of that the question did not say.
 
-    Words weigh log(documents / documents that hold them): a word that all share names none of them. What stands in
-    brackets in a title is left out, and documents of one title do not name each other.
+    Words weigh log((documents + smoothing) / documents that hold them): a word that all share names hardly any. What
+    stands in brackets in a title is left out, and documents of one title do not name each other.
 
     Args:
         titles: one per document.
         unit_texts, unit_documents: text and document of each unit.
+        question: what is asked.
+        rule: the least share of a title, smoothing, and whether only news counts.
 
     Returns:
-        [units, documents], 0 or 0.6 to 1; None where no document has a title.
+        float64 [links, 3]: unit, document, and a share above 0 and up to 1; None where no document has a title.
     """
     count = len(titles)
     if count < 2 or not any(titles):
         return None
-    per_unit = [_words(text) for text in unit_texts]
-    per_document = [_words(title or "") for title in titles]
-    for words, d in zip(per_unit, unit_documents, strict=True):
-        per_document[d] |= words
-    held = Counter(word for words in per_document for word in words)
-    weight = {word: math.log(count / n) for word, n in held.items()}
+    per_unit = [set(words(text)) for text in unit_texts]
+    per_document = [set(words(title or "")) for title in titles]
+    for own, d in zip(per_unit, unit_documents, strict=True):
+        per_document[d] |= own
+    held = Counter(word for own in per_document for word in own)
+    weight = {word: math.log((count + rule.smoothing) / n) for word, n in held.items()}
     with_word: dict[str, list[int]] = {}
-    for u, words in enumerate(per_unit):
-        for word in words:
+    for u, own in enumerate(per_unit):
+        for word in own:
             with_word.setdefault(word, []).append(u)
-    links = torch.zeros(len(unit_texts), count)
+    asked = set(words(question)) if rule.only_news else set()
+    found: list[tuple[int, int, float]] = []
     for d, title in enumerate(titles):
-        words = _words(re.sub(r"\([^)]*\)", " ", title or ""))
-        whole = sum(weight[word] for word in words if word in weight)
-        if whole <= 0:
+        name = sorted(set(words(_BRACKETED.sub(" ", title or ""))), key=lambda word: (-weight[word], word))
+        whole = math.fsum(weight[word] for word in name)
+        news = 1 - math.fsum(weight[word] for word in name if word in asked) / whole if whole > 0 else 0.0
+        if news <= 0:
             continue
-        shared: Counter[int] = Counter()
-        for word in words:
-            for u in with_word.get(word, ()):
-                shared[u] += weight[word]  # type: ignore[assignment]
-        for u, named in shared.items():
-            if named / whole >= _SHARE and titles[unit_documents[u]] != title:
-                links[u, d] = named / whole
-    return links
+        for u in sorted({u for word in _telling(name, weight, rule.share * whole) for u in with_word.get(word, ())}):
+            named = math.fsum(weight[word] for word in name if word in per_unit[u]) / whole
+            if named >= rule.share and titles[unit_documents[u]] != title:
+                found.append((u, d, min(named, 1.0) * news))
+    return torch.tensor(found, dtype=torch.float64).reshape(-1, 3)
 
 
-def follow_links(scores: Tensor, links: Tensor, documents: Tensor) -> Tensor:
+def _telling(name: Sequence[str], weight: Mapping[str, float], least: float) -> Sequence[str]:
+    """The first words of a title, heaviest first, of which any text must hold one to hold `least` of its weight.
+
+    Words that stand everywhere need not be looked up, so that many documents cost no more than their links.
+    """
+    left = math.fsum(weight[word] for word in name)
+    for i, word in enumerate(name):
+        if left < least:
+            return name[:i]
+        left -= weight[word]
+    return name
+
+
+def follow_links(scores: Tensor, links: Tensor, documents: Tensor, rule: LinkRule) -> Tensor:
     """Raise the units of a document that a good unit of another names.
 
     Args:
         scores: [units], of about unit deviation.
-        links: [units, documents], 0 to 1.
+        links: [links, 3]: unit, document, share.
         documents: int64 [units].
+        rule: weight and sharpness.
 
     Returns:
-        [units]: at most 2 more, for a document that the best unit names in full.
+        [units]: at most `rule.weight` more, for a document that the best unit names in full.
     """
-    if not len(scores):
+    if not len(scores) or not len(links):
         return scores
-    trust = (_SHARPNESS * (scores - scores.max())).exp()
-    return scores + _WEIGHT * (links * trust[:, None]).amax(0)[documents]
-
-
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text.casefold()))
+    trust = (rule.sharpness * (scores - scores.max())).exp()
+    units, named = links[:, 0].long(), links[:, 1].long()
+    raised = torch.zeros(1 + int(torch.maximum(named.max(), documents.max())), dtype=scores.dtype)
+    raised.scatter_reduce_(0, named, links[:, 2].to(scores.dtype) * trust[units], "amax")
+    return scores + rule.weight * raised[documents]

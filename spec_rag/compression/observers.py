@@ -19,7 +19,7 @@ from spec_rag.errors import UnsupportedModelError
 
 
 class SideBySide:
-    """Each question attends to the instruction, all passages and itself.
+    """Each question attends to the instruction, itself, and in the layers that they have, all passages.
 
     The questions stand behind each other in one row, so that the shared keys are neither copied nor read per question.
 
@@ -58,10 +58,8 @@ class SideBySide:
     def __call__(self, call: AttentionCall) -> Replaced:
         """The attention of one layer."""
         _refuse_unscored(call)
-        keys, values = (
-            torch.cat([x[call.layer].to(call.query) for x in parts], dim=1)[None]
-            for parts in ([p.keys for p in self.parts], [p.values for p in self.parts])
-        )
+        parts = [part.of_layer(call.layer) for part in self.parts if part.has(call.layer)]
+        keys, values = (torch.cat([x.to(call.query) for x in side], dim=1)[None] for side in zip(*parts, strict=True))
         output, scores = questions_attention(
             call.query,
             keys,
@@ -70,7 +68,7 @@ class SideBySide:
             call.value,
             self.lengths,
             scaling=call.scaling,
-            hidden=_outside_window(self._queries, self._keys, call),
+            hidden=_outside_window(self._queries, self._keys[: keys.shape[2]], call),
             with_scores=call.layer >= self.first_layer,
             backend=self.backend,
         )
@@ -80,7 +78,7 @@ class SideBySide:
 
 
 class OneByOne:
-    """Each row attends to the instruction, its own passage and itself.
+    """Each row attends to the instruction, itself, and in the layers that it has, its own passage.
 
     Args:
         prefix: the instruction.
@@ -101,16 +99,18 @@ class OneByOne:
         behind = torch.where(behind < start, behind, own[:, -1:] + 1)
         self._queries = own[:, :, None]
         self._keys = torch.cat([torch.arange(prefix.tokens).expand(rows, -1), behind, own], dim=1)[:, None]
+        places = torch.arange(self._keys.shape[-1])
+        self._frame = (places < prefix.tokens) | (places >= prefix.tokens + self.width)  # all but the passages
 
     def __call__(self, call: AttentionCall) -> Replaced:
         """The attention of one layer."""
         _refuse_unscored(call)
         seen = self._keys <= self._queries
+        if not self.passages[0].has(call.layer):
+            seen = seen & self._frame
         if call.sliding_window is not None:
             seen = seen & (self._queries - self._keys < call.sliding_window)
-        keys, values = (
-            self._laid_out(name, call.layer, own) for name, own in (("keys", call.key), ("values", call.value))
-        )
+        keys, values = self._laid_out(call)
         return Replaced(
             F.scaled_dot_product_attention(
                 call.query,
@@ -122,11 +122,18 @@ class OneByOne:
             )
         )
 
-    def _laid_out(self, name: str, layer: int, own: Tensor) -> Tensor:
-        """[rows, KV heads, prefix + widest passage + queries, dim]: keys or values of everything a row may see."""
-        prefix = getattr(self.prefix, name)[layer].to(own).expand(len(self.passages), -1, -1, -1)
-        padded = [F.pad(getattr(p, name)[layer].to(own), (0, 0, 0, self.width - p.tokens)) for p in self.passages]
-        return torch.cat([prefix, torch.stack(padded), own], dim=2)
+    def _laid_out(self, call: AttentionCall) -> tuple[Tensor, Tensor]:
+        """[rows, KV heads, prefix + widest passage + queries, dim]: keys and values of everything a row may see."""
+        laid_out = []
+        for side, own in enumerate((call.key, call.value)):
+            prefix = self.prefix.of_layer(call.layer)[side].to(own).expand(len(self.passages), -1, -1, -1)
+            if self.passages[0].has(call.layer):
+                parts = [p.of_layer(call.layer)[side].to(own) for p in self.passages]
+                padded = torch.stack([F.pad(part, (0, 0, 0, self.width - part.shape[1])) for part in parts])
+            else:
+                padded = own.new_zeros(*own.shape[:2], self.width, own.shape[3])
+            laid_out.append(torch.cat([prefix, padded, own], dim=2))
+        return laid_out[0], laid_out[1]
 
 
 def _outside_window(queries: Tensor, keys: Tensor, call: AttentionCall) -> Tensor | None:

@@ -92,10 +92,12 @@ class EncodedPassage:
 
     Attributes:
         keys, values: [layers, KV heads, tokens, dim].
+        first_layer: the layer that comes first.
     """
 
     keys: Tensor
     values: Tensor
+    first_layer: int = 0
 
     @property
     def tokens(self) -> int:
@@ -103,9 +105,29 @@ class EncodedPassage:
         return int(self.keys.shape[2])
 
     @property
-    def layers(self) -> int:
-        """That it was read with."""
-        return int(self.keys.shape[0])
+    def last_layer(self) -> int:
+        """The layer behind the last."""
+        return self.first_layer + int(self.keys.shape[0])
+
+    def has(self, layer: int) -> bool:
+        """Whether it has the keys and values of that layer."""
+        return self.first_layer <= layer < self.last_layer
+
+    def of_layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, each [KV heads, tokens, dim]."""
+        return self.keys[layer - self.first_layer], self.values[layer - self.first_layer]
+
+    def between(self, first: int, last: int) -> EncodedPassage:
+        """Of the layers [first, last) alone; nothing is copied."""
+        a, b = first - self.first_layer, last - self.first_layer
+        return EncodedPassage(self.keys[a:b], self.values[a:b], first)
+
+    def followed_by(self, deeper: EncodedPassage) -> EncodedPassage:
+        """With the layers of another that begins where this one ends."""
+        keys, values = (
+            torch.cat([own.to(other), other]) for own, other in ((self.keys, deeper.keys), (self.values, deeper.values))
+        )
+        return EncodedPassage(keys, values, self.first_layer)
 
     @property
     def nbytes(self) -> int:

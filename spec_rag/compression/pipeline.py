@@ -20,12 +20,13 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spec_rag import cancellation
+from spec_rag.compression.cascade import gather_signals, looks
 from spec_rag.compression.draft import Draft
 from spec_rag.compression.index import DocumentIndex
 from spec_rag.compression.passages import Query, question_text, split_passages
 from spec_rag.compression.scoring import token_importance, unit_scores
 from spec_rag.compression.selection import Kept, Reading, select
-from spec_rag.compression.signals import Inquiry, gather_signals
+from spec_rag.compression.signals import Inquiry
 from spec_rag.config import CompressionConfig
 from spec_rag.errors import ConfigError
 from spec_rag.models.loading import LoadedModel
@@ -133,6 +134,7 @@ def read_documents(
         scores=unit_scores(signals),
         tokens=token_importance(signals),
         seconds=time.perf_counter() - started,
+        looks=looks(passages, signals),
     )
 
 
@@ -180,7 +182,7 @@ def keep(reading: Reading, config: CompressionConfig, count: Counter) -> Compres
     settings = {field.name: getattr(config, field.name) for field in fields(config)}
     if config.order == "relevance" and reading.scores is not None:
         documents.sort(key=_best_kept, reverse=True)  # stable: what is dropped stays in the given order, at the end
-    return Compression(documents, reading.question, budget, reading.draft, reading.seconds, settings)
+    return Compression(documents, reading.question, budget, reading.draft, reading.seconds, settings, reading.looks)
 
 
 def _whole(text: str, units: Sequence[Span]) -> Kept:

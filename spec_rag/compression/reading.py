@@ -61,8 +61,8 @@ def index_documents(
     units = [unit_spans(document.text, config.unit, config.language) for document in given]
     passages = split_passages(draft.tokenizer, given, units)
     reader = reader_for(draft, config)
-    keys = [passage_key(reader, index, given[p.document], p) for p in passages]
-    missing = [i for i, key in enumerate(keys) if key not in index]
+    keys = [[passage_key(reader, index, given[p.document], p, *part) for part in _ranges(reader)] for p in passages]
+    missing = [i for i, parts in enumerate(keys) if not all(part in index for part in parts)]
     done = len(passages) - len(missing)
     tell(done, len(passages))
     for start in range(0, len(missing), _PASSAGES_AT_ONCE):
@@ -70,9 +70,9 @@ def index_documents(
         with draft.lock.hold(cancelled) as mine:
             if not mine:
                 cancellation.check(cancelled)
-            encode_passages(reader, [passages[i] for i in part], given, index, cancelled)
-        if index.folder is not None and not all(index.stored_bytes(keys[i]) for i in part):
-            stored = sum(index.stored_bytes(key) > 0 for key in keys)
+            read_passages(reader, [passages[i] for i in part], given, index, cancelled, deep=True)
+        if index.folder is not None and not all(index.stored_bytes(key) for i in part for key in keys[i]):
+            stored = sum(all(index.stored_bytes(key) for key in parts) for parts in keys)
             raise IndexNotWrittenError(
                 f"folder={str(index.folder)!r}: {stored} of {len(keys)} passages are stored, and the next cannot be "
                 f"written ({index.write_error}). Make room or give another folder; a new run goes on from there."
@@ -83,41 +83,69 @@ def index_documents(
         len(passages),
         len(missing),
         sum(len(p.ids) for p in passages),
-        sum(index.stored_bytes(key) for key in keys),
+        sum(index.stored_bytes(key) for parts in keys for key in parts),
     )
 
 
-def encode_passages(
+def read_passages(
     reader: DocumentReader,
     passages: Sequence[Passage],
     documents: Sequence[Document],
     index: DocumentIndex | None,
     cancelled: threading.Event | None = None,
+    *,
+    deep: bool = False,
+    begun: Sequence[EncodedPassage] | None = None,
 ) -> list[EncodedPassage]:
-    """Read the passages that the index does not know, and let it know them.
+    """Passages as a question may see them: found in the index, or read, and then the index knows them.
+
+    What a question's attention needs and what lies deeper are kept apart, so that the one is found without the other.
+
+    Args:
+        deep: with all layers that the likelihood needs, not only those that are listened to.
+        begun: the passages as far as they are listened to, where that is known.
 
     Raises:
         CancelledError: `cancelled` was set.
     """
+    middle, deepest = reader.layers.listened[1], reader.reading_depth
     if index is None:
-        return reader.encode([p.ids for p in passages], cancelled)
-    keys = [passage_key(reader, index, documents[p.document], p) for p in passages]
-    layers, heads, _, dim = reader.prefix.keys.shape
-    found = [index.get(key, (layers, heads, len(p.ids), dim)) for key, p in zip(keys, passages, strict=True)]
-    missing = [i for i, passage in enumerate(found) if passage is None]
+        return reader.encode([p.ids for p in passages], cancelled, deepest if deep else middle)
+    ranges = _ranges(reader)[: 2 if deep else 1]
+    _, heads, _, dim = reader.prefix.keys.shape
+    found: list[list[EncodedPassage]] = []
+    for i, passage in enumerate(passages):
+        parts: list[EncodedPassage | None] = [] if begun is None else [begun[i]]
+        for first, last in ranges[len(parts) :]:
+            key = passage_key(reader, index, documents[passage.document], passage, first, last)
+            parts.append(index.get(key, (last - first, heads, len(passage.ids), dim), first))
+        found.append([part for part in parts if part is not None])
+    missing = [i for i, parts in enumerate(found) if len(parts) < len(ranges)]
     for i, encoded in zip(missing, reader.encode([passages[i].ids for i in missing], cancelled), strict=True):
         # as the index gives it back, so that this question sees what later ones will
-        found[i] = index.put(keys[i], encoded)
-    return [passage for passage in found if passage is not None]
+        stored = []
+        for first, last in _ranges(reader):
+            key = passage_key(reader, index, documents[passages[i].document], passages[i], first, last)
+            stored.append(index.put(key, encoded.between(first, last)))
+        found[i] = stored[: len(ranges)]
+    return [parts[0].followed_by(parts[1]) if len(parts) > 1 else parts[0] for parts in found]
 
 
-def passage_key(reader: DocumentReader, index: DocumentIndex, document: Document, passage: Passage) -> str:
-    """The address of an encoded passage: everything that its keys and values depend on."""
+def _ranges(reader: DocumentReader) -> list[tuple[int, int]]:
+    """The layers that are kept together: those up to the last that is listened to, and those that lie deeper."""
+    first, middle, deepest = reader.layers.seen[0], reader.layers.listened[1], reader.reading_depth
+    return [(first, middle), *([(middle, deepest)] if deepest > middle else [])]
+
+
+def passage_key(
+    reader: DocumentReader, index: DocumentIndex, document: Document, passage: Passage, first: int, last: int
+) -> str:
+    """The address of a passage's layers [first, last): everything that their keys and values depend on."""
     return index.key(
         document.text[passage.start : passage.end],
         document.title or "",
-        reader.fingerprint,
+        reader.fingerprint(last),
         str(reader.draft.model.dtype),
-        str(reader.depth),
+        f"{first}-{last}",
         repr(reader.frame.head),
     )

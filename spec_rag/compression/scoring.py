@@ -8,18 +8,23 @@ documents or budgets.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from spec_rag.compression.links import follow_links
 from spec_rag.compression.signals import Signals
+from spec_rag.compression.weights import WEIGHTS
 
 UNIT_TOKENS, PASSAGE_TOKENS = 3, 8  # the best tokens that speak for a unit, and for its passage
 _FLOOR = 1e-4  # attention below it counts as none when two questions are compared
-_LIKELIHOOD, _RETRIEVAL = 0.75, 0.5  # beside 1 for attention
+_WORDS = 0.5  # beside 1 for what a retriever or an embedder says
 _FUSION_OFFSET = 5.0  # reciprocal ranks: how little the first place is worth more than the second
 _FUSED = 1.5  # deviation of a fused score
+
+_PER_UNIT = ("similarity", "retrieval", "words")
 
 Part = Callable[[Signals, Tensor], Tensor]
 
@@ -91,29 +96,39 @@ def attention(signals: Signals, score: Tensor) -> Tensor:
 def likelihood(signals: Signals, score: Tensor) -> Tensor:
     """How much better the unit's passage foretells the question's words than passages do on average.
 
-    Only gains count: a word that a passage makes less likely tells nothing.
+    Only gains count: a word that a passage makes less likely tells nothing, and a passage that was not asked gains
+    nothing.
     """
     if signals.log_likelihood is None:
         return score
-    gain = (signals.log_likelihood - signals.log_likelihood.mean(0)).clamp(min=0).sum(1)
-    return score + _LIKELIHOOD * standardised(gain[signals.passages])
+    gain = (signals.log_likelihood - signals.log_likelihood.nanmean(0)).clamp(min=0).nan_to_num(0).sum(1)
+    return score + WEIGHTS[signals.version].likelihood * standardised(gain[signals.passages])
 
 
 def retrieval(signals: Signals, score: Tensor) -> Tensor:
     """The retriever's own score of the unit's document."""
-    return score if signals.retrieval is None else score + _RETRIEVAL * standardised(signals.retrieval)
+    if signals.retrieval is None:
+        return score
+    return score + WEIGHTS[signals.version].retrieval * standardised(signals.retrieval)
 
 
 def similarity(signals: Signals, score: Tensor) -> Tensor:
-    """The ranks of the score so far and of the embedding similarity, fused."""
+    """The embedding similarity of the unit, and the best in its document."""
     if signals.similarity is None:
         return score
-    return _FUSED * standardised(reciprocal_rank(score) + reciprocal_rank(signals.similarity.float()))
+    weights, own = WEIGHTS[signals.version], signals.similarity.float()
+    if weights.similarity is None:
+        return _FUSED * standardised(reciprocal_rank(score) + reciprocal_rank(own))
+    best = torch.full((1 + int(signals.documents.max()),), -torch.inf).scatter_reduce(0, signals.documents, own, "amax")
+    whole = standardised(best[signals.documents])
+    return score + weights.similarity * standardised(own) + weights.document_similarity * whole
 
 
 def links(signals: Signals, score: Tensor) -> Tensor:
     """More for a document whose title a promising unit of another names."""
-    return score if signals.links is None else follow_links(score, signals.links, signals.documents)
+    if signals.links is None:
+        return score
+    return follow_links(score, signals.links, signals.documents, WEIGHTS[signals.version].links)
 
 
 PARTS: Mapping[str, Part] = {
@@ -126,11 +141,45 @@ PARTS: Mapping[str, Part] = {
 
 
 def unit_scores(signals: Signals) -> Tensor:
-    """[units]: what the parts say, one after the other."""
+    """[units]: what the parts say, one after the other; units of passages that were not read come behind all others."""
+    if signals.read is None or bool(signals.read.all()):
+        return _scores_of_read(signals)
+    read = signals.read[signals.passages]
+    scores, prior = torch.zeros(len(read)), prior_scores(signals)
+    scores[read] = _scores_of_read(_only(signals, read))
+    last = scores[read].min() if bool(read.any()) else torch.tensor(0.0)
+    scores[~read] = last - 1 - (prior[~read].max() - prior[~read])
+    return scores
+
+
+def prior_scores(signals: Signals) -> Tensor:
+    """[units]: what is known of them without the draft: retrieval scores, similarity, words, and where titles lead."""
+    told = [known for known in (signals.retrieval, signals.similarity) if known is not None]
+    score = torch.zeros(len(signals.ranges))
+    for known in told:
+        score = score + standardised(known.float())
+    if signals.words is not None:
+        score = score + (_WORDS if told else 1.0) * standardised(signals.words)
+    return links(signals, standardised(score))
+
+
+def _scores_of_read(signals: Signals) -> Tensor:
     score = torch.zeros(len(signals.ranges))
     for part in PARTS.values():
         score = part(signals, score)
     return score
+
+
+def _only(signals: Signals, units: Tensor) -> Signals:
+    """The signals of some units alone, bool [units]; passages and documents keep their numbers."""
+    per_unit = {name: getattr(signals, name) for name in ("ranges", "passages", "documents", *_PER_UNIT)}
+    chosen: dict[str, Any] = {name: None if value is None else value[units] for name, value in per_unit.items()}
+    if signals.links is not None:
+        place = units.cumsum(0) - 1
+        own = signals.links[units[signals.links[:, 0].long()]].clone()
+        own[:, 0] = place[own[:, 0].long()].to(own.dtype)
+        chosen["links"] = own
+    return replace(signals, **chosen)
 
 
 def _shown(signals: Signals, heads: Tensor | None, ranges: Tensor, count: int, owners: Tensor | None = None) -> Tensor:

@@ -18,7 +18,7 @@ from spec_rag.compression.passages import Passage
 from spec_rag.compression.repeats import originals
 from spec_rag.compression.retention import check_fits, floors, neighbours, protected
 from spec_rag.config import CompressionConfig
-from spec_rag.results import Reason
+from spec_rag.results import PassageLook, Reason
 from spec_rag.text.documents import Document
 from spec_rag.text.token_counter import Counter
 from spec_rag.text.units import Span, kept_text, merged, word_spans
@@ -40,6 +40,7 @@ class Reading:
         scores: [units of all documents], or None where nothing was read.
         tokens: [tokens of all passages], importance of each.
         seconds: wall time of the reading.
+        looks: what was looked at of each passage.
     """
 
     documents: Sequence[Document]
@@ -50,6 +51,7 @@ class Reading:
     scores: Tensor | None
     tokens: Tensor
     seconds: float
+    looks: Sequence[PassageLook] = ()
 
     @classmethod
     def unread(cls, documents: Sequence[Document], question: str, draft: str) -> Reading:

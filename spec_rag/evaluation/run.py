@@ -15,14 +15,13 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from spec_rag.answering.pipeline import answer_messages
-from spec_rag.compression.calibration import find_calibration
 from spec_rag.compression.draft import Draft
 from spec_rag.compression.index import DocumentIndex
 from spec_rag.compression.pipeline import compress
 from spec_rag.config import SpecPCConfig
 from spec_rag.errors import ConfigError
 from spec_rag.evaluation.chart import Point
-from spec_rag.evaluation.methods.variants import CALIBRATED, EMBEDDED, PARTS, VARIANTS, Case, Variant
+from spec_rag.evaluation.methods.variants import EMBEDDED, PARTS, VARIANTS, Case, Variant
 from spec_rag.evaluation.tasks.metrics import holds_answer
 from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
 from spec_rag.generation.pipeline import generate
@@ -46,7 +45,6 @@ def variants_for(draft: str, embedder: Any, names: Sequence[str] | None = None) 
     """
     known = {
         **VARIANTS,
-        **(CALIBRATED if find_calibration("shipped", draft) else {}),
         **(EMBEDDED if embedder is not None else {}),
     }
     for name in names or ():

@@ -97,7 +97,7 @@ def storage(draft: Draft, questions: Sequence[AnsweredQuestion], part: int = 8) 
         right = sum(holds_answer(text, asked.answers) for text, asked in zip(kept, questions, strict=True))
         same = sum(one == other for one, other in zip(kept, exact, strict=True))
         share = right / len(questions)
-        lines.append(f"| {precision} | {held / 2**20 / tokens * 1000:.1f} | {share:.3f} | {same} of {len(kept)} |")
+        lines.append(f"| {precision} | {held / 2**20 / tokens * 1000:.2f} | {share:.3f} | {same} of {len(kept)} |")
     return "\n".join(lines)
 
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from spec_rag.compression.calibration import Calibration, layer_range
+from spec_rag.compression.cascade import gather_signals
 from spec_rag.compression.draft import Draft
 from spec_rag.compression.passages import split_passages
 from spec_rag.compression.scoring import PASSAGE_TOKENS, UNIT_TOKENS, best_tokens, contrast
-from spec_rag.compression.signals import Inquiry, Signals, gather_signals
+from spec_rag.compression.signals import Inquiry, Signals
 from spec_rag.config import CompressionConfig
 from spec_rag.errors import ConfigError
 from spec_rag.learning.questions import GeneratedQuestion, generated_questions
@@ -44,7 +45,7 @@ def calibrate(
     Raises:
         ConfigError: `questions` is below 1, the draft has no tokenizer, or no head does better than guessing.
     """
-    config = CompressionConfig(likelihood=False, links=False)
+    config = CompressionConfig(likelihood=False, links=False, calibration=None, cascade="never")
     draft = Draft.of(draft, config=config)
     first, _ = layer_range(draft.total_layers)
     gains: list[Tensor] = []

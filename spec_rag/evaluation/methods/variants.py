@@ -1,14 +1,13 @@
 """Variants of keeping a part of the documents, to be compared on the same questions and budgets.
 
-The draft reads a question's documents once; variants differ in what they make of these signals. Every variant fills the
-same budget: a share of the tokens of the documents' texts, as the draft counts them. This module does not know files or
-tables.
+Each passage is read once, whatever the variants make of it. Every variant fills the same budget: a share of the tokens
+of the documents' texts, as the draft counts them. This module does not know files or tables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,22 +17,20 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from spec_rag.answering.chunks import word_overlap
-from spec_rag.attention.selection import select_prompt_tokens, smooth
-from spec_rag.compression.calibration import find_calibration, layer_range
+from spec_rag.attention.selection import select_prompt_tokens
 from spec_rag.compression.draft import Draft
 from spec_rag.compression.embedding import similarities
-from spec_rag.compression.index import content_address
-from spec_rag.compression.passages import align_units, frame, question_tokens, split_passages
-from spec_rag.compression.pipeline import keep
-from spec_rag.compression.scoring import standardised, token_importance, unit_scores
+from spec_rag.compression.index import DocumentIndex, content_address
+from spec_rag.compression.looking import joint_importance
+from spec_rag.compression.passages import frame, question_tokens, split_passages
+from spec_rag.compression.pipeline import keep, read_documents
+from spec_rag.compression.scoring import standardised
 from spec_rag.compression.selection import Reading
-from spec_rag.compression.signals import Inquiry, Signals, gather_signals, joint_importance
 from spec_rag.config import CompressionConfig, SpecPCConfig
-from spec_rag.errors import ConfigError
 from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
 from spec_rag.text.token_counter import token_counter
 from spec_rag.text.units import unit_spans
+from spec_rag.text.words import word_overlap
 
 PARTS = (4, 8, 16)
 
@@ -79,17 +76,30 @@ class Case:
         )
 
     @cached_property
-    def signals(self) -> Signals:
-        """All that the default score can use, but no embeddings."""
+    def index(self) -> DocumentIndex:
+        """Where what was read for one variant is found by the next, exactly as it was read."""
+        return DocumentIndex(self.folder / "passages" if self.folder else None, storage="float32")
 
-        def gather() -> dict[str, Tensor]:
-            found = gather_signals(
-                self.draft, Inquiry(self.documents, self.units, self.passages, self.asked.question, self.config)
-            )
-            values = ((field.name, getattr(found, field.name)) for field in fields(found))
-            return {name: value for name, value in values if value is not None}
+    def reading(self, *, scores: Tensor | None = None, embedded: bool = False, **settings: Any) -> Reading:
+        """The documents as `compress` reads them.
 
-        return Signals(**self._kept_aside("signals", gather))
+        Args:
+            scores: [documents], what a retriever would say of them, or None.
+            embedded: let the embedding model's similarities take part.
+            **settings: fields of CompressionConfig.
+        """
+        documents = self.documents
+        if scores is not None:
+            documents = [replace(d, score=s) for d, s in zip(documents, scores.tolist(), strict=True)]
+        config = CompressionConfig.from_dict(settings)
+        return read_documents(
+            self.draft,
+            documents,
+            self.asked.question,
+            config,
+            index=self.index if config.scoring == "per_document" else None,
+            embedder=self.embedder if embedded else None,
+        )
 
     @cached_property
     def joint(self) -> Tensor:
@@ -112,19 +122,8 @@ class Case:
 
         return self._kept_aside("embedded", embed)
 
-    def kept(self, scores: Tensor, tokens: Tensor | None = None) -> list[str]:
-        """What the package keeps at each budget, for a score per unit; without `tokens`, whole units only."""
-        tokens = token_importance(self.signals) if tokens is None else tokens
-        reading = Reading(
-            documents=self.documents,
-            question=self.asked.question,
-            draft=self.draft.name,
-            units=self.units,
-            passages=self.passages,
-            scores=scores,
-            tokens=tokens,
-            seconds=0.0,
-        )
+    def kept(self, reading: Reading) -> list[str]:
+        """What the package keeps at each budget."""
         return [keep(reading, replace(self.config, max_tokens=self.tokens // part), self.count).text for part in PARTS]
 
     def whole(self, scores: Tensor) -> list[str]:
@@ -177,9 +176,7 @@ def paper(case: Case) -> list[str]:
 
 def joint_sentences(case: Case) -> list[str]:
     """The paper's importance, the package's sentences."""
-    smoothed = smooth(case.joint, SpecPCConfig.kernel_size, SpecPCConfig.pool_type)
-    signals = Signals(**align_units(case.units, case.passages), attention=smoothed[: len(case.joint)][None, None])
-    return case.kept(unit_scores(signals), token_importance(signals))
+    return case.kept(case.reading(scoring="joint", links=False, calibration=None))
 
 
 def word_matching(case: Case) -> list[str]:
@@ -194,64 +191,45 @@ def embedding(case: Case) -> list[str]:
     return case.whole(standardised(sentences) + standardised(documents))
 
 
-def scored(**changes: Any) -> Variant:
-    """The default score with fields of its signals changed: None switches a part off."""
-    return lambda case: case.kept(unit_scores(replace(case.signals, **changes)))
+def settings(**changes: Any) -> Variant:
+    """What `compress` keeps with settings changed."""
+    return lambda case: case.kept(case.reading(**changes))
 
 
-def calibrated(**changes: Any) -> Variant:
-    """The score joined with the heads that the draft's shipped calibration trusts, and with fields changed."""
-
-    def variant(case: Case) -> list[str]:
-        found = find_calibration("shipped", case.draft.name)
-        if found is None:
-            raise ConfigError(f"draft={case.draft.name!r} has no shipped calibration: leave these variants out.")
-        layers = layer_range(case.draft.total_layers)
-        heads = {
-            "unit_heads": found.weights("unit", *layers),
-            "passage_heads": found.weights("passage", *layers),
-        }
-        return case.kept(unit_scores(replace(case.signals, **heads, **changes)))
-
-    return variant
-
-
-def fused(case: Case) -> list[str]:
-    """The default score joined with embedding similarity."""
-    return case.kept(unit_scores(replace(case.signals, similarity=case.embedded["units"])))
+def embedded(case: Case) -> list[str]:
+    """What `compress` keeps with an embedding model's similarities."""
+    return case.kept(case.reading(embedded=True))
 
 
 def with_retrieval(case: Case) -> list[str]:
-    """The default score with a dense retriever's scores of the documents."""
-    return case.kept(unit_scores(replace(case.signals, retrieval=case.embedded["documents"][case.owners])))
+    """What `compress` keeps with a dense retriever's scores of the documents."""
+    return case.kept(case.reading(scores=case.embedded["documents"]))
 
 
 def with_word_retrieval(case: Case) -> list[str]:
-    """The default score with BM25 scores of the documents."""
+    """What `compress` keeps with BM25 scores of the documents."""
     titled = [_titled(document.title, document.text) for document in case.documents]
-    scores = torch.tensor(word_overlap(case.asked.question, titled))
-    return case.kept(unit_scores(replace(case.signals, retrieval=scores[case.owners])))
+    return case.kept(case.reading(scores=torch.tensor(word_overlap(case.asked.question, titled))))
 
 
 VARIANTS: Mapping[str, Variant] = {
     "paper": paper,
     "paper by sentence": joint_sentences,
     "BM25 sentences": word_matching,
-    "default": scored(),
-    "- likelihood": scored(log_likelihood=None),
-    "- contrast": scored(neutral=None),
-    "- links": scored(links=None),
-    "- all three": scored(log_likelihood=None, neutral=None, links=None),
+    "default": settings(),
+    "default of 2025": settings(preset="2025-default"),
+    "- likelihood": settings(likelihood=False),
+    "- links": settings(links=False),
+    "- calibration": settings(calibration=None),
+    "+ contrast": settings(contrast=True),
+    "all passages asked": settings(cascade="never"),
+    "words choose what is read": settings(cascade="always"),
     "+ BM25 document scores": with_word_retrieval,
-}
-CALIBRATED: Mapping[str, Variant] = {
-    "+ calibrated heads": calibrated(),
-    "- likelihood + calibrated heads": calibrated(log_likelihood=None),
 }
 EMBEDDED: Mapping[str, Variant] = {
     "embedding sentences": embedding,
     "+ embedded document scores": with_retrieval,
-    "fused": fused,
+    "+ embedder": embedded,
 }
 
 

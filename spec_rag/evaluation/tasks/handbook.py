@@ -202,7 +202,7 @@ def evaluate_handbook(
     pair = pair or ModelPair.load()
     handbook = handbook or load_handbook()
     questions = [question for question in handbook.questions if question.kind == kind]
-    index = DocumentIndex()
+    index = DocumentIndex(storage="float32")
     survived = dict.fromkeys(ratios, 0)
     retrieved = 0
     answers: list[DemoAnswer] = []
@@ -217,7 +217,7 @@ def evaluate_handbook(
                 survived[ratio] += answers[-1].survived
             else:
                 survived[ratio] += _survives(
-                    compress(chunks, question.question, draft=pair, index=index, ratio=ratio), question
+                    compress(chunks, question.question, draft=pair, index=index, ratio=ratio, retrieval=False), question
                 )
     correct = sum(row.correct for row in answers) if answer else None
     return Evaluation(len(questions), retrieved, survived, correct, answers)

@@ -9,7 +9,7 @@ import re
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from llama_index.core.bridge.pydantic import (
     ConfigDict,
@@ -28,9 +28,10 @@ from llama_index.postprocessor.spec_rag.events import CompressionEvent
 import spec_rag
 from spec_rag.cancellation import in_thread
 from spec_rag.compression.index import DocumentIndex
-from spec_rag.config import CompressionConfig, Scoring, Unit
+from spec_rag.config import Cascade, CompressionConfig, Scoring, Unit, Version
 from spec_rag.errors import unknown_field
 from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
+from spec_rag.presets import with_preset
 from spec_rag.retention import Order
 from spec_rag.text.patterns import inline_flags
 from spec_rag.text.spans import original_spans
@@ -75,13 +76,21 @@ class SpecPCCompressor(BaseNodePostprocessor):
     )
     unit: Unit = Field(default="sentence", description="What is kept or dropped.")
     language: str = Field(default="en", description="Of the nodes, as ISO 639-1 code, for splitting sentences.")
-    contrast: bool = Field(default=True, description="Subtract what any question would attend to.")
-    likelihood: bool = Field(default=True, description="Let the question's likelihood given each node take part.")
+    contrast: bool = Field(default=False, description="Subtract what any question would attend to.")
+    likelihood: bool | Literal["auto"] = Field(
+        default="auto",
+        description="Let the question's likelihood given each passage take part; auto: where nothing else tells.",
+    )
     links: bool = Field(default=True, description="Raise documents whose title a promising unit of another names.")
     retrieval: bool = Field(default=True, description="Let the nodes' scores take part, where each has one.")
-    calibration: str | None = Field(
-        default=None, description="Which heads to trust: None, 'shipped', or a file of `spec-rag calibrate`."
+    cascade: Cascade = Field(
+        default="auto",
+        description="What the draft reads: auto leaves out what scores put far behind; always, never.",
     )
+    calibration: str | None = Field(
+        default="shipped", description="Which heads to trust: 'shipped', None, or a file of `spec-rag calibrate`."
+    )
+    version: Version = Field(default="2026", description="Of reading and scoring; 2025 is for comparisons.")
     ellipsis: str = Field(
         default=CompressionConfig.ellipsis, description="What stands where text was dropped inside a node."
     )
@@ -137,7 +146,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
     def _read_names(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        given = {_OTHER_NAMES.get(name, name): value for name, value in given.items()}
+        given = with_preset({_OTHER_NAMES.get(name, name): value for name, value in dict[str, Any](given).items()})
         for name in given:
             if name not in cls.model_fields and name != "class_name":
                 raise unknown_field(cls.__name__, name, cls.model_fields)

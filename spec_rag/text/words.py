@@ -1,0 +1,45 @@
+"""Words of a text, as word matching sees them, and how many of a question's words each text shares.
+
+This module does not know documents or models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_RUN = re.compile(r"\w+")
+# scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, kana, Han
+_UNSPACED = re.compile(
+    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+)"
+)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, case folded, in reading order.
+
+    Scripts that put no spaces between words are cut into overlapping pairs of characters.
+    """
+    found: list[str] = []
+    for run in _RUN.findall(text.casefold()):
+        if run.isascii():
+            found.append(run)
+            continue
+        for i, part in enumerate(_UNSPACED.split(run)):
+            if i % 2 and len(part) > 1:
+                found += [part[j : j + 2] for j in range(len(part) - 1)]
+            elif part:
+                found.append(part)
+    return found
+
+
+def word_overlap(question: str, texts: Sequence[str]) -> list[float]:
+    """The BM25 score of each text for a question; 0 where question or texts have no words."""
+    import bm25s
+
+    per_text, asked = [words(text) for text in texts], words(question)
+    if not any(per_text) or not asked:
+        return [0.0] * len(texts)
+    index = bm25s.BM25()
+    index.index(per_text, show_progress=False)
+    return [float(score) for score in index.get_scores(asked)]

@@ -19,7 +19,7 @@ FLOORS = [
     ["answering"],
     ["learning"],
     ["evaluation"],
-    ["server"],
+    ["serving"],
     ["cli"],
 ]
 HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
-from spec_rag.errors import ConfigError
+from spec_rag.errors import ConfigError, unknown_field
 
 
 def check_integer(name: str, value: object, minimum: int, *, optional: bool = False) -> None:
@@ -21,3 +22,31 @@ def check_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
         raise ConfigError(f"{name}={value!r}: must be one of {listed}.")
+
+
+def check_share(name: str, value: object) -> None:
+    """Refuse what is neither None nor above 0 and at most 1."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1):
+        raise ConfigError(f"{name}={value!r}: must be above 0 and at most 1.")
+
+
+def check_window_fits(capacity: int | None, window: int) -> None:
+    """Refuse a window that leaves nothing of the capacity; None stands for no capacity."""
+    if capacity is not None and capacity <= window:
+        raise ConfigError(
+            f"max_capacity_prompt={capacity} leaves no room beside the observation window of window_size={window} "
+            f"tokens, which is always kept: raise max_capacity_prompt above {window} or lower window_size."
+        )
+
+
+class FromDict:
+    """Reads a config back from the plain dict of its fields."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Any:
+        """Build the config from a dict of its field names; an unknown name raises ConfigError."""
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        for name in values:
+            if name not in known:
+                raise unknown_field(cls.__name__, name, known)
+        return cls(**values)

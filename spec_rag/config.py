@@ -7,50 +7,27 @@ ranges; it does not know tensors or models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from spec_rag.checks import check_choice, check_integer
-from spec_rag.errors import ConfigError, unknown_field
+from spec_rag.checks import FromDict, check_choice, check_integer, check_window_fits
+from spec_rag.errors import ConfigError
 from spec_rag.presets import with_preset
 from spec_rag.retention import RetentionConfig
+from spec_rag.speckv_config import Lookahead, PoolType, Preset, ReductionType, SpecKVConfig
 from spec_rag.text.languages import LANGUAGES
 
-PoolType = Literal["max", "mean", "avg"]
-ReductionType = Literal["max", "mean"]
+__all__ = ["CompressionConfig", "Lookahead", "Preset", "SpecKVConfig", "SpecPCConfig"]
+
 Positions = Literal["packed", "original"]
-Lookahead = Literal["auto", "draft", "none", "target"]
-HeadBudget = Literal["uniform", "adaptive"]
 Scoring = Literal["per_document", "joint"]
 Unit = Literal["sentence", "token", "document"]
 Cascade = Literal["auto", "always", "never"]
 Version = Literal["2026", "2025"]
 
 
-def _check_window_fits(config: SpecPCConfig | SpecKVConfig) -> None:
-    if config.max_capacity_prompt is not None and config.max_capacity_prompt <= config.window_size:
-        raise ConfigError(
-            f"max_capacity_prompt={config.max_capacity_prompt} leaves no room beside the observation window of "
-            f"window_size={config.window_size} tokens, which is always kept: raise max_capacity_prompt above "
-            f"{config.window_size} or lower window_size."
-        )
-
-
-class _FromDict:
-    """Reads a config back from the plain dict of its fields."""
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Any:
-        """Build the config from a dict of its field names; an unknown name raises ConfigError."""
-        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-        for name in values:
-            if name not in known:
-                raise unknown_field(cls.__name__, name, known)
-        return cls(**values)
-
-
 @dataclass(frozen=True)
-class SpecPCConfig(_FromDict):
+class SpecPCConfig(FromDict):
     """Settings of SpecPC, the compression of the prompt by the draft's attention (paper, section 4.2).
 
     Args:
@@ -91,64 +68,11 @@ class SpecPCConfig(_FromDict):
         check_choice("reduction_type", self.reduction_type, get_args(ReductionType))
         check_choice("weighted_query", self.weighted_query, (True, False))
         check_choice("positions", self.positions, get_args(Positions))
-        _check_window_fits(self)
+        check_window_fits(self.max_capacity_prompt, self.window_size)
 
 
 @dataclass(frozen=True)
-class SpecKVConfig(_FromDict):
-    """Settings of SpecKV, the pruning of the target's KV cache by the draft's look-ahead (paper, section 4.1).
-
-    Args:
-        max_capacity_prompt: key-value pairs that each layer and KV head keeps of the prompt (C_max); None keeps all
-            and leaves only the sparse prefill. A prompt of at most so many tokens is read without a draft call.
-        window_size: the last prompt tokens, whose queries observe the prompt and whose pairs are kept (n_window).
-        kernel_size: odd width in tokens of the smoothing of the scores (k_pool).
-        pool_type: how smoothing reduces its window: "max" or "mean" ("avg" is the same).
-        reduction_type: how attention is reduced over queries and the query heads of a KV head: "max" or "mean".
-        lookahead_tokens: at most so many look-ahead tokens (n_lookahead); None means max_new_tokens.
-        prefill_window_size: the slash of the sparse prefill: width in tokens of its local band (n_slash).
-        prefill_vertical_size: the vertical of the sparse prefill: columns that every query sees (n_vert). The prefill
-            is sparse when prompt and look-ahead are longer than the two together.
-        lookahead: who writes the look-ahead: "draft" (SpecKV), "none" (window queries only: SnapKV), "target" (the
-            target's own first tokens, written from a window-pruned cache; no draft is needed) or "auto": the draft;
-            the target where there is no draft or it has other tokens; nobody where the prompt is at most 1.25 times
-            the capacity, since so little is dropped then.
-        head_budget: "uniform" keeps max_capacity_prompt pairs in every KV head; "adaptive" shares a layer's budget
-            among its heads by their scores (Ada-SpecKV).
-
-    Raises:
-        ConfigError: a value is out of range, or the window does not fit the capacity.
-    """
-
-    max_capacity_prompt: int | None = 1024
-    window_size: int = 32
-    kernel_size: int = 7
-    pool_type: PoolType = "max"
-    reduction_type: ReductionType = "max"
-    lookahead_tokens: int | None = None
-    prefill_window_size: int = 2048
-    prefill_vertical_size: int = 2048
-    lookahead: Lookahead = "auto"
-    head_budget: HeadBudget = "uniform"
-
-    def __post_init__(self) -> None:
-        check_integer("max_capacity_prompt", self.max_capacity_prompt, 1, optional=True)
-        check_integer("window_size", self.window_size, 1)
-        check_integer("kernel_size", self.kernel_size, 1)
-        if self.kernel_size % 2 == 0:
-            raise ConfigError(f"kernel_size={self.kernel_size}: SpecKV smooths around each key, so it must be odd.")
-        check_integer("lookahead_tokens", self.lookahead_tokens, 1, optional=True)
-        check_integer("prefill_window_size", self.prefill_window_size, 1)
-        check_integer("prefill_vertical_size", self.prefill_vertical_size, 1)
-        check_choice("pool_type", self.pool_type, get_args(PoolType))
-        check_choice("reduction_type", self.reduction_type, get_args(ReductionType))
-        check_choice("lookahead", self.lookahead, get_args(Lookahead))
-        check_choice("head_budget", self.head_budget, get_args(HeadBudget))
-        _check_window_fits(self)
-
-
-@dataclass(frozen=True)
-class CompressionConfig(RetentionConfig, _FromDict):
+class CompressionConfig(RetentionConfig, FromDict):
     """Settings of the compression of documents; those of RetentionConfig are fields of it too.
 
     Of `max_tokens`, `ratio` and `coverage`, at most two are given: a size (`max_tokens` or `ratio`) is the cap, and

@@ -62,6 +62,8 @@ class Answer:
         layer_positions: per layer int64 [KV heads, kept] positions in the target's prompt, -1 where a head keeps
             fewer than another; empty if nothing was pruned.
         lookahead_ids: the look-ahead that scored the cache; empty if there was none.
+        guessed_tokens: tokens of the look-ahead that were checked as guesses of the answer.
+        right_guesses: those of them that the target wrote as well; each saved a pass of the target.
         timings: where the seconds went.
     """
 
@@ -76,6 +78,8 @@ class Answer:
     selected_positions: list[int] | None = None
     layer_positions: tuple[Tensor, ...] = field(default=(), repr=False)
     lookahead_ids: list[int] = field(default_factory=list)
+    guessed_tokens: int = 0
+    right_guesses: int = 0
     timings: Timings = Timings()
 
     @property
@@ -93,6 +97,8 @@ class Answer:
         return {
             "target_prompt_tokens": self.target_prompt_tokens,
             "lookahead_tokens": len(self.lookahead_ids),
+            "guessed_tokens": self.guessed_tokens,
+            "right_guesses": self.right_guesses,
             "kv_bytes_dense": self.kv_bytes_dense,
             "kv_bytes_kept": self.kv_bytes_kept,
             **asdict(self.timings),

@@ -361,7 +361,9 @@ def test_the_seconds_are_those_of_the_look_ahead_the_prefill_and_the_decoding(
         clock.passes_in(model)
     for module in (draft, decoding, stopping):
         monkeypatch.setattr(module, "time", clock)
-    config = SpecKVConfig(max_capacity_prompt=40, window_size=8, lookahead=lookahead, lookahead_tokens=5)
+    config = SpecKVConfig(
+        max_capacity_prompt=40, window_size=8, lookahead=lookahead, lookahead_tokens=5, verify_lookahead=False
+    )
     timings = generate(pair, random_ids(100), speckv=config, max_new_tokens=7).timings
     # the draft reads the prompt and writes five tokens, the last of which it does not read
     assert timings.draft_seconds == (104 if lookahead == "draft" else 0)
@@ -455,7 +457,7 @@ def test_an_answer_is_never_made_from_the_cache_of_another_question() -> None:
             ConfigError,
             "draft=None",
         ),
-        (lambda p: SpecKVConfig(max_capacity_prompt=32), ConfigError, "max_capacity_prompt=32"),
+        (lambda p: SpecKVConfig(max_capacity_prompt=32, preset="paper"), ConfigError, "max_capacity_prompt=32"),
         (lambda p: SpecPCConfig(max_capacity_prompt=0), ConfigError, "max_capacity_prompt=0"),
         (lambda p: SpecKVConfig(kernel_size=4), ConfigError, "kernel_size=4"),
         (lambda p: SpecPCConfig(pool_type="median"), ConfigError, "pool_type='median'"),

@@ -130,7 +130,7 @@ def kv_scores(
     Returns:
         float32 [batch, KV heads, prompt_tokens - 1 - window].
     """
-    first = prompt_tokens - 1 - config.window_size
+    first = prompt_tokens - 1 - config.window
     query_mask = None if key_mask is None else key_mask[:, first:].to(call.query.device)
     reduction: Literal["max", "sum"] = "max" if config.reduction_type == "max" else "sum"
     scores = window_scores(

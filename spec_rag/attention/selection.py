@@ -13,6 +13,8 @@ from torch import Tensor
 
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 
+_CEILING = 2  # shares of an even split that an adaptive head may keep
+
 
 def smooth(scores: Tensor, kernel_size: int, pool_type: str) -> Tensor:
     """Pool scores over a centred window with zeros beyond both ends, keeping their number.
@@ -82,12 +84,12 @@ def select_kv(scores: Tensor, config: SpecKVConfig, key_mask: Tensor | None = No
         int64 [batch, KV heads, kept], ascending, padded in front with -1 where a head keeps fewer than another.
     """
     assert config.max_capacity_prompt is not None
-    budget = config.max_capacity_prompt - config.window_size
+    budget = config.max_capacity_prompt - config.window
     return _per_row(
         scores,
         key_mask,
         lambda own: _select(own, config, min(budget, own.shape[-1])),
-        with_padding=config.head_budget == "uniform",
+        with_padding=not config.adaptive,
     )
 
 
@@ -104,7 +106,7 @@ def select_columns(scores: Tensor, config: SpecKVConfig, key_mask: Tensor | None
 
     def best(own: Tensor) -> Tensor:
         count = min(config.prefill_vertical_size, own.shape[-1])
-        ranked = smooth(own, config.kernel_size, config.pool_type).topk(count, dim=-1).indices
+        ranked = smooth(own, config.kernel, config.pool_type).topk(count, dim=-1).indices
         return ranked.sort(dim=-1).values
 
     return _per_row(scores, key_mask, best, with_padding=True)
@@ -136,16 +138,18 @@ def _filled(positions: Tensor, width: int, with_padding: bool) -> Tensor:
 
 
 def _select(scores: Tensor, config: SpecKVConfig, budget: int) -> Tensor:
-    smoothed = smooth(scores, config.kernel_size, config.pool_type)
-    if config.head_budget == "adaptive":
-        return _share_among_heads(smoothed, budget)
+    smoothed = smooth(scores, config.kernel, config.pool_type)
+    if config.adaptive:
+        return _share_among_heads(smoothed, budget, config.head_floor)
     # max pooling makes plateaus of equal scores; ranking as many as the paper's code does breaks ties as it does
     ranked = smoothed.topk(min(max(budget, config.prefill_vertical_size), smoothed.shape[-1]), dim=-1).indices
     return ranked[..., :budget].sort(dim=-1).values
 
 
-def _share_among_heads(smoothed: Tensor, budget: int, floor: float = 0.2) -> Tensor:
-    """Spend heads x budget pairs where the layer's heads score highest; each head keeps at least `floor` of its share.
+def _share_among_heads(smoothed: Tensor, budget: int, floor: float) -> Tensor:
+    """Spend heads x budget pairs where the layer's heads score highest.
+
+    Each head keeps at least `floor` of its share, and at most twice its share: what is held is as wide as the widest.
 
     Returns int64 [batch, heads, widest head], ascending, padded in front with -1.
     """
@@ -153,6 +157,7 @@ def _share_among_heads(smoothed: Tensor, budget: int, floor: float = 0.2) -> Ten
     ranked = smoothed.topk(keys, dim=-1, sorted=True)
     values = ranked.values.clone()
     values[..., : max(1, int(floor * budget))] = torch.inf
+    values[..., _CEILING * budget :] = -torch.inf
     chosen = torch.zeros(batch, heads * keys, dtype=torch.bool, device=smoothed.device)
     chosen.scatter_(1, values.flatten(1).topk(heads * budget, dim=-1).indices, True)
     chosen = chosen.view(batch, heads, keys)

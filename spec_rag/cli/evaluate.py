@@ -46,7 +46,7 @@ def kept(
 
     console.quiet_transformers()
     encoder = run.load_embedder(embedder) if embedder else None
-    names = [name.strip() for name in variants.split(",")] if variants else None
+    names = _listed(variants)
     chosen = run.variants_for(draft or DEFAULT_DRAFT, encoder, names)
     reader = Draft.of(draft or DEFAULT_DRAFT)
     for path in files:
@@ -81,18 +81,26 @@ def answers(
 @app.command("magic-numbers")
 def magic_numbers(
     prompts: Annotated[int, typer.Option(help="How many prompts are generated.", min=1)] = 40,
-    window: Annotated[int, typer.Option(help="Observation window of every variant.", min=1)] = 8,
-    kernel_size: Annotated[int, typer.Option(help="Width of the smoothing of every variant; odd.", min=1)] = 7,
+    window: Annotated[int | None, typer.Option(help="Observation window of every variant but the paper's.")] = None,
+    kernel_size: Annotated[int | None, typer.Option(help="Width of their smoothing; odd.")] = None,
+    only: Annotated[str | None, typer.Option("--variants", help="Only these, separated by commas.")] = None,
     draft: console.Draft = None,
     target: Annotated[str | None, typer.Option(help="Model that answers (default: SmolLM2-135M).")] = None,
 ) -> None:
     """How many of six hidden numbers a pruned cache still answers with, at 64, 96 and 160 pairs per head."""
-    from spec_rag.evaluation.tasks.magic_numbers import magic_numbers_kept, table, variants
+    from spec_rag.evaluation.tasks.magic_numbers import lookahead_seconds, magic_numbers_kept, table, variants
     from spec_rag.models.pair import ModelPair
 
     console.quiet_transformers()
+    known = variants(window, kernel_size)
+    names = _listed(only) or list(known)
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"variant {name!r} is not one of: {'; '.join(known)}.")
+    chosen = {name: known[name] for name in names}
     pair = ModelPair.load(draft or DEFAULT_DRAFT, target or DEFAULT_DRAFT)
-    typer.echo(table(magic_numbers_kept(pair, variants(window, kernel_size), prompts=prompts), prompts))
+    shares = magic_numbers_kept(pair, chosen, prompts=prompts)
+    typer.echo(table(shares, prompts, seconds=lookahead_seconds(pair, chosen)))
 
 
 @app.command()
@@ -165,6 +173,10 @@ def architectures() -> None:
             findings.append(try_family(name))
             done()
     typer.echo(as_markdown(findings))
+
+
+def _listed(names: str | None) -> list[str] | None:
+    return [name.strip() for name in names.split(",")] if names else None
 
 
 def _questions(path: Path, limit: int | None, skip: int = 0) -> list[AnsweredQuestion]:

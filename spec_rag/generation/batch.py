@@ -17,7 +17,7 @@ from spec_rag.models.pair import ModelPair
 
 _NEAR_CAPACITY = 1.25  # where so little is dropped, the window's own queries choose well enough
 
-LookaheadBy = Literal["draft", "target", "none"]
+LookaheadBy = Literal["draft", "target", "copies", "none"]
 
 
 @dataclass

@@ -12,7 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers import (
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from spec_rag.attention.capture import base_attention, capture
@@ -20,10 +26,12 @@ from spec_rag.config import SpecKVConfig
 from spec_rag.errors import ConfigError
 from spec_rag.generation.batch import Batch, is_pruned
 from spec_rag.generation.constrained import ConstrainedLogits, Vocabulary
+from spec_rag.generation.copies import observing_copies
 from spec_rag.generation.draft import before_end
 from spec_rag.generation.prefill import prefill
 from spec_rag.generation.pruned_cache import DecodeMasks, PrunedCache
 from spec_rag.generation.sampling import GREEDY, SamplingConfig, eos_token_ids, pad_token_id, seeded
+from spec_rag.generation.speculation import Guesses, VerifiedDecoding, can_verify
 from spec_rag.generation.stopping import CancelCriterion, Cancelled, is_cancelled
 from spec_rag.models.pair import ModelPair
 from spec_rag.results import Answer, FinishReason, Timings
@@ -60,21 +68,24 @@ def decode(
     cache = None
     if is_pruned(prompts.tokens, speckv):
         assert speckv is not None
-        if prompts.tokens < speckv.window_size + 2:
+        if prompts.tokens < speckv.window + 2:
             raise ConfigError(
-                f"window_size={speckv.window_size} leaves nothing to prune of {prompts.tokens} tokens: lower "
-                "window_size."
+                f"window_size={speckv.window} leaves nothing to prune of {prompts.tokens} tokens: lower window_size."
             )
         cache = pruned_cache(target, batch, prompts, speckv, backend)
     kept = _Kept.of(cache)
     if cache is not None and sampling.copies > 1:
         cache.batch_repeat_interleave(sampling.copies)
     criterion = CancelCriterion(cancelled)
-    options: dict[str, Any] = {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([criterion])}
+    criteria: list[StoppingCriteria] = [criterion]
+    if sampling.stop:
+        criteria.append(StopStringCriteria(pair.require_tokenizer(), list(sampling.stop)))
+    options: dict[str, Any] = {"streamer": streamer, "stopping_criteria": StoppingCriteriaList(criteria)}
     if held is not None:
         options["logits_processor"] = LogitsProcessorList([held])
-    if sampling.stop:
-        options |= {"stop_strings": list(sampling.stop), "tokenizer": pair.require_tokenizer()}
+    guesses = Guesses(batch.lookahead[0].tolist())
+    if cache is not None and speckv is not None and can_verify(batch, cache, speckv, sampling):
+        options["custom_generate"] = VerifiedDecoding(cache, guesses, streamer)
     with seeded(sampling.seed, target):
         sequences = generate_from(target, prompts, cache, sampling.max_new_tokens, **sampling.options, **options)
     ended = time.perf_counter()
@@ -91,6 +102,7 @@ def decode(
             kept.row(i, padding[i]),
             timings,
             is_cancelled(cancelled, i),
+            (guesses.asked, guesses.right),
         )
         for i in range(len(batch.rows))
     ]
@@ -155,7 +167,8 @@ def pruned_cache(
         own = _own_lookahead(target, prompts, speckv, backend)
         by = batch.lookahead_by
         batch.lookahead = [own[i] if by[i] == "target" else batch.lookahead[i] for i in range(len(by))]
-    return prefill(target, prompts.ids, prompts.mask, prompts.positions, *right_pad(batch.lookahead), speckv, backend)
+    observing = right_pad(observing_copies(target, batch, speckv))
+    return prefill(target, prompts.ids, prompts.mask, prompts.positions, *observing, speckv, backend)
 
 
 def right_pad(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -196,7 +209,8 @@ def _own_lookahead(
 ) -> list[Tensor]:
     """The target's first greedy tokens, written from a cache that its window queries alone have pruned."""
     nothing = torch.empty(len(prompts.ids), 0, dtype=torch.long)
-    cache = prefill(target, prompts.ids, prompts.mask, prompts.positions, nothing, nothing.bool(), speckv, backend)
+    alone = replace(speckv, lookahead="none", copied_pieces=None)
+    cache = prefill(target, prompts.ids, prompts.mask, prompts.positions, nothing, nothing.bool(), alone, backend)
     steps = speckv.lookahead_tokens or _OWN_LOOKAHEAD_TOKENS
     written = generate_from(target, prompts, cache, steps, **GREEDY)[:, prompts.tokens :]
     there = before_end(written, eos_token_ids(target))
@@ -234,6 +248,7 @@ def _answer(
     kept: _Kept,
     timings: Timings,
     cancelled: bool,
+    guessed: tuple[int, int],
 ) -> Answer:
     ends = _ends(pair, sampling)
     ids = generated.tolist()
@@ -259,5 +274,7 @@ def _answer(
         selected_positions=None if selected is None else selected.tolist(),
         layer_positions=kept.layers,
         lookahead_ids=batch.lookahead[index].tolist(),
+        guessed_tokens=guessed[0],
+        right_guesses=guessed[1],
         timings=timings,
     )

@@ -5,17 +5,19 @@ Each layer is scored, cut and forgotten before the next one runs. This module do
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from spec_rag_kernels import vertical_slash_attention
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from spec_rag.attention.capture import AttentionCall, Replaced, capture
+from spec_rag.attention.capture import AttentionCall, Replaced, base_attention, capture
 from spec_rag.attention.importance import kv_scores
 from spec_rag.attention.selection import select_columns, select_kv
 from spec_rag.config import SpecKVConfig
 from spec_rag.errors import UnsupportedModelError
-from spec_rag.generation.pruned_cache import PrunedCache
+from spec_rag.generation.pruned_cache import MASK_PER_HEAD, PrunedCache
 
 
 class PrefillPruner:
@@ -103,7 +105,7 @@ class PrefillPruner:
 
     def _prune(self, call: AttentionCall, scores: Tensor, mask: Tensor | None) -> None:
         held = self.prompt_tokens - 1  # the last prompt token is fed again when decoding starts
-        first = held - self.config.window_size
+        first = held - self.config.window
         batch, heads = scores.shape[:2]
         window = torch.arange(first, held, device=scores.device)
         if self.config.max_capacity_prompt is None:
@@ -139,6 +141,8 @@ def prefill(
     Returns:
         A cache that has seen all prompt tokens but the last.
     """
+    if config.head_budget is None and base_attention(target) not in MASK_PER_HEAD:
+        config = replace(config, head_budget="uniform")
     device = target.device
     mask = torch.cat([attention_mask.bool().to(device), lookahead_mask.to(device)], dim=1)
     steps = torch.arange(1, lookahead_ids.shape[1] + 1, device=device)

@@ -20,6 +20,8 @@ from spec_rag.attention.capture import AttentionCall
 from spec_rag.errors import UnsupportedModelError
 from spec_rag.models.checkpoints import layer_kinds
 
+MASK_PER_HEAD = ("sdpa", "eager")  # attention implementations that take a mask for each head
+
 
 class PrunedLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's kept keys and values, [batch, KV heads, kept, dim].
@@ -114,9 +116,11 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
         self.seen, self.positions, self._shown, self.needs_mask = 0, None, None, False
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take the last tokens away again."""
+        """Take the last tokens away again, -tokens_to_remove of them; not from a sliding window that has moved on."""
         super().crop(tokens_to_remove)
-        self.seen -= abs(tokens_to_remove)
+        self.seen += tokens_to_remove
+        if self.positions is not None and tokens_to_remove:
+            self.positions = self._shown = self.positions[..., :tokens_to_remove]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow a beam search."""
@@ -181,6 +185,11 @@ class PrunedCache(Cache):  # type: ignore[misc]
         return sum(layer.dense_bytes for layer in self.layers)
 
     @property
+    def can_roll_back(self) -> bool:
+        """Whether the last tokens can be taken away again: no layer forgets what leaves a sliding window."""
+        return not any(layer.is_sliding for layer in self.layers)
+
+    @property
     def needs_masks(self) -> bool:
         """Whether some layer's heads hold different numbers of pairs, or pairs that will leave a sliding window."""
         return any(layer.needs_mask for layer in self.layers)
@@ -190,7 +199,7 @@ class DecodeMasks:
     """Observer that gives each query of the decoding the pairs it may see, where layers or heads differ in that."""
 
     def __init__(self, cache: PrunedCache, implementation: str, model: PreTrainedModel) -> None:
-        if implementation not in ("sdpa", "eager"):
+        if implementation not in MASK_PER_HEAD:
             raise UnsupportedModelError(
                 f"attn_implementation={implementation!r} takes no mask per head, which adaptive head budgets and "
                 f"pruned sliding layers of {type(model).__name__} need: load the target with "
@@ -204,9 +213,15 @@ class DecodeMasks:
         if layer.positions is None or not self._cache.needs_masks:
             return None
         queries, keys = call.query.shape[2], call.key.shape[2]
-        rows = [layer.visible(layer.seen - queries + i)[..., -keys:] for i in range(queries)]
-        visible = torch.stack(rows, dim=2)  # [batch, KV heads, queries, keys]
-        visible[..., keys - queries :] &= torch.ones(queries, queries, dtype=torch.bool, device=visible.device).tril()
+        last = layer.seen - 1
+        if layer.is_sliding:
+            rows = [layer.visible(position) for position in range(last + 1 - queries, last + 1)]
+            visible = torch.stack(rows, dim=2)[..., -keys:]  # [batch, KV heads, queries, keys]
+        else:
+            visible = layer.visible(last)[:, :, None, -keys:].expand(-1, -1, queries, -1)
+        if queries > 1:
+            own = torch.ones(queries, queries, dtype=torch.bool, device=visible.device).tril()
+            visible = torch.cat([visible[..., : keys - queries], visible[..., keys - queries :] & own], dim=-1)
         visible = visible.repeat_interleave(call.query.shape[1] // call.key.shape[1], dim=1)
         bias = torch.zeros(visible.shape, dtype=call.query.dtype, device=call.query.device)
         return bias.masked_fill(~visible, torch.finfo(call.query.dtype).min)

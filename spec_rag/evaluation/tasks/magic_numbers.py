@@ -7,6 +7,7 @@ answer. The generator does not know models; `magic_numbers_kept` does.
 from __future__ import annotations
 
 import random
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -65,15 +66,21 @@ def _prompt(chance: random.Random) -> MagicNumbers:
     )
 
 
-def variants(window: int = 8, kernel_size: int = 7) -> dict[str, SpecKVConfig]:
-    """SnapKV, SpecKV and its variants by name; capacities are set by the measurement."""
-    base = SpecKVConfig(max_capacity_prompt=max(CAPACITIES), window_size=window, kernel_size=kernel_size)
-    base = replace(base, lookahead="draft")
+def variants(window: int | None = None, kernel_size: int | None = None) -> dict[str, SpecKVConfig]:
+    """SnapKV, SpecKV and its variants by name; capacities are set by the measurement.
+
+    Args:
+        window, kernel_size: of every variant but the paper's; None leaves them to the preset.
+    """
+    base = SpecKVConfig(window_size=window, kernel_size=kernel_size, preset="scaled", lookahead="draft")
     return {
-        "SnapKV": replace(base, lookahead="none"),
         "SpecKV": base,
-        "SpecKV, adaptive heads": replace(base, head_budget="adaptive"),
-        **{f"SpecKV, look-ahead capped at {n}": replace(base, lookahead_tokens=n) for n in (4, 8, 16)},
+        "at most 8 tokens": replace(base, lookahead_tokens=8),
+        "at most 8 tokens without copies": replace(base, lookahead_tokens=8, copied_pieces=0),
+        "copies alone": replace(base, lookahead="copies"),
+        "uniform heads": replace(base, head_budget="uniform"),
+        "SnapKV": replace(base, lookahead="none"),
+        "paper": SpecKVConfig(preset="paper", lookahead="draft"),
     }
 
 
@@ -119,13 +126,34 @@ def magic_numbers_kept(
     return {name: [total / prompts for total in totals] for name, totals in hits.items()}
 
 
-def table(kept: Mapping[str, Sequence[float]], prompts: int, capacities: Sequence[int] = CAPACITIES) -> str:
-    """Markdown: a row per variant, a column per capacity."""
-    lines = [
-        f"| {prompts} prompts: share of the numbers | " + " | ".join(map(str, capacities)) + " |",
-        "|---|" + "---|" * len(capacities),
-    ]
-    lines += [f"| {name} | " + " | ".join(f"{share:.2f}" for share in shares) + " |" for name, shares in kept.items()]
+def lookahead_seconds(
+    pair: ModelPair, configs: Mapping[str, SpecKVConfig], prompts: int = 4, max_new_tokens: int = 42, seed: int = 0
+) -> dict[str, float]:
+    """Per config, the median seconds that the draft takes for one prompt: it reads it and writes the look-ahead."""
+    rows = [prompt_ids(pair.tokenizer, case.prompt) for case in magic_numbers(prompts, seed)]
+    seconds: dict[str, list[float]] = {name: [] for name in configs}
+    for row in rows:
+        for name, config in configs.items():
+            batch = Batch.of([row])
+            read_with_draft(pair, batch, None, replace(config, max_capacity_prompt=min(CAPACITIES)), max_new_tokens)
+            seconds[name].append(batch.draft_seconds)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def table(
+    kept: Mapping[str, Sequence[float]],
+    prompts: int,
+    capacities: Sequence[int] = CAPACITIES,
+    seconds: Mapping[str, float] | None = None,
+) -> str:
+    """Markdown: a row per variant, a column per capacity, and one for the draft's seconds where they are given."""
+    titles = [f"{prompts} prompts: share of the numbers", *map(str, capacities)]
+    titles += [] if seconds is None else ["draft, seconds"]
+    lines = ["| " + " | ".join(titles) + " |", "|---|" + "---|" * (len(titles) - 1)]
+    for name, shares in kept.items():
+        cells = [name, *(f"{share:.3f}" for share in shares)]
+        cells += [] if seconds is None else [f"{seconds.get(name, 0):.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from spec_rag.checks import FromDict, check_choice, check_integer, check_window_fits
+from spec_rag.checks import FromDict, check_choice, check_integer, check_share, check_window_fits
 from spec_rag.errors import ConfigError
 from spec_rag.presets import with_preset
 from spec_rag.retention import RetentionConfig
@@ -136,12 +136,8 @@ class CompressionConfig(RetentionConfig, FromDict):
                 f"min_tokens={self.min_tokens} is above max_tokens={self.max_tokens}: lower min_tokens, or raise "
                 "max_tokens."
             )
-        for name in ("ratio", "coverage"):
-            value = getattr(self, name)
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1
-            ):
-                raise ConfigError(f"{name}={value!r}: must be above 0 and at most 1.")
+        check_share("ratio", self.ratio)
+        check_share("coverage", self.coverage)
         if self.max_tokens is not None and self.ratio is not None:
             raise ConfigError(
                 f"max_tokens={self.max_tokens} and ratio={self.ratio} both set the size: give one of them."

@@ -170,7 +170,7 @@ def test_ask_reads_little_text_whole_and_much_within_its_default(folder: Path, t
         (["compress", "{}/scan.pdf", "-q", "x"], "scan.pdf is not a readable PDF"),
         (["compress", "{}", "-q", "x", "--draft", "no-such-owner/no-such-model"], "no-such-owner/no-such-model"),
         (["ask", "{}", "  "], "question is empty"),
-        (["ask", "{}", "q", "--kv-capacity", "5"], "max_capacity_prompt=5"),
+        (["ask", "{}", "q", "--kv-capacity", "5", "--kv-preset", "paper"], "max_capacity_prompt=5"),
         (["ask", "gone.txt", "q"], "gone.txt: there is no such file"),
         (["demo", "--corpus", "{}"], "questions.json"),
     ],

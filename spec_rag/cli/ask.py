@@ -69,6 +69,7 @@ def ask(
     threshold: Threshold = None,
     kv_capacity: KVCapacity = None,
     lookahead: Annotated[Lookahead, typer.Option(help="Who writes the look-ahead that prunes the KV cache.")] = "auto",
+    kv_preset: console.KVPreset = "scaled",
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of the answer, at most.", min=1)] = 80,
     draft: console.Draft = None,
     target: Target = None,
@@ -101,7 +102,9 @@ def ask(
     )
     if kv_capacity is None:
         kv_capacity = 0 if (draft or DEFAULT_DRAFT) == (target or DEFAULT_DRAFT) else DEFAULT_KV_CAPACITY
-    speckv = SpecKVConfig(max_capacity_prompt=kv_capacity, lookahead=lookahead) if kv_capacity else None
+    speckv = (
+        SpecKVConfig(max_capacity_prompt=kv_capacity, lookahead=lookahead, preset=kv_preset) if kv_capacity else None
+    )
     if not question.strip():
         raise ConfigError("The question is empty: put it last, in quotes.")
     with console.progress() as tell:

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from spec_rag.config import Cascade as CascadeName
+from spec_rag.config import Preset as KVPresetName
 from spec_rag.errors import UnreadableFileError
 from spec_rag.models.options import LoadOptions
 from spec_rag.presets import COMPRESSION_PRESETS
@@ -44,6 +45,9 @@ Calibration = Annotated[
 ]
 Preset = Annotated[
     str | None, typer.Option(help=f"Settings by name, which others change: {', '.join(COMPRESSION_PRESETS)}.")
+]
+KVPreset = Annotated[
+    KVPresetName, typer.Option(help="How the KV pairs to keep are chosen: to fit their number, or as published.")
 ]
 Cascade = Annotated[
     CascadeName | None,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 QuestionFiles = Annotated[list[Path], typer.Argument(help="Questions with documents: .jsonl or .jsonl.gz.")]
 Limit = Annotated[int | None, typer.Option("--questions", help="Only the first so many of each file.", min=1)]
-Cost = Literal["ratios", "growth", "storage", "memory", "batch", "profile"]
+Cost = Literal["ratios", "growth", "storage", "memory", "batch", "profile", "lookahead"]
 
 app = typer.Typer(no_args_is_help=True, help="Measure what is kept, what is answered, and what it costs (Markdown).")
 
@@ -124,7 +124,7 @@ def schemas(
 
 @app.command()
 def speed(
-    what: Annotated[Cost, typer.Argument(help="Of questions, or of generation (the last three).")],
+    what: Annotated[Cost, typer.Argument(help="Of questions, or of generation (the last four).")],
     files: Annotated[list[Path] | None, typer.Argument(help="Questions, for ratios and storage.")] = None,
     questions: Annotated[int, typer.Option(help="How many of each file.", min=1)] = 5,
     documents: Annotated[str, typer.Option(help="Numbers of documents, for growth.")] = "25,50,75,100",
@@ -133,6 +133,7 @@ def speed(
 ) -> None:
     """Seconds and memory, side by side in one run."""
     from spec_rag.compression.draft import Draft
+    from spec_rag.evaluation import decoding_speed
     from spec_rag.evaluation import speed as costs
 
     console.quiet_transformers()
@@ -141,6 +142,7 @@ def speed(
         "memory": costs.memory,
         "batch": costs.batch,
         "profile": costs.profile,
+        "lookahead": decoding_speed.lookahead,
     }
     if what in of_generation:
         typer.echo(of_generation[what](**given))

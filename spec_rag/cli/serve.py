@@ -44,6 +44,7 @@ def serve(
     likelihood: console.Likelihood = None,
     min_chars: Annotated[int, typer.Option(help="Tool results below this length are left as they are.", min=1)] = 1000,
     kv_capacity: Annotated[int, typer.Option(help="KV pairs each head keeps of a prompt; 0 keeps all.", min=0)] = 0,
+    kv_preset: console.KVPreset = "scaled",
     max_completion_tokens: Annotated[int, typer.Option(help="The most that a request may ask for.", min=1)] = 2048,
     max_requests: Annotated[int, typer.Option(help="So many run or wait; the next gets status 429.", min=1)] = 64,
     max_body_mib: Annotated[int, typer.Option(help="Size of a request, at most, in MiB.", min=1)] = 16,
@@ -71,7 +72,7 @@ def serve(
         compression=CompressionConfig.from_dict(
             compression_settings(max_tokens=max_tokens, ratio=ratio, coverage=coverage, likelihood=likelihood)
         ),
-        speckv=SpecKVConfig(max_capacity_prompt=kv_capacity) if kv_capacity else None,
+        speckv=SpecKVConfig(max_capacity_prompt=kv_capacity, preset=kv_preset) if kv_capacity else None,
         min_chars=min_chars,
         max_body_bytes=max_body_mib * 2**20,
         max_completion_tokens=max_completion_tokens,

@@ -36,7 +36,7 @@ _SAMPLES = ("temperature", "top_p", "top_k", "min_p", "typical_p", "top_h", "eps
 _REFUSED = {
     "max_length": "max_new_tokens counts generated tokens alone",
     "assistant_model": "the draft already writes the look-ahead",
-    "prompt_lookup_num_tokens": "the pruned cache cannot be rolled back",
+    "prompt_lookup_num_tokens": "the look-ahead is checked as a guess already",
     "num_return_sequences": "call generate once per sequence, with different seeds",
     "cache_implementation": "SpecKV brings its own cache",
     "return_dict_in_generate": "an Answer is returned",

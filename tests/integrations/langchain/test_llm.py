@@ -257,6 +257,7 @@ class TestSettings:
         llm = SpecKVLLM(specpc={"max_capacity_prompt": 512}, speckv={"max_capacity_prompt": 256})
         assert llm.specpc == SpecPCConfig(max_capacity_prompt=512)
         assert llm.speckv == SpecKVConfig(max_capacity_prompt=256)
+        assert SpecKVLLM(speckv={"preset": "paper"}).speckv == SpecKVConfig(preset="paper")
 
     def test_timeout_raises(self, pair: ModelPair) -> None:
         with Steps(pair, 0.02):

@@ -369,7 +369,7 @@ def test_settings_survive_serialisation_without_weights(pair: ModelPair) -> None
     llm = llm_of(
         pair,
         specpc=SpecPCConfig(max_capacity_prompt=77, window_size=8, starting_layer_index=0),
-        speckv={"max_capacity_prompt": 64},
+        speckv={"max_capacity_prompt": 64, "preset": "paper"},
         temperature=0.5,
         seed=3,
         stop="###",
@@ -379,7 +379,7 @@ def test_settings_survive_serialisation_without_weights(pair: ModelPair) -> None
     back = SpecKVLLM.from_json(llm.to_json())
     assert back.to_dict() == llm.to_dict()
     assert back.specpc == llm.specpc
-    assert back.speckv == SpecKVConfig(max_capacity_prompt=64)
+    assert back.speckv == SpecKVConfig(max_capacity_prompt=64, preset="paper")
     assert (back.target, back.draft, back.class_name()) == ("tiny-target", "tiny-draft", "SpecKVLLM")
     assert len(llm.to_json()) < 2000
     with_models = SpecKVLLM.from_dict(llm.to_dict(), pair=pair)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spec_rag.cancellation import Cancellation as Cancellation
+    from spec_rag.compression.expand import Originals as Originals
     from spec_rag.compression.index import DocumentIndex as DocumentIndex
     from spec_rag.compression.pipeline import compress as compress
     from spec_rag.config import SpecKVConfig as SpecKVConfig
@@ -35,6 +36,7 @@ _ROOMS = {
     "DocumentIndex": "compression.index",
     "LoadOptions": "models.options",
     "ModelPair": "models.pair",
+    "Originals": "compression.expand",
     "SpecKVConfig": "config",
     "SpecPCConfig": "config",
     "agenerate": "generation.streaming",

@@ -46,6 +46,10 @@ class MissingDependencyError(SpecRagError, ImportError):
     """An optional package is needed for what was asked."""
 
 
+class UnknownHandleError(SpecRagError, LookupError):
+    """Nothing is remembered under a handle."""
+
+
 class CancelledError(SpecRagError):
     """The work was cancelled by the caller before it was done."""
 

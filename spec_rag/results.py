@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
+
+from spec_rag.handles import document_key, handle_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -164,14 +167,20 @@ class CompressedDocument:
         """Share of the tokens that was kept, 0 to 1; 1.0 for no tokens at all."""
         return kept_share(self.tokens_before, self.tokens_after)
 
+    @cached_property
+    def handle(self) -> str:
+        """A short name of the document and of what was kept of it, the same in every process; see `Originals`."""
+        return handle_of(document_key(self.title, self.original_text), self.spans)
+
     def figures(self, draft: str) -> dict[str, Any]:
-        """What became of the document, for its metadata: tokens, ratio, the draft's name, kept spans."""
+        """What became of the document, for its metadata: tokens, ratio, the draft's name, kept spans, its handle."""
         return {
             "original_tokens": self.tokens_before,
             "compressed_tokens": self.tokens_after,
             "ratio": self.ratio,
             "draft_model": draft,
             "kept_spans": [list(span) for span in self.spans],
+            "handle": self.handle,
         }
 
 

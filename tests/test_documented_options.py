@@ -15,7 +15,13 @@ from spec_rag.config import CompressionConfig
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
-OF_THE_ADAPTERS = {"metadata_format": "nested", "metadata_mode": "none", "keep_empty": False}
+OF_THE_ADAPTERS = {
+    "metadata_format": "nested",
+    "metadata_mode": "none",
+    "keep_empty": False,
+    "originals": None,
+    "show_handle": False,
+}
 
 
 def rows(page: str, heading: str, default_column: int) -> dict[str, object]:
@@ -58,7 +64,7 @@ def test_the_page_lists_what_both_compressors_take() -> None:
     listed = rows(OPTIONS, "## `compress`", 1)
     missing = {"tokenizer", "backend", "cancelled"}
     for compressor, not_there in (
-        (langchain, missing | {"metadata_mode"}),
+        (langchain, missing | {"metadata_mode", "show_handle"}),
         (llama_index, missing | {"metadata_format"}),
     ):
         fields = {name: field for name, field in compressor.model_fields.items() if name in listed}

@@ -5,6 +5,7 @@ Knows Documents, callbacks and chains; what is kept of a document is the core's 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,13 +16,14 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.messages import BaseMessage
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSerializable
-from pydantic import ConfigDict, InstanceOf, field_validator, model_validator
+from pydantic import ConfigDict, InstanceOf, PrivateAttr, field_validator, model_validator
 
 import spec_rag
 from langchain_spec_rag.messages import plain_messages
 from langchain_spec_rag.plain_values import Options, name_of, plain, unserializable
 from langchain_spec_rag.retriever import ScoreSource, SpecPCRetriever
 from spec_rag.cancellation import in_thread
+from spec_rag.compression.expand import EXPAND, Originals, expander
 from spec_rag.compression.index import DocumentIndex
 from spec_rag.config import Cascade, CompressionConfig, Scoring, Unit, Version
 from spec_rag.errors import ConfigError, unknown_field
@@ -31,7 +33,7 @@ from spec_rag.retention import Order
 from spec_rag.text.spans import original_spans
 
 if TYPE_CHECKING:
-    import threading
+    from langchain_core.tools import StructuredTool
 
     from spec_rag.report import Compression
     from spec_rag.results import CompressedDocument
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 DOCUMENTS_KEYS = ("documents", "context", "docs")
 QUERY_KEYS = ("query", "question", "input")
 EVENT = METADATA_KEY = "spec_pc"
+_making_stores = threading.Lock()
 _OTHER_NAMES = {"embeddings": "embedder", "embed_model": "embedder"}
 
 
@@ -53,10 +56,10 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         compressor.wrap(retriever)                                                  # a retriever again
 
     The documents that come out are new ones, in the order in which they came in unless `order` says otherwise, with
-    their ids and metadata and, under the key `spec_pc`, original_tokens, compressed_tokens, ratio, draft_model and
-    kept_spans: character ranges in the original text, also where the document has been through a compressor before. A
-    `relevance_score` in the metadata takes part in the choice. Each run is a traced span that sends the custom event
-    "spec_pc" with the tokens before and after and the draft's seconds.
+    their ids and metadata and, under the key `spec_pc`, original_tokens, compressed_tokens, ratio, draft_model, handle
+    (for `expand_tool`) and kept_spans: character ranges in the original text, also where the document has been through
+    a compressor before. A `relevance_score` in the metadata takes part in the choice. Each run is a traced span that
+    sends the custom event "spec_pc" with the tokens before and after and the draft's seconds.
 
     Raises:
         ValidationError: (a ValueError) a setting is out of range, unknown, or contradicts another.
@@ -130,9 +133,14 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     """Of the documents that come out: "given", or "relevance", the one with the best kept unit first."""
     keep_empty: bool = False
     """Return documents of which nothing was kept with empty text, so that there is one out for each that went in."""
+    originals: InstanceOf[Originals] | None = None
+    """Where `expand_tool` finds documents again, by the `handle` among their figures; None is a store of its own, of at
+    most 64 MiB of text."""
     metadata_format: Literal["nested", "flat", "none"] = "nested"
     """How the figures stand in the metadata: a dict under `spec_pc`, flat keys `spec_pc_ratio` ... with plain values,
     which every vector store takes, or not at all."""
+
+    _own_originals: Originals | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -178,7 +186,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         if any(callable(one) for one in self.keep):
             return unserializable(self, "with a function in keep")
         serialized: dict[str, Any] = dict(super().to_json())
-        kwargs = {name: plain(value) for name, value in serialized["kwargs"].items()}
+        kwargs = {name: plain(value) for name, value in serialized["kwargs"].items() if name != "originals"}
         return {**serialized, "kwargs": {**kwargs, "draft": draft}}
 
     @property
@@ -245,6 +253,31 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         return SpecPCRetriever(retriever=retriever, compressor=self, scores=scores)
 
     @property
+    def store(self) -> Originals:
+        """Where the documents that went through this compressor are remembered."""
+        if self.originals is not None:
+            return self.originals
+        with _making_stores:
+            if self._own_originals is None:
+                self._own_originals = Originals()
+            return self._own_originals
+
+    def expand_tool(self, max_chars: int | None = 20_000) -> StructuredTool:
+        """A tool with which an agent gets the original of a shortened document back, by its handle.
+
+        The handle is in the metadata, `spec_pc["handle"]`, or `spec_pc_handle` with metadata_format="flat"; show it to
+        the model beside the text. A handle that is not known gives the agent a message, not an error.
+
+        Args:
+            max_chars: longer texts are cut there, and the agent is told; None cuts none.
+        """
+        from langchain_core.tools import StructuredTool
+
+        return StructuredTool.from_function(
+            expander(self.store, max_chars), name=EXPAND, parse_docstring=True, error_on_invalid_docstring=False
+        )
+
+    @property
     def _run(self) -> RunnableLambda[dict[str, Any], list[Document]]:
         return RunnableLambda(self._compress, self._acompress)
 
@@ -256,7 +289,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         if not settings:
             return self
         current = {name: value for name, value in self.__dict__.items() if name in type(self).model_fields}
-        return type(self)(**{**current, **with_preset(settings)})
+        return type(self)(**{**current, "originals": self.store, **with_preset(settings)})
 
     def _settings(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(CompressionConfig)}
@@ -291,6 +324,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         )
 
     def _results(self, compression: Compression) -> list[Document]:
+        self.store.remember(compression)
         kept = [one for one in compression.documents if one.text or self.keep_empty]
         return [self._document(one, compression.draft) for one in kept]
 
@@ -302,6 +336,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
             spans = original_spans(source.page_content, before["kept_spans"], compressed.spans, self.ellipsis)
             if spans is not None:
                 figures["kept_spans"] = [list(span) for span in spans]
+                figures["handle"] = self.store.view(before.get("handle", ""), spans) or figures["handle"]
                 figures["original_tokens"] = before.get("original_tokens", figures["original_tokens"])
                 whole = figures["original_tokens"]
                 figures["ratio"] = figures["compressed_tokens"] / whole if whole else 1.0
@@ -324,8 +359,8 @@ def _known_figures(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(flat, str) or not flat:
         return None
     spans = [tuple(map(int, span.split("-"))) for span in flat.split(",")]
-    tokens = metadata.get(f"{METADATA_KEY}_original_tokens")
-    return {"kept_spans": spans} | ({} if tokens is None else {"original_tokens": tokens})
+    others = {name: metadata.get(f"{METADATA_KEY}_{name}") for name in ("original_tokens", "handle")}
+    return {"kept_spans": spans} | {name: value for name, value in others.items() if value is not None}
 
 
 def _figures(compression: Compression) -> dict[str, Any]:

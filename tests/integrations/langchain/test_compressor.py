@@ -70,7 +70,7 @@ class TestAsADocumentCompressor:
 
     def test_figures_say_what_was_done(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
         (figures, *_) = [document.metadata["spec_pc"] for document in compressor.compress_documents(docs, QUERY)]
-        assert set(figures) == {"original_tokens", "compressed_tokens", "ratio", "draft_model", "kept_spans"}
+        assert set(figures) == {"original_tokens", "compressed_tokens", "ratio", "draft_model", "kept_spans", "handle"}
         assert figures["ratio"] == pytest.approx(figures["compressed_tokens"] / figures["original_tokens"])
         assert figures["draft_model"] == "tiny-draft"
 
@@ -131,7 +131,17 @@ class TestRetention:
 class TestSettings:
     def test_are_those_of_compress(self) -> None:
         assert {field.name for field in fields(CompressionConfig)} <= set(SpecPCCompressor.model_fields)
-        own = {"draft", "draft_options", "index", "embedder", "count_with", "keep_empty", "metadata_format", "name"}
+        own = {
+            "draft",
+            "draft_options",
+            "index",
+            "embedder",
+            "count_with",
+            "keep_empty",
+            "metadata_format",
+            "name",
+            "originals",
+        }
         assert set(SpecPCCompressor.model_fields) - own <= {field.name for field in fields(CompressionConfig)}
 
     def test_have_the_core_s_defaults(self) -> None:

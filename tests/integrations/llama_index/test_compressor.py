@@ -89,7 +89,7 @@ def test_the_figures_are_under_one_key_that_neither_llm_nor_embedder_sees(
 ) -> None:
     for node in compressor_of(pair, ratio=0.6).postprocess_nodes(nodes, query_str=QUERY):
         figures = node.metadata["spec_pc"]
-        assert set(figures) == {"original_tokens", "compressed_tokens", "ratio", "draft_model", "kept_spans"}
+        assert set(figures) == {"original_tokens", "compressed_tokens", "ratio", "draft_model", "kept_spans", "handle"}
         assert figures["compressed_tokens"] == len(node.text.encode())
         assert figures["ratio"] == pytest.approx(figures["compressed_tokens"] / figures["original_tokens"])
         assert figures["draft_model"] == "tiny-draft"

@@ -6,6 +6,7 @@ Knows nodes, their metadata and their events; what is kept is decided by the cor
 from __future__ import annotations
 
 import re
+import threading
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -27,9 +28,11 @@ from llama_index.postprocessor.spec_rag.events import CompressionEvent
 
 import spec_rag
 from spec_rag.cancellation import in_thread
+from spec_rag.compression.expand import EXPAND, Originals, expander
 from spec_rag.compression.index import DocumentIndex
 from spec_rag.config import Cascade, CompressionConfig, Scoring, Unit, Version
 from spec_rag.errors import unknown_field
+from spec_rag.handles import document_key, handle_of
 from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
 from spec_rag.presets import with_preset
 from spec_rag.retention import Order
@@ -37,7 +40,7 @@ from spec_rag.text.patterns import inline_flags
 from spec_rag.text.spans import original_spans
 
 if TYPE_CHECKING:
-    import threading
+    from llama_index.core.tools import FunctionTool
 
     from spec_rag.compression.draft import Draft
     from spec_rag.results import CompressedDocument
@@ -45,7 +48,8 @@ if TYPE_CHECKING:
 
 dispatcher = get_dispatcher(__name__)
 
-METADATA_KEY = "spec_pc"
+METADATA_KEY, HANDLE_KEY = "spec_pc", "spec_pc_handle"
+_making_stores = threading.Lock()
 _OTHER_NAMES = {"embeddings": "embedder", "embed_model": "embedder"}
 
 
@@ -54,10 +58,11 @@ class SpecPCCompressor(BaseNodePostprocessor):
 
     Nodes go on as copies with their ids, scores, relationships, metadata and order (unless `order` says otherwise); the
     ones that came in are not changed. Each copy's metadata has one more key, `spec_pc`, hidden from the LLM and the
-    embedding model: `{original_tokens, compressed_tokens, ratio, draft_model, kept_spans}`, spans being character
-    ranges of the node's text, also where it has been through a compressor before. `start_char_idx` and `end_char_idx`
-    cover what was kept, where they described the node's text. Nodes without text, images among them, go on as they are,
-    in their places. Where all nodes fit the budget, their text is not touched.
+    embedding model: `{original_tokens, compressed_tokens, ratio, draft_model, kept_spans, handle}`, spans being
+    character ranges of the node's text, also where it has been through a compressor before, and the handle being for
+    `expand_tool`. `start_char_idx` and `end_char_idx` cover what was kept, where they described the node's text. Nodes
+    without text, images among them, go on as they are, in their places. Where all nodes fit the budget, their text is
+    not touched.
 
     Raises:
         ValidationError: (a ValueError) a setting is out of range or unknown.
@@ -128,6 +133,17 @@ class SpecPCCompressor(BaseNodePostprocessor):
         default=MetadataMode.NONE,
         description="LLM counts the metadata that synthesizers put before each node's text into the budget.",
     )
+    show_handle: bool = Field(
+        default=False,
+        description="Put each node's handle, for expand_tool, where the LLM sees it: spec_pc_handle in the metadata.",
+    )
+    originals: Originals | None = Field(
+        default=None,
+        exclude=True,
+        repr=False,
+        description="Where expand_tool finds nodes again, by the handle among their figures; None is a store of its "
+        "own, of at most 64 MiB of text.",
+    )
     keep_empty: bool = Field(default=False, description="Let nodes go on of which nothing was kept, with empty text.")
     index: DocumentIndex | None = Field(
         default=None, exclude=True, repr=False, description="Where encoded nodes are kept for the next query."
@@ -140,6 +156,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
     )
 
     _loaded: Any = PrivateAttr(default=None)
+    _own_originals: Any = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -255,6 +272,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
             **settings,
         )
         metadata_tokens = {id(node): tokens for node, tokens in zip(given, overheads, strict=True)}
+        self.store.remember(compression)
         compressed = iter(compression.documents)  # in the order in which the nodes go on
         kept = []
         for one in nodes:
@@ -264,7 +282,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
             document = next(compressed)
             node, overhead = document.source, metadata_tokens[id(document.source)]
             if document.text or self.keep_empty:
-                kept.append(_compressed_node(node, document, overhead, compression.draft, self.ellipsis))
+                kept.append(self._compressed_node(node, document, overhead, compression.draft))
         dispatcher.event(
             CompressionEvent(
                 query=query,
@@ -286,6 +304,29 @@ class SpecPCCompressor(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         """`_postprocess_nodes` in a thread of its own; cancelling the task stops it between two batches of passages."""
         return await in_thread(lambda cancelled: self._postprocess_nodes(nodes, query_bundle, cancelled))
+
+    @property
+    def store(self) -> Originals:
+        """Where the nodes that went through this compressor are remembered."""
+        if self.originals is not None:
+            return self.originals
+        with _making_stores:
+            if self._own_originals is None:
+                self._own_originals = Originals()
+            return cast(Originals, self._own_originals)
+
+    def expand_tool(self, max_chars: int | None = 20_000) -> FunctionTool:
+        """A tool with which an agent gets the original of a shortened node back, by its handle.
+
+        The handle is in the metadata, `spec_pc["handle"]`; `show_handle=True` lets the LLM see it beside the text. A
+        handle that is not known gives the agent a message, not an error.
+
+        Args:
+            max_chars: longer texts are cut there, and the agent is told; None cuts none.
+        """
+        from llama_index.core.tools import FunctionTool
+
+        return FunctionTool.from_defaults(expander(self.store, max_chars), name=EXPAND)
 
     def load(self) -> Draft:
         """The draft, loaded now if it was not; it stays loaded as long as this compressor lives.
@@ -316,10 +357,51 @@ class SpecPCCompressor(BaseNodePostprocessor):
         if self.metadata_mode == MetadataMode.NONE:
             return [0] * len(nodes)
         count = self._counter(draft)
-        return [
-            max(0, count(node.node.get_content(metadata_mode=self.metadata_mode)) - count(_text(node.node)))
-            for node in nodes
-        ]
+        handle = self._shown(handle_of(document_key(None, ""), []))  # as long as any
+        seen = [one.node.model_copy(update={"metadata": {**one.node.metadata, **handle}}) for one in nodes]
+        return [max(0, count(one.get_content(metadata_mode=self.metadata_mode)) - count(_text(one))) for one in seen]
+
+    def _compressed_node(
+        self, given: NodeWithScore, document: CompressedDocument, metadata_tokens: int, draft: str
+    ) -> NodeWithScore:
+        """A copy of the node with the kept text; what is mutable in the original is not shared where it is changed."""
+        node = given.node
+        figures = document.figures(draft)
+        before = node.metadata.get(METADATA_KEY) or {}
+        spans = None
+        if isinstance(before, dict) and before.get("kept_spans"):
+            # compressed before: the spans are those of the first text
+            spans = original_spans(document.original_text, before["kept_spans"], document.spans, self.ellipsis)
+        if spans is not None:
+            figures["kept_spans"] = [list(span) for span in spans]
+            figures["handle"] = self.store.view(before.get("handle", ""), spans) or figures["handle"]
+            figures["original_tokens"] = before.get("original_tokens", figures["original_tokens"])
+        else:
+            figures["original_tokens"] += metadata_tokens
+        figures["compressed_tokens"] += metadata_tokens
+        figures["ratio"] = (
+            figures["compressed_tokens"] / figures["original_tokens"] if figures["original_tokens"] else 1.0
+        )
+        copy = node.model_copy(
+            update={
+                "metadata": {**node.metadata, METADATA_KEY: figures, **self._shown(figures["handle"])},
+                "excluded_llm_metadata_keys": _with_keys(node.excluded_llm_metadata_keys, METADATA_KEY),
+                "excluded_embed_metadata_keys": _with_keys(
+                    node.excluded_embed_metadata_keys, METADATA_KEY, *self._shown("")
+                ),
+                "relationships": dict(node.relationships),
+            }
+        )
+        copy.set_content(document.text)
+        if isinstance(copy, TextNode) and document.spans and _describes(node, document.original_text):
+            start = cast(int, copy.start_char_idx)
+            copy.start_char_idx = start + document.spans[0][0]
+            copy.end_char_idx = start + document.spans[-1][1]
+        return NodeWithScore(node=copy, score=given.score)
+
+    def _shown(self, handle: str) -> dict[str, str]:
+        """What of the handle the LLM sees."""
+        return {HANDLE_KEY: handle} if self.show_handle else {}
 
 
 def _has_text(node: BaseNode) -> bool:
@@ -352,46 +434,11 @@ def _beside_metadata(
     return {**settings, "max_tokens": budget - metadata_tokens, "ratio": None}
 
 
-def _compressed_node(
-    given: NodeWithScore, document: CompressedDocument, metadata_tokens: int, draft: str, ellipsis: str
-) -> NodeWithScore:
-    """A copy of the node with the kept text; what is mutable in the original is not shared where it is changed."""
-    node = given.node
-    figures = document.figures(draft)
-    before = node.metadata.get(METADATA_KEY) or {}
-    spans = None
-    if isinstance(before, dict) and before.get(
-        "kept_spans"
-    ):  # compressed before: the spans are those of the first text
-        spans = original_spans(document.original_text, before["kept_spans"], document.spans, ellipsis)
-    if spans is not None:
-        figures["kept_spans"] = [list(span) for span in spans]
-        figures["original_tokens"] = before.get("original_tokens", figures["original_tokens"])
-    else:
-        figures["original_tokens"] += metadata_tokens
-    figures["compressed_tokens"] += metadata_tokens
-    figures["ratio"] = figures["compressed_tokens"] / figures["original_tokens"] if figures["original_tokens"] else 1.0
-    copy = node.model_copy(
-        update={
-            "metadata": {**node.metadata, METADATA_KEY: figures},
-            "excluded_llm_metadata_keys": _with_key(node.excluded_llm_metadata_keys),
-            "excluded_embed_metadata_keys": _with_key(node.excluded_embed_metadata_keys),
-            "relationships": dict(node.relationships),
-        }
-    )
-    copy.set_content(document.text)
-    if isinstance(copy, TextNode) and document.spans and _describes(node, document.original_text):
-        start = cast(int, copy.start_char_idx)
-        copy.start_char_idx = start + document.spans[0][0]
-        copy.end_char_idx = start + document.spans[-1][1]
-    return NodeWithScore(node=copy, score=given.score)
-
-
 def _describes(node: BaseNode, text: str) -> bool:
     """Whether the node's offsets are those of its text, and not of one that a transformation has put in its place."""
     start, end = getattr(node, "start_char_idx", None), getattr(node, "end_char_idx", None)
     return start is not None and end is not None and end - start == len(text)
 
 
-def _with_key(keys: list[str]) -> list[str]:
-    return [*(key for key in keys if key != METADATA_KEY), METADATA_KEY]
+def _with_keys(keys: list[str], *added: str) -> list[str]:
+    return [*(key for key in keys if key not in added), *added]

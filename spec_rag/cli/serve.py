@@ -28,6 +28,7 @@ KeyFile = Annotated[
 
 def register(app: typer.Typer) -> None:
     app.command()(serve)
+    app.command("app")(open_app)
 
 
 def serve(
@@ -82,6 +83,33 @@ def serve(
         shutdown_seconds=shutdown_seconds,
     )
     run(settings, host, port)
+
+
+def open_app(
+    target: Target = None,
+    draft: console.Draft = None,
+    port: Port = 8000,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+    device: console.Device = None,
+    index: console.Index = None,
+) -> None:
+    """Ask questions about files on a page in the browser: the page of `spec-rag serve`, for this machine alone."""
+    settings = ServerSettings(
+        draft=draft or DEFAULT_DRAFT,
+        target=target or DEFAULT_DRAFT,
+        device=device,
+        index=str(index) if index else None,
+    )
+    address = f"http://127.0.0.1:{port}/app/"
+    run(settings, "127.0.0.1", port, started=lambda: _show(address, browser))
+
+
+def _show(address: str, browser: bool) -> None:
+    typer.echo(f"The page is at {address} (stop with Ctrl-C).", err=True)
+    if browser:
+        import webbrowser
+
+        webbrowser.open(address)
 
 
 def run(settings: ServerSettings, host: str, port: int, **options: Any) -> None:

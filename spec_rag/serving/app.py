@@ -6,7 +6,8 @@ front (keys, limits, queue, log) -> routes -> contexts (documents are shortened)
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+import sys
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,18 +23,22 @@ from spec_rag.serving.engine import Engine, LocalEngine
 from spec_rag.serving.errors import ApiError, from_validation
 from spec_rag.serving.front import Front
 from spec_rag.serving.metrics import Metrics
+from spec_rag.serving.page import add_page
 from spec_rag.serving.settings import ServerSettings
 from spec_rag.serving.state import ServerState
 from spec_rag.serving.upstream import Upstream
 from spec_rag.serving.upstream import router as upstream_router
 
 
-def create_app(settings: ServerSettings, engine: Engine | None = None) -> FastAPI:
+def create_app(
+    settings: ServerSettings, engine: Engine | None = None, started: Callable[[], None] = lambda: None
+) -> FastAPI:
     """The server as an ASGI application.
 
     Args:
         settings: how it works.
         engine: its models; None loads those of the settings when the server starts.
+        started: called when the models are loaded.
     """
     metrics = Metrics()
 
@@ -45,6 +50,7 @@ def create_app(settings: ServerSettings, engine: Engine | None = None) -> FastAP
         target = settings.served_name or settings.target or ""
         server = ServerState(settings, metrics, own, settings.draft, target)
         app.state.server = server
+        started()
         if settings.upstream is None:
             yield
             return
@@ -63,6 +69,7 @@ def create_app(settings: ServerSettings, engine: Engine | None = None) -> FastAP
     )
     app.include_router(compress_api.router)
     _add_common(app, settings, metrics)
+    add_page(app)
     app.include_router(chat_api.router if settings.upstream is None else upstream_router)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
@@ -89,7 +96,8 @@ def _add_common(app: FastAPI, settings: ServerSettings, metrics: Metrics) -> Non
         """The models that can be asked for."""
         server: ServerState = request.app.state.server
         one = {"id": server.model_name, "object": "model", "created": server.started, "owned_by": "spec-rag"}
-        return {"object": "list", "data": [one]}
+        about = {"draft": server.draft_name, "kv_bytes_per_token": server.engine.kv_bytes_per_token}
+        return {"object": "list", "data": [{**one, "spec_rag": about}]}
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -109,13 +117,20 @@ async def _refused(request: Request, error: Exception) -> Response:
     return JSONResponse(told.body(), told.status, headers=dict(error.headers or {}))
 
 
-def run(settings: ServerSettings, host: str, port: int, engine: Engine | None = None) -> None:
+def run(
+    settings: ServerSettings,
+    host: str,
+    port: int,
+    engine: Engine | None = None,
+    started: Callable[[], None] | None = None,
+) -> None:
     """Serve until the process is told to stop; what runs is then finished first.
 
     Args:
         settings: how the server works.
         host, port: where it listens.
         engine: its models; None loads those of the settings.
+        started: called when the models are loaded; None prints the address.
     """
     import uvicorn
 
@@ -127,7 +142,7 @@ def run(settings: ServerSettings, host: str, port: int, engine: Engine | None = 
         log.addHandler(handler)
         log.propagate = False
     uvicorn.run(
-        create_app(settings, engine),
+        create_app(settings, engine, started or (lambda: print(f"Listening on http://{host}:{port}", file=sys.stderr))),
         host=host,
         port=port,
         log_level="warning",

@@ -22,6 +22,8 @@ from spec_rag.retention import RetentionConfig
 from spec_rag.text.documents import Document, as_documents
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from spec_rag.compression.draft import Draft
     from spec_rag.compression.index import DocumentIndex
     from spec_rag.compression.selection import Reading
@@ -57,7 +59,13 @@ class Ask:
 
 
 class Engine(Protocol):
-    """What a server asks of its models."""
+    """What a server asks of its models.
+
+    Attributes:
+        kv_bytes_per_token: bytes of keys and values that the target holds of a token; None where it is not known.
+    """
+
+    kv_bytes_per_token: int | None
 
     async def compress(
         self, documents: Sequence[Document], query: str, config: CompressionConfig, listener: Listener | None = None
@@ -100,6 +108,7 @@ class LocalEngine:
 
         self.pair = pair
         self.draft: Draft | None = Draft.of(pair) if pair.draft is not None else None
+        self.kv_bytes_per_token = None if pair.target is None else _kv_bytes(pair.target)
         self._speckv = speckv
         self._timeout_seconds = timeout_seconds
         self._index = DocumentIndex() if index is None else index
@@ -240,3 +249,14 @@ class LocalEngine:
         if self.draft is None:
             raise ConfigError("draft=None: reading documents needs a draft.")
         return self.draft
+
+
+def _kv_bytes(model: PreTrainedModel) -> int | None:
+    """Bytes of keys and values of one token in all layers."""
+    config = model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None)
+    width = getattr(config, "head_dim", None)
+    if width is None and heads and getattr(config, "hidden_size", None):
+        width = config.hidden_size // config.num_attention_heads
+    layers = getattr(config, "num_hidden_layers", None)
+    return int(2 * layers * heads * width * model.dtype.itemsize) if layers and heads and width else None

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 from tiny import tiny_pair
 
+from spec_rag.results import Answer
 from spec_rag.serving.app import create_app
-from spec_rag.serving.engine import Engine, LocalEngine
+from spec_rag.serving.engine import Ask, Engine, LocalEngine
 from spec_rag.serving.settings import ServerSettings
 
 MODEL = "tiny-target"
@@ -44,6 +46,20 @@ def engine(timeout_seconds: float | None = 60.0, *, endless: bool = False, templ
     if template is not None:
         pair.tokenizer.chat_template = template
     return LocalEngine(pair, timeout_seconds=timeout_seconds)
+
+
+class Endless(LocalEngine):
+    """An engine whose streams never end, and which counts those that were closed."""
+
+    closed = 0
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[str | Answer, None]:
+        try:
+            while True:
+                yield "word "
+                await asyncio.sleep(0.01)
+        finally:
+            self.closed += 1
 
 
 @contextmanager

@@ -8,15 +8,12 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator
 
 import httpx
 import pytest
-from serving.helpers import FACTS, MODEL, engine, running, served, settings
+from serving.helpers import FACTS, MODEL, Endless, engine, running, served, settings
 
-from spec_rag.results import Answer
 from spec_rag.serving.app import create_app
-from spec_rag.serving.engine import Ask, LocalEngine
 
 ASK = {"model": MODEL, "messages": [{"role": "user", "content": "How much water?"}]}
 LONG = {**ASK, "max_tokens": 400, "stream": True}
@@ -193,20 +190,6 @@ def test_the_log_has_figures_and_no_word_of_a_document(caplog: pytest.LogCapture
     assert lines[3]["id"] in failed.text
 
 
-class Endless(LocalEngine):
-    """An engine whose stream never ends, and which notes that it was closed."""
-
-    closed = 0
-
-    async def stream(self, ask: Ask) -> AsyncGenerator[str | Answer, None]:
-        try:
-            while True:
-                yield "word "
-                await asyncio.sleep(0.001)
-        finally:
-            type(self).closed += 1
-
-
 def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_it() -> None:
     own = Endless(engine().pair)
     with served(own=own) as url:
@@ -214,5 +197,5 @@ def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_it() -> None:
             with httpx.stream("POST", f"{url}/v1/chat/completions", json=LONG) as response:
                 pieces = response.iter_bytes()
                 assert b"data: " in next(pieces)
-        assert until(lambda: Endless.closed == 5)
+        assert until(lambda: own.closed == 5)
         assert until(lambda: "in_flight_requests 0.0" in httpx.get(f"{url}/metrics").text)

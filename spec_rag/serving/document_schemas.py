@@ -41,7 +41,8 @@ class CompressionFields(Body):
     unit: str | None = None
     language: str | None = None
     contrast: Flag | None = None
-    likelihood: Flag | None = None
+    likelihood: Flag | Literal["auto"] | None = None
+    cascade: str | None = None
     links: Flag | None = None
     retrieval: Flag | None = None
     calibration: str | None = None

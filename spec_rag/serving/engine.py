@@ -228,7 +228,10 @@ class LocalEngine:
         from spec_rag.compression.pipeline import read_documents
 
         documents = as_documents(documents)
-        settings = {name: value for name, value in asdict(config).items() if name not in _BUDGET}
+        # a cascade looks at the budget, too
+        may_leave_out = config.cascade == "always" or any(document.score is not None for document in documents)
+        unread_by = () if may_leave_out else _BUDGET
+        settings = {name: repr(value) for name, value in asdict(config).items() if name not in unread_by}
         given = tuple((one.title, one.text, one.score) for one in documents)
         key = (given, query, tuple(settings.items()))
         with self._guard:

@@ -88,7 +88,6 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
                 {"language": "xx"},
                 {"calibration": "/etc/passwd"},
                 {"keep": ["(a+)+$"]},
-                {"keep": "numbers"},
                 {"order": "relevance"},
                 {"keep": ["(a+)+$"]},
                 {"keep": 1},

@@ -51,9 +51,16 @@ class Reference:
     The question sees the passages in the layers [first, last) alone.
     """
 
-    def __init__(self, head: int, passages: Sequence[Sequence[int]], question: int, seen: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        head: int,
+        passages: Sequence[Sequence[int]],
+        question: int,
+        seen: tuple[int, int],
+        longest: int | None = None,
+    ) -> None:
         lengths = [len(p) for p in passages]
-        start = head + max(lengths)
+        start = head + (longest or max(lengths))
         self.positions = torch.cat(
             [torch.arange(head), *(head + torch.arange(n) for n in lengths), start + torch.arange(question)]
         )
@@ -119,12 +126,37 @@ def test_the_likelihood_is_that_of_the_questions_own_tokens_behind_each_passage_
     found = reader.log_likelihood(reader.encode(PASSAGES), question)
     for passage, own in zip(PASSAGES, found, strict=True):
         ids = torch.tensor([[*reader.frame.head, *passage, *question.ids]])
-        reference = Reference(len(reader.frame.head), [passage], len(question.ids), seen)
+        # where the lower layers are shared, all rows ask at one place: behind the longest passage
+        longest = max(map(len, PASSAGES)) if seen[0] else len(passage)
+        reference = Reference(len(reader.frame.head), [passage], len(question.ids), seen, longest)
         with capture(draft.model, reference), torch.no_grad():
-            log_p = draft.model(input_ids=ids).logits[0].log_softmax(-1)
-        before = len(reader.frame.head) + len(passage)
+            logits = draft.model(input_ids=ids, position_ids=reference.positions[None]).logits
+        log_p, before = logits[0].log_softmax(-1), len(reader.frame.head) + len(passage)
         expected = [float(log_p[before + i - 1, question.ids[i]]) for i in range(question.start, question.end)]
         assert own.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_the_lower_layers_gave_for_a_question_is_not_computed_again(family: str) -> None:
+    draft, (question, other) = draft_of(family), QUESTIONS
+    layers, runs = Layers((1, 3), (1, 2)), 0
+
+    def count(*_: object) -> None:
+        nonlocal runs
+        runs += 1
+
+    apart = DocumentReader(draft, layers=layers)
+    expected = apart.log_likelihood(apart.encode(PASSAGES), question)
+    reader = DocumentReader(draft, layers=layers)
+    encoded = reader.encode(PASSAGES)
+    hook = draft.model.get_decoder().layers[0].register_forward_hook(count)
+    reader.attention([p.between(1, 2) for p in encoded], [question, other])
+    torch.testing.assert_close(reader.log_likelihood(encoded, question), expected)
+    torch.testing.assert_close(reader.log_likelihood(encoded[:2], question), expected[:2])
+    assert runs == 1
+    hook.remove()
+    assert len(draft.model.get_decoder().layers) == 3
+    assert not draft.model.get_decoder().layers[0]._forward_hooks
 
 
 @pytest.mark.parametrize("family", FAMILIES)

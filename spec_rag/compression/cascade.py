@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spec_rag.compression.draft import Draft, layers_for
+from spec_rag.compression.draft_reader import reader_for
 from spec_rag.compression.looking import (
     look_around,
     look_at_words,
@@ -28,7 +29,7 @@ from spec_rag.results import PassageLook
 
 _READ_SHARE, _READ_AT_LEAST = 0.4, 4  # of the passages
 _READ_PER_BUDGET = 1.5  # tokens that are read for each token that may be kept
-_ASKED_FOR_LIKELIHOOD = 5
+_ASKED_FOR_LIKELIHOOD = 4
 
 
 def gather_signals(draft: Draft, inquiry: Inquiry) -> Signals:
@@ -50,10 +51,11 @@ def gather_signals(draft: Draft, inquiry: Inquiry) -> Signals:
     competes = wants_likelihood(inquiry, known) and len(asked) > 1
     every = inquiry.config.cascade == "never" or len(asked) <= _ASKED_FOR_LIKELIHOOD
     deep = competes and inquiry.index is None and (every or _deep_at_once(draft, inquiry, len(asked)))
-    known, encoded = look_side_by_side(draft, inquiry, known, asked, deep)
+    reader = reader_for(draft, inquiry.config, inquiry.backend)
+    known, encoded = look_side_by_side(reader, inquiry, known, asked, deep)
     if competes:
         foretold = asked if every else most_promising(known, _ASKED_FOR_LIKELIHOOD)
-        known = look_for_likelihood(draft, inquiry, known, foretold, encoded)
+        known = look_for_likelihood(reader, inquiry, known, foretold, encoded)
     return known
 
 

@@ -8,10 +8,10 @@ importance is made of it.
 
 from __future__ import annotations
 
-import copy
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
@@ -20,6 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from spec_rag import cancellation
 from spec_rag.attention.capture import capture
+from spec_rag.compression.decoders import Lower, first_layers, layers_behind
 from spec_rag.compression.draft import Draft, Layers, layers_for
 from spec_rag.compression.observers import OneByOne, SideBySide
 from spec_rag.compression.passages import EncodedPassage, QuestionTokens, frame
@@ -85,8 +86,9 @@ class DocumentReader:
         self.depth = min(depth or draft.loaded_layers, draft.loaded_layers)
         self.backend = backend
         self.layers = layers or Layers.of(draft.total_layers)
-        self._decoder = _first_layers(draft.model, self.depth)
+        self._decoder = first_layers(draft.model, self.depth)
         self._fingerprints: dict[int, str] = {}
+        self._lower: dict[tuple[int, ...], tuple[Lower, int]] = {}
 
     @property
     def device(self) -> torch.device:
@@ -160,7 +162,7 @@ class DocumentReader:
             own = self.prefix.of_layer(layer)
             cache.update(*(x.expand(len(passages), -1, -1, -1) for x in own), layer)
         positions = torch.arange(start, start + width, device=self.device).expand(len(passages), -1)
-        decoder = _first_layers(self.draft.model, depth)
+        decoder = first_layers(self.draft.model, depth)
         with torch.no_grad():
             # padding stands on the right, where a causal mask already hides it
             decoder(input_ids=ids.to(self.device), position_ids=positions, past_key_values=cache, use_cache=True)
@@ -178,14 +180,14 @@ class DocumentReader:
             UnsupportedModelError: the draft's attention does not go through transformers' interface.
         """
         first_layer, last_layer = self.layers.listened
-        decoder = _first_layers(self.draft.model, last_layer)
+        decoder = first_layers(self.draft.model, last_layer)
         start = self.prefix.tokens + max(p.tokens for p in passages)
         # one row with the questions behind each other: padding would be computed too
         ids = torch.tensor([[token for q in questions for token in q.ids]])
         positions = torch.cat([torch.arange(start, start + len(q.ids)) for q in questions])[None]
         lengths = [len(q.ids) for q in questions]
         observer = SideBySide(self.prefix, passages, lengths, start, first_layer, self.backend)
-        with capture(decoder, observer), torch.no_grad():
+        with capture(decoder, observer), torch.no_grad(), self._noting(decoder, questions[0], start):
             decoder(input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=False)
         if len(observer.scores) != last_layer - first_layer:
             raise UnsupportedModelError(
@@ -215,14 +217,16 @@ class DocumentReader:
             raise ValueError(f"depth={self.depth}: the likelihood needs all {total} layers of the draft.")
         result = torch.zeros(len(passages), question.end - question.start)
         asked = question.ids[: question.end - 1]  # the last of its tokens is foretold by the one before
+        decoder, start = self._behind_lower_layers(passages, question)
         for batch in _batches([p.tokens + len(asked) for p in passages], 4 * _BATCH_TOKENS):
             cancellation.check(cancelled)
-            observer = OneByOne(self.prefix, [passages[i] for i in batch], len(asked))
+            chosen = [passages[i] for i in batch]
+            observer = OneByOne(self.prefix, chosen, len(asked), start)
             ids = torch.tensor(asked).expand(len(batch), -1)
-            starts = torch.tensor([self.prefix.tokens + passages[i].tokens for i in batch])
+            starts = torch.tensor([start or self.prefix.tokens + p.tokens for p in chosen])
             positions = starts[:, None] + torch.arange(len(asked))
             with capture(self._decoder, observer), torch.no_grad():
-                hidden = self._decoder(
+                hidden = decoder(
                     input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=False
                 ).last_hidden_state
                 logits = self.draft.model.get_output_embeddings()(hidden[:, question.start - 1 :])
@@ -231,19 +235,37 @@ class DocumentReader:
             result[list(batch)] = log_p.cpu()
         return result
 
+    @contextmanager
+    def _noting(self, decoder: nn.Module, question: QuestionTokens, start: int) -> Iterator[None]:
+        """Note what the layers that see no passage give for the question, which is the same whatever it is asked of."""
+        depth = self.layers.seen[0]
+        if not depth:
+            yield
+            return
+        with Lower(decoder, depth) as lower:
+            yield
+        self._lower[tuple(question.ids)] = (lower.first_tokens(len(question.ids)), start)
 
-def _first_layers(model: PreTrainedModel, depth: int) -> nn.Module:
-    """The decoder with its first `depth` layers alone; the weights are shared.
+    def _behind_lower_layers(
+        self, passages: Sequence[EncodedPassage], question: QuestionTokens
+    ) -> tuple[nn.Module, int | None]:
+        """A decoder that goes on where the question begins to see passages, and the question's position.
 
-    What stands behind the last layer, such as its norm, still runs and is not looked at.
-    """
-    decoder = model.get_decoder()
-    if depth >= len(decoder.layers):
-        return decoder  # type: ignore[no-any-return]
-    shallow = copy.copy(decoder)
-    shallow._modules = dict(decoder._modules)
-    shallow.layers = nn.ModuleList(list(decoder.layers)[:depth])
-    return shallow  # type: ignore[no-any-return]
+        Where passages are seen from the first layer on, the whole decoder, and None: each row's own position.
+        """
+        if not self.layers.seen[0]:
+            return self._decoder, None
+        if tuple(question.ids) not in self._lower:
+            start = self.prefix.tokens + max(p.tokens for p in passages)
+            decoder = first_layers(self.draft.model, self.layers.seen[0])
+            positions = torch.arange(start, start + len(question.ids), device=self.device)[None]
+            observer = SideBySide(self.prefix, [], [len(question.ids)], start, self.layers.seen[0], self.backend)
+            with capture(decoder, observer), torch.no_grad(), self._noting(decoder, question, start):
+                decoder(
+                    input_ids=torch.tensor([question.ids], device=self.device), position_ids=positions, use_cache=False
+                )
+        lower, start = self._lower[tuple(question.ids)]
+        return layers_behind(self.draft.model, lower.first_tokens(question.end - 1)), start
 
 
 def _stacked(cache: DynamicCache, row: int, start: int, end: int, layers: range | None = None) -> EncodedPassage:

@@ -17,7 +17,7 @@ from spec_rag.attention.importance import PromptImportance
 from spec_rag.attention.selection import smooth
 from spec_rag.compression.calibration import layer_range
 from spec_rag.compression.draft import Draft, calibration_for
-from spec_rag.compression.draft_reader import reader_for
+from spec_rag.compression.draft_reader import DocumentReader
 from spec_rag.compression.embedding import similarities
 from spec_rag.compression.links import title_links
 from spec_rag.compression.passages import EncodedPassage, Passage, align_units, frame, question_tokens
@@ -68,7 +68,7 @@ def look_at_words(inquiry: Inquiry, known: Signals) -> Signals:
 
 
 def look_side_by_side(
-    draft: Draft, inquiry: Inquiry, known: Signals, asked: Sequence[int], deep: bool
+    reader: DocumentReader, inquiry: Inquiry, known: Signals, asked: Sequence[int], deep: bool
 ) -> tuple[Signals, Encoded]:
     """With the question's attention to some passages, each read on its own, seen all at once.
 
@@ -79,9 +79,8 @@ def look_side_by_side(
     Returns:
         The signals, and the passages as they were read.
     """
-    config = inquiry.config
+    config, draft = inquiry.config, reader.draft
     calibration = calibration_for(draft, config)
-    reader = reader_for(draft, config, inquiry.backend)
     passages = [inquiry.passages[i] for i in asked]
     encoded = read_passages(reader, passages, inquiry.documents, inquiry.index, inquiry.cancelled, deep=deep)
     rows = [question_tokens(draft.tokenizer, reader.frame, inquiry.question)]
@@ -105,7 +104,7 @@ def look_side_by_side(
 
 
 def look_for_likelihood(
-    draft: Draft, inquiry: Inquiry, known: Signals, asked: Sequence[int], encoded: Encoded
+    reader: DocumentReader, inquiry: Inquiry, known: Signals, asked: Sequence[int], encoded: Encoded
 ) -> Signals:
     """With the likelihood of the question's words, given each of some passages.
 
@@ -113,7 +112,6 @@ def look_for_likelihood(
         asked: the passages.
         encoded: those that were read before; what was not read deep enough is read anew.
     """
-    reader = reader_for(draft, inquiry.config, inquiry.backend)
     shallow = [i for i in asked if i not in encoded or encoded[i].last_layer < reader.reading_depth]
     passages = [inquiry.passages[i] for i in shallow]
     begun = [encoded[i] for i in shallow] if all(i in encoded for i in shallow) else None
@@ -121,7 +119,7 @@ def look_for_likelihood(
         reader, passages, inquiry.documents, inquiry.index, inquiry.cancelled, deep=True, begun=begun
     )
     encoded = {**encoded, **dict(zip(shallow, deeper, strict=True))}
-    question = question_tokens(draft.tokenizer, reader.frame, inquiry.question)
+    question = question_tokens(reader.draft.tokenizer, reader.frame, inquiry.question)
     found = reader.log_likelihood([encoded[i] for i in asked], question, inquiry.cancelled)
     whole = torch.full((len(inquiry.passages), found.shape[1]), torch.nan)
     whole[list(asked)] = found

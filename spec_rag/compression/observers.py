@@ -83,20 +83,23 @@ class OneByOne:
     Args:
         prefix: the instruction.
         passages: one per row, right behind the instruction.
-        queries: tokens of the question that each row asks, right behind its passage.
+        queries: tokens of the question that each row asks.
+        start: position of the question's first token; None puts it right behind each row's passage.
     """
 
-    def __init__(self, prefix: EncodedPassage, passages: Sequence[EncodedPassage], queries: int) -> None:
+    def __init__(
+        self, prefix: EncodedPassage, passages: Sequence[EncodedPassage], queries: int, start: int | None = None
+    ) -> None:
         self.prefix = prefix
         self.passages = passages
         self.width = max(p.tokens for p in passages)
         lengths = torch.tensor([p.tokens for p in passages])[:, None]
-        start = prefix.tokens + lengths
-        own = start + torch.arange(queries)
+        end = prefix.tokens + lengths
+        own = (end if start is None else torch.full_like(end, start)) + torch.arange(queries)
         rows = len(passages)
         behind = torch.arange(prefix.tokens, prefix.tokens + self.width).expand(rows, -1)
         # what is padded stands behind every query, so causality hides it
-        behind = torch.where(behind < start, behind, own[:, -1:] + 1)
+        behind = torch.where(behind < end, behind, own[:, -1:] + 1)
         self._queries = own[:, :, None]
         self._keys = torch.cat([torch.arange(prefix.tokens).expand(rows, -1), behind, own], dim=1)[:, None]
         places = torch.arange(self._keys.shape[-1])

@@ -1,6 +1,7 @@
 """questions_attention in plain torch for any device: one softmax serves the output and the scores.
 
-A head at a time, and of very many keys a few queries at a time, so that few probabilities are held at once.
+All heads at once where their probabilities are few; else a head at a time, and of very many keys a few queries at a
+time.
 """
 
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ def questions_attention_chunked(
             query, keys, values, attn_mask=seen, scale=scaling, enable_gqa=grouped
         ), None
     dtype = compute_dtype(query)
+    if heads * width * (n + width) * dtype.itemsize <= CHUNK_BYTES:
+        return _at_once(query, keys, values, lengths, seen, scaling, n)
     own_hidden, shared_hidden = ~seen[:, n:], ~seen[:, :n]
     hides_shared = bool(shared_hidden.any())
     output = torch.empty(heads, width, query.shape[3], dtype=dtype, device=query.device)
@@ -65,3 +68,16 @@ def questions_attention_chunked(
                     best = part[first - start : last - start, :n].amax(0)
                     torch.maximum(scores[question, head], best, out=scores[question, head])
     return output[None].to(query.dtype), scores
+
+
+def _at_once(
+    query: Tensor, keys: Tensor, values: Tensor, lengths: Sequence[int], seen: Tensor, scaling: float, shared: int
+) -> tuple[Tensor, Tensor]:
+    """All heads in one product per step, where their probabilities fit into a chunk together."""
+    (heads, width, dim), groups, dtype = query.shape[1:], keys.shape[1], compute_dtype(query)
+    rows = (query[0].to(dtype) * scaling).reshape(groups, heads // groups * width, dim)
+    weights = (rows @ keys[0].to(dtype).transpose(1, 2)).view(heads, width, -1)
+    weights = weights.masked_fill_(~seen, float("-inf")).softmax(-1)
+    output = weights.view(groups, heads // groups * width, -1) @ values[0].to(dtype)
+    scores = torch.stack([part.amax(1) for part in torch.split(weights[..., :shared], list(lengths), dim=1)])
+    return output.reshape(1, heads, width, dim).to(query.dtype), scores

@@ -70,6 +70,8 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
+    preset: str | None = None
+    """Settings by name, which others change: "paper", "2025-default"."""
     draft: Any = DEFAULT_DRAFT
     """The model that reads: hub id, folder, GGUF file, or a loaded model or ModelPair."""
     draft_options: Options | None = None
@@ -147,7 +149,8 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     def _read_names(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        given = with_preset({_OTHER_NAMES.get(name, name): value for name, value in dict[str, Any](given).items()})
+        given = {_OTHER_NAMES.get(name, name): value for name, value in dict[str, Any](given).items()}
+        given = {**with_preset(given), "preset": given.get("preset")}
         for name in given:
             if name not in cls.model_fields:
                 raise unknown_field(cls.__name__, name, cls.model_fields)

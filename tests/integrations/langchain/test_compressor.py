@@ -141,6 +141,7 @@ class TestSettings:
             "metadata_format",
             "name",
             "originals",
+            "preset",
         }
         assert set(SpecPCCompressor.model_fields) - own <= {field.name for field in fields(CompressionConfig)}
 

@@ -70,6 +70,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
+    preset: str | None = Field(default=None, description="Settings by name, which others change: paper, 2025-default.")
     max_tokens: int | None = Field(default=None, description="Keep at most so many tokens of all nodes together.")
     min_tokens: int = Field(default=0, description="Never compress below so many tokens; less than that passes whole.")
     ratio: float | None = Field(
@@ -163,7 +164,8 @@ class SpecPCCompressor(BaseNodePostprocessor):
     def _read_names(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        given = with_preset({_OTHER_NAMES.get(name, name): value for name, value in dict[str, Any](given).items()})
+        given = {_OTHER_NAMES.get(name, name): value for name, value in dict[str, Any](given).items()}
+        given = {**with_preset(given), "preset": given.get("preset")}
         for name in given:
             if name not in cls.model_fields and name != "class_name":
                 raise unknown_field(cls.__name__, name, cls.model_fields)

@@ -27,6 +27,7 @@ from spec_rag.compression.reading import index_documents
 from spec_rag.config import CompressionConfig, SpecKVConfig, SpecPCConfig
 from spec_rag.evaluation.tasks.metrics import holds_answer
 from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
+from spec_rag.generation.chunked import chunked_feed_forward
 from spec_rag.generation.draft import read_rows
 from spec_rag.generation.pipeline import generate, generate_batch
 from spec_rag.generation.prefill import prefill
@@ -165,29 +166,31 @@ def _pruned_prefill(pair: ModelPair, prompt: Tensor, capacity: int = 512) -> obj
     return prefill(pair.require_target(), prompt[None], ones, positions, nothing, nothing.bool(), config)
 
 
-def memory(tokens: int = 8000) -> str:
+def memory(tokens: int = 8000, chunk: int = 512) -> str:
     """Peak memory above the loaded model, each way in a process of its own."""
     peaks = {}
     for way in ("dense", "pruned"):
-        code = f"from spec_rag.evaluation import speed; print(speed.prefill_peak({way!r}, {tokens}))"
-        command = [sys.executable, "-c", code]
-        peaks[way] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-    ratio = peaks["pruned"] / peaks["dense"]
-    return (
-        f"| prefill of {tokens:,} tokens | peak above the model |\n|---|---|\n"
-        f"| dense | {peaks['dense'] / 2**20:.0f} MiB |\n"
-        f"| pruned to 512 per head | {peaks['pruned'] / 2**20:.0f} MiB |\n"
-        f"| ratio | {ratio:.2f} |"
-    )
+        for size in (None, chunk):
+            code = f"from spec_rag.evaluation import speed; print(speed.prefill_peak({way!r}, {tokens}, {size}))"
+            command = [sys.executable, "-c", code]
+            told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            peaks[way, size] = int(told.split()[-1])
+    names = {"dense": "dense", "pruned": "pruned to 512 per head"}
+    lines = [f"| prefill of {tokens:,} tokens | peak above the model | ratio |", "|---|---|---|"]
+    for (way, size), peak in peaks.items():
+        name = names[way] + (f", chunks of {size}" if size else "")
+        lines.append(f"| {name} | {peak / 2**20:.0f} MiB | {peak / peaks['dense', None]:.2f} |")
+    return "\n".join(lines)
 
 
-def prefill_peak(way: str, tokens: int) -> int:
+def prefill_peak(way: str, tokens: int, chunk: int | None = None) -> int:
     """Bytes of memory that a prefill, "dense" or "pruned", takes above the loaded model, in a fresh process."""
     run = {"dense": _dense_prefill, "pruned": _pruned_prefill}[way]
     pair = ModelPair.load()
     run(pair, _prompt(pair, 64))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    kept = run(pair, _prompt(pair, tokens))
+    with chunked_feed_forward([pair.target], chunk):
+        kept = run(pair, _prompt(pair, tokens))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     del kept
     return (peak - before) * 1024

@@ -20,6 +20,7 @@ from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError
 from spec_rag.generation.batch import Batch
 from spec_rag.generation.batching import Batcher, batcher_of
+from spec_rag.generation.chunked import chunked_feed_forward
 from spec_rag.generation.decoding import decode
 from spec_rag.generation.draft import read_rows, read_with_draft
 from spec_rag.generation.row_streams import RowsStreamer, RowStreamer
@@ -171,8 +172,10 @@ def answer_rows(
 ) -> list[Answer]:
     """Answer prompts that are token ids; the caller holds the pair's lock."""
     batch = Batch.of(rows)
-    read_with_draft(pair, batch, specpc, speckv, sampling.max_new_tokens, cancelled, backend)
-    return decode(pair, batch, speckv, sampling, streamer, cancelled, backend)
+    draft = pair.draft if specpc is not None or speckv is not None else None
+    with chunked_feed_forward([draft, pair.target], sampling.prefill_chunk_size):
+        read_with_draft(pair, batch, specpc, speckv, sampling.max_new_tokens, cancelled, backend)
+        return decode(pair, batch, speckv, sampling, streamer, cancelled, backend)
 
 
 def cancelled_answer(prompt_tokens: int) -> Answer:

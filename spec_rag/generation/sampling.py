@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from spec_rag.checks import check_integer
 from spec_rag.errors import ConfigError
 from spec_rag.generation.structured import Constraint
 
@@ -40,7 +41,6 @@ _REFUSED = {
     "num_return_sequences": "call generate once per sequence, with different seeds",
     "cache_implementation": "SpecKV brings its own cache",
     "return_dict_in_generate": "an Answer is returned",
-    "prefill_chunk_size": "the prefill must be whole to be scored",
     "stop_strings": "use stop",
 }
 
@@ -54,6 +54,8 @@ class SamplingConfig:
         stop: the answer ends before the first of these strings.
         seed: makes sampling repeatable; None leaves torch's generators alone.
         constraint: what the answer is held to, or None.
+        prefill_chunk_size: the feed-forward layers of draft and target read a prompt so many tokens at a time, which
+            takes less memory and gives the same tokens; None reads it at once.
         options: temperature, top_p, top_k, repetition_penalty, num_beams, eos_token_id, max_time ... Greedy, unless a
             temperature above 0 or another option that only sampling knows (top_p, top_k, min_p ...) is given, or
             do_sample. A temperature of 0 is greedy.
@@ -67,6 +69,7 @@ class SamplingConfig:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     constraint: Constraint | None = None
+    prefill_chunk_size: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -76,6 +79,7 @@ class SamplingConfig:
             raise ConfigError(f"stop={list(self.stop)!r}: must be strings of at least one character.")
         if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0):
             raise ConfigError(f"seed={self.seed!r}: must be a non-negative integer or None.")
+        check_integer("prefill_chunk_size", self.prefill_chunk_size, 1, optional=True)
         object.__setattr__(self, "options", _checked_options(self.options))
 
     @classmethod

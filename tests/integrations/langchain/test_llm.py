@@ -253,6 +253,10 @@ class TestSettings:
         llm = SpecKVLLM(pair=pair, top_k=20, max_tokens=16)
         assert llm.invoke(PROMPT, seed=1) != llm.invoke(PROMPT, seed=2)
 
+    def test_a_prompt_may_be_read_in_chunks(self, llm: SpecKVLLM, pair: ModelPair, speckv: SpecKVConfig) -> None:
+        chunked = SpecKVLLM(pair=pair, speckv=speckv, max_tokens=12, generation_kwargs={"prefill_chunk_size": 16})
+        assert chunked.invoke(PROMPT) == llm.invoke(PROMPT)
+
     def test_configs_may_be_dicts(self) -> None:
         llm = SpecKVLLM(specpc={"max_capacity_prompt": 512}, speckv={"max_capacity_prompt": 256})
         assert llm.specpc == SpecPCConfig(max_capacity_prompt=512)

@@ -62,6 +62,25 @@ def kept(
 
 
 @app.command()
+def kinds(
+    draft: console.Draft = None,
+    embedder: Annotated[str | None, typer.Option(help="Package or folder of a sentence encoder.")] = None,
+    variants: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
+) -> None:
+    """How often an answer is kept in English, German, Chinese, code and tables: 40 small questions of our own."""
+    from spec_rag.compression.draft import Draft
+    from spec_rag.evaluation import run
+    from spec_rag.evaluation.tasks.kinds import questions_by_kind
+
+    console.quiet_transformers()
+    encoder = run.load_embedder(embedder) if embedder else None
+    chosen = run.variants_for(draft or DEFAULT_DRAFT, encoder, _listed(variants))
+    reader = Draft.of(draft or DEFAULT_DRAFT)
+    for kind, asked in questions_by_kind().items():
+        typer.echo(f"\n{kind}\n\n{run.kept_table(run.kept_answers(reader, asked, chosen, embedder=encoder))}")
+
+
+@app.command()
 def answers(
     file: Annotated[Path, typer.Argument(help="JSON lines of questions with documents.")],
     questions: Limit = None,

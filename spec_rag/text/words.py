@@ -6,9 +6,10 @@ This module does not know documents or models.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
+from functools import cache
 
-_RUN = re.compile(r"\w+")
 # scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, kana, Han
 _UNSPACED = re.compile(
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+)"
@@ -21,7 +22,7 @@ def words(text: str) -> list[str]:
     Scripts that put no spaces between words are cut into overlapping pairs of characters.
     """
     found: list[str] = []
-    for run in _RUN.findall(text.casefold()):
+    for run in _runs().findall(text.casefold()):
         if run.isascii():
             found.append(run)
             continue
@@ -31,6 +32,18 @@ def words(text: str) -> list[str]:
             elif part:
                 found.append(part)
     return found
+
+
+@cache
+def _runs() -> re.Pattern[str]:
+    """Letters, digits and the marks that belong to them, which `\\w` leaves out: vowel signs of Thai, Hindi ..."""
+    marks = "".join(chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code))[0] == "M")
+    return re.compile(rf"[\w{re.escape(marks)}]+")
+
+
+def is_unspaced(text: str) -> bool:
+    """Whether it has characters of a script that puts no spaces between words."""
+    return _UNSPACED.search(text) is not None
 
 
 def word_overlap(question: str, texts: Sequence[str]) -> list[float]:

@@ -56,10 +56,10 @@ class Case:
     with_titles: bool = False
 
     def __post_init__(self) -> None:
-        self.config = CompressionConfig()
+        self.config = CompressionConfig(language=self.asked.language)
         self.documents = list(self.asked.documents)
         self.texts = [document.text for document in self.documents]
-        self.units = [unit_spans(text, "sentence") for text in self.texts]
+        self.units = [unit_spans(text, "sentence", self.asked.language) for text in self.texts]
         self.passages = split_passages(self.draft.tokenizer, self.documents, self.units)
         self.owners = [d for d, spans in enumerate(self.units) for _ in spans]
         self.unit_texts = [self.texts[d][a:b] for d, spans in enumerate(self.units) for a, b in spans]
@@ -91,7 +91,7 @@ class Case:
         documents = self.documents
         if scores is not None:
             documents = [replace(d, score=s) for d, s in zip(documents, scores.tolist(), strict=True)]
-        config = CompressionConfig.from_dict(settings)
+        config = CompressionConfig.from_dict({"language": self.asked.language, **settings})
         return read_documents(
             self.draft,
             documents,

@@ -9,6 +9,8 @@ import re
 import string
 from collections.abc import Sequence
 
+from spec_rag.text.words import is_unspaced
+
 _DASHES = re.compile("[‐‑‒–−]")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -25,8 +27,14 @@ def holds_answer(text: str, answers: Sequence[str]) -> bool:
 
     Args:
         text: what was kept, or what was written.
-        answers: any of them will do; an s at the end, as of a possessive, does not matter.
+        answers: any of them will do; an s at the end, as of a possessive, does not matter. In scripts without spaces
+            between words, any place will do.
     """
     inside = normalised(text)
-    wanted = filter(None, map(normalised, answers))
-    return any(re.search(rf"(?<!\w){re.escape(answer)}s?(?!\w)", inside) for answer in wanted)
+    return any(_holds(inside, answer) for answer in map(normalised, answers) if answer)
+
+
+def _holds(inside: str, answer: str) -> bool:
+    if is_unspaced(answer):
+        return answer in inside
+    return re.search(rf"(?<!\w){re.escape(answer)}s?(?!\w)", inside) is not None

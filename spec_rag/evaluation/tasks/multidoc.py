@@ -19,11 +19,12 @@ from spec_rag.text.documents import Document
 
 @dataclass(frozen=True)
 class AnsweredQuestion:
-    """A question, its documents, and the strings that count as its answer."""
+    """A question, its documents, the strings that count as its answer, and the documents' language (ISO 639-1)."""
 
     question: str
     answers: Sequence[str]
     documents: Sequence[Document]
+    language: str = "en"
 
 
 def read_questions(path: Path, limit: int | None = None) -> list[AnsweredQuestion]:

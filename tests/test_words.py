@@ -29,6 +29,7 @@ def test_words_are_folded_and_in_reading_order() -> None:
         ("ポート of サン", ["ポー", "ート", "of", "サン"]),
         ("ขนมปัง", ["ขน", "นม", "มป", "ปั", "ัง"]),
         ("한국 사람", ["한국", "사람"]),
+        ("नमस्ते दुनिया", ["नमस्ते", "दुनिया"]),
     ],
 )
 def test_scripts_without_spaces_are_cut_into_pairs(text: str, found: list[str]) -> None:

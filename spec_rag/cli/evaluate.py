@@ -148,11 +148,12 @@ def speed(
     questions: Annotated[int, typer.Option(help="How many of each file.", min=1)] = 5,
     documents: Annotated[str, typer.Option(help="Numbers of documents, for growth.")] = "25,50,75,100",
     tokens: Annotated[int | None, typer.Option(help="Of a document (growth) or a prompt.", min=1)] = None,
+    embedder: Annotated[str | None, typer.Option(help="Package or folder of an encoder to time beside ratios.")] = None,
     draft: console.Draft = None,
 ) -> None:
     """Seconds and memory, side by side in one run."""
     from spec_rag.compression.draft import Draft
-    from spec_rag.evaluation import decoding_speed
+    from spec_rag.evaluation import decoding_speed, run
     from spec_rag.evaluation import speed as costs
 
     console.quiet_transformers()
@@ -172,9 +173,11 @@ def speed(
         return
     if not files:
         raise ConfigError(f"{what} needs questions: give files of JSON lines.")
-    measure = costs.ratios if what == "ratios" else costs.storage
+    encoder = run.load_embedder(embedder) if embedder else None
     for path in files:
-        typer.echo(f"\n{path.name}\n\n{measure(reader, _questions(path, questions))}")
+        asked = _questions(path, questions)
+        found = costs.ratios(reader, asked, encoder) if what == "ratios" else costs.storage(reader, asked)
+        typer.echo(f"\n{path.name}\n\n{found}")
 
 
 @app.command()

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
 
@@ -36,6 +37,7 @@ from spec_rag.models.pair import ModelPair
 from spec_rag.text.documents import Document
 from spec_rag.text.tokens import text_ids
 from spec_rag.text.units import unit_spans
+from spec_rag.text.words import word_overlap
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -56,9 +58,15 @@ def joint_prefill(draft: Draft, asked: AnsweredQuestion) -> int:
     return len(ids)
 
 
-def ratios(draft: Draft, questions: Sequence[AnsweredQuestion]) -> str:
-    """Markdown: the median over questions of each way's seconds, and of the joint prefill's seconds over them."""
-    taken = [_taken(draft, asked) for asked in [questions[0], *questions]][1:]  # the first question warms up
+def ratios(draft: Draft, questions: Sequence[AnsweredQuestion], embedder: Any = None) -> str:
+    """Markdown: the median over questions of each way's seconds, and of the joint prefill's seconds over them.
+
+    Args:
+        draft: the draft.
+        questions: each is asked in every way.
+        embedder: an embedding model whose reading of the same sentences is timed beside, or None.
+    """
+    taken = [_taken(draft, asked, embedder) for asked in [questions[0], *questions]][1:]  # the first warms up
     lines = [f"| {len(questions)} questions | seconds | joint prefill is so many times slower |", "|---|---|---|"]
     for name in taken[0]:
         ratio = statistics.median(own["joint prefill"] / own[name] for own in taken)
@@ -66,16 +74,28 @@ def ratios(draft: Draft, questions: Sequence[AnsweredQuestion]) -> str:
     return "\n".join(lines)
 
 
-def _taken(draft: Draft, asked: AnsweredQuestion) -> dict[str, float]:
+def _taken(draft: Draft, asked: AnsweredQuestion, embedder: Any) -> dict[str, float]:
     """Seconds of each call on one question."""
     found = {"joint prefill": seconds(partial(joint_prefill, draft, asked))}
-    for name, likelihood in (("compress", False), ("compress with likelihood", True)):
+    titled = [f"{document.title}. {document.text}" for document in asked.documents]
+    words = word_overlap(asked.question, titled)
+    scored = [replace(document, score=score) for document, score in zip(asked.documents, words, strict=True)]
+    ways: dict[str, tuple[Sequence[Document], dict[str, Any]]] = {
+        "compress": (asked.documents, {}),
+        "compress with retrieval scores": (scored, {}),
+        "compress by words": (asked.documents, {"cascade": "always", "likelihood": False}),
+    }
+    for name, (documents, settings) in ways.items():
         with tempfile.TemporaryDirectory() as folder:
-            ask = partial(compress, asked.documents, asked.question, draft=draft, ratio=0.25, likelihood=likelihood)
+            ask = partial(compress, documents, asked.question, draft=draft, ratio=0.25, **settings)
             filled = DocumentIndex(folder)
-            found[f"{name}, nothing read before"] = seconds(partial(ask, index=filled))
+            found[f"{name}, nothing read before"] = seconds(ask)
+            ask(index=filled)
             found[f"{name}, documents in memory"] = seconds(partial(ask, index=filled))
             found[f"{name}, documents on disk"] = seconds(partial(ask, index=DocumentIndex(folder)))
+    if embedder is not None:
+        sentences = [d.text[a:b] for d in asked.documents for a, b in unit_spans(d.text, "sentence")]
+        found["embedding of the same sentences"] = seconds(partial(embedder, [asked.question, *sentences]))
     return found
 
 

@@ -1,0 +1,35 @@
+"""`spec-rag mcp`: tools for agents over the Model Context Protocol, on standard input and output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spec_rag.cli import console
+from spec_rag.errors import MissingDependencyError
+from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.serving.settings import ServerSettings
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(mcp)
+
+
+def mcp(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders in which files may be searched.", exists=True, file_okay=False)
+    ] = None,
+    draft: console.Draft = None,
+    device: console.Device = None,
+    index: console.Index = None,
+) -> None:
+    """Offer an agent three tools: compress, search_and_compress in FOLDERS, and expand what was kept."""
+    try:
+        from spec_rag.serving.mcp_server import create_server
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(f'An MCP server needs {error.name}: pip install "spec-rag[mcp]"') from error
+    console.quiet_transformers()
+    settings = ServerSettings(draft=draft or DEFAULT_DRAFT, device=device, index=str(index) if index else None)
+    create_server(settings, folders or []).run("stdio")

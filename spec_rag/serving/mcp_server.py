@@ -1,0 +1,213 @@
+"""Tools for agents over the Model Context Protocol: compress texts, search files and compress, expand what was kept.
+
+Files are read inside the folders alone that the server was started with. Every kept passage has a handle, from which
+its surroundings come back as long as the server runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from pydantic import BaseModel, Field
+
+import spec_rag
+from spec_rag.answering.chunks import DEFAULT_TOP_K, Chunk, retrieve, split_chunks
+from spec_rag.answering.conversation import Frozen
+from spec_rag.answering.loaders import SUFFIXES, read_files
+from spec_rag.cancellation import in_thread
+from spec_rag.compression.index import content_address
+from spec_rag.config import CompressionConfig
+from spec_rag.errors import SpecRagError
+from spec_rag.report import Compression
+from spec_rag.serving.engine import Engine, LocalEngine
+from spec_rag.serving.settings import ServerSettings
+from spec_rag.text.documents import Document
+
+DEFAULT_TOKENS = 600
+_REMEMBERED = 10_000
+
+
+class Passage(BaseModel):
+    """A kept passage: its handle, and the characters of its source that it is."""
+
+    handle: str
+    source: str
+    start: int
+    end: int
+    text: str
+
+
+class Found(BaseModel):
+    """What was kept, and what was left out."""
+
+    passages: list[Passage]
+    tokens_before: int
+    tokens_after: int
+    skipped: list[str] = []
+
+
+class Expanded(BaseModel):
+    """A passage with what stands around it."""
+
+    source: str
+    start: int
+    end: int
+    text: str
+    is_whole: bool = Field(description="Whether this is the whole source.")
+
+
+class Given(BaseModel):
+    """A text to be compressed."""
+
+    text: str
+    title: str | None = None
+
+
+@dataclass(frozen=True)
+class _Place:
+    source: str
+    text: str
+    start: int
+    end: int
+
+
+class Tools:
+    """What the tools do, without the protocol.
+
+    Args:
+        engine: what reads; None loads the draft of the settings when it is first needed.
+        settings: which draft.
+        folders: where files may be read.
+    """
+
+    def __init__(self, settings: ServerSettings, folders: Sequence[Path], engine: Engine | None = None) -> None:
+        self._settings = settings
+        self._folders = [folder.resolve() for folder in folders]
+        self._engine = engine
+        self._loading = asyncio.Lock()
+        self._places: Frozen[_Place] = Frozen(_REMEMBERED)
+
+    async def compress(self, texts: list[Given], query: str, max_tokens: int = DEFAULT_TOKENS) -> Found:
+        """Keep of some texts what bears on a question: use it before reading long tool results.
+
+        Args:
+            texts: the texts, with titles if they have any.
+            query: the question.
+            max_tokens: keep at most so many tokens of all of them.
+        """
+        documents = [Document(one.text, one.title, f"text {i + 1}") for i, one in enumerate(texts)]
+        return self._found(await self._compressed(documents, query, max_tokens), [])
+
+    async def search_and_compress(
+        self, query: str, paths: list[str] | None = None, max_tokens: int = DEFAULT_TOKENS, top_k: int = DEFAULT_TOP_K
+    ) -> Found:
+        """Find in files what bears on a question, and keep the sentences that matter.
+
+        Args:
+            query: the question.
+            paths: files or folders below the server's folders; nothing given searches all of them.
+            max_tokens: keep at most so many tokens.
+            top_k: look at so many chunks of about 900 characters.
+        """
+        skipped: list[str] = []
+        wanted = [self._inside(path) for path in paths] if paths else self._folders
+        if not wanted:
+            raise ToolError("The server was started without a folder: spec-rag mcp FOLDER")
+
+        def found() -> list[Chunk]:
+            documents = read_files(wanted, skipped=lambda error: skipped.append(str(error)))
+            return retrieve(query, [chunk for one in documents for chunk in split_chunks(one)], top_k)
+
+        try:
+            chunks = await in_thread(lambda cancelled: found())
+        except (SpecRagError, OSError) as error:
+            raise ToolError(str(error)) from error
+        return self._found(await self._compressed(chunks, query, max_tokens), skipped)
+
+    async def expand(self, handle: str, characters: int = 600) -> Expanded:
+        """What stands around a passage that was kept, up to whole paragraphs.
+
+        Args:
+            handle: of the passage.
+            characters: about so many before it and after it.
+        """
+        place = self._places.get(handle)
+        if place is None:
+            raise ToolError(f"handle={handle!r:.80} is not known: search or compress again.")
+        if characters < 0:
+            raise ToolError(f"characters={characters}: must be at least 0.")
+        start, end = max(place.start - characters, 0), min(place.end + characters, len(place.text))
+        start = max(place.text.rfind("\n\n", 0, start), 0)
+        until = place.text.find("\n\n", end)
+        end = len(place.text) if until < 0 else until
+        text = place.text[start:end]
+        start += len(text) - len(text.lstrip())
+        return Expanded(
+            source=place.source, start=start, end=end, text=text.strip(), is_whole=text.strip() == place.text.strip()
+        )
+
+    async def _compressed(self, documents: Sequence[Document], query: str, max_tokens: int) -> Compression:
+        try:
+            config = CompressionConfig(max_tokens=max_tokens)
+            return await (await self._loaded()).compress(documents, query, config)
+        except SpecRagError as error:
+            raise ToolError(str(error)) from error
+
+    async def _loaded(self) -> Engine:
+        async with self._loading:
+            if self._engine is None:
+                self._engine = await in_thread(lambda cancelled: LocalEngine.load(self._settings, answers=False))
+            return self._engine
+
+    def _inside(self, path: str) -> Path:
+        for folder in self._folders:
+            found = (folder / path).resolve()
+            if found.is_relative_to(folder) and found.exists():
+                return found
+        raise ToolError(f"path={path!r:.200}: there is no such file or folder below the server's folders.")
+
+    def _found(self, compression: Compression, skipped: list[str]) -> Found:
+        passages = []
+        for left in compression.documents:
+            offset = left.source.start if isinstance(left.source, Chunk) else 0
+            source = str(left.source.metadata.get("source") or left.source.id)
+            for start, end in left.spans:
+                place = _Place(source, left.original_text, start, end)
+                handle = content_address(source, left.original_text, f"{start}-{end}")[:16]
+                self._places.keep(handle, place)
+                text = left.original_text[start:end]
+                passages.append(
+                    Passage(handle=handle, source=source, start=offset + start, end=offset + end, text=text)
+                )
+        return Found(
+            passages=passages,
+            tokens_before=compression.tokens_before,
+            tokens_after=compression.tokens_after,
+            skipped=skipped,
+        )
+
+
+def create_server(settings: ServerSettings, folders: Sequence[Path], engine: Engine | None = None) -> MCPServer[None]:
+    """The server with its three tools.
+
+    Args:
+        settings: which draft reads.
+        folders: where files may be read.
+        engine: what reads; None loads it when it is first needed.
+    """
+    tools = Tools(settings, folders, engine)
+    server: MCPServer[None] = MCPServer(
+        "spec-rag",
+        version=spec_rag.__version__,
+        instructions="Search files or compress long texts for a question instead of reading them whole; expand a "
+        f"passage by its handle where its surroundings are needed. Files: {', '.join(SUFFIXES)}.",
+        log_level="ERROR",
+    )
+    for tool in (tools.compress, tools.search_and_compress, tools.expand):
+        server.tool()(tool)
+    return server

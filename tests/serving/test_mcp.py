@@ -1,0 +1,101 @@
+"""The tools that agents get over the Model Context Protocol."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving.helpers import FACTS, engine, settings
+
+mcp = pytest.importorskip("mcp", reason="the extra `mcp` is not installed")
+
+from spec_rag.serving.mcp_server import create_server  # noqa: E402
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "docs").mkdir()
+    for title, text in FACTS:
+        (tmp_path / "docs" / f"{title}.md").write_text(f"# {title}\n\n{text}\n\nThe end of {title}.\n")
+    (tmp_path / "docs" / "broken.pdf").write_bytes(b"no pdf")
+    (tmp_path / "secret.txt").write_text("The secret tank holds nothing.")
+    return tmp_path / "docs"
+
+
+async def call(server: Any, name: str, **arguments: Any) -> Any:
+    async with mcp.Client(server) as client:
+        result = await client.call_tool(name, arguments)
+    if result.is_error:
+        raise LookupError(result.content[0].text)
+    return result.structured_content
+
+
+async def test_three_tools_are_offered_with_their_arguments(folder: Path) -> None:
+    async with mcp.Client(create_server(settings(), [folder], engine())) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+    assert set(tools) == {"compress", "search_and_compress", "expand"}
+    assert set(tools["compress"].input_schema["required"]) == {"texts", "query"}
+    assert all(tool.description for tool in tools.values())
+
+
+async def test_texts_are_compressed_and_a_kept_span_is_expanded(folder: Path) -> None:
+    server = create_server(settings(), [folder], engine())
+    texts = [{"title": title, "text": f"Before.\n\n{text}\n\nAfter {title}."} for title, text in FACTS]
+    found = await call(server, "compress", texts=texts, query="How much does tank 3 hold?", max_tokens=150)
+    assert 0 < found["tokens_after"] <= 150 < found["tokens_before"]
+    for passage in found["passages"]:
+        text = texts[int(passage["source"].split()[1]) - 1]["text"]
+        assert text[passage["start"] : passage["end"]] == passage["text"]
+    passage = max(found["passages"], key=lambda one: len(one["text"]))
+    near = await call(server, "expand", handle=passage["handle"], characters=0)
+    assert passage["text"] in near["text"]
+    assert not near["is_whole"]
+    whole = await call(server, "expand", handle=passage["handle"], characters=10_000)
+    assert whole["is_whole"]
+    assert whole["text"].startswith("Before.")
+
+
+async def test_files_are_searched_inside_the_folders_alone(folder: Path) -> None:
+    server = create_server(settings(), [folder], engine())
+    found = await call(server, "search_and_compress", query="How much does tank 3 hold?", max_tokens=120)
+    assert {Path(one["source"]).name for one in found["passages"]} <= {"Tank.md", "Food.md"}
+    for passage in found["passages"]:
+        assert Path(passage["source"]).read_text()[passage["start"] : passage["end"]] == passage["text"]
+    assert "broken.pdf" in found["skipped"][0]
+    only = await call(server, "search_and_compress", query="Is soup hot?", paths=["Food.md"], max_tokens=80)
+    assert {Path(one["source"]).name for one in only["passages"]} == {"Food.md"}
+    for path in ("../secret.txt", str(folder.parent / "secret.txt"), "nothing.md", "/etc/passwd"):
+        with pytest.raises(LookupError, match="no such file"):
+            await call(server, "search_and_compress", query="secret?", paths=[path])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("expand", {"handle": "x"}, "not known"),
+        ("compress", {"texts": [{"text": "a"}], "query": " "}, "empty"),
+        ("compress", {"texts": [{"text": "a"}], "query": "b", "max_tokens": 0}, "max_tokens=0"),
+        ("compress", {"texts": "a", "query": "b"}, "texts"),
+        ("search_and_compress", {"query": "x", "top_k": 0}, "top_k=0"),
+    ],
+)
+async def test_what_cannot_work_is_told(folder: Path, name: str, arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(LookupError, match=says):
+        await call(create_server(settings(), [folder], engine()), name, **arguments)
+
+
+async def test_the_command_speaks_the_protocol_on_standard_input(folder: Path) -> None:
+    from mcp.client.stdio import StdioServerParameters, stdio_client
+
+    code = "from spec_rag.cli import main; main()"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = StdioServerParameters(command=sys.executable, args=["-c", code, "mcp", str(folder)], env=environment)
+    async with mcp.Client(stdio_client(command)) as client:
+        assert len((await client.list_tools()).tools) == 3
+        result = await client.call_tool("expand", {"handle": "x"})
+    assert result.is_error
+    assert "not known" in json.dumps(result.content[0].text)

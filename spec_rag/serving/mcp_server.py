@@ -7,7 +7,7 @@ its surroundings come back as long as the server runs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +101,7 @@ class Tools:
             max_tokens: keep at most so many tokens of all of them.
         """
         documents = [Document(one.text, one.title, f"text {i + 1}") for i, one in enumerate(texts)]
-        return self._found(await self._compressed(documents, query, max_tokens), [])
+        return self._found(await self._compressed(documents, query, max_tokens), {}, [])
 
     async def search_and_compress(
         self, query: str, paths: list[str] | None = None, max_tokens: int = DEFAULT_TOKENS, top_k: int = DEFAULT_TOP_K
@@ -119,15 +119,16 @@ class Tools:
         if not wanted:
             raise ToolError("The server was started without a folder: spec-rag mcp FOLDER")
 
-        def found() -> list[Chunk]:
+        def found() -> tuple[list[Chunk], dict[str, str]]:
             documents = read_files(wanted, skipped=lambda error: skipped.append(str(error)))
-            return retrieve(query, [chunk for one in documents for chunk in split_chunks(one)], top_k)
+            chunks = [chunk for one in documents for chunk in split_chunks(one)]
+            return retrieve(query, chunks, top_k), {str(one.id): one.text for one in documents}
 
         try:
-            chunks = await in_thread(lambda cancelled: found())
+            chunks, files = await in_thread(lambda cancelled: found())
         except (SpecRagError, OSError) as error:
             raise ToolError(str(error)) from error
-        return self._found(await self._compressed(chunks, query, max_tokens), skipped)
+        return self._found(await self._compressed(chunks, query, max_tokens), files, skipped)
 
     async def expand(self, handle: str, characters: int = 600) -> Expanded:
         """What stands around a passage that was kept, up to whole paragraphs.
@@ -171,19 +172,16 @@ class Tools:
                 return found
         raise ToolError(f"path={path!r:.200}: there is no such file or folder below the server's folders.")
 
-    def _found(self, compression: Compression, skipped: list[str]) -> Found:
+    def _found(self, compression: Compression, files: Mapping[str, str], skipped: list[str]) -> Found:
         passages = []
         for left in compression.documents:
             offset = left.source.start if isinstance(left.source, Chunk) else 0
             source = str(left.source.metadata.get("source") or left.source.id)
-            for start, end in left.spans:
-                place = _Place(source, left.original_text, start, end)
-                handle = content_address(source, left.original_text, f"{start}-{end}")[:16]
-                self._places.keep(handle, place)
-                text = left.original_text[start:end]
-                passages.append(
-                    Passage(handle=handle, source=source, start=offset + start, end=offset + end, text=text)
-                )
+            whole = files.get(source, left.original_text)
+            for start, end in ((offset + a, offset + b) for a, b in left.spans):
+                handle = content_address(source, whole, f"{start}-{end}")[:16]
+                self._places.keep(handle, _Place(source, whole, start, end))
+                passages.append(Passage(handle=handle, source=source, start=start, end=end, text=whole[start:end]))
         return Found(
             passages=passages,
             tokens_before=compression.tokens_before,

@@ -65,6 +65,9 @@ async def test_files_are_searched_inside_the_folders_alone(folder: Path) -> None
     assert {Path(one["source"]).name for one in found["passages"]} <= {"Tank.md", "Food.md"}
     for passage in found["passages"]:
         assert Path(passage["source"]).read_text()[passage["start"] : passage["end"]] == passage["text"]
+    near = await call(server, "expand", handle=found["passages"][0]["handle"], characters=0)
+    assert Path(near["source"]).read_text()[near["start"] : near["end"]] == near["text"]
+    assert found["passages"][0]["text"] in near["text"]
     assert "broken.pdf" in found["skipped"][0]
     only = await call(server, "search_and_compress", query="Is soup hot?", paths=["Food.md"], max_tokens=80)
     assert {Path(one["source"]).name for one in only["passages"]} == {"Food.md"}

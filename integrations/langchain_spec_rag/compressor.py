@@ -80,6 +80,9 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     """A spec_rag.DocumentIndex, where documents read before are kept for the next question."""
     embedder: Any = None
     """An embedding model whose similarities take part: Embeddings, or a function from texts to vectors."""
+    scorer: Any = None
+    """What else says how well a text answers a question: a BaseCrossEncoder, a reranker, or a function; its order joins
+    the score (docs/scorers.md)."""
     count_with: Any = "draft"
     """What the budget's tokens are: "draft", a tokenizer, a tiktoken or OpenAI model name, a function."""
     max_tokens: int | None = None
@@ -321,6 +324,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
             draft_options=cast(Any, self.draft_options),
             index=self.index,
             embedder=self.embedder,
+            scorer=self.scorer,
             count_with=self.count_with,
             cancelled=cancelled,
             **self._settings(),

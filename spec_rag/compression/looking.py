@@ -22,6 +22,7 @@ from spec_rag.compression.embedding import similarities
 from spec_rag.compression.links import title_links
 from spec_rag.compression.passages import EncodedPassage, Passage, align_units, frame, question_tokens
 from spec_rag.compression.reading import read_passages
+from spec_rag.compression.scorers import scorer_scores
 from spec_rag.compression.signals import Inquiry, Signals
 from spec_rag.compression.weights import WEIGHTS
 from spec_rag.config import SpecPCConfig
@@ -38,11 +39,14 @@ def look_around(inquiry: Inquiry) -> Signals:
     documents, owners, texts = inquiry.documents, inquiry.owners, inquiry.unit_texts
     config, titles = inquiry.config, [document.title for document in inquiry.documents]
     given = [document.score for document in documents]
-    retrieval = similarity = links = None
+    retrieval = similarity = scorer = links = None
     if config.retrieval and all(score is not None for score in given) and len(set(given)) > 1:
         retrieval = torch.tensor([float(given[d] or 0.0) for d in owners])
     if inquiry.embedder is not None:
         similarity = similarities(inquiry.embedder, inquiry.question, _titled(titles, texts, owners))
+    if inquiry.scorer is not None:
+        own = [titles[d] for d in owners]
+        scorer = scorer_scores(inquiry.scorer, inquiry.question, texts, own, documents, owners)
     if config.links:
         links = title_links(titles, texts, owners, inquiry.question, WEIGHTS[config.version].links)
     aligned = align_units(inquiry.units, inquiry.passages)
@@ -51,6 +55,7 @@ def look_around(inquiry: Inquiry) -> Signals:
         attention=torch.zeros(1, 1, 0),
         retrieval=retrieval,
         similarity=similarity,
+        scorer=scorer,
         links=links,
         version=config.version,
     )

@@ -48,6 +48,7 @@ def compress(
     tokenizer: PreTrainedTokenizerBase | None = None,
     index: DocumentIndex | str | Path | None = None,
     embedder: Any = None,
+    scorer: Any = None,
     count_with: Any = "draft",
     backend: str | None = None,
     cancelled: threading.Event | None = None,
@@ -65,6 +66,9 @@ def compress(
         index: where encoded documents are kept for the next question; the path of a folder is opened for this call.
         embedder: an embedding model whose similarities take part: LangChain Embeddings, LlamaIndex BaseEmbedding, or
             a function from a list of texts to vectors.
+        scorer: whatever else says how well a text answers a question: a cross-encoder, a reranker of LangChain or
+            LlamaIndex, a ColBERT model, a context pruner, or a function (question, texts) -> scores; see
+            docs/scorers.md. Its order joins the score.
         count_with: what the budget's tokens are: "draft", a tokenizer, a tiktoken or OpenAI model name, a function.
         backend: kernel backend; None chooses by device.
         cancelled: an event that ends the work between two batches of passages when it is set; a
@@ -95,7 +99,15 @@ def compress(
         reading = Reading.unread(given, question, reader.name)
     else:
         reading = read_documents(
-            reader, given, question, config, index=index, embedder=embedder, backend=backend, cancelled=cancelled
+            reader,
+            given,
+            question,
+            config,
+            index=index,
+            embedder=embedder,
+            scorer=scorer,
+            backend=backend,
+            cancelled=cancelled,
         )
     return keep(reading, config, count)
 
@@ -108,6 +120,7 @@ def read_documents(
     *,
     index: DocumentIndex | None = None,
     embedder: Any = None,
+    scorer: Any = None,
     backend: str | None = None,
     cancelled: threading.Event | None = None,
 ) -> Reading:
@@ -120,7 +133,7 @@ def read_documents(
     started = time.perf_counter()
     units = [unit_spans(document.text, config.unit, config.language) for document in given]
     passages = split_passages(draft.tokenizer, given, units)
-    inquiry = Inquiry(given, units, passages, question, config, index, embedder, backend, cancelled)
+    inquiry = Inquiry(given, units, passages, question, config, index, embedder, scorer, backend, cancelled)
     with draft.lock.hold(cancelled) as mine:
         if not mine:
             cancellation.check(cancelled)

@@ -24,7 +24,7 @@ _WORDS = 0.5  # beside 1 for what a retriever or an embedder says
 _FUSION_OFFSET = 5.0  # reciprocal ranks: how little the first place is worth more than the second
 _FUSED = 1.5  # deviation of a fused score
 
-_PER_UNIT = ("similarity", "retrieval", "words")
+_PER_UNIT = ("similarity", "scorer", "retrieval", "words")
 
 Part = Callable[[Signals, Tensor], Tensor]
 
@@ -83,6 +83,12 @@ def reciprocal_rank(scores: Tensor) -> Tensor:
     return 1.0 / (_FUSION_OFFSET + rank)
 
 
+def shared_reciprocal_rank(scores: Tensor) -> Tensor:
+    """1 / (5 + rank), equal scores sharing the rank of the first of them. [units] -> [units]."""
+    rank = len(scores) - torch.searchsorted(scores.sort().values, scores, right=True)
+    return 1.0 / (_FUSION_OFFSET + rank)
+
+
 def attention(signals: Signals, score: Tensor) -> Tensor:
     """What the unit shows and what its passage, with its title, shows.
 
@@ -124,6 +130,13 @@ def similarity(signals: Signals, score: Tensor) -> Tensor:
     return score + weights.similarity * standardised(own) + weights.document_similarity * whole
 
 
+def scorer(signals: Signals, score: Tensor) -> Tensor:
+    """The ranks of the score so far and of what a scorer of the user's own says, fused."""
+    if signals.scorer is None:
+        return score
+    return _FUSED * standardised(reciprocal_rank(score) + shared_reciprocal_rank(signals.scorer))
+
+
 def links(signals: Signals, score: Tensor) -> Tensor:
     """More for a document whose title a promising unit of another names."""
     if signals.links is None:
@@ -136,6 +149,7 @@ PARTS: Mapping[str, Part] = {
     "likelihood": likelihood,
     "retrieval": retrieval,
     "similarity": similarity,
+    "scorer": scorer,
     "links": links,
 }
 
@@ -153,8 +167,9 @@ def unit_scores(signals: Signals) -> Tensor:
 
 
 def prior_scores(signals: Signals) -> Tensor:
-    """[units]: what is known of them without the draft: retrieval scores, similarity, words, and where titles lead."""
-    told = [known for known in (signals.retrieval, signals.similarity) if known is not None]
+    """[units]: what is known without the draft: retrieval scores, similarity, scorer, words, where titles lead."""
+    ranked = None if signals.scorer is None else shared_reciprocal_rank(signals.scorer)
+    told = [known for known in (signals.retrieval, signals.similarity, ranked) if known is not None]
     score = torch.zeros(len(signals.ranges))
     for known in told:
         score = score + standardised(known.float())

@@ -33,6 +33,7 @@ class Inquiry:
         config: which signals are wanted.
         index: where encoded passages are kept, or None.
         embedder: an embedding model, or None.
+        scorer: whatever else says how well a text answers a question, or None.
         backend: kernel backend; None chooses by device.
         cancelled: an event that ends the work when it is set, or None.
     """
@@ -44,6 +45,7 @@ class Inquiry:
     config: CompressionConfig
     index: DocumentIndex | None = None
     embedder: Any = None
+    scorer: Any = None
     backend: str | None = None
     cancelled: threading.Event | None = None
 
@@ -76,6 +78,7 @@ class Signals:
         log_likelihood: [passages, question tokens], log p of the question's own tokens given each passage, nan for a
             passage that was not asked; or None.
         similarity: [units], embedding similarity of unit and question, or None.
+        scorer: [units], what a scorer of the user's own says, of which only the order counts; or None.
         retrieval: [units], the retriever's score of the unit's document, or None.
         words: [units], how many telling words the unit and its passage share with the question, or None.
         links: float64 [links, 3], a unit, a document whose title it names, and how far (0 to 1); or None.
@@ -93,6 +96,7 @@ class Signals:
     passage_heads: Tensor | None = None
     log_likelihood: Tensor | None = None
     similarity: Tensor | None = None
+    scorer: Tensor | None = None
     retrieval: Tensor | None = None
     words: Tensor | None = None
     links: Tensor | None = None

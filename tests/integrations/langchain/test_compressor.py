@@ -136,6 +136,7 @@ class TestSettings:
             "draft_options",
             "index",
             "embedder",
+            "scorer",
             "count_with",
             "keep_empty",
             "metadata_format",

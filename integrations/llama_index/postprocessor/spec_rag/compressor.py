@@ -156,6 +156,14 @@ class SpecPCCompressor(BaseNodePostprocessor):
         description="An embedding model whose similarities take part: BaseEmbedding, or a function.",
     )
 
+    scorer: Any = Field(
+        default=None,
+        exclude=True,
+        repr=False,
+        description="What else says how well a text answers a question: a reranker of LlamaIndex, a cross-encoder, or "
+        "a function; its order joins the score (docs/scorers.md).",
+    )
+
     _loaded: Any = PrivateAttr(default=None)
     _own_originals: Any = PrivateAttr(default=None)
 
@@ -269,6 +277,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
             draft=draft,
             index=self.index,
             embedder=self.embedder,
+            scorer=self.scorer,
             count_with=self.count_with,
             cancelled=cancelled,
             **settings,

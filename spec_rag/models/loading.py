@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from spec_rag.errors import ConfigError, ModelNotFoundError
 from spec_rag.models.bundled_draft import name_end_of_turn
 from spec_rag.models.checkpoints import context_tokens, decoder_layers, keep_first_layers, locate
+from spec_rag.models.int8 import quantize_linears
 from spec_rag.models.lock import FairLock
 from spec_rag.models.options import LoadOptions
 
@@ -221,6 +222,13 @@ def _load(name: str, options: LoadOptions, layers: int | None) -> LoadedModel:
         model = AutoModelForCausalLM.from_pretrained(source, **arguments)
     if options.device_map is None:
         model = model.to(options.resolved_device())
+    if options.quantize:
+        if model.device.type != "cpu":
+            raise ConfigError(
+                f"quantize='int8' is for CPUs, and the model is on {str(model.device)!r}: give device='cpu', or "
+                "quantization_config=."
+            )
+        quantize_linears(model.get_decoder())
     name_end_of_turn(model, tokenizer)
     return LoadedModel(model.eval(), tokenizer, name, checkpoint_layers=total, options=options)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from spec_rag.compression.pipeline import compress as compress
     from spec_rag.config import SpecKVConfig as SpecKVConfig
     from spec_rag.config import SpecPCConfig as SpecPCConfig
+    from spec_rag.generation.context import ContextCache as ContextCache
     from spec_rag.generation.pipeline import generate as generate
     from spec_rag.generation.pipeline import generate_batch as generate_batch
     from spec_rag.generation.pipeline import score_prompt as score_prompt
@@ -32,6 +33,7 @@ _ROOMS = {
     "Answer": "results",
     "Cancellation": "cancellation",
     "Compression": "report",
+    "ContextCache": "generation.context",
     "Document": "text.documents",
     "DocumentIndex": "compression.index",
     "LoadOptions": "models.options",

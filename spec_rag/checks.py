@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -50,3 +51,16 @@ class FromDict:
             if name not in known:
                 raise unknown_field(cls.__name__, name, known)
         return cls(**values)
+
+
+def check_patterns(name: str, given: object) -> tuple[str, ...]:
+    """The regular expressions as a tuple of strings, or a ConfigError that names the one that is none."""
+    patterns = (given,) if isinstance(given, str) else given
+    if not isinstance(patterns, list | tuple | set | frozenset) or not all(isinstance(one, str) for one in patterns):
+        raise ConfigError(f"{name}={given!r:.80}: give a tuple of regular expressions, as strings.")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"{name}={pattern!r} is no regular expression: {error}.") from error
+    return tuple(patterns)

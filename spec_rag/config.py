@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from spec_rag.checks import FromDict, check_choice, check_integer, check_share, check_window_fits
+from spec_rag.checks import FromDict, check_choice, check_integer, check_patterns, check_share, check_window_fits
 from spec_rag.errors import ConfigError
 from spec_rag.presets import with_preset
 from spec_rag.retention import RetentionConfig
@@ -20,6 +20,7 @@ from spec_rag.text.languages import LANGUAGES
 __all__ = ["CompressionConfig", "Lookahead", "Preset", "SpecKVConfig", "SpecPCConfig"]
 
 Positions = Literal["packed", "original"]
+PromptUnit = Literal["auto", "sentence", "token"]
 Scoring = Literal["per_document", "joint"]
 Unit = Literal["sentence", "token", "document"]
 Cascade = Literal["auto", "always", "never"]
@@ -41,6 +42,10 @@ class SpecPCConfig(FromDict):
         starting_layer_index: the first draft layer whose attention counts (l_skip).
         weighted_query: weigh the window's queries by a ramp from 0 to 1.
         positions: "packed" numbers the kept tokens 0, 1, 2 ... for the target; "original" keeps their own positions.
+        unit: what is kept or dropped: "token" as in the paper; "sentence": whole sentences, lines of code and rows of
+            data of a chat, of which the system's turn, tools, the last message and code fences are protected; "auto"
+            is "sentence" for messages and "token" for text and token ids.
+        keep: regular expressions; a sentence or line of a chat in which one is found is kept.
 
     Raises:
         ConfigError: a value is out of range, or the window does not fit the capacity.
@@ -56,8 +61,12 @@ class SpecPCConfig(FromDict):
     starting_layer_index: int = 8
     weighted_query: bool = True
     positions: Positions = "packed"
+    unit: PromptUnit = "auto"
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_choice("unit", self.unit, get_args(PromptUnit))
+        object.__setattr__(self, "keep", check_patterns("keep", self.keep))
         check_integer("max_capacity_prompt", self.max_capacity_prompt, 1)
         check_integer("window_size", self.window_size, 1)
         check_integer("kernel_size", self.kernel_size, 1)

@@ -434,3 +434,26 @@ def test_evaluation_counts_each_question_at_each_ratio(tiny: ModelPair, monkeypa
     assert evaluation.survived[0.2] < 2, "a random draft does not find every answer"
     assert evaluation.correct == 0
     assert evaluate_handbook((1.0,), answer=False, pair=tiny, handbook=few).correct is None
+
+
+def test_ask_with_a_context_reads_the_files_once(
+    tiny: ModelPair, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spec_rag.generation.context import ContextCache
+
+    read, reads = ContextCache.read, []
+    monkeypatch.setattr(ContextCache, "read", lambda *a, **k: reads.append(a) or read(*a, **k))
+    kept = folder.parent / "docs.context"
+    arguments = ["ask", str(folder), "--context", str(kept), "--max-new-tokens", "4"]
+    first = testing.CliRunner().invoke(app, [*arguments, "Where is the key?"])
+    assert first.exit_code == 0, first.output
+    assert "25 % of their pairs in" in first.output
+    second = testing.CliRunner().invoke(app, [*arguments, "--json", "Who is the cook?"])
+    assert json.loads(second.output)["context_bytes"] > 0
+    assert len(reads) == 1
+    testing.CliRunner().invoke(app, [*arguments, "--context-share", "0.5", "Who?"])
+    (folder / "food.txt").write_text("Nothing is served.")
+    testing.CliRunner().invoke(app, [*arguments, "Who?"])
+    assert len(reads) == 3, "another share and another text are read anew"
+    refused = testing.CliRunner().invoke(app, ["ask", str(folder), "--context-share", "0.5", "Who?"])
+    assert (refused.exit_code, "--context-share 0.5 needs --context" in refused.output) == (2, True)

@@ -41,6 +41,7 @@ from spec_rag.results import Answer
 
 if TYPE_CHECKING:
     from spec_rag.models.pair import ModelPair
+    from spec_rag.text.prompts import Prompt
 
 
 class ChatSpecKV(DraftedModel, BaseChatModel):
@@ -103,7 +104,13 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
 
     def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Any = None, **kwargs: Any) -> int:
         """Tokens of the prompt that these messages make, the opening of the answer included; loads the models."""
-        return len(self._prompt(list(messages), ToolChoice([convert_to_openai_tool(tool) for tool in tools or []])))
+        from spec_rag.text.contexts import question_ids
+        from spec_rag.text.prompts import prompt_ids
+
+        prompt = self._prompt(list(messages), ToolChoice([convert_to_openai_tool(tool) for tool in tools or []]))
+        if self.context is not None:
+            return int(self.context.tokens) + len(question_ids(self.load().tokenizer, prompt))
+        return len(prompt_ids(self.load().tokenizer, prompt))
 
     def bind_tools(
         self,
@@ -269,12 +276,11 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
                         await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
 
-    def _prompt(self, messages: list[BaseMessage], choice: ToolChoice) -> list[int]:
-        """Token ids of the chat, the opening of the answer, and the beginning that the answer is given."""
-        from spec_rag.text.prompts import chat_ids
+    def _prompt(self, messages: list[BaseMessage], choice: ToolChoice) -> Prompt:
+        """The chat, the tools that it speaks of, and the beginning that the answer is given."""
+        from spec_rag.text.prompts import Chat
 
-        tokenizer = self.load().require_tokenizer()
-        return chat_ids(tokenizer, plain_messages(messages), choice.offered, choice.beginning)
+        return Chat(plain_messages(messages), choice.offered, choice.beginning)
 
     def _result(self, answer: Answer, choice: ToolChoice, has_tools: bool) -> ChatResult:
         read = read_tool_calls(choice.beginning + answer.text) if has_tools else ReadCalls(answer.text, [], [])

@@ -81,6 +81,9 @@ class DraftedModel(Serializable):
     generation_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further fields of transformers' GenerationConfig."""
 
+    context: Any = Field(default=None, exclude=True, repr=False)
+    """A spec_rag.ContextCache that this target has read: what is asked follows it. None reads each prompt whole."""
+
     _pair: ModelPair | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
@@ -100,7 +103,9 @@ class DraftedModel(Serializable):
     @model_validator(mode="after")
     def _check_sampling(self) -> Self:
         options = self._arguments()
-        SamplingConfig.of(options.pop("max_new_tokens"), {k: v for k, v in options.items() if k[:4] != "spec"})
+        SamplingConfig.of(
+            options.pop("max_new_tokens"), {k: v for k, v in options.items() if k[:4] != "spec" and k != "context"}
+        )
         return self
 
     @classmethod
@@ -202,15 +207,18 @@ class DraftedModel(Serializable):
             "max_new_tokens": self.max_tokens,
             "specpc": self.specpc,
             "speckv": self.speckv,
+            **({} if self.context is None else {"context": self.context}),
         }
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
         """Every setting, so that no cache takes one model's answer for another's."""
-        names = sorted((set(DraftedModel.model_fields) | self._own_settings()) - {"pair"})
+        names = sorted((set(DraftedModel.model_fields) | self._own_settings()) - {"pair", "context"})
         settings = {name: plain(getattr(self, name)) for name in names}
         if self.pair is not None:
             settings["pair"] = [identity(model) for model in (self.pair.target, self.pair.draft, self.pair.tokenizer)]
+        if self.context is not None:
+            settings["context"] = identity(self.context)
         return {"model_name": self.target, **settings}
 
     def _tracing_params(self, kind: str, stop: list[str] | None, settings: dict[str, Any]) -> LangSmithParams:

@@ -12,6 +12,7 @@ import typer
 
 from spec_rag.answering.pipeline import DEFAULT_KV_CAPACITY, Answered, Support, answer_from
 from spec_rag.cli import console
+from spec_rag.cli.ask_context import Asked, ask_context
 from spec_rag.cli.compress import (
     ContextAfter,
     ContextBefore,
@@ -76,13 +77,30 @@ def ask(
     device: console.Device = None,
     index: console.Index = None,
     encoding: console.Encoding = None,
+    context: Annotated[
+        Path | None,
+        typer.Option(help="Read FILES whole, once, and keep in this file what any question needs of them."),
+    ] = None,
+    context_share: Annotated[
+        float | None, typer.Option(help="With --context: share of the KV pairs that is kept (default: 0.25).")
+    ] = None,
     as_json: console.AsJson = False,
 ) -> None:
     """Answer a question from FILES: split, retrieve, compress, answer.
 
+    With --context, the model reads them whole, and only once: later questions start from that file.
+
     The answer is printed as it is written, then where its support stands and what it cost. The model reads at most 300
     tokens of the chunks unless --max-tokens, --ratio or --coverage say otherwise.
     """
+    if not question.strip():
+        raise ConfigError("The question is empty: put it last, in quotes.")
+    if context is not None:
+        asked = Asked(question, context, context_share, max_new_tokens, as_json)
+        ask_context(asked, files, target or DEFAULT_DRAFT, console.load_options(device), encoding)
+        return
+    if context_share is not None:
+        raise ConfigError(f"--context-share {context_share} needs --context FILE.")
     if max_tokens is None and ratio is None and coverage is None:
         max_tokens = DEFAULT_BUDGET_TOKENS
     settings = compression_settings(
@@ -105,8 +123,6 @@ def ask(
     speckv = (
         SpecKVConfig(max_capacity_prompt=kv_capacity, lookahead=lookahead, preset=kv_preset) if kv_capacity else None
     )
-    if not question.strip():
-        raise ConfigError("The question is empty: put it last, in quotes.")
     with console.progress() as tell:
         tell("Reading files")
         chunks = _retrieved(files, question, chunk_chars, top_k, encoding)

@@ -142,6 +142,23 @@ def schemas(
 
 
 @app.command()
+def contexts(
+    count: Annotated[int, typer.Option(help="How many contexts of four questions are generated.", min=1)] = 40,
+    keeps: Annotated[str, typer.Option(help="Shares of the KV pairs, separated by commas.")] = "0.5,0.25,0.125",
+    target: Annotated[str | None, typer.Option(help="Model that answers (default: SmolLM2-135M).")] = None,
+) -> None:
+    """How often questions are still answered from a context that was read once and cut; and how soon."""
+    from spec_rag.evaluation.tasks import contexts as task
+    from spec_rag.models.pair import ModelPair
+
+    console.quiet_transformers()
+    pair = ModelPair.load(None, target or DEFAULT_DRAFT)
+    shares = [float(keep) for keep in keeps.split(",")]
+    typer.echo(task.table(task.contexts_answered(pair, task.contexts(count), shares)))
+    typer.echo(task.seconds_table(task.first_token_seconds(pair)))
+
+
+@app.command()
 def speed(
     what: Annotated[Cost, typer.Argument(help="Of questions, or of generation (the last four).")],
     files: Annotated[list[Path] | None, typer.Argument(help="Questions, for ratios and storage.")] = None,

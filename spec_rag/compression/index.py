@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from spec_rag.compression.packing import Shape, StorageType, Stored, from_bytes, packed, to_bytes, unpacked
 from spec_rag.errors import ConfigError
+from spec_rag.tensor_files import UNFINISHED, write_whole
 
 if TYPE_CHECKING:
     from spec_rag.compression.passages import EncodedPassage
@@ -29,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = "3"
 _ABOUT = "index.json"
-_UNFINISHED = ".tmp"
 _ABANDONED_SECONDS = 3600  # no write takes as long
 
 
@@ -232,9 +230,9 @@ class DocumentIndex:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not (self.folder / _ABOUT).exists():
             about = json.dumps({"format": _FORMAT, "storage": self.storage})
-            _write_whole(self.folder / _ABOUT, about.encode())
+            write_whole(self.folder / _ABOUT, about.encode())
         _remove_abandoned(path.parent)
-        _write_whole(path, to_bytes(key, stored))
+        write_whole(path, to_bytes(key, stored))
 
     def _read(self, key: str, shape: Shape | None) -> Stored | None:
         path = self._path(key)
@@ -253,23 +251,9 @@ class DocumentIndex:
             return None
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that others see the old one, or none, or the whole new one."""
-    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=_UNFINISHED, dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def _remove_abandoned(folder: Path) -> None:
     """Take away what writers that were killed long ago left unfinished."""
-    for path in folder.glob(f".*{_UNFINISHED}"):
+    for path in folder.glob(f".*{UNFINISHED}"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                 path.unlink()

@@ -5,12 +5,10 @@ This module does not know where the bytes are kept.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from spec_rag.errors import ConfigError
+from spec_rag.tensor_files import tensors_from_bytes, tensors_to_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,9 +23,7 @@ Shape = tuple[int, int, int, int]
 
 def to_bytes(key: str, stored: Stored) -> bytes:
     """A safetensors file of the tensors, which names their key and checksum."""
-    from safetensors.torch import save
-
-    return bytes(save(stored, metadata={"key": key, "sha256": _checksum(stored)}))
+    return tensors_to_bytes(stored, {"key": key})
 
 
 def from_bytes(data: bytes, key: str, storage: StorageType, shape: Shape | None) -> Stored:
@@ -36,27 +32,10 @@ def from_bytes(data: bytes, key: str, storage: StorageType, shape: Shape | None)
     Raises:
         ValueError: they are damaged, or not what this key, precision and shape must have; the message says what.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        metadata = _metadata(data)
-        stored: Stored = load(data)
-        named = metadata.get("key") == key and metadata.get("sha256") == _checksum(stored)
-    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"it is damaged ({error})") from error
-    if not named:
-        raise ValueError("its checksum or key does not match")
+    stored, _ = tensors_from_bytes(data, key)
     if wrong := _unlike(stored, storage, shape):
         raise ValueError(wrong)
     return stored
-
-
-def _metadata(data: bytes) -> dict[str, Any]:
-    """The metadata of a safetensors file: its header's length in eight bytes, then the header as JSON."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    found = header.get("__metadata__", {})
-    return found if isinstance(found, dict) else {}
 
 
 def _unlike(stored: Stored, storage: StorageType, shape: Shape | None) -> str:
@@ -78,17 +57,6 @@ def _unlike(stored: Stored, storage: StorageType, shape: Shape | None) -> str:
     if len(whole) != 4 or shape not in (None, whole):
         return f"it has the shape {list(whole)} and not {list(shape or ())}"
     return ""
-
-
-def _checksum(stored: Mapping[str, Tensor]) -> str:
-    import torch
-
-    digest = hashlib.sha256()
-    for name in sorted(stored):
-        tensor = stored[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def packed(passage: EncodedPassage, storage: StorageType) -> Stored:

@@ -14,6 +14,7 @@ from torch import Tensor
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.models.checkpoints import context_tokens
 from spec_rag.models.pair import ModelPair
+from spec_rag.text.chat_units import ChatUnits
 
 _NEAR_CAPACITY = 1.25  # where so little is dropped, the window's own queries choose well enough
 
@@ -29,6 +30,7 @@ class Batch:
         positions: int64 [tokens] each, their rotary positions.
         prompt_tokens: lengths of the prompts as given.
         selected: per row, the prompt positions that SpecPC kept, or None if all.
+        units: per row, the whole units that SpecPC drops or keeps, or None where it takes single tokens.
         lookahead: per row int64 [look-ahead], empty where none was written.
         lookahead_by: per row, who is to write, or has written, the look-ahead.
         draft_seconds: wall time of the draft.
@@ -38,18 +40,20 @@ class Batch:
     positions: list[Tensor]
     prompt_tokens: list[int]
     selected: list[Tensor | None]
+    units: list[ChatUnits | None] = field(default_factory=list)
     lookahead: list[Tensor] = field(default_factory=list)
     lookahead_by: list[LookaheadBy] = field(default_factory=list)
     draft_seconds: float = 0.0
 
     @classmethod
-    def of(cls, rows: list[Tensor]) -> Batch:
+    def of(cls, rows: list[Tensor], units: list[ChatUnits | None] | None = None) -> Batch:
         """A batch whose prompts are still untouched."""
         return cls(
             rows=list(rows),
             positions=[torch.arange(len(row)) for row in rows],
             prompt_tokens=[len(row) for row in rows],
             selected=[None] * len(rows),
+            units=[None] * len(rows) if units is None else units,
             lookahead=[torch.empty(0, dtype=torch.long)] * len(rows),
             lookahead_by=["none"] * len(rows),
         )

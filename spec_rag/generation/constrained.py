@@ -19,7 +19,9 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError
+from spec_rag.generation.sampling import SamplingConfig
 from spec_rag.generation.structured import Constraint, llguidance
+from spec_rag.models.pair import ModelPair
 
 _TRIED_TOKENS = 8  # of the best, near the end, for one behind which the answer can be completed
 _TIGHT_TOKENS = 16
@@ -170,6 +172,25 @@ class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
             return []
         ahead = matcher.deep_copy()
         return route_to_end(ahead, self.vocabulary) if ahead.consume_token(token) else None
+
+
+def constrained_logits(
+    pair: ModelPair, sampling: SamplingConfig, prompt_tokens: int, ends: Sequence[int]
+) -> ConstrainedLogits | None:
+    """What holds the answers of a batch to a form, or None where they are free.
+
+    Args:
+        pair: the models; the target and its tokenizer are needed.
+        sampling: the constraint, and how tokens are chosen.
+        prompt_tokens: columns of the prompts, padding included.
+        ends: the tokens that end an answer.
+    """
+    if sampling.constraint is None:
+        return None
+    width = pair.require_target().config.get_text_config(decoder=True).vocab_size
+    vocabulary = Vocabulary.of(pair.require_tokenizer(), width, ends)
+    greedy = not sampling.options["do_sample"] and sampling.copies == 1
+    return ConstrainedLogits(sampling.constraint, vocabulary, prompt_tokens, sampling.max_new_tokens, greedy)
 
 
 class _Row:

@@ -25,7 +25,8 @@ from spec_rag.attention.capture import base_attention, capture
 from spec_rag.config import SpecKVConfig
 from spec_rag.errors import ConfigError
 from spec_rag.generation.batch import Batch, is_pruned
-from spec_rag.generation.constrained import ConstrainedLogits, Vocabulary
+from spec_rag.generation.constrained import constrained_logits
+from spec_rag.generation.context import ContextCache
 from spec_rag.generation.copies import observing_copies
 from spec_rag.generation.draft import before_end
 from spec_rag.generation.prefill import prefill
@@ -48,8 +49,9 @@ def decode(
     streamer: BaseStreamer | None = None,
     cancelled: Cancelled = None,
     backend: str | None = None,
+    context: ContextCache | None = None,
 ) -> list[Answer]:
-    """Prefill the rows and generate their answers; the caller holds the pair's lock.
+    """Prefill the rows, behind a context where one is given, and generate their answers; the caller holds the lock.
 
     Raises:
         ConfigError: the window leaves nothing to prune.
@@ -58,15 +60,21 @@ def decode(
     target = pair.require_target()
     pair.check_context(
         target,
-        max(int(positions[-1]) + 1 for positions in batch.positions) + sampling.max_new_tokens,
+        (context.tokens if context else 0)
+        + max(int(positions[-1]) + 1 for positions in batch.positions)
+        + sampling.max_new_tokens,
         "target",
         "compress the documents first, set SpecPCConfig, or lower max_new_tokens.",
     )
     prompts = PaddedPrompts.of(target, batch)
-    held = _held_to(pair, sampling, prompts)
+    if context is not None:
+        prompts = prompts.behind(context.ids)
+    held = constrained_logits(pair, sampling, prompts.tokens, _ends(pair, sampling))
     started = time.perf_counter()
     cache = None
-    if is_pruned(prompts.tokens, speckv):
+    if context is not None:
+        cache = context.start(target, len(batch.rows))
+    elif is_pruned(prompts.tokens, speckv):
         assert speckv is not None
         if prompts.tokens < speckv.window + 2:
             raise ConfigError(
@@ -91,7 +99,7 @@ def decode(
     ended = time.perf_counter()
     first = criterion.first_token_at or ended
     timings = Timings(batch.draft_seconds, first - started, ended - first)
-    padding = (prompts.mask == 0).sum(dim=1).tolist()
+    padding = [0] * len(batch.rows) if context is not None else (prompts.mask == 0).sum(dim=1).tolist()
     answers = [
         _answer(
             pair,
@@ -106,6 +114,8 @@ def decode(
         )
         for i in range(len(batch.rows))
     ]
+    if context is not None:
+        answers = [replace(answer, prompt_tokens=context.tokens + answer.prompt_tokens) for answer in answers]
     for row in {row // sampling.copies for row in held.steered} if held is not None else ():
         answers[row] = replace(answers[row], finish_reason="length")  # it ended where it was made to
     return answers
@@ -115,16 +125,6 @@ def _ends(pair: ModelPair, sampling: SamplingConfig) -> list[int]:
     """The tokens that end an answer."""
     eos = sampling.options.get("eos_token_id")
     return eos_token_ids(pair.require_target()) if eos is None else list(eos) if isinstance(eos, list) else [eos]
-
-
-def _held_to(pair: ModelPair, sampling: SamplingConfig, prompts: PaddedPrompts) -> ConstrainedLogits | None:
-    """What holds the answers to a form, or None where they are free."""
-    if sampling.constraint is None:
-        return None
-    width = pair.require_target().config.get_text_config(decoder=True).vocab_size
-    vocabulary = Vocabulary.of(pair.require_tokenizer(), width, _ends(pair, sampling))
-    greedy = not sampling.options["do_sample"] and sampling.copies == 1
-    return ConstrainedLogits(sampling.constraint, vocabulary, prompts.tokens, sampling.max_new_tokens, greedy)
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,17 @@ class PaddedPrompts:
         positions, _ = left_pad(batch.positions, 0)
         given = any(int(p[-1]) != len(p) - 1 for p in batch.positions)
         return cls(ids.to(target.device), mask.to(target.device), positions.to(target.device), given)
+
+    def behind(self, context: Tensor) -> PaddedPrompts:
+        """The same rows, each behind an int64 [tokens] context, with their padding between the two."""
+        context = context.to(self.ids.device).expand(len(self.ids), -1)
+        counted = torch.arange(context.shape[1], device=self.ids.device).expand_as(context)
+        return PaddedPrompts(
+            torch.cat([context, self.ids], dim=1),
+            torch.cat([torch.ones_like(context), self.mask], dim=1),
+            torch.cat([counted, self.positions + context.shape[1]], dim=1),
+            True,
+        )
 
     @property
     def tokens(self) -> int:

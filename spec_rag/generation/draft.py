@@ -22,6 +22,7 @@ from spec_rag.errors import ConfigError
 from spec_rag.generation.batch import Batch, lookahead_by
 from spec_rag.generation.sampling import GREEDY, eos_token_ids, pad_token_id
 from spec_rag.generation.stopping import CancelCriterion, Cancelled, EndedRows
+from spec_rag.generation.whole_units import select_units
 from spec_rag.models.pair import ModelPair
 from spec_rag.text.tokens import left_pad
 
@@ -150,7 +151,9 @@ def _drop_tokens(batch: Batch, importance: Tensor, specpc: SpecPCConfig) -> None
     for i, row in enumerate(batch.rows):
         if len(row) <= specpc.max_capacity_prompt:
             continue
-        selected = select_prompt_tokens(importance[i, importance.shape[1] - len(row) :], specpc).cpu()
+        own, units = importance[i, importance.shape[1] - len(row) :], batch.units[i]
+        selected = select_prompt_tokens(own, specpc) if units is None else select_units(own, units, specpc)
+        selected = selected.cpu()
         batch.rows[i] = row[selected.to(row.device)]
         batch.selected[i] = selected
         batch.positions[i] = selected if specpc.positions == "original" else torch.arange(len(selected))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from spec_rag.attention.selection import select_prompt_tokens
@@ -21,14 +22,18 @@ from spec_rag.errors import ConfigError
 from spec_rag.generation.batch import Batch
 from spec_rag.generation.batching import Batcher, batcher_of
 from spec_rag.generation.chunked import chunked_feed_forward
+from spec_rag.generation.context import ContextCache
 from spec_rag.generation.decoding import decode
 from spec_rag.generation.draft import read_rows, read_with_draft
 from spec_rag.generation.row_streams import RowsStreamer, RowStreamer
 from spec_rag.generation.sampling import SamplingConfig, eos_token_ids
 from spec_rag.generation.stopping import Cancelled
+from spec_rag.generation.whole_units import select_units
 from spec_rag.models.pair import ModelPair
 from spec_rag.results import Answer, PromptScore
-from spec_rag.text.prompts import Prompt, prompt_ids
+from spec_rag.text.chat_units import ChatUnits, chat_units
+from spec_rag.text.contexts import question_ids
+from spec_rag.text.prompts import Prompt, as_chat, prompt_ids
 
 
 def generate(
@@ -73,6 +78,7 @@ def generate_batch(
     streamer: BaseStreamer | None = None,
     cancelled: threading.Event | None = None,
     backend: str | None = None,
+    context: ContextCache | None = None,
     **options: Any,
 ) -> list[Answer]:
     """Answer several prompts in one left-padded batch; greedily, row i equals prompt i alone. See `generate`.
@@ -82,20 +88,21 @@ def generate_batch(
         cancelled: an event that ends the generation, or the wait for the models, when it is set; a
             `spec_rag.Cancellation` ends the wait at once, any other event within 50 ms.
         backend: kernel backend ("torch", "triton"); None chooses by device.
+        context: a context that the target has read once; the prompts are questions on it, and it is pruned already.
         **options: seed, stop (a string or several), schema, regex, and the fields of GenerationConfig.
     """
     if isinstance(prompts, str):
         raise ConfigError(f"prompts={prompts!r:.80} is a single string: put it into a list, or use generate().")
     sampling = SamplingConfig.of(max_new_tokens, options)
-    _check_arguments(pair, specpc, speckv)
+    _check_arguments(pair, specpc, speckv, context)
     pair.require_target()
     if not prompts:
         return []
-    rows = [prompt_ids(pair.tokenizer, prompt) for prompt in prompts]
+    rows = [PromptRow.of(pair.tokenizer, prompt, specpc, context) for prompt in prompts]
     with pair.lock.hold(cancelled) as mine:
         if not mine:
-            return [cancelled_answer(len(row)) for row in rows]
-        return answer_rows(pair, rows, specpc, speckv, sampling, streamer, cancelled, backend)
+            return [cancelled_answer(len(row.ids)) for row in rows]
+        return answer_rows(pair, rows, specpc, speckv, sampling, streamer, cancelled, backend, context)
 
 
 def generate_together(
@@ -108,6 +115,7 @@ def generate_together(
     streamer: RowStreamer | None = None,
     cancelled: threading.Event | None = None,
     backend: str | None = None,
+    context: ContextCache | None = None,
     **options: Any,
 ) -> Answer:
     """Like `generate`, in one batch with what other threads ask of the same target with the same settings meanwhile.
@@ -119,6 +127,7 @@ def generate_together(
         streamer: given the answer's tokens as they come.
         cancelled: ends the wait, or this answer alone, when it is set.
         backend: kernel backend; None chooses by device.
+        context: a context that the target has read once.
     """
     sampling = SamplingConfig.of(max_new_tokens, options)
     if sampling.seed is not None:
@@ -131,29 +140,67 @@ def generate_together(
             streamer=streamer,
             cancelled=cancelled,
             backend=backend,
+            context=context,
             **options,
         )
-    _check_arguments(pair, specpc, speckv)
+    _check_arguments(pair, specpc, speckv, context)
     target = pair.require_target()
-    row = prompt_ids(pair.tokenizer, prompt)
+    row = PromptRow.of(pair.tokenizer, prompt, specpc, context)
 
     def run(asked: Sequence[_Asked], stop: Sequence[threading.Event | None]) -> list[Answer]:
         streamers = [one.streamer for one in asked]
         together = RowsStreamer(streamers, eos_token_ids(target)) if any(streamers) else None
-        return answer_rows(pair, [one.row for one in asked], specpc, speckv, sampling, together, stop, backend)
+        rows = [one.row for one in asked]
+        return answer_rows(pair, rows, specpc, speckv, sampling, together, stop, backend, context)
 
     batcher = cast("Batcher[_Asked, Answer]", batcher_of(target))
-    kind = repr((id(pair.draft), id(pair.tokenizer), specpc, speckv, sampling, backend))
+    kind = repr((id(pair.draft), id(pair.tokenizer), specpc, speckv, sampling, backend, id(context)))
     asked = _Asked(row, streamer)
-    answer = batcher.answer(asked, len(row), kind, run, pair.lock, cancelled, repeatable=_Asked.is_untold)
-    return cancelled_answer(len(row)) if answer is None else answer
+    answer = batcher.answer(asked, len(row.ids), kind, run, pair.lock, cancelled, repeatable=_Asked.is_untold)
+    return cancelled_answer(len(row.ids)) if answer is None else answer
+
+
+@dataclass(frozen=True, eq=False)
+class PromptRow:
+    """A prompt as it is read.
+
+    Attributes:
+        ids: int64 [tokens].
+        units: the whole units that SpecPC drops or keeps of it, or None for single tokens.
+    """
+
+    ids: Tensor
+    units: ChatUnits | None = None
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: PreTrainedTokenizerBase | None,
+        prompt: Prompt,
+        specpc: SpecPCConfig | None = None,
+        context: ContextCache | None = None,
+    ) -> PromptRow:
+        """The prompt, or what follows the context, in tokens.
+
+        Raises:
+            ConfigError: as `prompt_ids`, or whole sentences are asked for of a prompt that is no chat.
+        """
+        if context is not None:
+            return cls(question_ids(tokenizer, prompt))
+        chat = as_chat(prompt)
+        if specpc is None or specpc.unit == "token" or (chat is None and specpc.unit == "auto"):
+            return cls(prompt_ids(tokenizer, prompt))
+        if chat is None or tokenizer is None:
+            raise ConfigError(f"unit={specpc.unit!r} keeps whole sentences of a chat: give messages, or unit='token'.")
+        units = chat_units(tokenizer, chat)
+        return cls(units.ids, units)
 
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """A prompt in the queue: int64 [tokens], and who is told of its answer as it comes."""
+    """A prompt in the queue, and who is told of its answer as it comes."""
 
-    row: Tensor
+    row: PromptRow
     streamer: RowStreamer | None
 
     def is_untold(self) -> bool:
@@ -162,18 +209,21 @@ class _Asked:
 
 def answer_rows(
     pair: ModelPair,
-    rows: list[Tensor],
+    rows: list[PromptRow],
     specpc: SpecPCConfig | None,
     speckv: SpecKVConfig | None,
     sampling: SamplingConfig,
     streamer: BaseStreamer | None = None,
     cancelled: Cancelled = None,
     backend: str | None = None,
+    context: ContextCache | None = None,
 ) -> list[Answer]:
-    """Answer prompts that are token ids; the caller holds the pair's lock."""
-    batch = Batch.of(rows)
+    """Answer prompts; the caller holds the pair's lock."""
+    batch = Batch.of([row.ids for row in rows], [row.units for row in rows])
     draft = pair.draft if specpc is not None or speckv is not None else None
     with chunked_feed_forward([draft, pair.target], sampling.prefill_chunk_size):
+        if context is not None:
+            return decode(pair, batch, None, sampling, streamer, cancelled, backend, context)
         read_with_draft(pair, batch, specpc, speckv, sampling.max_new_tokens, cancelled, backend)
         return decode(pair, batch, speckv, sampling, streamer, cancelled, backend)
 
@@ -194,16 +244,31 @@ def score_prompt(
     """
     specpc = specpc or SpecPCConfig()
     _check_arguments(pair, specpc, None)
-    row = prompt_ids(pair.tokenizer or pair.draft_tokenizer, prompt)
+    row = PromptRow.of(pair.tokenizer or pair.draft_tokenizer, prompt, specpc)
     with pair.lock.hold():
-        reading = read_rows(pair, [row], specpc, specpc.lookahead_tokens, backend=backend)
+        reading = read_rows(pair, [row.ids], specpc, specpc.lookahead_tokens, backend=backend)
     assert reading.importance is not None
     importance = reading.importance[0]
-    return PromptScore(importance, select_prompt_tokens(importance, specpc), reading.lookahead_ids[0])
+    if row.units is None or len(importance) <= specpc.max_capacity_prompt:
+        return PromptScore(importance, select_prompt_tokens(importance, specpc), reading.lookahead_ids[0])
+    return PromptScore(importance, select_units(importance, row.units, specpc), reading.lookahead_ids[0])
 
 
-def _check_arguments(pair: ModelPair, specpc: SpecPCConfig | None, speckv: SpecKVConfig | None) -> None:
+def _check_arguments(
+    pair: ModelPair,
+    specpc: SpecPCConfig | None,
+    speckv: SpecKVConfig | None,
+    context: ContextCache | None = None,
+) -> None:
     ModelPair.check(pair)
+    if context is not None:
+        if not isinstance(context, ContextCache):
+            raise ConfigError(
+                f"context of type {type(context).__name__}: give a ContextCache, such as ContextCache.read(pair, text)."
+            )
+        if specpc is not None:
+            raise ConfigError("specpc drops tokens of a prompt that is read, but context has been read: leave one out.")
+        context.check(pair)
     for name, value, kind in (("specpc", specpc, SpecPCConfig), ("speckv", speckv, SpecKVConfig)):
         if value is not None and not isinstance(value, kind):
             raise ConfigError(

@@ -43,6 +43,23 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
         self.dense_bytes = 0
         self.needs_mask = False
 
+    def take(self, keys: Tensor, values: Tensor, positions: Tensor, prompt_tokens: int) -> None:
+        """Hold pairs that were chosen before, of a prompt of so many tokens.
+
+        Args:
+            keys, values: [batch, KV heads, kept, dim]; neither is changed.
+            positions: int64 [batch, KV heads, kept], ascending; -1 marks empty slots, in front.
+            prompt_tokens: logical length.
+        """
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+        self.positions = self._shown = positions
+        self.first_token = torch.zeros(len(positions), dtype=torch.long, device=positions.device)
+        self.seen = prompt_tokens
+        self.dense_bytes = (keys[:, :, :1].nbytes + values[:, :, :1].nbytes) * prompt_tokens
+        last = prompt_tokens if self.sliding_window is None else min(self.sliding_window - 1, prompt_tokens)
+        self.needs_mask = bool((positions < 0).any()) or (self.is_sliding and positions.shape[-1] < last)
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Take new pairs in, as transformers' cache layers do; what has left a sliding window goes."""
         self.seen += key_states.shape[-2]

@@ -223,7 +223,7 @@ def stream(
     Raises:
         ConfigError: an option is out of range, or beams are asked for, which have no first piece before the last.
     """
-    sampling = SamplingConfig.of(max_new_tokens, {k: v for k, v in options.items() if k != "backend"})
+    sampling = SamplingConfig.of(max_new_tokens, {k: v for k, v in options.items() if k not in ("backend", "context")})
     if sampling.copies > 1:
         raise ConfigError(f"num_beams={sampling.copies} cannot stream: use generate(), or num_beams=1.")
     tokenizer = ModelPair.check(pair).require_tokenizer()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -20,7 +21,25 @@ from spec_rag.errors import ConfigError
 from spec_rag.text.tokens import control_tokens, template_ids, text_ids
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
-Prompt: TypeAlias = str | Messages | Sequence[int] | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Chat:
+    """A chat with what belongs to its prompt beside the messages.
+
+    Attributes:
+        messages: as OpenAI's API has them: "role", "content" (a string or text blocks), and for tools "tool_calls",
+            "tool_call_id", "name".
+        tools: what the model may call, as OpenAI's API has them.
+        beginning: what the answer is begun with.
+    """
+
+    messages: Messages
+    tools: Sequence[Mapping[str, Any]] = ()
+    beginning: str = ""
+
+
+Prompt: TypeAlias = str | Messages | Chat | Sequence[int] | Tensor
 
 # noncharacters, which no text has a use for, mark the control tokens that a chat spells out
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
@@ -35,8 +54,8 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase | None, prompt: Prompt) -> Ten
 
     Args:
         tokenizer: the target's; may be None for token ids.
-        prompt: plain text (the tokenizer's own opening token is added), chat messages with "role" and "content" (the
-            chat template is applied), or token ids.
+        prompt: plain text (the tokenizer's own opening token is added), chat messages with "role" and "content" or a
+            Chat (the chat template is applied), or token ids.
 
     Raises:
         ConfigError: the prompt is empty or of another kind, or there is no tokenizer or chat template for it.
@@ -45,6 +64,10 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase | None, prompt: Prompt) -> Ten
         if prompt.numel() == 0 or prompt.ndim > 2 or (prompt.ndim == 2 and prompt.shape[0] != 1):
             raise ConfigError(f"prompt of shape {tuple(prompt.shape)}: give ids [tokens] or [1, tokens], at least one.")
         return prompt.reshape(-1).long()
+    if isinstance(prompt, Chat):
+        if tokenizer is None:
+            raise ConfigError("tokenizer=None serves for token ids alone: give the pair a tokenizer to work on text.")
+        return torch.tensor(chat_ids(tokenizer, prompt.messages, prompt.tools, prompt.beginning), dtype=torch.long)
     if not isinstance(prompt, str | Sequence):
         raise ConfigError(f"prompt={prompt!r:.80} of type {type(prompt).__name__}: give text, messages or token ids.")
     if not prompt:
@@ -61,6 +84,16 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase | None, prompt: Prompt) -> Ten
     if all(isinstance(message, Mapping) and "role" in message for message in prompt):
         return torch.tensor(chat_ids(tokenizer, prompt), dtype=torch.long)  # type: ignore[arg-type]
     raise ConfigError(f"prompt of type {type(prompt).__name__}: give text, messages with 'role' and 'content', or ids.")
+
+
+def as_chat(prompt: Prompt) -> Chat | None:
+    """The prompt as a Chat, or None where it is text or token ids."""
+    if isinstance(prompt, Chat):
+        return prompt
+    if isinstance(prompt, str | Tensor) or not isinstance(prompt, Sequence) or not prompt:
+        return None
+    turns = [turn for turn in prompt if isinstance(turn, Mapping) and "role" in turn]
+    return Chat(turns) if len(turns) == len(prompt) else None
 
 
 def chat_ids(
@@ -84,17 +117,31 @@ def chat_ids(
     Raises:
         ConfigError: the tokenizer has no chat template, there are no messages, or one cannot be read by a text model.
     """
+    ids: list[int] = []
+    for piece, is_text in chat_pieces(tokenizer, messages, tools)[1]:
+        ids += (text_ids if is_text else template_ids)(tokenizer, piece)
+    return ids + (text_ids(tokenizer, beginning) if beginning else [])
+
+
+def chat_pieces(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Sequence[Mapping[str, Any]] = ()
+) -> tuple[list[dict[str, Any]], list[tuple[str, bool]]]:
+    """The turns of a chat, and its text in the template, in pieces that are the template's or are text alone.
+
+    Raises:
+        ConfigError: as `chat_ids`.
+    """
     if not tokenizer.chat_template:
         raise ConfigError("messages need a chat template, which this tokenizer has not: give the prompt as text.")
     turns = template_turns(messages, speaks_of_tools=speaks_of_tools(tokenizer))
     arguments = {"tools": list(tools)} if tools else {}
     try:
-        ids = _templated(tokenizer, turns, arguments)
+        return turns, _templated(tokenizer, turns, arguments)
     except TemplateError:
         if all(turn["role"] != "system" for turn in turns):
             raise
-        ids = _templated(tokenizer, without_system_turn(turns), arguments)
-    return ids + (text_ids(tokenizer, beginning) if beginning else [])
+        turns = without_system_turn(turns)
+        return turns, _templated(tokenizer, turns, arguments)
 
 
 def speaks_of_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -219,7 +266,8 @@ def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 def _templated(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]
-) -> list[int]:
+) -> list[tuple[str, bool]]:
+    """The chat's text in pieces, each with whether it is text in which control tokens are spelled out."""
     control = sorted(control_tokens(tokenizer), key=len, reverse=True)
     spelled = re.compile("|".join(map(re.escape, control))) if control else None
     marked = [_marked(turn, spelled) for turn in turns]
@@ -227,12 +275,10 @@ def _templated(
     settings = {name: _marked(value, spelled) for name, value in arguments.items()}
     text = str(tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True, **settings))
     if spelled is None:
-        return template_ids(tokenizer, text)
-    ids: list[int] = []
-    for i, piece in enumerate(re.split(f"{_OPEN}({spelled.pattern}){_CLOSE}", text)):
-        bare = piece.replace(_OPEN, "").replace(_CLOSE, "")
-        ids += (text_ids if i % 2 else template_ids)(tokenizer, bare) if bare else []
-    return ids
+        return [(text, False)]
+    pieces = re.split(f"{_OPEN}({spelled.pattern}){_CLOSE}", text)
+    bare = [piece.replace(_OPEN, "").replace(_CLOSE, "") for piece in pieces]
+    return [(piece, i % 2 == 1) for i, piece in enumerate(bare) if piece]
 
 
 def _marked(value: Any, spelled: re.Pattern[str] | None) -> Any:

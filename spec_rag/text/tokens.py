@@ -62,8 +62,8 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_token
     return list(own.text.encode(encodable(text), add_special_tokens=add_special_tokens).ids)
 
 
-def encoded_text(tokenizer: PreTrainedTokenizerBase, text: str) -> EncodedText:
-    """`text_ids` with each token's character range.
+def encoded_text(tokenizer: PreTrainedTokenizerBase, text: str, *, is_text: bool = True) -> EncodedText:
+    """`text_ids`, or where it is no text `template_ids`, with each token's character range.
 
     Raises:
         ConfigError: the tokenizer has no fast backend, so it knows no offsets.
@@ -73,7 +73,7 @@ def encoded_text(tokenizer: PreTrainedTokenizerBase, text: str) -> EncodedText:
         raise ConfigError(
             f"tokenizer of type {type(tokenizer).__name__} gives no character offsets: load a fast tokenizer."
         )
-    encoded = own.text.encode(encodable(text), add_special_tokens=False)
+    encoded = (own.text if is_text else own.template).encode(encodable(text), add_special_tokens=False)
     return EncodedText(list(encoded.ids), list(encoded.offsets))
 
 

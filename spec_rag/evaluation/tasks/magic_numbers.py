@@ -27,7 +27,7 @@ _PEOPLE = ("Anna", "Boris", "Carla", "Dmitri", "Elena", "Farid", "Greta", "Hugo"
 _THINGS = ("bridge", "garden", "library", "market", "museum", "orchard", "river", "station", "theatre", "tower")
 _DEEDS = ("painted", "visited", "described", "crossed", "photographed", "sketched", "remembered", "admired", "left")
 _TIMES = ("in the morning", "before lunch", "after the rain", "on a quiet day", "late in spring", "with an old friend")
-_CITIES = ("Lisbon", "Oslo", "Cairo", "Lima", "Delhi", "Paris", "Quito", "Rome", "Seoul", "Tunis", "Vienna", "Warsaw")
+CITIES = ("Lisbon", "Oslo", "Cairo", "Lima", "Delhi", "Paris", "Quito", "Rome", "Seoul", "Tunis", "Vienna", "Warsaw")
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,15 @@ def magic_numbers(count: int, seed: int = 0) -> list[MagicNumbers]:
     return [_prompt(chance) for _ in range(count)]
 
 
+def plain_sentence(chance: random.Random) -> str:
+    """A sentence that answers nothing."""
+    return f"{chance.choice(_PEOPLE)} {chance.choice(_DEEDS)} the {chance.choice(_THINGS)} {chance.choice(_TIMES)}."
+
+
 def _prompt(chance: random.Random) -> MagicNumbers:
-    city = chance.choice(_CITIES)
+    city = chance.choice(CITIES)
     numbers = [str(n) for n in chance.sample(range(1000, 10_000), NUMBERS)]
-    plain = [
-        f"{chance.choice(_PEOPLE)} {chance.choice(_DEEDS)} the {chance.choice(_THINGS)} {chance.choice(_TIMES)}."
-        for _ in range(SENTENCES - NUMBERS)
-    ]
+    plain = [plain_sentence(chance) for _ in range(SENTENCES - NUMBERS)]
     sentences = plain + [f"One of the magic numbers of {city} is {number}." for number in numbers]
     chance.shuffle(sentences)
     return MagicNumbers(

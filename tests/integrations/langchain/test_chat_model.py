@@ -29,10 +29,10 @@ from langchain_core.messages import (
     ToolMessage,
 )
 from langchain_core.tools import tool
-from langchain_spec_rag import ChatSpecKV
+from langchain_spec_rag import ChatSpecKV, SpecKVLLM
 from pydantic import BaseModel
 
-from spec_rag import SpecKVConfig, SpecPCConfig, generate
+from spec_rag import ContextCache, SpecKVConfig, SpecPCConfig, generate
 from spec_rag.errors import ConfigError
 from spec_rag.generation.tool_calls import ToolChoice
 from spec_rag.models.pair import ModelPair
@@ -427,6 +427,30 @@ class TestStructuredOutput:
             assert (chain | chat.with_structured_output(Mule.model_json_schema(), max_tokens=60)).invoke(
                 {"q": "Who?"}
             ) == {"name": "Saffron", "age": 9}
+
+
+class TestContext:
+    async def test_questions_start_from_the_context_of_the_field_or_of_the_call(self, pair: ModelPair) -> None:
+        context = ContextCache.read(pair, "The mule is called Saffron. The ferry leaves at nine. " * 4)
+        wanted = generate(pair, "Who?", context=context, max_new_tokens=8)
+        chat = ChatSpecKV(pair=pair, context=context, max_tokens=8)
+        message = chat.invoke("Who?")
+        assert message.text == wanted.text == (await chat.ainvoke("Who?")).text
+        assert message.usage_metadata["input_tokens"] == wanted.prompt_tokens
+        assert chat.get_num_tokens_from_messages([HumanMessage("Who?")]) == wanted.prompt_tokens
+        assert ChatSpecKV(pair=pair, max_tokens=8).bind(context=context).invoke("Who?").text == wanted.text
+        assert summed(list(chat.stream("Who?"))).text == wanted.text
+        assert SpecKVLLM(pair=pair, context=context, max_tokens=8).invoke("Who?") == wanted.text
+
+    def test_each_context_has_cached_answers_of_its_own(self, pair: ModelPair) -> None:
+        one, other = (ContextCache.read(pair, text) for text in ("The mule is Saffron.", "The mule is Pepper."))
+        keys = {ChatSpecKV(pair=pair, context=context)._get_llm_string() for context in (one, other, None)}
+        assert len(keys) == 3
+
+    def test_tools_are_refused_behind_a_context(self, tool_pair: ModelPair) -> None:
+        context = ContextCache.read(tool_pair, "The mule is Saffron.")
+        with pytest.raises(ConfigError, match="tools"):
+            ChatSpecKV(pair=tool_pair, context=context).bind_tools([search]).invoke("Who?")
 
 
 class TestCache:

@@ -214,14 +214,14 @@ class SpecKVLLM(StructuredLLM):
         return [{"role": "user", "content": prompt}]
 
     def _chat_prompt(self, messages: Sequence[ChatMessage], choice: ToolChoice) -> Prompt:
-        from spec_rag.text.prompts import chat_ids
+        from spec_rag.text.prompts import Chat
 
         if self.messages_to_prompt not in (None, generic_messages_to_prompt):
             return self._ids_of_formatted(self.messages_to_prompt(messages))
         turns = plain_messages(messages)
         if not self._has_template:
             return str(generic_messages_to_prompt(messages))
-        return chat_ids(self.load().require_tokenizer(), turns, choice.offered, choice.beginning)
+        return Chat(turns, choice.offered, choice.beginning)
 
     def _ids_of_formatted(self, text: str) -> list[int]:
         """Ids of a prompt that the user's own function spelled out, special tokens included, with one opening token."""

@@ -94,6 +94,13 @@ class DraftedLLM(FunctionCallingLLM):
         default_factory=dict, description="Further fields of transformers' GenerationConfig."
     )
 
+    context: Any = Field(
+        default=None,
+        exclude=True,
+        repr=False,
+        description="A ContextCache that this target has read: what is asked follows it. None reads prompts whole.",
+    )
+
     _loaded: Any = PrivateAttr(default=None)
 
     @model_validator(mode="before")
@@ -183,8 +190,9 @@ class DraftedLLM(FunctionCallingLLM):
             if isinstance(configs[name], Mapping):
                 configs[name] = kind.from_dict(dict(configs[name]))
         max_new_tokens = options.pop("max_tokens", self.max_tokens)
+        context = options.pop("context", self.context)
         SamplingConfig.of(max_new_tokens, options)
-        return {**options, **configs, "max_new_tokens": max_new_tokens}
+        return {**options, **configs, "context": context, "max_new_tokens": max_new_tokens}
 
     def _context_tokens(self) -> int:
         from spec_rag.generation.batch import prompt_limit

@@ -1,0 +1,127 @@
+"""Where a chat's prompt may be cut: the tokens of whole sentences, lines of code and rows of data.
+
+This module does not know models or scores.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from spec_rag.text.prompts import Chat, chat_pieces
+from spec_rag.text.tokens import encoded_text, text_ids
+from spec_rag.text.units import Span, sentence_spans
+
+_FENCED = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[^\n]*$|\Z)", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"[ \t]*(?:```|~~~)")
+_PARAGRAPH = re.compile(r"\n[ \t]*\n")
+
+
+@dataclass(frozen=True)
+class ChatUnit:
+    """A sentence or line of a message.
+
+    Attributes:
+        start, end: its tokens in the prompt, with the white space behind it.
+        text: it.
+        in_last_turn, in_last_paragraph: whether it is in the chat's last message, and in its last paragraph.
+        fenced, is_fence: whether it is in a code fence, and whether it opens or closes one.
+    """
+
+    start: int
+    end: int
+    text: str
+    in_last_turn: bool
+    in_last_paragraph: bool
+    fenced: bool
+    is_fence: bool
+
+
+@dataclass(frozen=True)
+class ChatUnits:
+    """A chat's prompt in tokens, and the units that may be dropped of it, ascending.
+
+    What is in no unit stays: the template, the system's turn, the tools, tool calls, the beginning of the answer.
+    """
+
+    ids: Tensor
+    units: tuple[ChatUnit, ...]
+
+
+def chat_units(tokenizer: PreTrainedTokenizerBase, chat: Chat, language: str = "en") -> ChatUnits:
+    """Lay a chat out for cutting; its ids are those of `chat_ids`.
+
+    Raises:
+        ConfigError: as `chat_ids`, or the tokenizer gives no character offsets.
+    """
+    turns, pieces = chat_pieces(tokenizer, chat.messages, chat.tools)
+    ids: list[int] = []
+    ends: list[int] = []  # where each token ends in the text
+    position = 0
+    for piece, is_text in pieces:
+        encoded = encoded_text(tokenizer, piece, is_text=is_text)
+        ids += encoded.ids
+        ends += [position + end for _, end in encoded.offsets]
+        position += len(piece)
+    text = "".join(piece for piece, _ in pieces)
+    units: list[ChatUnit] = []
+    searched = 0
+    for i, turn in enumerate(turns):
+        found = _find(text, turn["content"], searched)
+        if found is None:
+            continue  # the template writes it in its own way: it stays
+        searched = found[1]
+        if turn["role"] != "system":
+            units += _units_of(text, found, ends, i == len(turns) - 1, language)
+    ids += text_ids(tokenizer, chat.beginning) if chat.beginning else []
+    return ChatUnits(torch.tensor(ids, dtype=torch.long), tuple(units))
+
+
+def _find(text: str, content: str, start: int) -> Span | None:
+    for wanted in (content, content.strip()):
+        at = text.find(wanted, start) if wanted else -1
+        if at >= 0:
+            return at, at + len(wanted)
+    return None
+
+
+def _units_of(text: str, found: Span, ends: list[int], is_last: bool, language: str) -> list[ChatUnit]:
+    start, stop = found
+    content = text[start:stop]
+    spans = sentence_spans(content, language)
+    if not spans:
+        return []
+    fences = [match.span() for match in _FENCED.finditer(content)]
+    breaks = [match.end() for match in _PARAGRAPH.finditer(content.rstrip())]
+    last_paragraph = breaks[-1] if breaks else spans[-1][0]
+    # a token is of the last unit that begins before it ends; white space is of the unit before it
+    borders = [_first_token(ends, start + a) for a, _ in spans] + [_first_token(ends, stop)]
+    return [
+        ChatUnit(
+            first,
+            behind,
+            content[a:b],
+            is_last,
+            is_last and a >= last_paragraph,
+            any(fence[0] <= a < fence[1] for fence in fences),
+            bool(_FENCE.match(content, a)),
+        )
+        for (a, b), first, behind in zip(spans, borders, borders[1:], strict=False)
+        if first < behind
+    ]
+
+
+def _first_token(ends: list[int], character: int) -> int:
+    """The first token that ends behind a character."""
+    low, high = 0, len(ends)
+    while low < high:
+        middle = (low + high) // 2
+        if ends[middle] > character:
+            high = middle
+        else:
+            low = middle + 1
+    return low

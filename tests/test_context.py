@@ -1,0 +1,233 @@
+"""One context for many questions: read once, cut, saved, loaded, asked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import random_ids, tiny_model, tiny_pair
+
+from spec_rag import ContextCache, ModelPair, SpecPCConfig, agenerate, generate, generate_batch, stream
+from spec_rag.errors import CancelledError, ConfigError, PromptTooLongError
+from spec_rag.evaluation.tasks.contexts import contexts, contexts_answered, table
+from spec_rag.text.contexts import context_ids, question_ids
+from spec_rag.text.prompts import chat_ids
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen3": {},
+    "gemma3_text": {
+        "sliding_window": 64,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "query_pre_attn_scalar": 16,
+    },
+}
+TEXT = "The ferry leaves at nine. Saffron the mule carries the mail. The dome was opened in 1931. " * 4
+QUESTIONS = [random_ids(30, seed=30), random_ids(7, seed=7), random_ids(1, seed=1)]
+
+
+def target_only(kind: str = "llama") -> ModelPair:
+    return ModelPair(target=tiny_model(kind, seed=3, layers=3, **FAMILIES[kind]))
+
+
+@pytest.fixture(scope="module")
+def pair() -> ModelPair:
+    return tiny_pair()
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("tokens", [200, 700])
+def test_a_whole_context_gives_the_dense_tokens(kind: str, tokens: int) -> None:
+    pair, text = target_only(kind), random_ids(tokens)
+    dense = generate_batch(pair, [torch.cat([text, q]) for q in QUESTIONS], max_new_tokens=10)
+    context = ContextCache.read(pair, text, keep=1.0)
+    asked = generate_batch(pair, QUESTIONS, context=context, max_new_tokens=10)
+    assert [answer.output_ids for answer in asked] == [answer.output_ids for answer in dense]
+    assert [answer.prompt_tokens for answer in asked] == [tokens + len(q) for q in QUESTIONS]
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_question_in_a_batch_equals_the_question_alone_and_leaves_the_context_as_it_was(kind: str) -> None:
+    pair = target_only(kind)
+    context = ContextCache.read(pair, random_ids(200), keep=0.25)
+    before = [tensor.clone() for tensor in (*context.keys, *context.values)]
+    batch = generate_batch(pair, QUESTIONS, context=context, max_new_tokens=10)
+    alone = [generate(pair, q, context=context, max_new_tokens=10) for q in QUESTIONS]
+    assert [row.output_ids for row in batch] == [row.output_ids for row in alone]
+    assert all(torch.equal(a, b) for a, b in zip(before, (*context.keys, *context.values), strict=True))
+
+
+def test_the_share_and_the_bytes_are_kept_to() -> None:
+    pair, text = target_only(), random_ids(200)
+    quarter = ContextCache.read(pair, text)
+    assert [tuple(layer.shape) for layer in quarter.positions] == [(1, 2, 50)] * 3
+    pair_bytes = 3 * 2 * 2 * 16 * 4
+    assert quarter.nbytes == 50 * pair_bytes
+    assert ContextCache.read(pair, text, max_bytes=20 * pair_bytes + 7).nbytes == 20 * pair_bytes
+    assert ContextCache.read(pair, text, max_bytes=10**9).nbytes == 200 * pair_bytes
+    answer = generate(pair, random_ids(9), context=quarter, max_new_tokens=4)
+    assert (answer.kv_bytes_kept, answer.kv_bytes_dense) == (50 * pair_bytes, 200 * pair_bytes)
+
+
+def test_what_a_repetition_attends_to_is_kept() -> None:
+    """Scores by hand: the repetition's dense attention, its maximum over pieces, queries and heads of a group."""
+    pair, text = target_only(), random_ids(120)
+    target = pair.require_target()
+    target.set_attn_implementation("eager")
+    both = torch.cat([text, text])[None]
+    with torch.no_grad():
+        attentions = target(both, output_attentions=True).attentions
+    context = ContextCache.read(pair, text, keep=0.25)
+    for attention, positions in zip(attentions, context.positions, strict=True):
+        scores = attention[0, :, 120:, :120].amax(dim=1).view(2, 2, 120).amax(dim=1)
+        scores[:, :4] = 2.0
+        assert torch.equal(positions[0], scores.topk(30).indices.sort().values)
+
+
+def test_streams_tasks_sampling_and_schemas_start_from_it(pair: ModelPair) -> None:
+    context = ContextCache.read(pair, TEXT)
+    whole = generate(pair, "Who?", context=context, max_new_tokens=12)
+    with stream(pair, "Who?", context=context, max_new_tokens=12) as pieces:
+        assert "".join(pieces) == whole.text
+    assert asyncio.run(agenerate(pair, "Who?", context=context, max_new_tokens=12)).text == whole.text
+    assert len(generate(pair, "Who?", context=context, max_new_tokens=5, num_beams=2).output_ids) <= 5
+    assert generate(pair, "Who?", context=context, regex="(yes|no)").text in ("yes", "no")
+
+
+def test_threads_share_a_context(pair: ModelPair) -> None:
+    context = ContextCache.read(pair, TEXT)
+    questions = ["Who?", "When was it opened?", "What does the mule do?"]
+    alone = [generate(pair, q, context=context, max_new_tokens=8).text for q in questions]
+    found: dict[int, str] = {}
+
+    def ask(i: int) -> None:
+        with stream(pair, questions[i % 3], context=context, max_new_tokens=8) as pieces:
+            found[i] = "".join(pieces)
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[i] for i in range(6)] == alone * 2
+
+
+def test_a_chat_is_cut_between_the_context_and_the_question(pair: ModelPair) -> None:
+    tokenizer = pair.require_tokenizer()
+    rest = [{"role": "assistant", "content": "Saffron."}, {"role": "user", "content": "And when?"}]
+    system = {"role": "system", "content": "Be brief."}
+    whole = chat_ids(tokenizer, [system, {"role": "user", "content": f"{TEXT}\n\nWho?"}, *rest])
+    cut = [
+        *context_ids(tokenizer, TEXT, "Be brief.").tolist(),
+        *question_ids(tokenizer, [{"role": "user", "content": "Who?"}, *rest]).tolist(),
+    ]
+    assert cut == whole
+
+
+def test_saved_and_loaded_it_answers_the_same(pair: ModelPair, tmp_path: Path) -> None:
+    context = ContextCache.read(pair, TEXT)
+    context.save(tmp_path / "mule.context")
+    loaded = ContextCache.load(tmp_path / "mule.context", pair)
+    assert (loaded.tokens, loaded.nbytes, loaded.settings) == (context.tokens, context.nbytes, context.settings)
+    ask = {"max_new_tokens": 8}
+    assert generate(pair, "Who?", context=loaded, **ask).output_ids == (
+        generate(pair, "Who?", context=context, **ask).output_ids
+    )
+
+
+def test_damage_and_other_weights_are_noticed(pair: ModelPair, tmp_path: Path) -> None:
+    path = tmp_path / "mule.context"
+    ContextCache.read(pair, TEXT).save(path)
+    with pytest.raises(ConfigError, match="another target"):
+        ContextCache.load(path, ModelPair(target=tiny_model("llama", seed=9, layers=3)))
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match="checksum"):
+        ContextCache.load(path, pair)
+    path.write_bytes(data[:1000])
+    with pytest.raises(ConfigError, match="damaged"):
+        ContextCache.load(path, pair)
+
+
+KILLED = """
+import sys, threading, os, signal, time
+from pathlib import Path
+import torch
+from spec_rag.generation.context import ContextCache
+from spec_rag import tensor_files
+path = Path(sys.argv[1])
+big = torch.zeros(1, 2, 200_000, 16)
+context = ContextCache(torch.arange(3), (big,), (big + 1,), (torch.zeros(1, 2, 200_000).long(),), "other", {})
+write = tensor_files.os.fsync
+tensor_files.os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+context.save(path)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal")
+def test_killed_while_saving_the_old_file_is_whole(pair: ModelPair, tmp_path: Path) -> None:
+    path = tmp_path / "mule.context"
+    context = ContextCache.read(pair, TEXT)
+    context.save(path)
+    before = path.read_bytes()
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False, env=os.environ)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_bytes() == before
+    assert ContextCache.load(path, pair).tokens == context.tokens
+    context.save(path)  # and what the killed one left is in nobody's way
+    assert ContextCache.load(path, pair).tokens == context.tokens
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"keep": 0}, "keep=0"),
+        ({"keep": 1.5}, "keep=1.5"),
+        ({"max_bytes": 0}, "max_bytes=0"),
+        ({"max_bytes": 5}, "a single token take 768 bytes"),
+        ({"context": " "}, "is empty"),
+        ({"system": "Be brief.", "context": [1, 2]}, "needs a context that is text"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(pair: ModelPair, settings: dict[str, Any], says: str) -> None:
+    given = {"context": TEXT, **settings}
+    with pytest.raises(ConfigError, match=says):
+        ContextCache.read(pair, given.pop("context"), **given)
+
+
+def test_questions_that_cannot_work_are_refused(pair: ModelPair) -> None:
+    context = ContextCache.read(pair, TEXT)
+    with pytest.raises(ConfigError, match="another target"):
+        generate(target_only(), random_ids(5), context=context)
+    with pytest.raises(ConfigError, match="specpc"):
+        generate(pair, "Who?", SpecPCConfig(), context=context)
+    with pytest.raises(ConfigError, match="give a ContextCache"):
+        generate(pair, "Who?", context=TEXT)
+    with pytest.raises(ConfigError, match="system's"):
+        generate(pair, [{"role": "system", "content": "Be brief."}], context=context)
+    with pytest.raises(PromptTooLongError):
+        generate(pair, "Who?", context=context, max_new_tokens=4096)
+
+
+def test_reading_can_be_cancelled(pair: ModelPair) -> None:
+    cancelled = threading.Event()
+    cancelled.set()
+    with pytest.raises(CancelledError):
+        ContextCache.read(pair, TEXT, cancelled=cancelled)
+
+
+def test_the_evaluation_asks_each_context_its_questions(pair: ModelPair) -> None:
+    cases = contexts(2, sentences=8, facts=4, seed=1)
+    assert all(f"the {q[31:-1]} is {code}." in case.text for case in cases for q, code in case.questions)
+    hits = contexts_answered(pair, cases, keeps=(0.5,), max_new_tokens=4)
+    assert {name: len(shares) for name, shares in hits.items()} == {"dense": 2, "0.5 of the pairs": 2}
+    assert "| 2 contexts, 4 questions each |" in table(hits)

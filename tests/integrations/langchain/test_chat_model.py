@@ -36,7 +36,7 @@ from spec_rag import ContextCache, SpecKVConfig, SpecPCConfig, generate
 from spec_rag.errors import ConfigError
 from spec_rag.generation.tool_calls import ToolChoice
 from spec_rag.models.pair import ModelPair
-from spec_rag.text.prompts import chat_ids
+from spec_rag.text.prompts import chat_ids, prompt_ids
 
 PROMPT = "Tell me everything about the mule that carried the first lens up the mountain."
 
@@ -75,8 +75,12 @@ async def all_ways(chat: Any, given: Any) -> dict[str, AIMessage]:
     }
 
 
+def ids_of(chat: ChatSpecKV, messages: list[BaseMessage], tools: Any = ()) -> list[int]:
+    return prompt_ids(chat.load().tokenizer, chat._prompt(messages, ToolChoice(tools))).tolist()
+
+
 def prompt_of(chat: ChatSpecKV, messages: list[BaseMessage], tools: Any = ()) -> str:
-    return str(chat.load().tokenizer.decode(chat._prompt(messages, ToolChoice(tools))))
+    return str(chat.load().tokenizer.decode(ids_of(chat, messages, tools)))
 
 
 class TestAnswers:
@@ -183,12 +187,12 @@ class TestStream:
 
 class TestPrompt:
     def test_is_tokenized_inside_the_template(self, chat: ChatSpecKV) -> None:
-        ids = chat._prompt([HumanMessage("Hello")], ToolChoice())
+        ids = ids_of(chat, [HumanMessage("Hello")])
         assert ids.count(chat.load().tokenizer.bos_token_id) == 1
 
     def test_special_tokens_in_a_message_stay_text(self, chat: ChatSpecKV) -> None:
         end = chat.load().tokenizer.convert_tokens_to_ids("<|im_end|>")
-        assert chat._prompt([HumanMessage("a<|im_end|>b")], ToolChoice()).count(end) == 1
+        assert ids_of(chat, [HumanMessage("a<|im_end|>b")]).count(end) == 1
 
     def test_neighbours_of_one_role_are_one_turn(self, chat: ChatSpecKV) -> None:
         messages = [SystemMessage("a"), SystemMessage("b"), HumanMessage("c"), HumanMessage("d"), AIMessage("e")]

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from spec_rag.cli.console import be_quiet
 from spec_rag.errors import SpecRagError
 
-COMMANDS = ("compress", "ask", "index", "serve", "mcp", "calibrate", "evaluate", "demo")
+COMMANDS = ("compress", "ask", "index", "serve", "mcp", "calibrate", "evaluate", "plan", "demo")
 
 
 class _Commands(TyperGroup):

@@ -1,0 +1,1 @@
+"""What a pair of models will cost on a device, from their configs alone."""

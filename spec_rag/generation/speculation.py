@@ -60,8 +60,8 @@ class Guesses:
         right = min(guessed, len(written) - 1)
         self.asked += guessed
         self.right += right
-        # twice as bold where everything was right, else as bold as would have been right, and one more
-        self._width = min(2 * self._width if right == guessed else right + 1, WIDEST)
+        # twice as bold where everything was right, else half as bold, or as bold as would have been right, and one more
+        self._width = min(2 * self._width if right == guessed else max(right + 1, self._width // 2), WIDEST)
         self._at += right
         self._follow(written[-1])
 

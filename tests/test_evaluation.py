@@ -135,6 +135,31 @@ def test_bm25_prefers_the_sentence_that_has_the_words(draft: Draft) -> None:
     assert "Its mill stands by the weir." in VARIANTS["BM25 sentences"](Case(draft, asked))[0]
 
 
+def test_truncation_keeps_the_beginning_the_end_or_both(draft: Draft) -> None:
+    case = Case(draft, ASKED)
+    whole, room = "\n".join(TEXTS), case.tokens // PARTS[0]
+
+    def kept(name: str) -> str:
+        text = VARIANTS[f"truncation {name}"](case)[0]
+        assert room - 12 < case.count(text) <= room + 1  # a word more, and a line break that is not counted
+        return text
+
+    assert whole.startswith(kept("to the head"))
+    assert whole.endswith(kept("to the tail"))
+    first, last = kept("of the middle").split("\n")
+    assert whole.startswith(first)
+    assert whole.endswith(last)
+    assert abs(len(first.split()) - len(last.split())) <= 1
+
+
+def test_random_sentences_stay_the_same_for_a_question_and_differ_between_questions(draft: Draft) -> None:
+    def kept(question: str) -> list[str]:
+        return VARIANTS["random sentences"](Case(draft, replace(ASKED, question=question)))
+
+    assert kept("Who?") == kept("Who?")
+    assert len({kept(f"Who is number {i}?")[0] for i in range(8)}) > 1
+
+
 def test_the_table_shows_shares_and_their_intervals() -> None:
     kept = {"default": [[True, True, False]] * 3 + [[True, False, False]]}
     line = run.kept_table(kept).splitlines()[-1]

@@ -6,11 +6,16 @@ of the documents' texts, as the draft counts them. This module does not know fil
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 from safetensors import safe_open
@@ -191,6 +196,40 @@ def embedding(case: Case) -> list[str]:
     return case.whole(standardised(sentences) + standardised(documents))
 
 
+def truncation(head: float) -> Variant:
+    """The first words of all documents together and the last, what lies between dropped.
+
+    Args:
+        head: share of the kept words that are the first, 0 to 1.
+    """
+
+    def variant(case: Case) -> list[str]:
+        words = [(d, *found.span()) for d, text in enumerate(case.texts) for found in re.finditer(r"\S+", text)]
+
+        def pieces(kept: int) -> list[str]:
+            first = round(kept * head)
+            runs = [
+                list(run)
+                for part in (words[:first], words[len(words) - (kept - first) :])
+                for _, run in groupby(part, key=itemgetter(0))
+            ]
+            return [case.texts[run[0][0]][run[0][1] : run[-1][2]] for run in runs]
+
+        def tokens(kept: int) -> int:
+            return sum(map(case.count, pieces(kept)))
+
+        sizes = range(1, len(words) + 1)
+        return ["\n".join(pieces(bisect_right(sizes, case.tokens // part, key=tokens))) for part in PARTS]
+
+    return variant
+
+
+def random_sentences(case: Case) -> list[str]:
+    """Whole sentences drawn by chance; the same ones for the same question."""
+    chance = torch.Generator().manual_seed(crc32(case.asked.question.encode()))
+    return case.whole(torch.rand(len(case.unit_texts), generator=chance))
+
+
 def settings(**changes: Any) -> Variant:
     """What `compress` keeps with settings changed."""
     return lambda case: case.kept(case.reading(**changes))
@@ -216,6 +255,10 @@ VARIANTS: Mapping[str, Variant] = {
     "paper": paper,
     "paper by sentence": joint_sentences,
     "BM25 sentences": word_matching,
+    "random sentences": random_sentences,
+    "truncation to the head": truncation(1),
+    "truncation to the tail": truncation(0),
+    "truncation of the middle": truncation(0.5),
     "default": settings(),
     "default of 2025": settings(preset="2025-default"),
     "- likelihood": settings(likelihood=False),

@@ -78,6 +78,13 @@ def test_the_readme_names_options_that_there_are() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8").split("## Options at a glance")[1]
     first_cells = [line.split("|")[1] for line in readme.splitlines() if line.startswith("| `")]
     named = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
-    known = rows(OPTIONS, "## `compress`", 1).keys() | {"preset", "embeddings", "embed_model", "target", "specpc", "speckv"}
+    known = rows(OPTIONS, "## `compress`", 1).keys() | {
+        "preset",
+        "embeddings",
+        "embed_model",
+        "target",
+        "specpc",
+        "speckv",
+    }
     assert named
     assert named <= known

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from spec_rag.errors import MissingDependencyError
 from spec_rag.results import CompressedDocument, CompressionData, KeptUnit, Reason
+from spec_rag.text.terminal import visible
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -65,7 +66,7 @@ def compression_table(compression: CompressionData) -> Table:
     except ImportError as error:
         raise MissingDependencyError('The table needs rich: pip install "spec-rag[cli]"') from error
     table = Table(
-        title=Text(_shortened(compression.query, 100)),
+        title=Text(visible(_shortened(compression.query, 100))),
         title_justify="left",
         caption=Text(_cost(compression)),
         caption_justify="left",
@@ -81,7 +82,7 @@ def compression_table(compression: CompressionData) -> Table:
             _labelled(document, number),
             Text(_change(document.tokens_before, document.tokens_after)),
             Text(_percent(document.ratio)),
-            Text(_preview(document)),
+            Text(visible(_preview(document))),
             style="" if document.text else "dim",
         )
     return table
@@ -225,10 +226,10 @@ def _name(document: CompressedDocument, number: int) -> str:
 def _labelled(document: CompressedDocument, number: int) -> Text:
     from rich.text import Text
 
-    label = Text(_name(document, number))
+    label = Text(visible(_name(document, number)))
     source = _source(document)
-    if source and source != label.plain:
-        label.append("\n" + Path(source).name, style="dim")
+    if source and source != _name(document, number):
+        label.append("\n" + visible(Path(source).name), style="dim")
     return label
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
+import time
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from spec_rag.answering.loaders import read_file, read_files
-from spec_rag.errors import UnreadableFileError
+from spec_rag.answering.loaders import ReadLimits, read_bytes, read_file, read_files
+from spec_rag.errors import ConfigError, UnreadableFileError
 
 pypdf = pytest.importorskip("pypdf")
-pytest.importorskip("bs4")
+pytest.importorskip("lxml")
 
 
 def pdf_bytes(*pages: str) -> bytes:
@@ -198,3 +202,105 @@ def test_a_word_document_keeps_its_paragraphs_and_tables_in_their_order(tmp_path
     read = read_file(tmp_path / "tanks.docx")
     assert read.text == "Water\n\nTank 3 holds 300 litres.\n\ntank \tlitres\n3 \t300\n\nIt is blue."
     assert read.title == "The tanks"
+
+
+def seconds_of(read: Callable[[], object]) -> float:
+    def once() -> float:
+        start = time.process_time()
+        read()
+        return time.process_time() - start
+
+    return min(once() for _ in range(3))
+
+
+HOSTILE: dict[str, tuple[str, Callable[[int], str]]] = {
+    "spaces of a heading": ("a.md", lambda n: "# " + "x" + " " * n + "y"),
+    "spaces before nothing": ("a.md", lambda n: "x\n# " + " " * n + "\n"),
+    "hashes of a heading": ("a.md", lambda n: "# x" + "#" * n + "y"),
+    "headings of nothing": ("a.md", lambda n: "x\n" + "# #\n" * n),
+    "cells": ("a.html", lambda n: "<table><tr>" + "<td>x</td>" * n),
+    "open cells": ("a.html", lambda n: "<table><tr>" + "<td>x" * n),
+    "paragraphs": ("a.html", lambda n: "<p>x</p>" * n),
+    "open paragraphs": ("a.html", lambda n: "<p>x" * n),
+    "open items": ("a.html", lambda n: "<ul>" + "<li>x" * n),
+    "line breaks": ("a.html", lambda n: "x<br>" * n),
+    "spaces in pre": ("a.html", lambda n: "<pre>x" + " " * n + "y</pre>"),
+    "open comments": ("a.html", lambda n: "y" + "x<!--" * n),
+    "open tags": ("a.html", lambda n: "y" + "x<a " * n),
+    "ends of nothing": ("a.html", lambda n: "y" + "</b>" * n),
+    "entities": ("a.html", lambda n: "x&am" * n),
+    "open declarations": ("a.html", lambda n: "y" + "<meta " * n),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_reading_takes_no_longer_than_the_length_of_a_file_lets_expect(name: str) -> None:
+    """Eight times the length is at most 32 times the time where it is linear; 64 and more where it is quadratic."""
+    file, make = HOSTILE[name]
+    small, large = make(2_000).encode(), make(16_000).encode()
+    short = max(seconds_of(lambda: read_bytes(file, small)), 0.002)
+    assert seconds_of(lambda: read_bytes(file, large)) < 32 * short
+
+
+def test_tags_within_tags_are_read_to_a_depth_and_refused_beyond() -> None:
+    deep = b"<div>" * 40_000 + b"x"
+    with pytest.raises(UnreadableFileError, match=r"a\.html has more than 1000 tags open.*max_depth"):
+        read_bytes("a.html", deep)
+    assert read_bytes("a.html", b"<div>" * 900 + b"x").text == "x"
+    assert read_bytes("a.html", deep, limits=ReadLimits(max_depth=50_000)).text == "x"
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    limits = ReadLimits(max_bytes=1000)
+    path = written(tmp_path, "a.txt", "x" * 1001)
+    with pytest.raises(UnreadableFileError, match=r"1,000 bytes.*max_bytes"):
+        read_file(path, limits=limits)
+    assert read_file(written(tmp_path, "b.txt", "x" * 1000), limits=limits).text == "x" * 1000
+    with path.open("wb") as file:
+        file.truncate(2**40)  # a hole, which takes no room
+    with pytest.raises(UnreadableFileError, match="bytes"):
+        read_file(path)
+
+
+def test_a_word_document_is_measured_by_what_it_unpacks_to() -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("word/document.xml", b" " * 2**21)
+    assert len(out.getvalue()) < 2**14
+    with pytest.raises(UnreadableFileError, match="max_bytes"):
+        read_bytes("a.docx", out.getvalue(), limits=ReadLimits(max_bytes=2**20))
+
+
+@pytest.mark.parametrize(("name", "data"), [("a.html", b"<p>x" * 10), ("a.pdf", pdf_bytes("One page."))])
+def test_a_file_that_takes_too_long_is_given_up(name: str, data: bytes) -> None:
+    with pytest.raises(UnreadableFileError, match=r"seconds to read.*max_seconds"):
+        read_bytes(name, data, limits=ReadLimits(max_seconds=1e-9))
+
+
+@pytest.mark.parametrize("limits", [{"max_bytes": 0}, {"max_depth": -1}, {"max_seconds": float("nan")}])
+def test_limits_are_numbers_above_zero(limits: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(limits))):
+        ReadLimits(**limits)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(UnreadableFileError, match="pipe"):
+        read_file(tmp_path / "a.txt")
+
+
+def test_a_heading_loses_the_hashes_that_close_it_and_no_others() -> None:
+    assert read_bytes("a.md", b"# C#\n").title == "C#"
+    assert read_bytes("a.md", b"# ##\n# Next # \n").title == "Next"
+
+
+def test_a_page_without_a_declared_encoding_is_utf8_or_else_as_browsers_guess() -> None:
+    assert read_bytes("a.html", "<p>é€".encode()).text == "é€"
+    assert read_bytes("a.html", "<p>é€".encode("cp1252")).text == "é€"
+    assert read_bytes("a.html", "<p>é€".encode("utf-16")).text == "é€"
+    assert read_bytes("a.html", b'<meta charset="no-such"><p>\xc3\xa9').text == "é"
+
+
+def test_a_page_is_titled_by_its_heading_where_its_title_says_nothing() -> None:
+    assert read_bytes("a.html", b"<title> </title><h1>The <i>hut</i></h1><p>x").title == "The hut"

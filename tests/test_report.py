@@ -188,3 +188,11 @@ def test_table_fits_a_narrow_terminal() -> None:
 
 def test_table_is_the_table_of_a_compression() -> None:
     assert compression_table(compression(document())).row_count == 1
+
+
+def test_table_shows_control_characters_and_obeys_none() -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b31m A tank [link=http://x]leaks[/link]. \x7f\r"
+    shown = table_text(compression(document(evil, evil), query=f"Which {evil}?"))
+    assert not set(shown) & {*map(chr, range(9)), *map(chr, range(11, 32)), *map(chr, range(0x7F, 0xA0))}
+    assert "\u241b" in shown
+    assert "[link" in shown

@@ -65,6 +65,20 @@ def test_the_best_window_is_the_run_of_words_with_most_importance() -> None:
     assert len(text[slice(*window)].split()) == 3
 
 
+def test_the_best_window_counts_each_word_but_twice() -> None:
+    text = "江湖" * 480
+    counted = 0
+
+    def count(piece: str) -> int:
+        nonlocal counted
+        counted += 1
+        return len(piece)
+
+    scores = [1.0 if 300 <= i < 340 else 0.0 for i in range(len(text))]
+    assert best_window(text, (0, len(text)), scores, count, 40) == (300, 340)
+    assert counted <= 2 * len(text)
+
+
 def test_nothing_is_kept_of_nothing() -> None:
     assert select(reading_of([], []), CompressionConfig(), words, 9) == []
     assert units_kept([], [], 9) == []

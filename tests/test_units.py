@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import time
 from itertools import pairwise
 
 import pytest
+from sentencex import get_sentence_boundaries
 
 from spec_rag.compression.cutting import longest_prefix
 from spec_rag.text.units import cut_at_words, kept_text, merged, sentence_spans, unit_spans, word_spans
@@ -180,3 +182,35 @@ def test_a_fault_of_the_splitter_leaves_the_block_whole_and_an_interruption_is_n
                 pieces("One. Two.")
         else:
             assert pieces("One. Two.\n- three") == expected
+
+
+def test_the_splitter_sees_long_texts_in_pieces_that_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own work grows with the square of what it sees at once."""
+    sentences = [f"他在第{i}号小屋里，说：“门是开着的。”" if i % 3 else f"Übung {i} war gut. " for i in range(2000)]
+    text = "".join(sentences)
+    whole = get_sentence_boundaries("zh", text)
+    expected = [text[slice(one["start_index"], one["end_index"])].strip() for one in whole]
+    seen: list[int] = []
+
+    def split(language: str, block: str) -> object:
+        seen.append(len(block))
+        return get_sentence_boundaries(language, block)
+
+    monkeypatch.setattr("spec_rag.text.units.get_sentence_boundaries", split)
+    assert [text[a:b] for a, b in sentence_spans(text, "zh")] == expected
+    assert max(seen) <= 4000
+    assert sum(seen) < 1.1 * len(text)
+
+
+@pytest.mark.parametrize(
+    "line", ["江湖是。", "a\n", "a\n\n", "word ", "J. ", '"a. ', "(a. ", "a\t", "שלום. ", " \n", "| a\n"]
+)
+def test_cutting_takes_no_longer_than_the_length_of_a_text_lets_expect(line: str) -> None:
+    def seconds(text: str) -> float:
+        start = time.process_time()
+        sentence_spans(text)
+        return time.process_time() - start
+
+    small, large = line * 2000, line * 16_000
+    # eight times the length: 64 times the time where a step is quadratic
+    assert min(seconds(large) for _ in range(2)) < 32 * max(min(seconds(small) for _ in range(3)), 0.002)

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import io
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from spec_rag.answering.limits import ReadLimits, check_size, clock
 from spec_rag.errors import MissingDependencyError, UnreadableFileError
 from spec_rag.text.documents import Document
-
-if TYPE_CHECKING:
-    from bs4 import BeautifulSoup
 
 PathLike = str | Path
 Skipped = Callable[[UnreadableFileError], None]
@@ -28,22 +26,20 @@ _PDF_SUFFIXES = (".pdf",)
 _WORD_SUFFIXES = (".docx",)
 SUFFIXES = _TEXT_SUFFIXES + _MARKDOWN_SUFFIXES + _HTML_SUFFIXES + _PDF_SUFFIXES + _WORD_SUFFIXES
 
-_HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+(.+?)[ \t]*#*[ \t]*$", re.MULTILINE)
+_HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+(\S.*)$", re.MULTILINE)
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_LINES = ["dd", "dt", "li", "tr"]
-_PARAGRAPHS = re.compile(
-    "^(address|article|aside|blockquote|body|caption|details|div|dl|fieldset|figcaption|figure|footer|form|h[1-6]|header"
-    "|hr|main|nav|ol|p|pre|section|summary|table|tbody|tfoot|thead|title|ul)$"
-)
-_UNREAD = ["script", "style", "noscript", "template", "svg", "iframe", "object", "head"]
 
 
-def read_file(path: PathLike, *, encoding: str | None = None) -> Document:
+_LIMITS = ReadLimits()
+
+
+def read_file(path: PathLike, *, encoding: str | None = None, limits: ReadLimits = _LIMITS) -> Document:
     """Read one file.
 
     Args:
         path: a file whose suffix is one of `SUFFIXES`.
         encoding: of text, Markdown and HTML; None reads UTF-8 (or UTF-16 with its mark), and HTML as it declares.
+        limits: how large and how deep it may be, and how long it may take.
 
     Returns:
         A document with the first heading, <title> or file stem as its title, and metadata {"source": path}; of a PDF
@@ -60,14 +56,17 @@ def read_file(path: PathLike, *, encoding: str | None = None) -> Document:
     if path.is_dir():
         raise UnreadableFileError(f"{path} is a folder: read it with read_files().")
     _check_suffix(path)
+    if not path.is_file():
+        raise UnreadableFileError(f"{path} is a device or a pipe: give a file.")
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(int(limits.max_bytes) + 1)
     except OSError as error:
         raise UnreadableFileError(f"{path} cannot be opened: {error.strerror or error}.") from error
-    return read_bytes(path, data, encoding=encoding)
+    return read_bytes(path, data, encoding=encoding, limits=limits)
 
 
-def read_bytes(name: PathLike, data: bytes, *, encoding: str | None = None) -> Document:
+def read_bytes(name: PathLike, data: bytes, *, encoding: str | None = None, limits: ReadLimits = _LIMITS) -> Document:
     """Read what stands in a file of that name, which need not exist; see `read_file`.
 
     Raises:
@@ -76,25 +75,29 @@ def read_bytes(name: PathLike, data: bytes, *, encoding: str | None = None) -> D
     """
     path = Path(name)
     suffix = _check_suffix(path)
+    check_size(path, len(data), limits)
     metadata: dict[str, object] = {"source": str(path)}
     if suffix in _PDF_SUFFIXES:
-        text, metadata["page_starts"] = _pdf_text(path, data)
+        text, metadata["page_starts"] = _pdf_text(path, data, clock(path, limits))
         title = None
     elif suffix in _WORD_SUFFIXES:
-        title, text = _word_text(path, data)
+        title, text = _word_text(path, data, limits)
     elif suffix in _HTML_SUFFIXES:
-        title, text = _html_text(path, data, encoding)
+        title, text = _html_text(path, data, encoding, limits)
     else:
         text = _decoded(path, data, encoding)
-        heading = _HEADING.search(text) if suffix in _MARKDOWN_SUFFIXES else None
-        title = heading.group(1).strip() if heading else None
+        title = _first_heading(text) if suffix in _MARKDOWN_SUFFIXES else None
     if not text.strip():
         raise UnreadableFileError(f"{path} holds no text.")
     return Document(text, title=title or path.stem, id=str(path), metadata=metadata)
 
 
 def read_files(
-    paths: Iterable[PathLike], *, encoding: str | None = None, skipped: Skipped | None = None
+    paths: Iterable[PathLike],
+    *,
+    encoding: str | None = None,
+    skipped: Skipped | None = None,
+    limits: ReadLimits = _LIMITS,
 ) -> list[Document]:
     """Read files, and folders recursively in alphabetical order; a file named twice is read once.
 
@@ -105,6 +108,7 @@ def read_files(
         encoding: see `read_file`.
         skipped: called with the error of each unreadable file inside a folder, which is then left out; None raises it.
             A file named by itself always raises.
+        limits: of each file.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -117,7 +121,7 @@ def read_files(
             if path.resolve() in documents:
                 continue
             try:
-                documents[path.resolve()] = read_file(path, encoding=encoding)
+                documents[path.resolve()] = read_file(path, encoding=encoding, limits=limits)
             except UnreadableFileError as error:
                 if skipped is None or not inside:
                     raise
@@ -166,47 +170,36 @@ def _decoded(path: Path, data: bytes, encoding: str | None) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _html_text(path: Path, data: bytes, encoding: str | None) -> tuple[str | None, str]:
+def _first_heading(text: str) -> str | None:
+    """The first heading of Markdown that says something, without the hashes that may close it."""
+    for match in _HEADING.finditer(text):
+        title = match.group(1).rstrip(" \t")
+        bare = title.rstrip("#")
+        if bare.endswith((" ", "\t")) or not bare:
+            title = bare.strip()
+        if title:
+            return title
+    return None
+
+
+def _html_text(path: Path, data: bytes, encoding: str | None, limits: ReadLimits) -> tuple[str | None, str]:
     try:
-        from bs4 import BeautifulSoup
+        from spec_rag.answering.html import TooDeepError, decoded_page, page_text
     except ImportError as error:
-        raise MissingDependencyError(
-            f'{path}: reading HTML needs beautifulsoup4: pip install "spec-rag[cli]"'
-        ) from error
+        raise MissingDependencyError(f'{path}: reading HTML needs lxml: pip install "spec-rag[cli]"') from error
     if encoding is None and b"\x00" in data and not data.startswith(_UTF16_MARKS):
         raise UnreadableFileError(f"{path} is a binary file, not HTML.")
-    markup = _decoded(path, data, encoding) if encoding else data
-    soup = BeautifulSoup(markup, "html.parser")
-    heading = soup.title or soup.h1
-    title = " ".join(heading.get_text().split()) if heading else None
-    return title or None, _blocks_as_paragraphs(soup)
+    markup = _decoded(path, data, encoding) if encoding else decoded_page(data)
+    try:
+        return page_text(markup, max_depth=limits.max_depth, check=clock(path, limits))
+    except TooDeepError as error:
+        raise UnreadableFileError(
+            f"{path} has more than {limits.max_depth} tags open at once: close them, or give "
+            "limits=ReadLimits(max_depth=...)."
+        ) from error
 
 
-def _blocks_as_paragraphs(soup: BeautifulSoup) -> str:
-    """The text that a reader sees: one paragraph per block, one line per <br>, list item and table row."""
-    from bs4 import NavigableString
-
-    for tag in soup(_UNREAD):
-        tag.decompose()
-    for string in list(soup.find_all(string=True)):
-        if type(string) is NavigableString and string.find_parent("pre") is None:  # no comment or doctype
-            string.replace_with(re.sub(r"\s+", " ", string))
-    for tag in soup("br"):
-        tag.replace_with("\n")
-    for tag in soup(["td", "th"]):
-        tag.insert_after(" \t")
-    for tag in soup(_LINES):
-        tag.insert_after("\n")
-    for tag in soup(_PARAGRAPHS):
-        tag.insert_before("\n\n")
-        tag.insert_after("\n\n")
-    text = soup.get_text().replace("\xa0", " ")
-    text = re.sub(r"[ \t]+(?=\n)", "", text)
-    text = re.sub(r"\n (?! )", "\n", text)  # the space between two blocks; deeper indentation comes from <pre>
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
-
-
-def _pdf_text(path: Path, data: bytes) -> tuple[str, list[int]]:
+def _pdf_text(path: Path, data: bytes, check: Callable[[], None]) -> tuple[str, list[int]]:
     try:
         from pypdf import PdfReader
         from pypdf.errors import DependencyError
@@ -216,7 +209,10 @@ def _pdf_text(path: Path, data: bytes) -> tuple[str, list[int]]:
         reader = PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
             raise UnreadableFileError(f"{path} is protected by a password: save a copy without it.")
-        pages = [page.extract_text().strip() for page in reader.pages]
+        pages = []
+        for page in reader.pages:
+            check()
+            pages.append(page.extract_text(visitor_operand_before=lambda *_: check()).strip())
     except UnreadableFileError:
         raise
     except DependencyError as error:
@@ -237,13 +233,15 @@ def _pdf_text(path: Path, data: bytes) -> tuple[str, list[int]]:
     return "\n\n".join(pages), starts
 
 
-def _word_text(path: Path, data: bytes) -> tuple[str | None, str]:
+def _word_text(path: Path, data: bytes, limits: ReadLimits) -> tuple[str | None, str]:
     try:
         import docx
         from docx.table import Table
     except ImportError as error:
         raise MissingDependencyError(f'{path}: reading .docx needs python-docx: pip install "spec-rag[cli]"') from error
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            check_size(path, sum(entry.file_size for entry in archive.infolist()), limits)
         document = docx.Document(io.BytesIO(data))
         blocks = [
             "\n".join(" \t".join(cell.text for cell in row.cells) for row in block.rows)
@@ -252,6 +250,8 @@ def _word_text(path: Path, data: bytes) -> tuple[str | None, str]:
             for block in document.iter_inner_content()
         ]
         title = document.core_properties.title
+    except UnreadableFileError:
+        raise
     except Exception as error:  # a damaged file makes its parsers raise whatever they stumble over
         raise UnreadableFileError(
             f"{path} is not a readable Word document: {str(error) or type(error).__name__}."

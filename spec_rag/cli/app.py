@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from spec_rag.cli.console import be_quiet
+from spec_rag.cli.console import be_quiet, say
 from spec_rag.errors import SpecRagError
 
 COMMANDS = ("compress", "ask", "index", "serve", "mcp", "calibrate", "evaluate", "plan", "demo")
@@ -29,7 +29,7 @@ class _Commands(TyperGroup):
         except BrokenPipeError:
             raise
         except (SpecRagError, OSError) as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            say(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(2) from error
 
 

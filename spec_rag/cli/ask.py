@@ -140,7 +140,7 @@ def ask(
         def emit(piece: str) -> None:
             tell("")
             if not as_json:
-                typer.echo(piece, nl=False)
+                console.say(piece, nl=False)
 
         answered = answer_from(
             pair,
@@ -155,7 +155,7 @@ def ask(
     if as_json:
         console.print_json(answered_record(answered))
     else:
-        typer.echo("\n\n" + described(answered))
+        console.say("\n\n" + described(answered))
 
 
 def _retrieved(files: list[Path], question: str, chunk_chars: int, top_k: int, encoding: str | None) -> list[Chunk]:

@@ -42,7 +42,7 @@ def ask_context(asked: Asked, files: list[Path], target: str, options: Any, enco
         def emit(piece: str) -> None:
             tell("")
             if not asked.as_json:
-                typer.echo(piece, nl=False)
+                console.say(piece, nl=False)
 
         answer = answer_from_context(pair, asked.question, context, max_new_tokens=asked.max_new_tokens, emit=emit)
     timings = answer.timings

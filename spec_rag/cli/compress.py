@@ -109,7 +109,7 @@ def compress(
     if as_json:
         console.print_json(compression_record(compression))
     elif as_text:
-        typer.echo(compression.text)
+        console.print_text(compression.text)
     elif html is None:
         from rich.console import Console
 

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -22,6 +23,7 @@ from spec_rag.errors import UnreadableFileError
 from spec_rag.models.options import LoadOptions
 from spec_rag.presets import COMPRESSION_PRESETS
 from spec_rag.progress import listening
+from spec_rag.text.terminal import visible
 
 Files = Annotated[list[Path], typer.Argument(help="Files (.txt, .md, .html, .pdf, .docx) and folders of them.")]
 Draft = Annotated[str | None, typer.Option(help="Draft model: hub id, folder or .gguf file (default: SmolLM2-135M).")]
@@ -56,6 +58,8 @@ Cascade = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 Tell = Callable[[str], None]
+
+_UNPRINTABLE = re.compile("[\x7f-\x9f\ud800-\udfff]")  # what JSON may spell out, and does below U+0020 by itself
 
 
 def be_quiet() -> None:
@@ -117,9 +121,19 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def say(text: str, *, nl: bool = True, err: bool = False) -> None:
+    """Print what people read; control characters of documents and answers are shown, not obeyed."""
+    typer.echo(visible(text), nl=nl, err=err)
+
+
+def print_text(text: str) -> None:
+    """Print a text as it is, but for control characters where it goes to a terminal."""
+    typer.echo(visible(text) if sys.stdout.isatty() else text)
+
+
 def warn_skipped(error: UnreadableFileError) -> None:
     """Name a file that was left out on stderr."""
-    typer.echo(f"skipped: {error}", err=True)
+    say(f"skipped: {error}", err=True)
 
 
 def load_options(device: str | None) -> LoadOptions | None:
@@ -129,7 +143,8 @@ def load_options(device: str | None) -> LoadOptions | None:
 
 def print_json(value: Any) -> None:
     """Print JSON and nothing else."""
-    typer.echo(json.dumps(_finite(value), ensure_ascii=False, indent=2, allow_nan=False, default=str))
+    text = json.dumps(_finite(value), ensure_ascii=False, indent=2, allow_nan=False, default=str)
+    typer.echo(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text))
 
 
 def _finite(value: Any) -> Any:

@@ -67,10 +67,10 @@ def _answered_aloud(pair: ModelPair, handbook: Handbook, tell: console.Tell) -> 
 
         def emit(piece: str, label: list[str] = label) -> None:
             tell("")
-            typer.echo((label.pop() if label else "") + piece, nl=False)
+            console.say((label.pop() if label else "") + piece, nl=False)
 
         answers.append(answer_question(pair, handbook, question, index=index, emit=emit))
-        typer.echo(f"\n{described(answers[-1].answered)}\n")
+        console.say(f"\n{described(answers[-1].answered)}\n")
     return answers
 
 

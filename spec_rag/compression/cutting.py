@@ -6,6 +6,7 @@ This module knows one text at a time; it does not know which units are kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from spec_rag.text.token_counter import Counter
 from spec_rag.text.units import Span, word_spans
@@ -34,13 +35,14 @@ def best_window(text: str, span: Span, word_scores: Sequence[float], count: Coun
         budget: the most tokens of the run.
     """
     words = [(span[0] + a, span[0] + b) for a, b in word_spans(text[span[0] : span[1]])]
+    sums = [0.0, *accumulate(word_scores)]
     best: tuple[float, Span] | None = None
-    for first in range(len(words)):
-        fitting = longest_prefix(text, (words[first][0], span[1]), count, budget)
-        if fitting is None:
-            continue
-        last = max(i for i in range(first, len(words)) if words[i][1] <= fitting[1])
-        total = sum(word_scores[first : last + 1])
-        if best is None or total > best[0]:
-            best = (total, (words[first][0], words[last][1]))
+    behind = 0  # no run is longer for beginning later, so the end never goes back
+    for first, (start, _) in enumerate(words):
+        behind = max(behind, first)
+        while behind < len(words) and count(text[start : words[behind][1]]) <= budget:
+            behind += 1
+        total = sums[behind] - sums[first]
+        if behind > first and (best is None or total > best[0]):
+            best = (total, (start, words[behind - 1][1]))
     return best[1] if best else None

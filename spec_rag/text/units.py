@@ -33,6 +33,7 @@ _SENTENCE_END_INSIDE = re.compile(r"[.!?]\s+\S")
 _UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 _MAX_SENTENCE_CHARS = 1000  # beyond it, it is no sentence: cut at a word border
+_AT_ONCE = 4000  # characters the splitter sees: its work grows with their square where no spaces follow full stops
 # spaces that are not U+0020 and lone surrogates stop the splitter; none changes where a sentence ends
 _PLAIN = {
     **dict.fromkeys((0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000), " "),
@@ -163,6 +164,20 @@ def _sentences(text: str, start: int, end: int, language: str) -> list[Span]:
 
 
 def _boundaries(block: str, language: str) -> list[Span]:
+    """Where its sentences stand; a long block is read in pieces, each from the beginning of an unfinished sentence."""
+    found: list[Span] = []
+    start = 0
+    while start < len(block):
+        stop = len(block) if block.isascii() else min(start + _AT_ONCE, len(block))
+        sentences = [(start + a, start + b) for a, b in _split(block[start:stop], language)]
+        if stop < len(block) and len(sentences) > 1:
+            stop = sentences.pop()[0]
+        found += sentences
+        start = stop
+    return found
+
+
+def _split(block: str, language: str) -> list[Span]:
     try:
         found = get_sentence_boundaries(language, block)
     except BaseException as error:

@@ -193,7 +193,9 @@ def test_metadata_says_what_the_models_are(pair: ModelPair, plain_pair: ModelPai
     assert llm_of(plain_pair).metadata.is_chat_model is False
     assert llm_of(pair, context_window=500).metadata.context_window == 500
     narrow = ModelPair(draft=tiny_llama(1, byte_tokenizer(), 256), target=pair.target, tokenizer=pair.tokenizer)
-    assert llm_of(narrow).metadata.context_window == 256, "the draft reads the prompt too"
+    by_draft = SpecKVConfig(lookahead="draft")
+    assert llm_of(narrow, speckv=by_draft).metadata.context_window == 256, "the draft reads the prompt too"
+    assert llm_of(narrow).metadata.context_window == 8192, "beyond it the target looks ahead itself"
     assert llm_of(narrow, speckv=None).metadata.context_window == 8192
 
 
@@ -359,7 +361,7 @@ def test_nothing_dropped_is_no_event(pair: ModelPair, observed: Observed) -> Non
 
 
 def test_specpc_shortens_what_the_target_reads(pair: ModelPair, observed: Observed) -> None:
-    specpc = SpecPCConfig(max_capacity_prompt=32, window_size=8, kernel_size=4, starting_layer_index=0)
+    specpc = SpecPCConfig(max_capacity_prompt=32, window_size=8, kernel_size=4, starting_layer_index=0, unit="token")
     raw = llm_of(pair, specpc=specpc, speckv=None).complete(PROMPT).raw
     assert raw["speckv"]["target_prompt_tokens"] == 32 < raw["usage"]["prompt_tokens"]
     assert len(observed.of(KVDropEvent)) == 1
@@ -368,7 +370,7 @@ def test_specpc_shortens_what_the_target_reads(pair: ModelPair, observed: Observ
 def test_settings_survive_serialisation_without_weights(pair: ModelPair) -> None:
     llm = llm_of(
         pair,
-        specpc=SpecPCConfig(max_capacity_prompt=77, window_size=8, starting_layer_index=0),
+        specpc=SpecPCConfig(max_capacity_prompt=77, window_size=8, starting_layer_index=0, unit="token"),
         speckv={"max_capacity_prompt": 64, "preset": "paper"},
         temperature=0.5,
         seed=3,

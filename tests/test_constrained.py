@@ -179,6 +179,23 @@ def test_formats_that_are_not_known_are_remarks() -> None:
     assert Constraint.of(schema={"type": "string", "format": "path"}) is not None
 
 
+def test_a_way_to_the_end_is_known_inside_numbers_and_strings(pair: ModelPair) -> None:
+    tokenizer = pair.require_tokenizer()
+    vocabulary = Vocabulary.of(tokenizer, 320, [1])
+    fields = {"a": {"type": "number"}, "b": {"type": "integer", "minimum": 5}, "c": {"type": "string"}}
+    constraint = Constraint.of(schema={"type": "object", "properties": fields, "required": list(fields)})
+    assert constraint is not None
+    written = '{"a": 9.25e3, "b": 71, "c": "x"}'
+    held = ConstrainedLogits(constraint, vocabulary, 0, 200, greedy=True)
+    for end in range(len(written)):
+        ids = tokenizer(written[:end], add_special_tokens=False)["input_ids"]
+        scores = torch.zeros(1, 320)
+        wanted = tokenizer(written[end], add_special_tokens=False)["input_ids"][0]
+        scores[0, wanted] = 1.0
+        assert int(held(torch.tensor([ids], dtype=torch.long), scores).argmax()) == wanted, written[: end + 1]
+    assert not held.steered, "nothing had to be steered with so much room"
+
+
 def test_a_target_without_an_end_token_is_refused() -> None:
     pair = tiny_pair()
     pair = ModelPair(target=tiny_model("llama", eos_token_id=None), tokenizer=pair.tokenizer)

@@ -28,7 +28,7 @@ _TIGHT_TOKENS = 16
 _ROUTE_TOKENS = 2048  # a way to the end that is longer is none
 _INSIDE_TEXT = ('"', ".", " ", "a", "0", "/", "-", ":")
 _BRACKETS = ("}", "]")
-_BETWEEN = ("}", "]", '"', "0", "n", "1", "f", "t", "-", "[", "{", ",", " ")
+_BETWEEN = ("}", "]", ",", '"', "0", "n", "1", "f", "t", "-", "[", "{", " ")  # a comma ends a number, a digit never
 
 _vocabularies: weakref.WeakKeyDictionary[Any, dict[tuple[Any, ...], Vocabulary]] = weakref.WeakKeyDictionary()
 _making = threading.Lock()
@@ -146,6 +146,8 @@ class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
         routes: dict[int, list[int]] = {}
         for token in tried:
             route = self._behind(state.matcher, token)
+            if route is None and left > self._jump_tokens + _TIGHT_TOKENS:
+                return  # no way to the end is known from there, but there is room to find one
             if route is not None and len(route) < left:
                 routes[token] = route
                 if self.greedy or (inside and left - len(route) > _TIGHT_TOKENS):

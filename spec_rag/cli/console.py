@@ -128,7 +128,8 @@ def say(text: str, *, nl: bool = True, err: bool = False) -> None:
 
 def print_text(text: str) -> None:
     """Print a text as it is, but for control characters where it goes to a terminal."""
-    typer.echo(visible(text) if sys.stdout.isatty() else text)
+    # left to itself, echo takes escapes out of what goes into a pipe
+    typer.echo(visible(text) if sys.stdout.isatty() else text, color=True)
 
 
 def warn_skipped(error: UnreadableFileError) -> None:

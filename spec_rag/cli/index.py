@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spec_rag.cli import console
 from spec_rag.cli.compress import compression_settings
 from spec_rag.config import CompressionConfig
+from spec_rag.errors import MissingDependencyError
 from spec_rag.models.options import DEFAULT_DRAFT
+
+if TYPE_CHECKING:
+    from spec_rag.compression.index import DocumentIndex
+    from spec_rag.compression.reading import Indexed
+    from spec_rag.text.documents import Document
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +36,9 @@ def index(
         typer.Option(help="int4, int8, float16 or float32 (default: the folder's own; int4 for a new one)."),
     ] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Index whole files, as `compress` reads them.")] = False,
+    workers: Annotated[
+        int | None, typer.Option("--ray", help="Read with so many workers on a Ray cluster (or this machine).", min=1)
+    ] = None,
     as_json: console.AsJson = False,
 ) -> None:
     """Read FILES with the draft and keep what it read in a folder.
@@ -50,15 +59,10 @@ def index(
     if not whole:
         documents = [chunk for document in documents for chunk in split_chunks(document)]
     config = CompressionConfig.from_dict(compression_settings(likelihood=likelihood, calibration=calibration))
-    with console.progress() as tell:
-        tell("Loading the draft")
-        console.quiet_transformers()
-        from spec_rag.compression.draft import Draft
-        from spec_rag.compression.reading import index_documents
-
-        reader = Draft.of(draft or DEFAULT_DRAFT, console.load_options(device), config)
-    with console.bar("Reading passages") as done:
-        found = index_documents(documents, reader, store, config, done)
+    if workers is not None:
+        found = _with_ray(documents, folder, config, draft or DEFAULT_DRAFT, storage, workers, device)
+    else:
+        found = _here(documents, store, config, draft or DEFAULT_DRAFT, device)
     per_thousand = found.stored_bytes / found.tokens * 1000 if found.tokens else 0.0
     if as_json:
         console.print_json(
@@ -75,3 +79,37 @@ def index(
         f"{console.counted(found.passages, 'passage')} of {found.tokens} tokens, {found.new_passages} of them new; "
         f"the folder holds {store.disk_bytes / 2**20:.1f} MiB, {per_thousand / 2**20:.1f} MiB per 1,000 tokens."
     )
+
+
+def _here(
+    documents: list[Document], store: DocumentIndex, config: CompressionConfig, draft: str, device: str | None
+) -> Indexed:
+    with console.progress() as tell:
+        tell("Loading the draft")
+        console.quiet_transformers()
+        from spec_rag.compression.draft import Draft
+        from spec_rag.compression.reading import index_documents
+
+        reader = Draft.of(draft, console.load_options(device), config)
+    with console.bar("Reading passages") as done:
+        return index_documents(documents, reader, store, config, done)
+
+
+def _with_ray(
+    documents: list[Document],
+    folder: Path,
+    config: CompressionConfig,
+    draft: str,
+    storage: str | None,
+    workers: int,
+    device: str | None,
+) -> Indexed:
+    try:
+        from ray_spec_rag.data import index_with_ray
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(f'--ray needs {error.name}: pip install "spec-rag[ray]"') from error
+    gpus = 1 if (device or "").startswith("cuda") else 0
+    found: Indexed = index_with_ray(
+        documents, folder, draft=draft, config=config, storage=storage, workers=workers, gpus=gpus
+    )
+    return found

@@ -1,0 +1,158 @@
+"""Batch jobs on Ray Data: files read into one shared index, and many questions answered, by several workers.
+
+This module spreads the work; reading and answering are the core's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy
+
+from spec_rag.compression.draft import Draft
+from spec_rag.compression.index import DocumentIndex
+from spec_rag.compression.reading import Indexed, index_documents
+from spec_rag.config import CompressionConfig
+from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.text.documents import Document
+
+_DOCUMENTS_AT_ONCE = 16
+_QUESTIONS_AT_ONCE = 8
+
+
+class _Indexer:
+    def __init__(self, draft: Any, folder: str, storage: Any, config: CompressionConfig) -> None:
+        self._draft = Draft.of(draft, config=config)
+        self._index = DocumentIndex(folder, memory_bytes=0, storage=storage)
+        self._config = config
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        documents = [
+            Document(str(text), None if title == "" else str(title))
+            for text, title in zip(batch["text"], batch["title"], strict=True)
+        ]
+        found = index_documents(documents, self._draft, self._index, self._config)
+        return {name: [value] for name, value in asdict(found).items()}
+
+
+class _Answerer:
+    def __init__(self, draft: Any, target: Any, settings: dict[str, Any], max_new_tokens: int) -> None:
+        from spec_rag.models.pair import ModelPair
+
+        self._pair = ModelPair.load(draft, target)
+        self._settings = settings
+        self._max_new_tokens = max_new_tokens
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        from spec_rag.answering.pipeline import answer_messages
+        from spec_rag.compression.pipeline import compress
+        from spec_rag.generation.pipeline import generate_batch
+
+        kept = [
+            compress([(None, str(text)) for text in texts], str(question), draft=self._pair, **self._settings)
+            for question, texts in zip(batch["question"], batch["documents"], strict=True)
+        ]
+        prompts = [answer_messages(one) for one in kept]
+        answers = generate_batch(self._pair, prompts, max_new_tokens=self._max_new_tokens)
+        return {
+            "number": list(batch["number"]),
+            "question": list(batch["question"]),
+            "answer": [answer.text for answer in answers],
+            "tokens_before": [one.tokens_before for one in kept],
+            "tokens_after": [one.tokens_after for one in kept],
+        }
+
+
+def index_with_ray(
+    documents: Sequence[Document],
+    folder: str | Path,
+    *,
+    draft: Any = DEFAULT_DRAFT,
+    config: CompressionConfig | None = None,
+    storage: Any = None,
+    workers: int = 2,
+    gpus: float = 0,
+) -> Indexed:
+    """Read documents into one index, with several workers on a Ray cluster.
+
+    Args:
+        documents: what is read.
+        folder: of the index, on storage that all workers and later readers share.
+        draft: name or path of the draft.
+        config: settings of the later questions.
+        storage: precision of the index; None takes what the folder has.
+        workers: processes that read, each with the draft.
+        gpus: of each worker.
+
+    Returns:
+        The sums over all workers.
+    """
+    folder = str(Path(folder).expanduser().resolve())
+    DocumentIndex(folder, memory_bytes=0, storage=storage)  # refuses what cannot work before anything starts
+    rows = [{"text": one.text, "title": one.title or ""} for one in documents]
+    if not rows:
+        return Indexed(0, 0, 0, 0)
+    arguments = (draft, folder, storage, config or CompressionConfig())
+    found = (
+        ray.data.from_items(rows)
+        .repartition(max(workers, -(-len(rows) // _DOCUMENTS_AT_ONCE)))
+        .map_batches(
+            _Indexer,
+            fn_constructor_args=arguments,
+            batch_size=_DOCUMENTS_AT_ONCE,
+            compute=ActorPoolStrategy(size=workers),
+            num_gpus=gpus or None,
+        )
+        .take_all()
+    )
+    return Indexed(**{name: sum(int(row[name]) for row in found) for name in found[0]})
+
+
+def answer_with_ray(
+    questions: Sequence[tuple[str, Sequence[str]]],
+    *,
+    draft: Any = DEFAULT_DRAFT,
+    target: Any = DEFAULT_DRAFT,
+    max_new_tokens: int = 40,
+    workers: int = 2,
+    gpus: float = 0,
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """Answer many questions, each from its own documents, with several workers on a Ray cluster.
+
+    Args:
+        questions: pairs of a question and its documents' texts.
+        draft, target: names or paths of the models.
+        max_new_tokens: of an answer.
+        workers: processes that answer, each with both models.
+        gpus: of each worker.
+        **settings: fields of CompressionConfig.
+
+    Returns:
+        In the given order: question, answer, tokens_before, tokens_after.
+
+    Raises:
+        ConfigError: a setting cannot work.
+    """
+    CompressionConfig.from_dict(settings)
+    rows = [{"number": i, "question": asked, "documents": list(texts)} for i, (asked, texts) in enumerate(questions)]
+    if not rows:
+        return []
+    found = (
+        ray.data.from_items(rows)
+        .repartition(max(workers, -(-len(rows) // _QUESTIONS_AT_ONCE)))
+        .map_batches(
+            _Answerer,
+            fn_constructor_args=(draft, target, settings, max_new_tokens),
+            batch_size=_QUESTIONS_AT_ONCE,
+            compute=ActorPoolStrategy(size=workers),
+            num_gpus=gpus or None,
+        )
+        .take_all()
+    )
+    ordered = sorted(found, key=lambda row: row["number"])
+    return [{name: row[name] for name in row if name != "number"} for row in ordered]

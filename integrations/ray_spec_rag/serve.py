@@ -1,0 +1,209 @@
+"""The server on Ray Serve: the same application, with the draft and the target as deployments with own replicas.
+
+    serve run ray_spec_rag.serve:application target_replicas=2 draft_replicas=2
+
+This module puts handles in the place of models; what is served is `spec_rag.serving`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+
+from spec_rag.config import CompressionConfig, SpecKVConfig
+from spec_rag.errors import unknown_field
+from spec_rag.progress import Listener
+from spec_rag.report import Compression
+from spec_rag.results import Answer
+from spec_rag.serving.app import create_app
+from spec_rag.serving.engine import Ask, LocalEngine
+from spec_rag.serving.errors import ApiError, api_error
+from spec_rag.serving.settings import ServerSettings
+from spec_rag.text.documents import Document
+
+_ATTEMPTS = 3  # a replica may die, and another answer
+
+T = TypeVar("T")
+
+
+class DraftReplica:
+    """The draft: reads documents."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._engine = LocalEngine.load(settings, answers=False)
+
+    async def compress(self, documents: Sequence[Document], query: str, config: CompressionConfig) -> Compression:
+        """See `spec_rag.serving.engine.Engine`."""
+        return await self._engine.compress(documents, query, config)
+
+    async def relevance(self, documents: Sequence[Document], query: str) -> list[float]:
+        """See `spec_rag.serving.engine.Engine`."""
+        return await self._engine.relevance(documents, query)
+
+    async def count(self, texts: Sequence[str]) -> int:
+        """See `spec_rag.serving.engine.Engine`."""
+        return await self._engine.count(texts)
+
+
+class TargetReplica:
+    """The target: answers, in batches of what waits for it."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._engine = LocalEngine.load(settings, reads=False)
+
+    async def answer(self, ask: Ask) -> Answer:
+        """See `spec_rag.serving.engine.Engine`."""
+        return await self._engine.answer(ask)
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[str | Answer, None]:
+        """See `spec_rag.serving.engine.Engine`."""
+        async for piece in self._engine.stream(ask):
+            yield piece
+
+
+class RayEngine:
+    """Both models behind handles. A request whose replica dies is asked again, unless its stream has begun.
+
+    Args:
+        draft, target: handles of the deployments.
+    """
+
+    kv_bytes_per_token: int | None = None
+
+    def __init__(self, draft: Any, target: Any) -> None:
+        self._draft = draft
+        self._target = target
+
+    async def compress(
+        self, documents: Sequence[Document], query: str, config: CompressionConfig, listener: Listener | None = None
+    ) -> Compression:
+        """See `spec_rag.serving.engine.Engine`; progress stays with the replica."""
+        return await _asked(lambda: self._draft.compress.remote(list(documents), query, config))
+
+    async def relevance(self, documents: Sequence[Document], query: str) -> list[float]:
+        """See `spec_rag.serving.engine.Engine`."""
+        return await _asked(lambda: self._draft.relevance.remote(list(documents), query))
+
+    async def count(self, texts: Sequence[str]) -> int:
+        """See `spec_rag.serving.engine.Engine`."""
+        return await _asked(lambda: self._draft.count.remote(list(texts)))
+
+    async def answer(self, ask: Ask) -> Answer:
+        """See `spec_rag.serving.engine.Engine`."""
+        return await _asked(lambda: self._target.answer.remote(ask))
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[str | Answer, None]:
+        """See `spec_rag.serving.engine.Engine`."""
+        begun = False
+        for attempt in range(_ATTEMPTS):
+            pieces = self._target.options(stream=True).stream.remote(ask)
+            try:
+                async for piece in pieces:
+                    begun = True
+                    yield piece
+                return
+            except (RayError, RayServeException) as error:
+                told = _told(error)
+                if told is not None or begun or attempt + 1 == _ATTEMPTS:
+                    raise (told or _lost()) from error
+            finally:
+                pieces.cancel()
+
+
+async def _asked(ask: Callable[[], Awaitable[T]]) -> T:
+    """What a replica answers; another is asked where it dies."""
+    for attempt in range(_ATTEMPTS):
+        response: Any = ask()
+        try:
+            answer: T = await response
+            return answer
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except (RayError, RayServeException) as error:
+            told = _told(error)
+            if told is not None or attempt + 1 == _ATTEMPTS:
+                raise (told or _lost()) from error
+    raise _lost()
+
+
+def _told(error: BaseException) -> BaseException | None:
+    """The error that the replica itself raised; None where the replica is gone."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        return cause
+    return error if api_error(error) is not None else None
+
+
+def _lost() -> ApiError:
+    return ApiError(503, "The replica that worked on this request is gone: try again.", code="replica_lost")
+
+
+@serve.ingress()
+class Front:
+    """The HTTP application, which has no model of its own."""
+
+    def __init__(self, settings: ServerSettings, draft: Any, target: Any) -> None:
+        self._settings = settings
+        self._draft = draft
+        self._target = target
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return create_app(self._settings, RayEngine(self._draft, self._target))
+
+
+def application(given: Mapping[str, Any]) -> serve.Application:
+    """The application for `serve run` and `serve.run`.
+
+    Args:
+        given: fields of `ServerSettings` (`speckv` and `compression` as dicts), and for the draft and the target
+            `draft_replicas`, `target_replicas`, `draft_gpus`, `target_gpus`, `draft_cpus`, `target_cpus`.
+
+    Raises:
+        ConfigError: a name is unknown, or a value is out of range.
+    """
+    resources = {f"{who}_{what}" for who in ("draft", "target") for what in ("replicas", "gpus", "cpus")}
+    known = {one.name for one in fields(ServerSettings)} | resources
+    for name in given:
+        if name not in known:
+            raise unknown_field("application", name, known)
+    # the command line gives words
+    values = {name: _number(value) for name, value in given.items()}
+    chosen = {name: value for name, value in values.items() if name not in resources}
+    for name, kind in (("speckv", SpecKVConfig), ("compression", CompressionConfig)):
+        if isinstance(chosen.get(name), Mapping):
+            chosen[name] = kind.from_dict(dict(chosen[name]))
+    settings = ServerSettings(**chosen)
+
+    def options(who: str) -> dict[str, Any]:
+        actor = {"num_cpus": values.get(f"{who}_cpus", 1), "num_gpus": values.get(f"{who}_gpus", 0)}
+        return {
+            "name": who,
+            "num_replicas": values.get(f"{who}_replicas", 1),
+            "ray_actor_options": actor,
+            "max_ongoing_requests": settings.max_requests,
+        }
+
+    draft = serve.deployment(DraftReplica).options(**options("draft")).bind(settings)
+    target = serve.deployment(TargetReplica).options(**options("target")).bind(settings)
+    front = serve.deployment(Front).options(
+        name="front", max_ongoing_requests=2 * settings.max_requests, ray_actor_options={"num_cpus": 0}
+    )
+    bound: serve.Application = front.bind(settings, draft, target)
+    return bound
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):
+        for kind in (int, float):
+            try:
+                return kind(value)
+            except ValueError:
+                continue
+    return value

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from spec_rag.cli.app import app
 from spec_rag.compression.calibration import Calibration, find_calibration, layer_range
-from spec_rag.compression.draft import Draft
+from spec_rag.compression.draft import Draft, needed_depth
 from spec_rag.compression.pipeline import compress
 from spec_rag.compression.signals import Signals
+from spec_rag.config import CompressionConfig
 from spec_rag.errors import ConfigError
 from spec_rag.learning.calibrate import calibrate, head_gains
 from spec_rag.models.options import DEFAULT_DRAFT
@@ -149,3 +150,11 @@ def test_a_file_that_cannot_be_written_is_refused_first(tmp_path: Path, monkeypa
     run = CliRunner().invoke(app, ["calibrate", "--out", str(tmp_path / "no" / "made.json")])
     assert run.exit_code == 2
     assert f"the folder {tmp_path / 'no'} does not exist" in run.output
+
+
+def test_the_shipped_calibration_is_left_out_where_another_model_goes_by_its_draft_s_name(draft: Draft) -> None:
+    namesake = replace(draft, name=DEFAULT_DRAFT)
+    assert scores(namesake, calibration="shipped") == scores(draft, calibration=None)
+    config = CompressionConfig(likelihood=False)
+    assert needed_depth(config, DEFAULT_DRAFT, 3) == layer_range(3)[1]
+    assert needed_depth(config, DEFAULT_DRAFT, 30) <= 20

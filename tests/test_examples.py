@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,16 @@ def tiny_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(loading, "_load", load)
     monkeypatch.setattr(loading, "_loaded", {})
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_new_process() -> Iterator[None]:
+    """With an event loop to be had, as a script has; `asyncio.run` in a test before leaves none."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 def run(path: Path) -> None:

@@ -141,11 +141,15 @@ def needed_depth(config: CompressionConfig, draft: str, total_layers: int) -> in
     if config.needs_whole_draft:
         return total_layers
     calibration = find_calibration(config.calibration, draft)
+    if config.calibration == "shipped" and calibration is not None and calibration.layers != total_layers:
+        calibration = None
     return (calibration.layer_range if calibration else layer_range(total_layers))[1]
 
 
 def calibration_for(draft: Draft, config: CompressionConfig) -> Calibration | None:
     """The calibration that the settings ask for, if this draft has one.
+
+    What comes with the package is left out where another model goes by the draft's name.
 
     Raises:
         ConfigError: it is not found, or it is another draft's.
@@ -153,5 +157,7 @@ def calibration_for(draft: Draft, config: CompressionConfig) -> Calibration | No
     found = find_calibration(config.calibration, draft.name)
     if found is not None:
         heads = int(draft.model.config.get_text_config(decoder=True).num_attention_heads)
+        if config.calibration == "shipped" and (found.layers, found.heads) != (draft.total_layers, heads):
+            return None
         found.check_fits(draft.name, draft.total_layers, heads)
     return found

@@ -53,7 +53,7 @@ def test_32_requests_from_threads_and_event_loops(pair: ModelPair, speckv: SpecK
 
 
 def test_different_settings_on_one_model_do_not_mix(pair: ModelPair, speckv: SpecKVConfig) -> None:
-    specpc = SpecPCConfig(max_capacity_prompt=40, window_size=8, kernel_size=4, starting_layer_index=0)
+    specpc = SpecPCConfig(max_capacity_prompt=40, window_size=8, kernel_size=4, starting_layer_index=0, unit="token")
     models = [
         ChatSpecKV(pair=pair, speckv=speckv, max_tokens=8),
         ChatSpecKV(pair=pair, speckv=None, max_tokens=8),

@@ -110,7 +110,11 @@ class TestUsage:
         assert figures["draft_seconds"] > 0
 
     def test_counts_the_prompt_as_given_with_specpc(self, pair: ModelPair) -> None:
-        specpc = SpecPCConfig(max_capacity_prompt=40, window_size=8, kernel_size=4, starting_layer_index=0)
+        specpc = SpecPCConfig(
+            max_capacity_prompt=40, window_size=8, kernel_size=4, starting_layer_index=0, unit="token"
+        )
+            max_capacity_prompt=40, window_size=8, kernel_size=4, starting_layer_index=0, unit="token"
+        )
         llm = SpecKVLLM(pair=pair, specpc=specpc, speckv=None, max_tokens=4)
         info = llm.generate([PROMPT]).generations[0][0].generation_info
         assert info["token_usage"]["prompt_tokens"] > 40 == info["speckv"]["target_prompt_tokens"]

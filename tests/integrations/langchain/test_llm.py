@@ -113,8 +113,6 @@ class TestUsage:
         specpc = SpecPCConfig(
             max_capacity_prompt=40, window_size=8, kernel_size=4, starting_layer_index=0, unit="token"
         )
-            max_capacity_prompt=40, window_size=8, kernel_size=4, starting_layer_index=0, unit="token"
-        )
         llm = SpecKVLLM(pair=pair, specpc=specpc, speckv=None, max_tokens=4)
         info = llm.generate([PROMPT]).generations[0][0].generation_info
         assert info["token_usage"]["prompt_tokens"] > 40 == info["speckv"]["target_prompt_tokens"]

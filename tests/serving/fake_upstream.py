@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,12 +19,16 @@ PIECES = ["It ", "holds ", "300 ", "litres."]
 
 @dataclass
 class Fake:
-    """What came, and how it answers: "well", "badly", "busy", "never", "cut" or "slow"."""
+    """What came, and how it answers: "well", "badly", "busy", "never", "cut", "silent" or "stepwise".
+
+    Stepwise: each piece but the first waits for its step to be released.
+    """
 
     mood: str = "well"
     bodies: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     open_streams: int = 0
+    steps: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0), repr=False)
 
     def app(self) -> FastAPI:
         app = FastAPI()
@@ -67,8 +72,8 @@ class Fake:
             for i, piece in enumerate(PIECES):
                 if self.mood == "cut" and i == 2:
                     raise RuntimeError("cut")
-                if self.mood == "slow" and i:
-                    await asyncio.sleep(0.3)
+                while self.mood == "stepwise" and i and not self.steps.acquire(blocking=False):
+                    await asyncio.sleep(0.01)
                 if self.mood == "silent" and i == 2:
                     await asyncio.sleep(2.5)
                 choice = {"index": 0, "delta": {"content": piece}, "finish_reason": None}

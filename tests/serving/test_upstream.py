@@ -178,7 +178,8 @@ def test_a_client_that_leaves_ends_the_stream_of_the_upstream(fake: Fake, patien
     with httpx.stream(
         "POST", f"{patient_front}/v1/chat/completions", json={"messages": ASK, "stream": True}
     ) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()  # held: whoever lets go of it hangs up
+        assert next(lines)
         assert fake.open_streams == 1
     ends = time.monotonic() + 20
     while fake.open_streams and time.monotonic() < ends:

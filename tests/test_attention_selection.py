@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from spec_rag import SpecKVConfig, SpecPCConfig
-from spec_rag.attention.selection import first_distinct, select_columns, select_kv, select_prompt_tokens, smooth
+from spec_rag.attention.selection import (
+    first_distinct,
+    select_across_layers,
+    select_columns,
+    select_kv,
+    select_prompt_tokens,
+    smooth,
+)
 
 
 def peaks(tokens: int, *places: tuple[int, float]) -> torch.Tensor:
@@ -125,3 +132,17 @@ def test_an_adaptive_head_that_scores_nothing_keeps_a_fifth_of_its_share() -> No
     kept = select_kv(scores, kv(max_capacity_prompt=22, head_budget="adaptive"))
     sizes = (kept >= 0).sum(-1)[0].tolist()
     assert sizes == [36, 4]  # 2 heads x 20 pairs, of which a fifth of 20 is sure
+
+
+def test_pairs_of_all_layers_compete_for_the_budget_and_the_first_stay_everywhere() -> None:
+    strong = torch.tensor([[0.0, 0.9, 0.8, 0.7, 0.6], [0.0, 0.1, 0.2, 0.3, 0.4]])
+    weak = torch.tensor([[0.0, 0.01, 0.5, 0.02, 0.03], [0.0, 0.0, 0.0, 0.0, 0.0]])
+    together = select_across_layers([strong, weak], 2, 1, adaptive=True)
+    assert [layer.nonzero().tolist() for layer in together] == [
+        [[0, 0], [0, 1], [0, 2], [0, 3], [0, 4], [1, 0]],
+        [[0, 0], [1, 0]],
+    ]
+    alike = select_across_layers([strong, weak], 2, 1, adaptive=False)
+    assert [layer.sum(dim=1).tolist() for layer in alike] == [[2, 2], [2, 2]]
+    assert alike[0].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 4]]
+    assert strong[0, 0] == 0

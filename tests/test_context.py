@@ -68,28 +68,38 @@ def test_a_question_in_a_batch_equals_the_question_alone_and_leaves_the_context_
 def test_the_share_and_the_bytes_are_kept_to() -> None:
     pair, text = target_only(), random_ids(200)
     quarter = ContextCache.read(pair, text)
-    assert [tuple(layer.shape) for layer in quarter.positions] == [(1, 2, 50)] * 3
+    assert sum(len(layer) for layer in quarter.positions) == 50 * 2 * 3
     pair_bytes = 3 * 2 * 2 * 16 * 4
     assert quarter.nbytes == 50 * pair_bytes
     assert ContextCache.read(pair, text, max_bytes=20 * pair_bytes + 7).nbytes == 20 * pair_bytes
     assert ContextCache.read(pair, text, max_bytes=10**9).nbytes == 200 * pair_bytes
     answer = generate(pair, random_ids(9), context=quarter, max_new_tokens=4)
-    assert (answer.kv_bytes_kept, answer.kv_bytes_dense) == (50 * pair_bytes, 200 * pair_bytes)
+    widest = sum(int(layer.max()) for layer in quarter.lengths) * 2 * 2 * 16 * 4
+    assert 50 * pair_bytes < widest < 200 * pair_bytes
+    assert (answer.kv_bytes_kept, answer.kv_bytes_dense) == (widest, 200 * pair_bytes)
 
 
-def test_what_a_repetition_attends_to_is_kept() -> None:
-    """Scores by hand: the repetition's dense attention, its maximum over pieces, queries and heads of a group."""
+@pytest.mark.parametrize("mask_per_head", [True, False])
+def test_what_a_repetition_attends_to_is_kept(mask_per_head: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores by hand: the repetition's dense attention, summed over queries, the most of a group's heads."""
     pair, text = target_only(), random_ids(120)
     target = pair.require_target()
     target.set_attn_implementation("eager")
-    both = torch.cat([text, text])[None]
     with torch.no_grad():
-        attentions = target(both, output_attentions=True).attentions
+        attentions = target(torch.cat([text, text])[None], output_attentions=True).attentions
+    scores = torch.stack([a[0, :, 120:, :120].sum(dim=1).view(2, 2, 120).amax(dim=1) for a in attentions])
+    scores[..., :4] = torch.inf
+    if mask_per_head:
+        best = torch.zeros(3, 2, 120, dtype=torch.bool).flatten()
+        best[scores.flatten().topk(30 * 2 * 3).indices] = True
+        best = best.view(3, 2, 120)
+    else:
+        monkeypatch.setattr("spec_rag.generation.context.MASK_PER_HEAD", ())
+        best = torch.zeros(3, 2, 120, dtype=torch.bool).scatter_(2, scores.topk(30).indices, True)
     context = ContextCache.read(pair, text, keep=0.25)
-    for attention, positions in zip(attentions, context.positions, strict=True):
-        scores = attention[0, :, 120:, :120].amax(dim=1).view(2, 2, 120).amax(dim=1)
-        scores[:, :4] = 2.0
-        assert torch.equal(positions[0], scores.topk(30).indices.sort().values)
+    for layer, positions, lengths in zip(best, context.positions, context.lengths, strict=True):
+        assert torch.equal(lengths, layer.sum(dim=1))
+        assert torch.equal(positions, layer.nonzero()[:, 1])
 
 
 def test_streams_tasks_sampling_and_schemas_start_from_it(pair: ModelPair) -> None:
@@ -165,8 +175,9 @@ import torch
 from spec_rag.generation.context import ContextCache
 from spec_rag import tensor_files
 path = Path(sys.argv[1])
-big = torch.zeros(1, 2, 200_000, 16)
-context = ContextCache(torch.arange(3), (big,), (big + 1,), (torch.zeros(1, 2, 200_000).long(),), "other", {})
+big = torch.zeros(400_000, 16)
+positions, lengths = torch.zeros(400_000).long(), torch.tensor([200_000, 200_000])
+context = ContextCache(torch.arange(3), (big,), (big + 1,), (positions,), (lengths,), "other", {})
 write = tensor_files.os.fsync
 tensor_files.os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
 context.save(path)

@@ -146,13 +146,13 @@ def test_beams_take_their_positions_along_when_they_are_reordered_repeated_or_se
     layer = layer_with([[0, 2, 7], [5, 6, 11]])
     layer.reorder_cache(torch.tensor([1, 0]))
     assert layer.positions[:, 0].tolist() == [[5, 6, 11], [0, 2, 7]] == layer.keys[:, 0, :, 0].tolist()
-    assert layer.first_token.tolist() == [3, 0]
+    assert layer.padding.tolist() == [[0, 3], [0, 0]]
     layer.batch_repeat_interleave(2)
     assert layer.positions[:, 0].tolist() == [[5, 6, 11]] * 2 + [[0, 2, 7]] * 2 == layer.keys[:, 0, :, 0].tolist()
-    assert layer.first_token.tolist() == [3, 3, 0, 0]
+    assert layer.padding.tolist() == [[0, 3], [0, 3], [0, 0], [0, 0]]
     layer.batch_select_indices(torch.tensor([0, 3]))
     assert layer.positions[:, 0].tolist() == [[5, 6, 11], [0, 2, 7]] == layer.keys[:, 0, :, 0].tolist()
-    assert layer.first_token.tolist() == [3, 0]
+    assert layer.padding.tolist() == [[0, 3], [0, 0]]
 
 
 def test_an_empty_slot_is_never_seen() -> None:

@@ -5,7 +5,7 @@ Pure tensors. This module does not know models, documents or where scores come f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -110,6 +110,31 @@ def select_columns(scores: Tensor, config: SpecKVConfig, key_mask: Tensor | None
         return ranked.sort(dim=-1).values
 
     return _per_row(scores, key_mask, best, with_padding=True)
+
+
+def select_across_layers(scores: Sequence[Tensor], kept: int, first: int, *, adaptive: bool) -> list[Tensor]:
+    """Choose pairs by the scores of all layers and KV heads together: a head keeps as many as are worth it.
+
+    Args:
+        scores: per layer [KV heads, tokens], non-negative and comparable.
+        kept: pairs per head, on average; at most the tokens.
+        first: this many first tokens stay in every head, as far as `kept` allows.
+        adaptive: False keeps the best `kept` pairs of every head.
+
+    Returns:
+        Per layer bool [KV heads, tokens]; `kept` x layers x heads are True in all.
+    """
+    own = [layer.clone() for layer in scores]
+    for layer in own:
+        layer[:, : min(first, kept)] = torch.inf
+    if not adaptive:
+        return [torch.zeros_like(layer, dtype=torch.bool).scatter_(1, layer.topk(kept).indices, True) for layer in own]
+    together = torch.cat([layer.flatten().to(own[0].device) for layer in own])
+    heads = sum(len(layer) for layer in own)
+    chosen = torch.zeros_like(together, dtype=torch.bool)
+    chosen[together.topk(kept * heads).indices] = True
+    parts = torch.split(chosen, [layer.numel() for layer in own])
+    return [part.view_as(layer).to(layer.device) for part, layer in zip(parts, own, strict=True)]
 
 
 def _per_row(scores: Tensor, key_mask: Tensor | None, choose: Callable[[Tensor], Tensor], with_padding: bool) -> Tensor:

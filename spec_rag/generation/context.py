@@ -1,7 +1,7 @@
 """One context for many questions: the target reads it once, and keeps the pairs that any question may need.
 
-What matters is found without a question: the target is made to repeat the context, piece by piece, and a pair counts as
-much as the repetition attends to it (KVzip, arXiv 2505.23416). This module does not know how answers are generated.
+What matters is found without a question, by a repetition of the context. Heads that copy keep almost all of it, others
+little (KVzip, arXiv 2505.23416). This module does not know how answers are generated.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from spec_rag_kernels import window_scores
 from torch import Tensor
 
-from spec_rag.attention.capture import AttentionCall, capture
+from spec_rag.attention.capture import base_attention
+from spec_rag.attention.selection import select_across_layers
 from spec_rag.cancellation import check
-from spec_rag.errors import ConfigError, UnsupportedModelError
-from spec_rag.generation.pruned_cache import PrunedCache
+from spec_rag.errors import ConfigError
+from spec_rag.generation.pruned_cache import MASK_PER_HEAD, PrunedCache
+from spec_rag.generation.repetition import PIECE_TOKENS, read_pieces, repetition_scores
 from spec_rag.models.fingerprint import fingerprint
 from spec_rag.models.pair import ModelPair
 from spec_rag.tensor_files import tensors_from_bytes, tensors_to_bytes, write_whole
@@ -29,9 +30,8 @@ from spec_rag.text.contexts import context_ids
 from spec_rag.text.tokens import text_ids
 
 DEFAULT_KEEP = 0.25
-_FORMAT = "1"
-_PIECE_TOKENS = 512
-_OVERLAP_TOKENS = 8
+_FORMAT = "2"
+_PARTS = ("keys", "values", "positions", "lengths")
 _ALWAYS_KEPT = 4  # the first tokens, which every query leans on
 
 
@@ -44,8 +44,9 @@ class ContextCache:
 
     Attributes:
         ids: int64 [tokens], the context with the opening of its chat turn.
-        keys, values: per layer [1, KV heads, kept, dim].
-        positions: per layer int64 [1, KV heads, kept], ascending positions of the kept pairs.
+        keys, values: per layer [pairs, dim], the kept pairs of one KV head after another's.
+        positions: per layer int64 [pairs], where they stand in the context; ascending within a head.
+        lengths: per layer int64 [KV heads], how many pairs each head keeps.
         target_key: which weights have read it.
         settings: how it was read.
     """
@@ -54,6 +55,7 @@ class ContextCache:
     keys: tuple[Tensor, ...] = field(repr=False)
     values: tuple[Tensor, ...] = field(repr=False)
     positions: tuple[Tensor, ...] = field(repr=False)
+    lengths: tuple[Tensor, ...] = field(repr=False)
     target_key: str = field(repr=False)
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -71,13 +73,15 @@ class ContextCache:
     ) -> ContextCache:
         """Let the target read a context once and keep the part of its pairs that matters.
 
-        Takes two to three times as long as reading it; each question is then answered without reading it again.
+        Takes two to three times as long as reading it; each question is then answered without reading it again. Where
+        the target's attention takes a mask for each head ("sdpa", "eager"), heads and layers keep as many pairs as
+        are worth it, and a question lays them out as wide as the layer's widest head; else all keep as many.
 
         Args:
             pair: the models; the target is needed.
             context: text, which opens the user's turn where the tokenizer has a chat template; or token ids.
             system: what the system's turn says, for text with a chat template.
-            keep: share of the pairs that each layer and KV head keeps, above 0 and at most 1; None is 0.25, or what
+            keep: share of the pairs that is kept, above 0 and at most 1; None is 0.25, or what
                 max_bytes allows.
             max_bytes: keep at most so many bytes of keys and values.
             cancelled: an event that ends the reading when it is set.
@@ -92,33 +96,32 @@ class ContextCache:
         target = ModelPair.check(pair).require_target()
         _check_share(keep, max_bytes)
         ids = context_ids(pair.tokenizer, context, system)
-        pair.check_context(target, len(ids) + _PIECE_TOKENS, "target", "split the context.")
+        pair.check_context(target, len(ids) + PIECE_TOKENS, "target", "split the context.")
         with pair.lock.hold(cancelled) as mine:
             check(None if mine else cancelled)
             cache = PrunedCache(target.config)
-            _read_pieces(target, ids, cache, cancelled)
+            read_pieces(target, ids, cache, cancelled)
             pair_bytes = sum(layer.keys[:, :, :1].nbytes + layer.values[:, :, :1].nbytes for layer in cache.layers)
             kept = _kept_tokens(len(ids), pair_bytes, keep, max_bytes)
+            chosen = _whole(cache, len(ids))
             if kept < len(ids):
                 prelude = [] if pair.tokenizer is None else text_ids(pair.tokenizer, "\n\nRepeat the text:\n\n")
-                scores = _copy_scores(target, ids, cache, prelude, cancelled, backend)
-            for i, layer in enumerate(cache.layers):
-                whole = torch.arange(len(ids), device=layer.keys.device).expand(1, layer.keys.shape[1], -1)
-                chosen = whole if kept == len(ids) or layer.is_sliding else _best(scores[i], kept)
-                layer.keep(chosen, len(ids))
+                scores = repetition_scores(target, ids, cache, prelude, cancelled, backend)
+                full = [i for i, layer in enumerate(cache.layers) if not layer.is_sliding]
+                adaptive = base_attention(target) in MASK_PER_HEAD
+                best = select_across_layers([scores[i][0] for i in full], kept, _ALWAYS_KEPT, adaptive=adaptive)
+                for i, mask in zip(full, best, strict=True):
+                    chosen[i] = mask
             weights = _weights_of(target)
-        layers = cache.layers
+        settings = {"asked": keep if keep is not None else max_bytes or DEFAULT_KEEP, "kept": kept / len(ids)}
         return cls(
             ids,
-            tuple(layer.keys.contiguous() for layer in layers),
-            tuple(layer.values.contiguous() for layer in layers),
-            tuple(layer.positions for layer in layers if layer.positions is not None),
+            tuple(layer.keys[0][mask] for layer, mask in zip(cache.layers, chosen, strict=True)),
+            tuple(layer.values[0][mask] for layer, mask in zip(cache.layers, chosen, strict=True)),
+            tuple(mask.nonzero()[:, 1] for mask in chosen),
+            tuple(mask.sum(dim=1) for mask in chosen),
             weights,
-            {
-                "asked": keep if keep is not None else max_bytes or DEFAULT_KEEP,
-                "kept": kept / len(ids),
-                "system": system,
-            },
+            {**settings, "system": system},
         )
 
     @property
@@ -138,8 +141,8 @@ class ContextCache:
             OSError: it cannot be written; an older file stays as it was.
         """
         tensors = {"ids": self.ids.cpu()}
-        for i, (keys, values, positions) in enumerate(zip(self.keys, self.values, self.positions, strict=True)):
-            tensors |= {f"keys.{i}": keys.cpu(), f"values.{i}": values.cpu(), f"positions.{i}": positions.cpu()}
+        for name in _PARTS:
+            tensors |= {f"{name}.{i}": part.cpu() for i, part in enumerate(getattr(self, name))}
         about = {"format": _FORMAT, "key": self.target_key, "settings": json.dumps(self.settings)}
         write_whole(Path(path), tensors_to_bytes({name: t.contiguous() for name, t in tensors.items()}, about))
 
@@ -157,14 +160,11 @@ class ContextCache:
             if about.get("format") != _FORMAT:
                 raise ValueError("it is no context of this version of spec-rag")
             settings = json.loads(about["settings"])
-            layers = len([name for name in tensors if name.startswith("keys.")])
-            parts = [
-                tuple(tensors[f"{name}.{i}"].to(target.device) for i in range(layers))
-                for name in ("keys", "values", "positions")
-            ]
+            layers = range(len([name for name in tensors if name.startswith("keys.")]))
+            parts = [tuple(tensors[f"{name}.{i}"].to(target.device) for i in layers) for name in _PARTS]
         except (ValueError, KeyError) as error:
             raise ConfigError(f"context={str(path)!r}: {error}. Read the context anew.") from error
-        found = cls(tensors["ids"], parts[0], parts[1], parts[2], about["key"], settings)
+        found = cls(tensors["ids"], parts[0], parts[1], parts[2], parts[3], about["key"], settings)
         found.check(pair)
         return found
 
@@ -180,96 +180,45 @@ class ContextCache:
                 "with this pair."
             )
 
-    def start(self, target: Any, rows: int = 1) -> PrunedCache:
-        """A cache for `rows` questions, which shares this one's tensors and leaves them alone."""
+    def start(self, target: Any, padding: Tensor) -> PrunedCache:
+        """A cache for as many questions as there are in `padding`; it leaves this one's tensors alone.
+
+        Args:
+            target: the model that has read the context.
+            padding: int64 [rows], tokens of padding between the context and each question.
+        """
         cache = PrunedCache(target.config)
-        for layer, keys, values, positions in zip(cache.layers, self.keys, self.values, self.positions, strict=True):
-            keys, values, positions = (x.expand(rows, *x.shape[1:]) for x in (keys, values, positions))
-            layer.take(keys, values, positions, self.tokens)
+        between = self.tokens + torch.stack([torch.zeros_like(padding), padding], dim=1)
+        for layer, *parts in zip(cache.layers, self.keys, self.values, self.positions, self.lengths, strict=True):
+            keys, values, positions = (x.expand(len(padding), *x.shape[1:]) for x in _laid_out(*parts))
+            layer.take(keys, values, positions, self.tokens, between)
         return cache
 
 
-class _CopyScores:
-    """Observes the repetition: per layer and KV head, the most that any of its queries attends to each pair."""
-
-    def __init__(self, tokens: int, layers: int, backend: str | None) -> None:
-        self.tokens = tokens
-        self.backend = backend
-        self.best: list[Tensor | None] = [None] * layers
-
-    def __call__(self, call: AttentionCall) -> None:
-        """Reduce one call of one layer."""
-        if call.layer >= len(self.best):
-            raise UnsupportedModelError(
-                f"Layer {call.layer} shares the keys of another, which cannot be pruned on its own: choose a target "
-                "whose every layer has its own keys."
-            )
-        scores = window_scores(
-            call.query,
-            call.key,
-            scaling=call.scaling,
-            reduce_queries="max",
-            reduce_heads="kv",
-            head_reduction="max",
-            softcap=call.softcap,
-            sliding_window=call.sliding_window,
-            sinks=call.sinks,
-            backend=self.backend,
-        )[:, :, : self.tokens]
-        best = self.best[call.layer]
-        self.best[call.layer] = scores if best is None else torch.maximum(best, scores)
+def _whole(cache: PrunedCache, tokens: int) -> list[Tensor]:
+    """Per layer bool [KV heads, tokens]: all that it can see of the context once that has been read."""
+    masks = []
+    for layer in cache.layers:
+        mask = torch.ones(layer.keys.shape[1], tokens, dtype=torch.bool, device=layer.keys.device)
+        if layer.sliding_window is not None:
+            mask[:, : max(0, tokens + 1 - layer.sliding_window)] = False
+        masks.append(mask)
+    return masks
 
 
-def _read_pieces(target: Any, ids: Tensor, cache: PrunedCache, cancelled: threading.Event | None) -> None:
-    """Fill the cache with the whole context, piece by piece, so that no piece's activations are large."""
-    decoder = target.get_decoder()
-    for start in range(0, len(ids), _PIECE_TOKENS):
-        check(cancelled)
-        piece = ids[start : start + _PIECE_TOKENS].to(target.device)
-        positions = torch.arange(start, start + len(piece), device=target.device)
-        with torch.no_grad():
-            decoder(input_ids=piece[None], position_ids=positions[None], past_key_values=cache, use_cache=True)
-
-
-def _copy_scores(
-    target: Any,
-    ids: Tensor,
-    cache: PrunedCache,
-    prelude: Sequence[int],
-    cancelled: threading.Event | None,
-    backend: str | None,
-) -> list[Tensor]:
-    """Per layer float32 [1, KV heads, tokens]: how much a repetition of the context attends to each of its pairs."""
-    observer = _CopyScores(len(ids), len(cache.layers), backend)
-    decoder = target.get_decoder()
-    for start in range(0, len(ids), _PIECE_TOKENS):
-        check(cancelled)
-        before = ids[max(0, start - _OVERLAP_TOKENS) : start]
-        piece = torch.cat([torch.tensor(prelude, dtype=torch.long), before, ids[start : start + _PIECE_TOKENS]])
-        positions = torch.arange(len(ids), len(ids) + len(piece), device=target.device)
-        with capture(target, observer), torch.no_grad():
-            decoder(
-                input_ids=piece[None].to(target.device),
-                position_ids=positions[None],
-                past_key_values=cache,
-                use_cache=True,
-            )
-        for layer in cache.layers:
-            layer.crop(-len(piece))
-    found = [scores for scores in observer.best if scores is not None]
-    if len(found) != len(cache.layers):
-        raise UnsupportedModelError(
-            f"{type(target).__name__} showed {len(found)} of its {len(cache.layers)} layers to the attention "
-            "interface: its cache cannot be pruned faithfully."
-        )
-    return found
-
-
-def _best(scores: Tensor, kept: int) -> Tensor:
-    """int64 [1, KV heads, kept], ascending: the best pairs of each head, and the first tokens."""
-    scores = scores.clone()
-    scores[..., : min(_ALWAYS_KEPT, kept)] = math.inf
-    return scores.topk(kept, dim=-1).indices.sort(dim=-1).values
+def _laid_out(keys: Tensor, values: Tensor, positions: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A layer's pairs as [1, KV heads, widest head, dim] and positions; shorter heads begin with empty slots."""
+    heads, widest = len(lengths), int(lengths.max())
+    if len(positions) == heads * widest:
+        keys, values = keys.view(1, heads, widest, -1), values.view(1, heads, widest, -1)
+        return keys, values, positions.view(1, heads, widest)
+    there = torch.arange(widest, device=lengths.device) >= widest - lengths[:, None]
+    slots = torch.full((heads, widest), -1, dtype=torch.long, device=positions.device)
+    slots[there] = positions
+    wide = [x.new_zeros(heads, widest, x.shape[-1]) for x in (keys, values)]
+    for held, given in zip(wide, (keys, values), strict=True):
+        held[there] = given
+    return wide[0][None], wide[1][None], slots[None]
 
 
 def _check_share(keep: float | None, max_bytes: int | None) -> None:
@@ -280,7 +229,7 @@ def _check_share(keep: float | None, max_bytes: int | None) -> None:
 
 
 def _kept_tokens(tokens: int, pair_bytes: int, keep: float | None, max_bytes: int | None) -> int:
-    """Pairs that each layer and KV head keeps."""
+    """Pairs that a KV head keeps on average."""
     share = keep if keep is not None else DEFAULT_KEEP if max_bytes is None else 1.0
     kept = max(1, math.ceil(share * tokens))
     if max_bytes is None:

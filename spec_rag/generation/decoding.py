@@ -73,7 +73,7 @@ def decode(
     started = time.perf_counter()
     cache = None
     if context is not None:
-        cache = context.start(target, len(batch.rows))
+        cache = context.start(target, (prompts.mask == 0).sum(dim=1))
     elif is_pruned(prompts.tokens, speckv):
         assert speckv is not None
         if prompts.tokens < speckv.window + 2:

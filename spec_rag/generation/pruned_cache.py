@@ -27,6 +27,7 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's kept keys and values, [batch, KV heads, kept, dim].
 
     Attributes:
+        padding: int64 [batch, 2], from where to where (exclusive) each row is padded.
         seen: logical length: prompt and answer tokens that went through, whether kept or not.
         positions: int64 [batch, KV heads, kept] prompt positions of the kept pairs, -1 where a slot is empty; None
             before pruning.
@@ -39,22 +40,23 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
         self.seen = 0
         self.positions: Tensor | None = None
         self._shown: Tensor | None = None  # positions of the keys that were handed back last
-        self.first_token: Tensor = torch.zeros(0, dtype=torch.long)
+        self.padding: Tensor = torch.zeros(0, 2, dtype=torch.long)
         self.dense_bytes = 0
         self.needs_mask = False
 
-    def take(self, keys: Tensor, values: Tensor, positions: Tensor, prompt_tokens: int) -> None:
+    def take(self, keys: Tensor, values: Tensor, positions: Tensor, prompt_tokens: int, padding: Tensor) -> None:
         """Hold pairs that were chosen before, of a prompt of so many tokens.
 
         Args:
             keys, values: [batch, KV heads, kept, dim]; neither is changed.
             positions: int64 [batch, KV heads, kept], ascending; -1 marks empty slots, in front.
             prompt_tokens: logical length.
+            padding: int64 [batch, 2], from where to where (exclusive) each row will be padded.
         """
         self.lazy_initialization(keys, values)
         self.keys, self.values = keys, values
         self.positions = self._shown = positions
-        self.first_token = torch.zeros(len(positions), dtype=torch.long, device=positions.device)
+        self.padding = padding.to(positions.device)
         self.seen = prompt_tokens
         self.dense_bytes = (keys[:, :, :1].nbytes + values[:, :, :1].nbytes) * prompt_tokens
         last = prompt_tokens if self.sliding_window is None else min(self.sliding_window - 1, prompt_tokens)
@@ -97,14 +99,15 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
         else:
             self.keys, self.values = gather_kv(self.keys, self.values, positions)
         self.positions = self._shown = positions
-        self.first_token = torch.zeros(len(positions), dtype=torch.long) if first_token is None else first_token
-        self.first_token = self.first_token.to(positions.device)
+        ends = torch.zeros(len(positions), dtype=torch.long) if first_token is None else first_token
+        self.padding = torch.stack([torch.zeros_like(ends), ends], dim=1).to(positions.device)
         self.seen = prompt_tokens
 
     def visible(self, query_position: int) -> Tensor:
         """bool [batch, KV heads, keys]: what a query at that logical position may see of the keys it was handed."""
         assert self._shown is not None
-        visible = self._shown >= self.first_token[:, None, None]
+        begins, ends = self.padding[:, :1, None], self.padding[:, 1:, None]
+        visible = (self._shown >= 0) & ~((self._shown >= begins) & (self._shown < ends))
         if self.sliding_window is not None:
             visible = visible & (self._shown > query_position - self.sliding_window)
         return visible
@@ -144,20 +147,20 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
         super().reorder_cache(beam_idx)
         if self.positions is not None:
             rows = beam_idx.to(self.positions.device)
-            self.positions, self.first_token = self.positions[rows], self.first_token[rows]
+            self.positions, self.padding = self.positions[rows], self.padding[rows]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each row, for beams."""
         super().batch_repeat_interleave(repeats)
         if self.positions is not None:
             self.positions = self.positions.repeat_interleave(repeats, dim=0)
-            self.first_token = self.first_token.repeat_interleave(repeats, dim=0)
+            self.padding = self.padding.repeat_interleave(repeats, dim=0)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows alone."""
         super().batch_select_indices(indices)
         if self.positions is not None:
-            self.positions, self.first_token = self.positions[indices], self.first_token[indices]
+            self.positions, self.padding = self.positions[indices], self.padding[indices]
 
 
 class PrunedCache(Cache):  # type: ignore[misc]

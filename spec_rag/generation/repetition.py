@@ -1,0 +1,98 @@
+"""How much a context matters when nobody has asked yet: the target reads it, and is made to repeat it.
+
+A pair counts as much as the repetition attends to it (KVzip, arXiv 2505.23416). This module does not know what is kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from spec_rag_kernels import window_scores
+from torch import Tensor
+
+from spec_rag.attention.capture import AttentionCall, capture
+from spec_rag.cancellation import check
+from spec_rag.errors import UnsupportedModelError
+from spec_rag.generation.pruned_cache import PrunedCache
+
+PIECE_TOKENS = 512
+_OVERLAP_TOKENS = 8
+
+
+def read_pieces(target: Any, ids: Tensor, cache: PrunedCache, cancelled: threading.Event | None) -> None:
+    """Fill the cache with the whole context, piece by piece, so that no piece's activations are large."""
+    decoder = target.get_decoder()
+    for start in range(0, len(ids), PIECE_TOKENS):
+        check(cancelled)
+        piece = ids[start : start + PIECE_TOKENS].to(target.device)
+        positions = torch.arange(start, start + len(piece), device=target.device)
+        with torch.no_grad():
+            decoder(input_ids=piece[None], position_ids=positions[None], past_key_values=cache, use_cache=True)
+
+
+def repetition_scores(
+    target: Any,
+    ids: Tensor,
+    cache: PrunedCache,
+    prelude: Sequence[int],
+    cancelled: threading.Event | None,
+    backend: str | None,
+) -> list[Tensor]:
+    """Per layer float32 [1, KV heads, tokens]: how much a repetition of the context attends to each of its pairs."""
+    observer = _Attended(len(ids), len(cache.layers), backend)
+    decoder = target.get_decoder()
+    for start in range(0, len(ids), PIECE_TOKENS):
+        check(cancelled)
+        before = ids[max(0, start - _OVERLAP_TOKENS) : start]
+        piece = torch.cat([torch.tensor(prelude, dtype=torch.long), before, ids[start : start + PIECE_TOKENS]])
+        positions = torch.arange(len(ids), len(ids) + len(piece), device=target.device)
+        with capture(target, observer), torch.no_grad():
+            decoder(
+                input_ids=piece[None].to(target.device),
+                position_ids=positions[None],
+                past_key_values=cache,
+                use_cache=True,
+            )
+        for layer in cache.layers:
+            layer.crop(-len(piece))
+    found = [scores for scores in observer.total if scores is not None]
+    if len(found) != len(cache.layers):
+        raise UnsupportedModelError(
+            f"{type(target).__name__} showed {len(found)} of its {len(cache.layers)} layers to the attention "
+            "interface: its cache cannot be pruned faithfully."
+        )
+    return found
+
+
+class _Attended:
+    """Observes the repetition: what its queries together attend to each pair, the most of the heads that share it."""
+
+    def __init__(self, tokens: int, layers: int, backend: str | None) -> None:
+        self.tokens = tokens
+        self.backend = backend
+        self.total: list[Tensor | None] = [None] * layers
+
+    def __call__(self, call: AttentionCall) -> None:
+        """Reduce one call of one layer."""
+        if call.layer >= len(self.total):
+            raise UnsupportedModelError(
+                f"Layer {call.layer} shares the keys of another, which cannot be pruned on its own: choose a target "
+                "whose every layer has its own keys."
+            )
+        scores = window_scores(
+            call.query,
+            call.key,
+            scaling=call.scaling,
+            reduce_queries="sum",
+            reduce_heads="kv",
+            head_reduction="max",
+            softcap=call.softcap,
+            sliding_window=call.sliding_window,
+            sinks=call.sinks,
+            backend=self.backend,
+        )[:, :, : self.tokens]
+        so_far = self.total[call.layer]
+        self.total[call.layer] = scores if so_far is None else so_far + scores

@@ -15,7 +15,7 @@ import pytest
 import torch
 from tiny import random_ids, tiny_model, tiny_pair
 
-from spec_rag import ContextCache, ModelPair, SpecPCConfig, agenerate, generate, generate_batch, stream
+from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, agenerate, generate, generate_batch, stream
 from spec_rag.errors import CancelledError, ConfigError, PromptTooLongError
 from spec_rag.evaluation.tasks.contexts import contexts, contexts_answered, table
 from spec_rag.text.contexts import context_ids, question_ids
@@ -242,3 +242,43 @@ def test_the_evaluation_asks_each_context_its_questions(pair: ModelPair) -> None
     hits = contexts_answered(pair, cases, keeps=(0.5,), max_new_tokens=4)
     assert {name: len(shares) for name, shares in hits.items()} == {"dense": 2, "0.5 of the pairs": 2}
     assert "| 2 contexts, 4 questions each |" in table(hits)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("head_budget", ["uniform", "adaptive"])
+def test_each_question_of_a_batch_chooses_its_own_pairs_among_those_kept(kind: str, head_budget: Any) -> None:
+    pair = target_only(kind)
+    context = ContextCache.read(pair, random_ids(200), keep=0.5)
+    before = [tensor.clone() for tensor in (*context.keys, *context.values)]
+    speckv = SpecKVConfig(max_capacity_prompt=24, head_budget=head_budget)
+    batch = generate_batch(pair, QUESTIONS, speckv=speckv, context=context, max_new_tokens=10)
+    alone = [generate(pair, q, speckv=speckv, context=context, max_new_tokens=10) for q in QUESTIONS]
+    assert [row.output_ids for row in batch] == [row.output_ids for row in alone]
+    assert all(torch.equal(a, b) for a, b in zip(before, (*context.keys, *context.values), strict=True))
+    layers = [layer for layer in batch[0].layer_positions if layer.shape[-1] <= 48]
+    assert layers
+    assert all(int((layer >= 0).sum()) <= 24 * 2 for layer in layers)
+    assert any(not torch.equal(a, b) for a, b in zip(alone[0].layer_positions, alone[1].layer_positions, strict=True))
+
+
+def test_a_capacity_that_holds_the_whole_context_changes_nothing(pair: ModelPair) -> None:
+    context = ContextCache.read(pair, TEXT)
+    whole = generate(pair, "Who?", context=context, max_new_tokens=8)
+    roomy = generate(pair, "Who?", speckv=SpecKVConfig(max_capacity_prompt=500), context=context, max_new_tokens=8)
+    assert roomy.output_ids == whole.output_ids
+    assert all(torch.equal(a, b) for a, b in zip(roomy.layer_positions, whole.layer_positions, strict=True))
+
+
+def test_what_the_question_attends_to_is_chosen() -> None:
+    """Scores by hand: the question's dense attention to the context, its maximum over queries and a group's heads."""
+    pair, text, question = target_only(), random_ids(120), random_ids(9, seed=5)
+    target = pair.require_target()
+    target.set_attn_implementation("eager")
+    with torch.no_grad():
+        attentions = target(torch.cat([text, question])[None], output_attentions=True).attentions
+    context = ContextCache.read(pair, text, keep=1.0)
+    speckv = SpecKVConfig(max_capacity_prompt=20, window_size=4, kernel_size=1, lookahead="none")
+    answer = generate(pair, question, speckv=speckv, context=context, max_new_tokens=2)
+    for attention, positions in zip(attentions, answer.layer_positions, strict=True):
+        scores = attention[0, :, 120:, :120].amax(dim=1).view(2, 2, 120).amax(dim=1)
+        assert torch.equal(positions, scores.topk(20).indices.sort().values)

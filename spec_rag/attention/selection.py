@@ -93,6 +93,30 @@ def select_kv(scores: Tensor, config: SpecKVConfig, key_mask: Tensor | None = No
     )
 
 
+def select_slots(scores: Tensor, positions: Tensor, config: SpecKVConfig) -> tuple[Tensor, Tensor]:
+    """Choose among pairs that were chosen before, at most `max_capacity_prompt` for each KV head.
+
+    Args:
+        scores: [batch, KV heads, slots], non-negative, not yet smoothed.
+        positions: int64 [batch, KV heads, slots], where each slot's pair stands; -1 where a slot is empty.
+        config: capacity, smoothing and head budget; `max_capacity_prompt` must be set.
+
+    Returns:
+        int64 [batch, KV heads, kept] twice: the chosen slots, and their positions, ascending, -1 in front where a head
+        keeps fewer than another.
+    """
+    assert config.max_capacity_prompt is not None
+    budget = min(config.max_capacity_prompt, scores.shape[-1])
+    smoothed = smooth(scores, config.kernel, config.pool_type).masked_fill(positions < 0, -1.0)
+    if config.adaptive:
+        slots = _share_among_heads(smoothed, budget, config.head_floor)
+    else:
+        slots = smoothed.topk(budget, dim=-1).indices
+    kept = positions.gather(2, slots.clamp(min=0)).masked_fill(slots < 0, -1)
+    order = kept.argsort(dim=-1, stable=True)
+    return slots.clamp(min=0).gather(2, order), kept.gather(2, order)
+
+
 def select_columns(scores: Tensor, config: SpecKVConfig, key_mask: Tensor | None = None) -> Tensor:
     """Choose the columns that every query of the sparse prefill sees (paper, section 4.1).
 

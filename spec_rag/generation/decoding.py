@@ -32,11 +32,12 @@ from spec_rag.generation.draft import before_end
 from spec_rag.generation.prefill import prefill
 from spec_rag.generation.pruned_cache import DecodeMasks, PrunedCache
 from spec_rag.generation.sampling import GREEDY, SamplingConfig, eos_token_ids, pad_token_id, seeded
+from spec_rag.generation.second_choice import choose_again, chooses_again
 from spec_rag.generation.speculation import Guesses, VerifiedDecoding, can_verify
 from spec_rag.generation.stopping import CancelCriterion, Cancelled, is_cancelled
 from spec_rag.models.pair import ModelPair
 from spec_rag.results import Answer, FinishReason, Timings
-from spec_rag.text.tokens import left_pad
+from spec_rag.text.tokens import left_pad, right_pad
 
 _OWN_LOOKAHEAD_TOKENS = 8
 
@@ -74,6 +75,9 @@ def decode(
     cache = None
     if context is not None:
         cache = context.start(target, (prompts.mask == 0).sum(dim=1))
+        if chooses_again(cache, speckv):
+            assert speckv is not None
+            choose_again(target, cache, context.ids, batch.rows, speckv, backend)
     elif is_pruned(prompts.tokens, speckv):
         assert speckv is not None
         if prompts.tokens < speckv.window + 2:
@@ -180,15 +184,6 @@ def pruned_cache(
         batch.lookahead = [own[i] if by[i] == "target" else batch.lookahead[i] for i in range(len(by))]
     observing = right_pad(observing_copies(target, batch, speckv))
     return prefill(target, prompts.ids, prompts.mask, prompts.positions, *observing, speckv, backend)
-
-
-def right_pad(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Stack int64 [tokens] rows into a right-padded [batch, tokens], with a bool mask of what is there."""
-    width = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row
-    return ids, torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
 
 
 def generate_from(

@@ -88,7 +88,8 @@ def generate_batch(
         cancelled: an event that ends the generation, or the wait for the models, when it is set; a
             `spec_rag.Cancellation` ends the wait at once, any other event within 50 ms.
         backend: kernel backend ("torch", "triton"); None chooses by device.
-        context: a context that the target has read once; the prompts are questions on it, and it is pruned already.
+        context: a context that the target has read once; the prompts are questions on it. With speckv, the
+            question and what repeats its words choose at most max_capacity_prompt pairs per head among those kept.
         **options: seed, stop (a string or several), schema, regex, and the fields of GenerationConfig.
     """
     if isinstance(prompts, str):
@@ -223,7 +224,7 @@ def answer_rows(
     draft = pair.draft if specpc is not None or speckv is not None else None
     with chunked_feed_forward([draft, pair.target], sampling.prefill_chunk_size):
         if context is not None:
-            return decode(pair, batch, None, sampling, streamer, cancelled, backend, context)
+            return decode(pair, batch, speckv, sampling, streamer, cancelled, backend, context)
         read_with_draft(pair, batch, specpc, speckv, sampling.max_new_tokens, cancelled, backend)
         return decode(pair, batch, speckv, sampling, streamer, cancelled, backend)
 

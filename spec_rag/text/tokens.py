@@ -137,3 +137,12 @@ def _copied(backend: Tokenizer, vocabulary: int) -> _Backends:
     text = Tokenizer.from_str(json.dumps(settings))
     text.encode_special_tokens = True
     return _Backends(vocabulary, text, template, control)
+
+
+def right_pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack int64 [tokens] rows into a right-padded [batch, tokens], with a bool mask of what is there."""
+    width = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+    return ids, torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]

@@ -1,5 +1,6 @@
 # make demo   the whole pipeline on a real model, offline
 # make test   the test suite
+# make gpu    the kernels proved and both methods measured on this machine's GPU, without a network
 # Both create .venv and install what they need on the first call.
 
 PYTHON ?= python3.11
@@ -12,7 +13,7 @@ export TOKENIZERS_PARALLELISM := false
 # waiting threads sleep: spinning ones slow everything several times when the cores are shared
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-core test-lowest test-wheel lint clean
+.PHONY: demo test gpu test-core test-lowest test-wheel lint clean
 
 demo: $(READY)
 	@$(BIN)/spec-rag demo
@@ -24,6 +25,12 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the kernels and both methods on this machine's GPU: no network, and no environment but the one that is there;
+# GPU_OPTIONS="--wheels FOLDER" brings packages that it lacks
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+gpu:
+	@$(GPU_PYTHON) kernels/benchmarks/on_gpu.py $(GPU_OPTIONS)
 
 # the core without any RAG framework
 test-core: .venv-core/.ready

@@ -25,6 +25,23 @@ def median_seconds(calls: dict[str, Callable[[], object]], repeats: int) -> dict
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def device_seconds(call: Callable[[], object], repeats: int, device: str) -> float:
+    """The median of one call: on a GPU by device events, each after a write that empties its caches."""
+    call()
+    call()
+    if device == "cpu":
+        return median_seconds({"": call}, repeats)[""]
+    flushed = torch.empty(2**28, dtype=torch.uint8, device=device)
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
+    for begin, end in events:
+        flushed.zero_()  # and while it writes, the call is launched, so that launching is not measured
+        begin.record()
+        call()
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.median(begin.elapsed_time(end) for begin, end in events) / 1e3
+
+
 def working_bytes(call: Callable[[], object]) -> int:
     """The most bytes that one call held at once, its result included and its arguments not.
 

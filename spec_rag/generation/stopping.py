@@ -35,6 +35,8 @@ class CancelCriterion(StoppingCriteria):  # type: ignore[misc]
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         """bool [rows]: whether to stop."""
         if self.first_token_at is None:
+            if input_ids.is_cuda:  # the token is asked for, not there yet
+                torch.cuda.synchronize(input_ids.device)
             self.first_token_at = time.perf_counter()
         stop = [is_cancelled(self.cancelled, row) for row in range(input_ids.shape[0])]
         return torch.tensor(stop, dtype=torch.bool, device=input_ids.device)

@@ -32,6 +32,15 @@ class Call:
         }
         return f"{self.tensors[0].dtype} {[tuple(tensor.shape) for tensor in self.tensors]} {shown}"
 
+    def on(self, device: str) -> "Call":
+        """The same call with its tensors on another device; views stay the views they are."""
+
+        def moved(value: Any) -> Any:
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        keywords = {name: moved(value) for name, value in self.keywords.items()}
+        return Call(tuple(moved(tensor) for tensor in self.tensors), keywords)
+
     def in_float64(self) -> "Call":
         def wide(value: Any) -> Any:
             return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value

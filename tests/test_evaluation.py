@@ -18,7 +18,8 @@ from spec_rag.compression.draft import Draft
 from spec_rag.compression.pipeline import compress
 from spec_rag.errors import UnreadableFileError
 from spec_rag.evaluation import run
-from spec_rag.evaluation.methods.variants import EMBEDDED, PARTS, VARIANTS, Case
+from spec_rag.evaluation.methods.budgets import PARTS
+from spec_rag.evaluation.methods.variants import EMBEDDED, VARIANTS, Case
 from spec_rag.evaluation.tasks.metrics import holds_answer
 from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion, read_questions
 from spec_rag.text.documents import Document

@@ -136,7 +136,7 @@ def test_the_common_and_the_frequent_words_are_the_answer() -> None:
 
 def test_questions_come_with_what_answers_them_and_documents_of_others() -> None:
     one, several = made("qa_1", cases=1)[0], made("qa_2", cases=1)[0]
-    assert one.question == several.question == "Question: Who founded town 0?"
+    assert one.question == several.question == "Who founded town 0?"
     for case in (one, several):
         assert ASKED[0].documents[0] in case.documents
         assert len(case.documents) > 4

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spec_rag.cli import console
+from spec_rag.cli.evaluate_run import run_tasks
 from spec_rag.errors import ConfigError
 from spec_rag.models.options import DEFAULT_DRAFT
 
@@ -42,7 +43,7 @@ def kept(
     from spec_rag.compression.draft import Draft
     from spec_rag.evaluation import run
     from spec_rag.evaluation.chart import draw_kept
-    from spec_rag.evaluation.methods.variants import PARTS
+    from spec_rag.evaluation.methods.budgets import PARTS
 
     console.quiet_transformers()
     encoder = run.load_embedder(embedder) if embedder else None
@@ -80,39 +81,7 @@ def kinds(
         typer.echo(f"\n{kind}\n\n{run.kept_table(run.kept_answers(reader, asked, chosen, embedder=encoder))}")
 
 
-@app.command("run")
-def run_tasks(
-    tasks: Annotated[str, typer.Option(help="Tasks of RULER, separated by commas: niah_single_1 ... qa_2; or all.")],
-    tokens: Annotated[int, typer.Option(help="Tokens of a prompt, as the draft counts them.", min=1)] = 2048,
-    cases: Annotated[int, typer.Option(help="Examples of each task.", min=1)] = 40,
-    seed: Annotated[int, typer.Option(help="Another one makes other examples.")] = 0,
-    methods: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
-    questions: Annotated[Path | None, typer.Option(help="Questions with documents, for qa_1 and qa_2.")] = None,
-    draft: console.Draft = None,
-    embedder: Annotated[str | None, typer.Option(help="Package or folder of a sentence encoder.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A line of JSON per example; a new run goes on from there.")] = None,
-    charts: Annotated[Path | None, typer.Option(help="Folder for a PNG per task.")] = None,
-) -> None:
-    """How much of the answers to generated tasks is in what each method keeps, at 1/4, 1/8 and 1/16 of the tokens."""
-    from spec_rag.compression.draft import Draft
-    from spec_rag.evaluation import grid, run
-    from spec_rag.evaluation.tasks.ruler import QUESTIONS, TASKS, ruler_cases
-    from spec_rag.text.token_counter import token_counter
-
-    if out:
-        console.check_writable(out)
-    console.quiet_transformers()
-    names = [name for name in TASKS if questions or name not in QUESTIONS] if tasks == "all" else _listed(tasks) or []
-    encoder = run.load_embedder(embedder) if embedder else None
-    chosen = run.variants_for(draft or DEFAULT_DRAFT, encoder, _listed(methods))
-    asked = _questions(questions, None) if questions else []
-    reader = Draft.of(draft or DEFAULT_DRAFT)
-    count = token_counter("draft", reader.tokenizer)
-    made = {name: ruler_cases(name, count, tokens, cases, seed, questions=asked) for name in names}
-    found = grid.run_grid(reader, made, chosen, tokens=tokens, seed=seed, out=out, embedder=encoder)
-    typer.echo(grid.grid_table(found))
-    if charts:
-        grid.draw_grid(found, charts)
+app.command("run")(run_tasks)
 
 
 @app.command()

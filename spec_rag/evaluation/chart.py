@@ -27,6 +27,9 @@ _COLOURS = (
 )
 
 
+_MARKERS = "osD^vPX<>*"
+
+
 @dataclass(frozen=True)
 class Point:
     """A share with its interval, all 0 to 1."""
@@ -36,31 +39,74 @@ class Point:
     high: float
 
 
-def draw_kept(title: str, budgets: Sequence[str], methods: Mapping[str, Sequence[Point]], path: Path) -> None:
+def draw_kept(
+    title: str,
+    budgets: Sequence[str],
+    methods: Mapping[str, Sequence[Point | None]],
+    path: Path,
+    levels: Mapping[str, float] | None = None,
+) -> None:
     """Write a chart; the suffix of the path says whether as SVG, PNG or PDF.
 
     Args:
         title: stands above.
         budgets: labels of the x axis, from the smallest to the largest.
-        methods: per method one point per budget, in the same order.
+        methods: per method one point per budget, in the same order; None where it was not tried.
         path: where to.
+        levels: what does not depend on the budget, each a dashed line.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     axes = figure.subplots()
-    for i, (name, points) in enumerate(methods.items()):
+    for name, level in (levels or {}).items():
+        axes.axhline(level, label=name, color="#24292f", linestyle="--", linewidth=1.2)
+    for i, (name, given) in enumerate(methods.items()):
         shift = (i - (len(methods) - 1) / 2) * 0.025  # so that intervals do not hide each other
-        places = [x + shift for x in range(len(points))]
-        shares = [point.share for point in points]
-        around = [[p.share - p.low for p in points], [p.high - p.share for p in points]]
-        axes.errorbar(places, shares, yerr=around, label=name, color=_COLOURS[i % len(_COLOURS)], marker="o", ms=4,
-                      elinewidth=2.5, alpha=0.85)  # fmt: skip
+        known = [(x + shift, point) for x, point in enumerate(given) if point is not None]
+        shares = [point.share for _, point in known]
+        around = [[point.share - point.low for _, point in known], [point.high - point.share for _, point in known]]
+        axes.errorbar([x for x, _ in known], shares, yerr=around, label=name, color=_COLOURS[i % len(_COLOURS)],
+                      marker=_MARKERS[i % len(_MARKERS)], ms=5, elinewidth=1.2, alpha=0.85)  # fmt: skip
     axes.set_xticks(range(len(budgets)), budgets)
     axes.set_xlabel("tokens kept")
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(-0.02, 1.02)
     axes.grid(axis="y", color="#e3e6eb")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, loc="left", fontsize=11, fontweight="semibold")
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
+
+
+def draw_lengths(
+    title: str, what: str, lengths: Sequence[int], methods: Mapping[str, Sequence[float | None]], path: Path
+) -> None:
+    """Write a chart of a cost against the length of the context, both in powers of two.
+
+    Args:
+        title: stands above.
+        what: label of the y axis.
+        lengths: of contexts, in tokens.
+        methods: per method a figure per length; None where it was not measured.
+        path: where to.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
+
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, given) in enumerate(methods.items()):
+        known = [(length, value) for length, value in zip(lengths, given, strict=True) if value is not None]
+        axes.plot([length for length, _ in known], [value for _, value in known], label=name,
+                  color=_COLOURS[i % len(_COLOURS)], marker=_MARKERS[i % len(_MARKERS)], ms=5)  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(list(lengths), [f"{length:,}" for length in lengths])
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.set_xlabel("tokens of the prompt")
+    axes.set_ylabel(what)
+    axes.grid(axis="y", color="#e3e6eb")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, loc="left", fontsize=11, fontweight="semibold")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)

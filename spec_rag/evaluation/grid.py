@@ -1,4 +1,4 @@
-"""Tasks by methods by budgets: how much of each answer is in what is kept, a line of JSON per example and budget.
+"""Tasks by methods by budgets: what is kept, or what a target answers, a line of JSON per example, method and budget.
 
 What stands in the file from an earlier run is not computed again. This module does not know how a method works, or
 terminals.
@@ -6,180 +6,157 @@ terminals.
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from spec_rag.compression.draft import Draft
-from spec_rag.errors import UnreadableFileError
-from spec_rag.evaluation.chart import Point, draw_kept
-from spec_rag.evaluation.methods.variants import PARTS, Case, Variant
-from spec_rag.evaluation.run import interval
-from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
-from spec_rag.evaluation.tasks.ruler import LongCase
+from spec_rag.errors import ConfigError
+from spec_rag.evaluation.methods.answers import ANSWERERS, DENSE, Request
+from spec_rag.evaluation.methods.budgets import BUDGETS
+from spec_rag.evaluation.methods.variants import EMBEDDED, VARIANTS, Case
+from spec_rag.evaluation.records import Key, Measure, Scored, append_lines, code_version, read_lines
+from spec_rag.evaluation.tasks.cases import LongCase, best_f1, exact_match
+from spec_rag.generation.pipeline import generate
+from spec_rag.models.pair import ModelPair
 from spec_rag.progress import steps
+from spec_rag.results import Answer
 
 
 @dataclass(frozen=True)
-class Example:
-    """Which case of which task was tried, and with what."""
-
-    draft: str
-    task: str
-    tokens: int
-    seed: int
-    number: int
-    method: str
-
-
-@dataclass(frozen=True)
-class Scored:
-    """An example at one budget.
+class Tasks:
+    """Cases by task, and what they were made for.
 
     Attributes:
-        example: what was tried.
-        part: 1/part of the documents' tokens was the budget.
-        score: share of the answers that is in what was kept, 0 to 1.
-        seconds: of this method for this example, all budgets together.
+        cases: by name of the task.
+        tokens: of a prompt, or 0 where a file decides.
+        seed: of the cases.
     """
 
-    example: Example
-    part: int
-    score: float
-    seconds: float
-
-    def to_json(self) -> str:
-        """One line."""
-        return json.dumps({**asdict(self.example), "part": self.part, "score": self.score, "seconds": self.seconds})
-
-    @classmethod
-    def from_json(cls, line: str) -> Scored:
-        """Read `to_json` back."""
-        row = json.loads(line)
-        example = Example(**{name: row[name] for name in Example.__dataclass_fields__})
-        return cls(example, row["part"], row["score"], row["seconds"])
+    cases: Mapping[str, Sequence[LongCase]]
+    tokens: int = 0
+    seed: int = 0
 
 
-def read_scored(path: Path) -> list[Scored]:
-    """What an earlier run has written; a last line that was cut off is taken out of the file.
+@dataclass(frozen=True)
+class Methods:
+    """What is compared, and by which models.
+
+    Attributes:
+        draft: that reads.
+        names: of the methods.
+        budgets: shares, or above 1 so many tokens or pairs.
+        target: draft and target, where answers are measured; else what is kept is.
+        embedder: for the methods that need one, with its name.
+    """
+
+    draft: Draft
+    names: Sequence[str]
+    budgets: Sequence[Fraction] = BUDGETS
+    target: ModelPair | None = None
+    embedder: Any = None
+    embedder_name: str | None = None
+    code: str = field(default_factory=code_version)
+
+    def key(self, case: LongCase, method: str, budget: Fraction) -> Key:
+        """How a line of this method is found again."""
+        target = self.target.target_name if self.target else None
+        embedder = self.embedder_name if method in EMBEDDED else None
+        return Key(self.draft.name, target, embedder, self.code, case.address, method, str(budget))
+
+    def budgets_for(self, method: str) -> Sequence[Fraction]:
+        """The budgets at which a method is tried."""
+        return (Fraction(1),) if method == DENSE else self.budgets
+
+
+def method_names(measure: Measure, embedder: Any, names: Sequence[str] | None = None) -> list[str]:
+    """The methods that this measure and embedder allow, or those of them that are named.
 
     Raises:
-        UnreadableFileError: another line cannot be read; the message names it.
+        ConfigError: a name is unknown, or cannot be measured so.
     """
-    if not path.exists():
-        return []
-    found, good = [], 0
-    data = path.read_bytes()
-    lines = data.splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        try:
-            if not line.endswith(b"\n"):
-                raise ValueError("it has no end")
-            found.append(Scored.from_json(line.decode("utf-8")))
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                break
-            raise UnreadableFileError(
-                f"{path}, line {number}: {error!r}. It is no line of this command: give another file to write to."
-            ) from error
-        good += len(line)
-    if good < len(data):
-        os.truncate(path, good)
-    return found
+    known = [*(ANSWERERS if measure == "answers" else ()), *VARIANTS, *(EMBEDDED if embedder is not None else ())]
+    for name in names or ():
+        if name in known:
+            continue
+        if name in ANSWERERS:
+            raise ConfigError(f"method {name!r} keeps no text, so its answers are what can be measured.")
+        if name in EMBEDDED:
+            raise ConfigError(f"method {name!r} needs an embedder.")
+        raise ConfigError(f"method {name!r} is not one of {', '.join(known)}.")
+    return list(names or known)
 
 
-def run_grid(
-    draft: Draft,
-    cases: Mapping[str, Sequence[LongCase]],
-    methods: Mapping[str, Variant],
-    *,
-    tokens: int,
-    seed: int,
-    out: Path | None = None,
-    embedder: Any = None,
-) -> list[Scored]:
-    """Try every method on every case; each is written to `out` as soon as it is known.
+def run_grid(tasks: Tasks, methods: Methods, out: Path | None = None, deadline: float | None = None) -> list[Scored]:
+    """Try every method on every case at every budget; each line is written to `out` as soon as it is known.
 
     Args:
-        draft: that reads.
-        cases: by task, made for so many `tokens` by this `seed`.
-        methods: by name.
-        tokens, seed: of the cases.
+        tasks: what is tried.
+        methods: by what.
         out: file of JSON lines, or None; what stands there already is taken over.
-        embedder: for the methods that need one.
+        deadline: of `time.monotonic`; nothing is begun after it, and what is known by then is returned.
     """
-    known: dict[Example, dict[int, Scored]] = defaultdict(dict)
-    for line in [] if out is None else read_scored(out):
-        known[line.example][line.part] = line
+    known = {row.key: row for row in ([] if out is None else read_lines(out, Scored.from_json))}
     found: list[Scored] = []
-    with steps("Examples", sum(map(len, cases.values()))) as done:
-        for task, own in cases.items():
-            for number, case in enumerate(own):
+    with steps("Examples", sum(map(len, tasks.cases.values()))) as done:
+        for task, cases in tasks.cases.items():
+            for number, case in enumerate(cases):
                 reading: Case | None = None
-                for method, variant in methods.items():
-                    example = Example(draft.name, task, tokens, seed, number, method)
-                    if known[example].keys() < set(PARTS):
-                        reading = reading or Case(draft, _asked(case), embedder)
-                        rows = _tried(example, case, reading, variant)
-                        _append(out, [row for row in rows if row.part not in known[example]])
-                        known[example] = {row.part: row for row in rows}
-                    found += [known[example][part] for part in PARTS]
+                for method in methods.names:
+                    budgets = methods.budgets_for(method)
+                    own = [known.get(methods.key(case, method, budget)) for budget in budgets]
+                    if None in own:
+                        if deadline is not None and time.monotonic() > deadline:
+                            found += [row for row in own if row is not None]
+                            continue
+                        reading = reading or _reading(methods, case)
+                        scored = [
+                            Scored(**vars(methods.key(case, method, budget)), task=task, tokens=tasks.tokens,
+                                   seed=tasks.seed, number=number, **figures)
+                            for budget, figures in zip(budgets, _figures(methods, method, case, reading), strict=True)
+                        ]  # fmt: skip
+                        append_lines(out, [new.to_json() for new, old in zip(scored, own, strict=True) if old is None])
+                        own = [old or new for new, old in zip(scored, own, strict=True)]
+                    found += [row for row in own if row is not None]
                 done()
     return found
 
 
-def _asked(case: LongCase) -> AnsweredQuestion:
-    return AnsweredQuestion(case.question, case.answers, case.documents)
+def _reading(methods: Methods, case: LongCase) -> Case:
+    titled = methods.target is not None
+    return Case(methods.draft, case.asked, methods.embedder, budgets=methods.budgets, titled=titled)
 
 
-def _tried(example: Example, case: LongCase, reading: Case, variant: Variant) -> list[Scored]:
+def _figures(methods: Methods, method: str, case: LongCase, reading: Case) -> Iterator[dict[str, Any]]:
+    """Per budget, what came out."""
     started = time.perf_counter()
-    texts = variant(reading)
-    taken = time.perf_counter() - started
-    return [Scored(example, part, case.score(text), taken) for part, text in zip(PARTS, texts, strict=True)]
+    if method in ANSWERERS:
+        assert methods.target is not None
+        for budget in methods.budgets_for(method):
+            answer = ANSWERERS[method](Request(methods.target, case, budget))
+            yield _judged(case, answer, time.perf_counter() - started)
+            started = time.perf_counter()
+        return
+    texts = {**VARIANTS, **EMBEDDED}[method](reading)
+    for text in texts:
+        if methods.target is None:
+            yield {"score": case.score(text), "seconds": time.perf_counter() - started}
+        else:
+            answer = generate(methods.target, case.chat(text), max_new_tokens=case.max_new_tokens)
+            yield _judged(case, answer, time.perf_counter() - started)
+        started = time.perf_counter()
 
 
-def _append(out: Path | None, rows: Iterable[Scored]) -> None:
-    if out is not None:
-        with out.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{row.to_json()}\n" for row in rows))
-
-
-def grid_points(rows: Sequence[Scored]) -> dict[str, dict[str, list[Point]]]:
-    """Per task and method, the mean score at each budget with its 95% interval."""
-    scores: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        scores[row.example.task, row.example.method][row.part].append(row.score)
-    found: dict[str, dict[str, list[Point]]] = defaultdict(dict)
-    for (task, method), by_part in scores.items():
-        found[task][method] = [Point(sum(own) / len(own), *interval(own)) for own in map(by_part.get, PARTS) if own]
-    return dict(found)
-
-
-def grid_table(rows: Sequence[Scored]) -> str:
-    """Markdown: a row per task and method, a column per budget."""
-    examples = len({astuple(row.example)[:-1] for row in rows})
-    lines = [
-        f"| answers kept, {examples} examples | method | " + " | ".join(f"1/{part}" for part in PARTS) + " |",
-        "|---|---|" + "---|" * len(PARTS),
-    ]
-    for task, methods in grid_points(rows).items():
-        for method, points in methods.items():
-            cells = " | ".join(f"{point.share:.3f} [{point.low:.2f}, {point.high:.2f}]" for point in points)
-            lines.append(f"| {task} | {method} | {cells} |")
-    return "\n".join(lines)
-
-
-def draw_grid(rows: Sequence[Scored], folder: Path) -> None:
-    """A PNG per task: the share of the answers kept against the budget."""
-    folder.mkdir(parents=True, exist_ok=True)
-    budgets = [f"1/{part}" for part in reversed(PARTS)]
-    for task, methods in grid_points(rows).items():
-        count = len({row.example.number for row in rows if row.example.task == task})
-        shown = {method: points[::-1] for method, points in methods.items()}
-        draw_kept(f"{task}: answers kept, {count} examples", budgets, shown, folder / f"{task}.png")
+def _judged(case: LongCase, answer: Answer, seconds: float) -> dict[str, Any]:
+    text = answer.text.strip()
+    return {
+        "score": case.score(text),
+        "seconds": seconds,
+        "answer": text,
+        "f1": best_f1(text, case.answers),
+        "exact_match": exact_match(text, case.answers),
+        "kv_bytes": answer.kv_bytes_kept or None,
+    }

@@ -1,21 +1,19 @@
 """Variants of keeping a part of the documents, to be compared on the same questions and budgets.
 
-Each passage is read once, whatever the variants make of it. Every variant fills the same budget: a share of the tokens
-of the documents' texts, as the draft counts them. This module does not know files or tables.
+Each passage is read once, whatever the variants make of it. Every variant fills the same budgets: shares of the tokens
+of the documents' texts, as the draft counts them, or so many tokens. This module does not know files or tables.
 """
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import torch
 from safetensors import safe_open
@@ -32,12 +30,12 @@ from spec_rag.compression.pipeline import keep, read_documents
 from spec_rag.compression.scoring import standardised
 from spec_rag.compression.selection import Reading
 from spec_rag.config import CompressionConfig, SpecPCConfig
+from spec_rag.evaluation.methods.baselines import random_sentences, truncation
+from spec_rag.evaluation.methods.budgets import BUDGETS, budget_tokens
 from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
 from spec_rag.text.token_counter import token_counter
 from spec_rag.text.units import unit_spans
 from spec_rag.text.words import word_overlap
-
-PARTS = (4, 8, 16)
 
 
 @dataclass
@@ -52,6 +50,8 @@ class Case:
             shows them; the budget is then a larger share of the texts.
         folder: where signals are kept between runs, or None. Take another one for another embedder, or when the way
             documents are read has changed.
+        budgets: what may be kept.
+        titled: put the title of a document before what is kept of it, for a model that answers; it is not counted.
     """
 
     draft: Draft
@@ -59,6 +59,8 @@ class Case:
     embedder: Any = None
     folder: Path | None = None
     with_titles: bool = False
+    budgets: Sequence[Fraction] = BUDGETS
+    titled: bool = False
 
     def __post_init__(self) -> None:
         self.config = CompressionConfig(language=self.asked.language)
@@ -79,6 +81,11 @@ class Case:
             self.count(f"Document [{number}](Title: {document.title}) {document.text}\n")
             for number, document in enumerate(self.documents, start=1)
         )
+
+    @property
+    def rooms(self) -> list[int]:
+        """Tokens that may be kept, by budget."""
+        return [budget_tokens(budget, self.tokens) for budget in self.budgets]
 
     @cached_property
     def index(self) -> DocumentIndex:
@@ -129,19 +136,31 @@ class Case:
 
     def kept(self, reading: Reading) -> list[str]:
         """What the package keeps at each budget."""
-        return [keep(reading, replace(self.config, max_tokens=self.tokens // part), self.count).text for part in PARTS]
+        texts = []
+        for room in self.rooms:
+            kept = keep(reading, replace(self.config, max_tokens=room), self.count)
+            pieces = [(d, document.text) for d, document in enumerate(kept.documents)]
+            texts.append(self.joined(pieces) if self.titled else kept.text)
+        return texts
+
+    def joined(self, pieces: Iterable[tuple[int, str]]) -> str:
+        """Kept pieces, each with the index of its document, as one text."""
+        if not self.titled:
+            return "\n".join(text for _, text in pieces)
+        own = [(d, "\n".join(text for _, text in run)) for d, run in groupby(pieces, key=itemgetter(0))]
+        return "\n\n".join(_titled(self.documents[d].title, text, ": ") for d, text in own if text)
 
     def whole(self, scores: Tensor) -> list[str]:
         """Whole units by falling score, each that still fits: what a ranking of sentences can do by itself."""
         lengths = [self.count(text) for text in self.unit_texts]
         texts = []
-        for part in PARTS:
-            room, chosen = self.tokens // part, []
+        for room in self.rooms:
+            chosen = []
             for i in scores.argsort(descending=True, stable=True).tolist():
                 if lengths[i] <= room:
                     room -= lengths[i]
                     chosen.append(i)
-            texts.append("\n".join(self.unit_texts[i] for i in sorted(chosen)))
+            texts.append(self.joined((self.owners[i], self.unit_texts[i]) for i in sorted(chosen)))
         return texts
 
     def _kept_aside(self, kind: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -172,8 +191,8 @@ def paper(case: Case) -> list[str]:
     body = [token for passage in case.passages for token in passage.ids]
     window = len(question_tokens(tokenizer, frame(tokenizer), case.asked.question).ids)
     texts = []
-    for part in PARTS:
-        config = SpecPCConfig(window_size=window, max_capacity_prompt=window + case.tokens // part)
+    for room in case.rooms:
+        config = SpecPCConfig(window_size=window, max_capacity_prompt=window + room)
         kept = [i for i in select_prompt_tokens(case.joint, config).tolist() if i < len(body)]
         texts.append(str(tokenizer.decode([body[i] for i in kept])))
     return texts
@@ -194,40 +213,6 @@ def embedding(case: Case) -> list[str]:
     """Whole sentences by embedding similarity of sentence (with its title) and of document."""
     sentences, documents = case.embedded["units"], case.embedded["documents"][case.owners]
     return case.whole(standardised(sentences) + standardised(documents))
-
-
-def truncation(head: float) -> Variant:
-    """The first words of all documents together and the last, what lies between dropped.
-
-    Args:
-        head: share of the kept words that are the first, 0 to 1.
-    """
-
-    def variant(case: Case) -> list[str]:
-        words = [(d, *found.span()) for d, text in enumerate(case.texts) for found in re.finditer(r"\S+", text)]
-
-        def pieces(kept: int) -> list[str]:
-            first = round(kept * head)
-            runs = [
-                list(run)
-                for part in (words[:first], words[len(words) - (kept - first) :])
-                for _, run in groupby(part, key=itemgetter(0))
-            ]
-            return [case.texts[run[0][0]][run[0][1] : run[-1][2]] for run in runs]
-
-        def tokens(kept: int) -> int:
-            return sum(map(case.count, pieces(kept)))
-
-        sizes = range(1, len(words) + 1)
-        return ["\n".join(pieces(bisect_right(sizes, case.tokens // part, key=tokens))) for part in PARTS]
-
-    return variant
-
-
-def random_sentences(case: Case) -> list[str]:
-    """Whole sentences drawn by chance; the same ones for the same question."""
-    chance = torch.Generator().manual_seed(crc32(case.asked.question.encode()))
-    return case.whole(torch.rand(len(case.unit_texts), generator=chance))
 
 
 def settings(**changes: Any) -> Variant:
@@ -276,5 +261,5 @@ EMBEDDED: Mapping[str, Variant] = {
 }
 
 
-def _titled(title: str | None, text: str) -> str:
-    return f"{title}. {text}" if title else text
+def _titled(title: str | None, text: str, between: str = ". ") -> str:
+    return f"{title}{between}{text}" if title else text

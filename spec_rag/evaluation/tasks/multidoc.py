@@ -1,7 +1,8 @@
 """Questions over several documents, with known answers: multi-document and multi-hop QA, key-value retrieval.
 
-Reads JSON lines: `question`, `answers`, `ctxs` with `title` and `text`; or `ordered_kv_records`, `key`, `value`, of
-which one document with a pair a line is made. This module does not know how documents are read.
+Reads JSON lines: `question`, `answers`, and `ctxs` or `documents`, which are texts or objects with `text` and perhaps
+`title`; or `ordered_kv_records`, `key`, `value`, of which one document with a pair a line is made. This module does not
+know how documents are read.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def read_questions(path: Path, limit: int | None = None) -> list[AnsweredQuestio
             found.append(_question(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
             raise UnreadableFileError(
-                f"{path}, line {number}: {error!r}. A line is a JSON object with question, answers and ctxs (title, "
-                "text), or with ordered_kv_records, key and value."
+                f"{path}, line {number}: {error!r}. A line is a JSON object with question, answers and ctxs or "
+                "documents (texts, or title and text), or with ordered_kv_records, key and value."
             ) from error
     return found
 
@@ -51,5 +52,9 @@ def _question(row: dict[str, Any]) -> AnsweredQuestion:
     if "ordered_kv_records" in row:
         lines = ",\n".join(f'"{key}": "{value}"' for key, value in row["ordered_kv_records"])
         return AnsweredQuestion(f'What is the value of the key "{row["key"]}"?', [row["value"]], [Document(lines)])
-    documents = [Document(c["text"], title=c.get("title")) for c in row["ctxs"]]
-    return AnsweredQuestion(row["question"], row["answers"], documents)
+    given = row["documents"] if "documents" in row else row["ctxs"]
+    documents = [Document(c) if isinstance(c, str) else Document(c["text"], title=c.get("title")) for c in given]
+    answers = row["answers"]
+    if isinstance(answers, str):
+        raise ValueError("answers is a list of strings")
+    return AnsweredQuestion(row["question"], answers, documents, row.get("language", "en"))

@@ -15,47 +15,13 @@ from itertools import cycle, islice, pairwise
 
 from spec_rag.checks import check_integer
 from spec_rag.errors import ConfigError
+from spec_rag.evaluation.tasks.cases import LongCase
 from spec_rag.evaluation.tasks.metrics import holds_answer
 from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
 from spec_rag.evaluation.tasks.wording import COMPOUNDS, prose, words
 from spec_rag.text.documents import Document
 
 Count = Callable[[str], int]
-
-
-@dataclass(frozen=True)
-class LongCase:
-    """One long prompt with a known answer.
-
-    Attributes:
-        task: its name.
-        documents: what has to be read; a single one unless questions are asked over several.
-        question: what is asked of it, the instruction included.
-        answer_start: how the answer begins; a part of the prompt.
-        answers: what has to be found.
-        needs_all: whether all of them count, each alike, or any of them is enough.
-        tokens: of the prompt.
-    """
-
-    task: str
-    documents: tuple[Document, ...]
-    question: str
-    answer_start: str
-    answers: tuple[str, ...]
-    needs_all: bool = True
-    tokens: int = 0
-
-    @property
-    def prompt(self) -> str:
-        """Documents, question and the beginning of the answer."""
-        texts = [f"{d.title}\n{d.text}" if d.title else d.text for d in self.documents]
-        return "\n\n".join([*texts, self.question, self.answer_start])
-
-    def score(self, text: str) -> float:
-        """Share of the answers that stand in a text, or 1 for any of them where one is enough."""
-        if not self.needs_all:
-            return float(holds_answer(text, self.answers))
-        return sum(holds_answer(text, [answer]) for answer in self.answers) / len(self.answers)
 
 
 Builder = Callable[[random.Random, int], LongCase]
@@ -225,7 +191,8 @@ def _needles(task: str, kind: _Needles, haystack: Sequence[str], chance: random.
     one = len(answers) == 1
     question = f"What {'is' if one else 'are all'} the secret {noun}{'' if one else 's'} of {listed} in the text above?"
     start = f"The secret {noun}{'' if one else 's'} of {listed} in the text {'is' if one else 'are'}"
-    return LongCase(task, (Document(text),), question, start, tuple(answers))
+    longest = (32 if kind.value_ids else 10) * len(answers) + 16
+    return LongCase(task, (Document(text),), question, start, tuple(answers), max_new_tokens=longest)
 
 
 def _variables(haystack: Sequence[str], chance: random.Random, size: int, hops: int = 4) -> LongCase:
@@ -289,4 +256,4 @@ def _question(
         left -= len(pieces)
     chance.shuffle(documents)
     start = "Answer in a few words: "
-    return LongCase(task, tuple(documents), f"Question: {asked.question}", start, tuple(asked.answers), needs_all=False)
+    return LongCase(task, tuple(documents), asked.question, start, tuple(asked.answers), "any")

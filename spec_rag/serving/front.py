@@ -11,9 +11,11 @@ import hashlib
 import hmac
 import json
 import logging
+import math
 import time
 import traceback
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -99,11 +101,16 @@ class Front:
         receive.check_declared(scope)
         self._in_flight += 1
         self._metrics.in_flight.inc()
+        # a client that has its whole answer may ask again at once: its place is free before it sees the end
+        seen.before_end = self._free_place
         try:
             await self._app(scope, receive, seen)
         finally:
-            self._in_flight -= 1
-            self._metrics.in_flight.dec()
+            seen.end()
+
+    def _free_place(self) -> None:
+        self._in_flight -= 1
+        self._metrics.in_flight.dec()
 
     def _knows(self, scope: Scope) -> bool:
         given = dict(scope["headers"]).get(b"authorization", b"")
@@ -135,20 +142,34 @@ class Front:
 
 
 class _Seen:
-    """Sends a response on, and sees its status."""
+    """Sends a response on, sees its status, and tells of its end before the client knows."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.id = uuid.uuid4().hex
         self.status = 0
         self.failed: str | None = None
+        self.before_end: Callable[[], None] | None = None
         self._send = send
+        self._bytes_left = math.inf
         scope["spec_rag"] = {}
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            declared = dict(message["headers"]).get(b"content-length")
+            self._bytes_left = math.inf if declared is None else int(declared)
             message = {**message, "headers": [*message["headers"], (b"x-request-id", self.id.encode())]}
+        elif message["type"] == "http.response.body":
+            self._bytes_left -= len(message.get("body", b""))
+            if self._bytes_left <= 0 or not message.get("more_body", False):
+                self.end()
         await self._send(message)
+
+    def end(self) -> None:
+        """Tell that the response ends, once."""
+        told, self.before_end = self.before_end, None
+        if told is not None:
+            told()
 
     async def refuse(self, error: ApiError) -> None:
         body = json.dumps(error.body()).encode()

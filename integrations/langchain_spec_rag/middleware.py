@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 from spec_rag.answering.conversation import NOTHING_KEPT, Frozen, question_at
+from spec_rag.compression.expand import EXPAND
 from spec_rag.errors import ConfigError, MissingDependencyError
 
 try:
@@ -35,6 +36,8 @@ class SpecPCMiddleware(AgentMiddleware):
         compressor: what compresses; None makes one of the settings.
         min_chars: results shorter than this are left as they are, and so are those that report an error.
         keep_last: so many of the newest tool results are left as they are.
+        show_handle: put each result's handle below its shortened text, and give the agent the tool `expand_document`,
+            which returns what stands behind a handle. What that tool returns is never shortened.
         **settings: those of SpecPCCompressor.
 
     Raises:
@@ -47,6 +50,7 @@ class SpecPCMiddleware(AgentMiddleware):
         *,
         min_chars: int = 1000,
         keep_last: int = 0,
+        show_handle: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__()
@@ -55,9 +59,13 @@ class SpecPCMiddleware(AgentMiddleware):
         for name, value in (("min_chars", min_chars), ("keep_last", keep_last)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ConfigError(f"{name}={value!r}: must be a non-negative integer.")
-        self.compressor = (compressor or SpecPCCompressor(**settings))._with({"keep_empty": True})
+        self.compressor = (compressor or SpecPCCompressor(**settings))._with(
+            {"keep_empty": True, "metadata_format": "nested"}
+        )
         self.min_chars = min_chars
         self.keep_last = keep_last
+        self.show_handle = show_handle
+        self.tools = [self.compressor.expand_tool()] if show_handle else []
         self._done: Frozen[Document] = Frozen(_REMEMBERED)
 
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any]) -> Any:
@@ -85,6 +93,8 @@ class SpecPCMiddleware(AgentMiddleware):
     def _is_long(self, message: Any) -> bool:
         if message.status == "error" or not _is_text(message):
             return False
+        if self.show_handle and message.name == EXPAND:
+            return False
         return len(text_of(message)) >= max(self.min_chars, 1)
 
     def _compressed(self, message: AnyMessage, query: str) -> ToolMessage:
@@ -103,6 +113,8 @@ class SpecPCMiddleware(AgentMiddleware):
         document = self._done.keep(_address(message, query), document)
         figures = {**message.response_metadata, "spec_pc": document.metadata["spec_pc"]}
         content = document.page_content or NOTHING_KEPT
+        if self.show_handle:
+            content = f"{content}\n\n[Shortened. {EXPAND} has the original, handle: {figures['spec_pc']['handle']}]"
         return cast(ToolMessage, message.model_copy(update={"content": content, "response_metadata": figures}))
 
 

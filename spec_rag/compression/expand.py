@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,8 @@ from spec_rag.text.units import Span, cut_at_words, kept_text, merged, touched, 
 
 EXPAND = "expand_document"
 _ELLIPSIS = " … "
-_VIEWS = 64  # of one document, for different questions
+MAX_CHARS = 20_000  # of what an agent is shown at once
+_VIEWS = 1024  # of one document, for different questions and passages
 _AROUND = " \t\r\n\"'`()[]{}<>.,;:"  # what a model may put around a handle
 
 Expander = Callable[..., str]
@@ -89,8 +90,43 @@ class Originals:
         language = str(compression.settings.get("language", "en"))
         for one in compression.documents:
             metadata = dict(getattr(getattr(one.source, "node", one.source), "metadata", None) or {})
-            self._hold(_Original(one.original_text, one.title, language, metadata), one.spans)
+            self.hold(one.original_text, one.spans, one.title, language, metadata)
         return [one.handle for one in compression.documents]
+
+    def hold(
+        self,
+        text: str,
+        spans: Sequence[Sequence[int]],
+        title: str | None = None,
+        language: str = "en",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Remember one document, of which these character ranges were kept.
+
+        Args:
+            text: all of it; one of more than `max_bytes` is not remembered.
+            spans: ascending.
+            title: the document's, or None.
+            language: in which its sentences are found, as two letters.
+            metadata: what an expansion says of it besides.
+
+        Returns:
+            The handle.
+        """
+        key = document_key(title, text)
+        size = sys.getsizeof(text)
+        if size > self.max_bytes:
+            return handle_of(key, spans)
+        with self._lock:
+            if key not in self._held:
+                self._held[key] = _Original(text, title, language, dict(metadata or {}))
+                self._bytes += size
+            self._held.move_to_end(key)
+            handle = self._add_view(key, self._held[key], spans)
+            while self._bytes > self.max_bytes:
+                _, oldest = self._held.popitem(last=False)
+                self._bytes -= sys.getsizeof(oldest.text)
+            return handle
 
     def view(self, handle: str, spans: Sequence[Sequence[int]]) -> str | None:
         """The handle of other character ranges of a document, such as those that a second compression left of it.
@@ -152,21 +188,6 @@ class Originals:
     def __reduce__(self) -> tuple[Any, ...]:
         return Originals, (self.max_bytes,)
 
-    def _hold(self, original: _Original, spans: Sequence[Sequence[int]]) -> None:
-        size = sys.getsizeof(original.text)
-        if size > self.max_bytes:
-            return
-        key = document_key(original.title, original.text)
-        with self._lock:
-            if key not in self._held:
-                self._held[key] = original
-                self._bytes += size
-            self._held.move_to_end(key)
-            self._add_view(key, self._held[key], spans)
-            while self._bytes > self.max_bytes:
-                _, oldest = self._held.popitem(last=False)
-                self._bytes -= sys.getsizeof(oldest.text)
-
     def _add_view(self, key: str, original: _Original, spans: Sequence[Sequence[int]]) -> str:
         handle = handle_of(key, spans)
         original.views[handle.partition("-")[2]] = [(start, end) for start, end in spans]
@@ -175,7 +196,7 @@ class Originals:
         return handle
 
 
-def expander(originals: Originals, max_chars: int | None = 20_000) -> Expander:
+def expander(originals: Originals, max_chars: int | None = MAX_CHARS) -> Expander:
     """A function from a handle to text, for an agent: what is wrong is said in what it returns.
 
     Its name and docstring are made for a model to read.

@@ -1,14 +1,13 @@
 """Tools for agents over the Model Context Protocol: compress texts, search files and compress, expand what was kept.
 
 Files are read inside the folders alone that the server was started with. Every kept passage has a handle, from which
-its surroundings come back as long as the server runs.
+its surroundings come back as long as the server runs and remembers the text.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mcp.server import MCPServer
@@ -17,19 +16,19 @@ from pydantic import BaseModel, Field
 
 import spec_rag
 from spec_rag.answering.chunks import DEFAULT_TOP_K, Chunk, retrieve, split_chunks
-from spec_rag.answering.conversation import Frozen
 from spec_rag.answering.loaders import SUFFIXES, read_files
 from spec_rag.cancellation import in_thread
-from spec_rag.compression.index import content_address
+from spec_rag.compression.expand import MAX_CHARS, Originals
 from spec_rag.config import CompressionConfig
 from spec_rag.errors import SpecRagError
 from spec_rag.report import Compression
 from spec_rag.serving.engine import Engine, LocalEngine
 from spec_rag.serving.settings import ServerSettings
 from spec_rag.text.documents import Document
+from spec_rag.text.units import cut_at_words
 
 DEFAULT_TOKENS = 600
-_REMEMBERED = 10_000
+AROUND = 5
 
 
 class Passage(BaseModel):
@@ -68,14 +67,6 @@ class Given(BaseModel):
     title: str | None = None
 
 
-@dataclass(frozen=True)
-class _Place:
-    source: str
-    text: str
-    start: int
-    end: int
-
-
 class Tools:
     """What the tools do, without the protocol.
 
@@ -90,7 +81,7 @@ class Tools:
         self._folders = [folder.resolve() for folder in folders]
         self._engine = engine
         self._loading = asyncio.Lock()
-        self._places: Frozen[_Place] = Frozen(_REMEMBERED)
+        self._originals = Originals()
 
     async def compress(self, texts: list[Given], query: str, max_tokens: int = DEFAULT_TOKENS) -> Found:
         """Keep of some texts what bears on a question: use it before reading long tool results.
@@ -130,26 +121,29 @@ class Tools:
             raise ToolError(str(error)) from error
         return self._found(await self._compressed(chunks, query, max_tokens), files, skipped)
 
-    async def expand(self, handle: str, characters: int = 600) -> Expanded:
-        """What stands around a passage that was kept, up to whole paragraphs.
+    async def expand(
+        self, handle: str, context_before: int | None = AROUND, context_after: int | None = AROUND
+    ) -> Expanded:
+        """What stands around a passage that was kept.
 
         Args:
-            handle: of the passage.
-            characters: about so many before it and after it.
+            handle: of the passage, copied exactly.
+            context_before: so many sentences before it.
+            context_after: so many sentences after it; null for both gives the whole source.
         """
-        place = self._places.get(handle)
-        if place is None:
-            raise ToolError(f"handle={handle!r:.80} is not known: search or compress again.")
-        if characters < 0:
-            raise ToolError(f"characters={characters}: must be at least 0.")
-        start, end = max(place.start - characters, 0), min(place.end + characters, len(place.text))
-        start = max(place.text.rfind("\n\n", 0, start), 0)
-        until = place.text.find("\n\n", end)
-        end = len(place.text) if until < 0 else until
-        text = place.text[start:end]
-        start += len(text) - len(text.lstrip())
+        try:
+            found = self._originals.expand(handle, context_before, context_after)
+        except SpecRagError as error:
+            raise ToolError(str(error)) from error
+        (whole,) = found.spans
+        start, end = cut_at_words(found.original_text, whole, MAX_CHARS)[0]
+        text = found.original_text[start:end]
         return Expanded(
-            source=place.source, start=start, end=end, text=text.strip(), is_whole=text.strip() == place.text.strip()
+            source=found.title or "",
+            start=start,
+            end=end,
+            text=text,
+            is_whole=text.strip() == found.original_text.strip(),
         )
 
     async def _compressed(self, documents: Sequence[Document], query: str, max_tokens: int) -> Compression:
@@ -179,8 +173,7 @@ class Tools:
             source = str(left.source.metadata.get("source") or left.source.id)
             whole = files.get(source, left.original_text)
             for start, end in ((offset + a, offset + b) for a, b in left.spans):
-                handle = content_address(source, whole, f"{start}-{end}")[:16]
-                self._places.keep(handle, _Place(source, whole, start, end))
+                handle = self._originals.hold(whole, [(start, end)], source)
                 passages.append(Passage(handle=handle, source=source, start=start, end=end, text=whole[start:end]))
         return Found(
             passages=passages,

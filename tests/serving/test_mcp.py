@@ -51,10 +51,13 @@ async def test_texts_are_compressed_and_a_kept_span_is_expanded(folder: Path) ->
         text = texts[int(passage["source"].split()[1]) - 1]["text"]
         assert text[passage["start"] : passage["end"]] == passage["text"]
     passage = max(found["passages"], key=lambda one: len(one["text"]))
-    near = await call(server, "expand", handle=passage["handle"], characters=0)
+    near = await call(server, "expand", handle=passage["handle"], context_before=1, context_after=1)
     assert passage["text"] in near["text"]
     assert not near["is_whole"]
-    whole = await call(server, "expand", handle=passage["handle"], characters=10_000)
+    assert len(near["text"]) > len(passage["text"])
+    alone = await call(server, "expand", handle=passage["handle"], context_before=0, context_after=0)
+    assert (alone["text"], alone["start"]) == (passage["text"], passage["start"])
+    whole = await call(server, "expand", handle=passage["handle"], context_before=None, context_after=None)
     assert whole["is_whole"]
     assert whole["text"].startswith("Before.")
 
@@ -65,7 +68,7 @@ async def test_files_are_searched_inside_the_folders_alone(folder: Path) -> None
     assert {Path(one["source"]).name for one in found["passages"]} <= {"Tank.md", "Food.md"}
     for passage in found["passages"]:
         assert Path(passage["source"]).read_text()[passage["start"] : passage["end"]] == passage["text"]
-    near = await call(server, "expand", handle=found["passages"][0]["handle"], characters=0)
+    near = await call(server, "expand", handle=found["passages"][0]["handle"])
     assert Path(near["source"]).read_text()[near["start"] : near["end"]] == near["text"]
     assert found["passages"][0]["text"] in near["text"]
     assert "broken.pdf" in found["skipped"][0]
@@ -76,10 +79,26 @@ async def test_files_are_searched_inside_the_folders_alone(folder: Path) -> None
             await call(server, "search_and_compress", query="secret?", paths=[path])
 
 
+async def test_a_long_source_is_expanded_in_part(tmp_path: Path) -> None:
+    text = " ".join(f"Tank {i} holds {i * 10} litres." for i in range(1500))
+    (tmp_path / "long.md").write_text(text)
+    server = create_server(settings(), [tmp_path], engine())
+    found = await call(server, "search_and_compress", query="How much does tank 1400 hold?", max_tokens=120)
+    for passage in found["passages"]:
+        near = await call(server, "expand", handle=passage["handle"], context_before=2, context_after=2)
+        assert near["text"] == text[near["start"] : near["end"]]
+        assert passage["text"] in near["text"]
+        whole = await call(server, "expand", handle=passage["handle"], context_before=None, context_after=None)
+        assert (whole["start"], whole["is_whole"]) == (0, False)
+        assert text.startswith(whole["text"])
+        assert 15_000 < len(whole["text"]) <= 20_000
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "says"),
     [
-        ("expand", {"handle": "x"}, "not known"),
+        ("expand", {"handle": "x"}, "no document with the handle 'x'"),
+        ("expand", {"handle": "x", "context_before": -1}, "context_before=-1"),
         ("compress", {"texts": [{"text": "a"}], "query": " "}, "empty"),
         ("compress", {"texts": [{"text": "a"}], "query": "b", "max_tokens": 0}, "max_tokens=0"),
         ("compress", {"texts": "a", "query": "b"}, "texts"),
@@ -101,4 +120,4 @@ async def test_the_command_speaks_the_protocol_on_standard_input(folder: Path) -
         assert len((await client.list_tools()).tools) == 3
         result = await client.call_tool("expand", {"handle": "x"})
     assert result.is_error
-    assert "not known" in json.dumps(result.content[0].text)
+    assert "no document with the handle" in json.dumps(result.content[0].text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import re
 import threading
 from typing import Any
 
@@ -185,6 +186,45 @@ def test_what_the_model_has_read_of_a_result_stays_the_same_in_later_turns(
     assert [one.content for one in second[: len(first)]] == [one.content for one in first]
     assert len(second[-1].content) < len(LONG)
     assert len(compressing_threads) == 2
+
+
+def test_figures_are_there_in_whatever_form_the_compressor_writes_them(pair: ModelPair) -> None:
+    for form in ("flat", "none"):
+        middleware = SpecPCMiddleware(SpecPCCompressor(draft=pair, ratio=0.4, metadata_format=form), min_chars=100)
+        result = read_by_model(middleware, conversation())[2]
+        assert result.response_metadata["spec_pc"]["draft_model"] == "tiny-draft"
+
+
+def test_an_agent_gets_the_whole_of_a_shortened_result_by_its_handle(pair: ModelPair) -> None:
+    class Curious(GenericFakeChatModel):
+        messages: Any = iter([])
+
+        def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+            offered.append({one.name for one in tools})
+            return self
+
+        def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Any:
+            results = [str(message.content) for message in messages if isinstance(message, ToolMessage)]
+            read.append(results)
+            call = {"name": "search", "args": {"query": "mule"}, "id": "1"}
+            if len(results) == 1:
+                found = re.search(r"handle: ([\w-]+)", results[0])
+                assert found
+                call = {"name": "expand_document", "args": {"handle": found.group(1)}, "id": "2"}
+            answer = AIMessage("Saffron.") if len(results) == 2 else AIMessage("", tool_calls=[call])
+            self.messages = iter([answer])
+            return super()._generate(messages, *args, **kwargs)
+
+    read: list[list[str]] = []
+    offered: list[set[str]] = []
+    middleware = SpecPCMiddleware(draft=pair, ratio=0.4, min_chars=100, show_handle=True)
+    agent = agents.create_agent(Curious(), tools=[search], middleware=[middleware])
+    final = agent.invoke({"messages": [HumanMessage(QUESTION)]})
+    assert offered[0] == {"search", "expand_document"}
+    assert len(read[1][0]) < len(LONG)
+    assert read[2] == [read[1][0], f"search\n\n{LONG}"]  # the first as it was, the second whole
+    assert final["messages"][2].content == LONG
+    assert SpecPCMiddleware(draft=pair).tools == []
 
 
 @pytest.mark.parametrize("wrong", [{"min_chars": -1}, {"keep_last": True}, {"ratio": 0}, {"rate": 0.5}])

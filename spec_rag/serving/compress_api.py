@@ -9,9 +9,9 @@ import asyncio
 import math
 import uuid
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response, UploadFile
+from fastapi import APIRouter, Form, Request, Response, UploadFile
 
 from spec_rag.answering.chunks import DEFAULT_CHUNK_CHARS, Chunk, retrieve, split_chunks
 from spec_rag.answering.loaders import read_bytes
@@ -112,22 +112,29 @@ async def rerank(body: RerankRequest, request: Request) -> RerankResponse:
     )
 
 
-@router.post("/read", responses=_ERRORS)
-async def read(file: UploadFile, request: Request) -> dict[str, Any]:
-    """Read the text out of a file: .txt, .md, .html, .pdf or .docx."""
+@router.post("/read", responses={**_ERRORS, 200: {"content": {"text/event-stream": {}}}})
+async def read(file: UploadFile, request: Request, stream: Annotated[bool, Form()] = False) -> Any:
+    """Read the text out of a file: .txt, .md, .html, .pdf or .docx.
+
+    With `stream`, events: the progress, then the document, or the error that the file cannot be read.
+    """
     data = await file.read()
     name = (file.filename or "").replace("\\", "/").rpartition("/")[2]
-    try:
-        document = await in_thread(lambda cancelled: read_bytes(name, data))
-    except UnreadableFileError as error:
-        raise ApiError(400, str(error), param="file", code="unreadable_file") from error
-    return {
-        "object": "document",
-        "name": name,
-        "title": document.title,
-        "text": document.text,
-        "tokens": await state.of(request).engine.count([document.text]),
-    }
+
+    async def found() -> dict[str, Any]:
+        try:
+            document = await in_thread(lambda cancelled: read_bytes(name, data))
+        except UnreadableFileError as error:
+            raise ApiError(400, str(error), param="file", code="unreadable_file") from error
+        tokens = await state.of(request).engine.count([document.text])
+        return {"object": "document", "name": name, "title": document.title, "text": document.text, "tokens": tokens}
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        yield event({"object": "progress", "what": "Reading", "done": 0, "total": 1})
+        yield event(await found())
+        yield DONE
+
+    return Events(events()) if stream else await found()
 
 
 def compression_for(given: dict[str, Any] | None, settings: ServerSettings) -> CompressionConfig:

@@ -266,3 +266,21 @@ def test_a_file_that_cannot_be_read_says_why(url: str, name: str, data: bytes, s
     error = check(httpx.post(f"{url}/v1/read", files={"file": (name, data)}), name)
     assert (error["code"], error["param"]) == ("unreadable_file", "file")
     assert says in error["message"]
+    # a page that reads a stream hears of it without a failed request
+    streamed = httpx.post(f"{url}/v1/read", files={"file": (name, data)}, data={"stream": "true"})
+    events = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: {")]
+    assert streamed.status_code == 200
+    assert [one.get("object") for one in events] == ["progress", None]
+    assert events[1]["error"] == error
+
+
+def test_a_file_is_read_as_a_document_and_as_events(url: str) -> None:
+    given = {"files": {"file": ("a/b.md", b"# Tanks\n\nTank 3 holds 300 litres.")}}
+    document = httpx.post(f"{url}/v1/read", **given).json()
+    assert (document["name"], document["title"], document["object"]) == ("b.md", "Tanks", "document")
+    assert "Tank 3 holds 300 litres." in document["text"]
+    assert document["tokens"] > 10
+    streamed = httpx.post(f"{url}/v1/read", **given, data={"stream": "true"})
+    lines = [line[6:] for line in streamed.text.splitlines() if line]
+    assert json.loads(lines[0])["object"] == "progress"
+    assert (json.loads(lines[1]), lines[2]) == (document, "[DONE]")

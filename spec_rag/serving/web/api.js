@@ -38,18 +38,26 @@ export async function models() {
   return (await (await ask("/v1/models")).json()).data;
 }
 
+// As a stream: that a file cannot be read is an answer here, not a failed request.
 export async function readFile(file) {
   const form = new FormData();
   form.append("file", file, file.name);
-  return (await ask("/v1/read", { method: "POST", body: form })).json();
+  form.append("stream", "true");
+  let document = null;
+  for await (const event of told("/v1/read", { method: "POST", body: form })) {
+    if (event.object === "document") document = event;
+  }
+  return document;
 }
 
 export async function compress(body, signal) {
   return (await ask("/v1/compress", json(body, signal))).json();
 }
 
-export async function* events(path, body, signal) {
-  const response = await ask(path, json({ ...body, stream: true }, signal));
+export const events = (path, body, signal) => told(path, json({ ...body, stream: true }, signal));
+
+async function* told(path, options) {
+  const response = await ask(path, options);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";
   let done = false;

@@ -13,7 +13,8 @@ const asked = [];
 let model = null;
 let current = null; // the question whose sources are shown
 let running = null;
-let adjusting = null;
+let adjusting = null; // the timer of the slider
+let adjustment = null; // the request of its last move
 
 function say(message, wrong = false) {
   at("status").textContent = message;
@@ -92,10 +93,10 @@ async function answer(pane, messages, signal, started) {
   return told;
 }
 
-function showCompression(compression, told) {
+function showCompression(shown, compression, told) {
   at("sources-hint").hidden = true;
   at("numbers-section").hidden = false;
-  showSources(at("sources"), current.files, compression);
+  showSources(at("sources"), shown.files, compression);
   const rows = [
     ["Tokens given", number(compression.tokens_before)],
     ["Tokens kept", number(compression.tokens_after)],
@@ -134,41 +135,54 @@ async function ask(event) {
   if (!model) await connect();
   if (!model) return undefined;
   running?.abort();
-  running = new AbortController();
-  const { signal } = running;
+  adjustment?.abort();
+  const own = new AbortController(); // another question may come before this one is done
+  const { signal } = own;
+  running = own;
   at("stop").hidden = false;
   at("ask").disabled = true;
   const ratio = at("budget").value / 100;
   const comparing = at("compare").checked;
+  const shown = { question, files: readable, ratio, shown: ratio };
   try {
     say("Reading the documents …");
     const started = performance.now();
-    current = { question, files: readable };
+    current = shown;
     const compression = await read(request(question, ratio, readable), signal);
-    showCompression(compression, null);
+    if (shown.shown === ratio) showCompression(shown, compression, null);
     at("answers").hidden = false;
     at("whole-answer").hidden = !comparing;
     say("Answering …");
     const told = await answer(at("kept-answer"), compression.messages, signal, started);
-    showCompression(compression, told);
+    if (shown.shown === ratio) showCompression(shown, compression, told);
     asked.push({ question, before: compression.tokens_before, after: compression.tokens_after, seconds: told.seconds });
     at("chart-section").hidden = false;
     showSession(at("chart"), at("history").tBodies[0], asked);
     if (comparing) {
-      say("Answering from everything …");
+      say("Answering from the whole texts …");
       const again = performance.now();
       const whole = await compress(request(question, 1, readable), signal);
       await answer(at("whole-answer"), whole.messages, signal, again);
     }
-    say("Done.");
-  } catch (error) {
-    complain(error);
-  } finally {
-    at("progress").hidden = true;
     at("stop").hidden = true;
-    at("ask").disabled = false;
+    noteBudget(shown);
+  } catch (error) {
+    if (running === own) complain(error);
+  } finally {
+    if (running === own) {
+      at("progress").hidden = true;
+      at("stop").hidden = true;
+      at("ask").disabled = false;
+    }
   }
   return undefined;
+}
+
+function noteBudget({ ratio, shown }) {
+  if (!at("stop").hidden) return; // what runs says how it ends
+  const percent = (share) => `${Math.round(100 * share)} %`;
+  if (shown !== ratio) say(`The sources are at ${percent(shown)}, the answer is from ${percent(ratio)}: ask again for a new one.`);
+  else say("Done.");
 }
 
 function adjust() {
@@ -177,11 +191,18 @@ function adjust() {
   clearTimeout(adjusting);
   adjusting = setTimeout(async () => {
     const shown = current;
+    const ratio = at("budget").value / 100;
+    adjustment?.abort();
+    adjustment = new AbortController();
+    const { signal } = adjustment;
     try {
-      const compression = await compress(request(shown.question, at("budget").value / 100, shown.files));
-      if (shown === current) showCompression(compression, null);
+      const compression = await compress(request(shown.question, ratio, shown.files), signal);
+      if (shown !== current || signal.aborted) return;
+      current.shown = ratio;
+      showCompression(shown, compression, null);
+      noteBudget(shown);
     } catch (error) {
-      complain(error);
+      if (error.name !== "AbortError") complain(error);
     }
   }, 80);
 }

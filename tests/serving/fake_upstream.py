@@ -46,7 +46,8 @@ class Fake:
             if self.mood == "busy":
                 return JSONResponse({"error": {"message": "later", "type": "rate"}}, 429, headers={"Retry-After": "7"})
             if self.mood == "never":
-                await asyncio.sleep(2.5)
+                while not await request.is_disconnected():
+                    await asyncio.sleep(0.05)
             if json.loads(self.bodies[-1]).get("stream"):
                 return StreamingResponse(self._stream(), media_type="text/event-stream")
             return JSONResponse(
@@ -75,7 +76,7 @@ class Fake:
                 while self.mood == "stepwise" and i and not self.steps.acquire(blocking=False):
                     await asyncio.sleep(0.01)
                 if self.mood == "silent" and i == 2:
-                    await asyncio.sleep(2.5)
+                    await asyncio.sleep(60)
                 choice = {"index": 0, "delta": {"content": piece}, "finish_reason": None}
                 yield f"data: {json.dumps({**_HEAD, 'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n"
             yield "data: [DONE]\n\n"

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from serving.fake_upstream import PIECES, Fake
 from serving.helpers import FACTS, engine, served, settings
+from serving.ten_turns import check_ten_turns, hold_ten_turns
 
 from spec_rag.serving.settings import ServerSettings
 
@@ -30,13 +31,13 @@ def fronting(upstream: str, **given: Any) -> ServerSettings:
 
 @pytest.fixture
 def front(fake: Fake) -> Iterator[str]:
-    with fake.running() as upstream, served(fronting(upstream, timeout_seconds=1.0), engine()) as url:
+    with fake.running() as upstream, served(fronting(upstream, timeout_seconds=60.0), engine()) as url:
         yield url
 
 
 @pytest.fixture
-def patient_front(fake: Fake) -> Iterator[str]:
-    with fake.running() as upstream, served(fronting(upstream, timeout_seconds=60.0), engine()) as url:
+def impatient_front(fake: Fake) -> Iterator[str]:
+    with fake.running() as upstream, served(fronting(upstream, timeout_seconds=2.0), engine()) as url:
         yield url
 
 
@@ -44,42 +45,9 @@ def client_of(url: str, key: str = "secret") -> Any:
     return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
 
 
-def result_of(turn: int) -> str:
-    return " ".join(f"Tank {turn}-{i} holds {turn * 100 + i} litres of water." for i in range(12))
-
-
 def test_ten_turns_with_results_and_documents_keep_what_was_forwarded_byte_for_byte(fake: Fake, front: str) -> None:
-    client = client_of(front)
-    documents = [{"title": title, "text": text} for title, text in FACTS]
-    messages: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}]
-    spent: list[tuple[int, int]] = []
-    for turn in range(10):
-        messages.append({"role": "user", "content": f"How much does tank {turn} hold, and soup {turn}?"})
-        if turn % 2:
-            call = {"id": f"c{turn}", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
-            messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
-            messages.append({"role": "tool", "tool_call_id": f"c{turn}", "content": result_of(turn)})
-        before = json.dumps(messages)
-        raw = client.chat.completions.with_raw_response.create(
-            model="big", messages=messages, temperature=0.5, extra_body={"documents": documents}
-        )
-        assert json.dumps(messages) == before
-        spent.append(tuple(int(raw.headers[f"x-spec-rag-tokens-{when}"]) for when in ("before", "after")))
-        messages.append({"role": "assistant", "content": raw.parse().choices[0].message.content})
-    sent = [json.loads(body)["messages"] for body in fake.bodies]
-    for earlier, later in zip(fake.bodies, fake.bodies[1:], strict=False):
-        prefix = earlier[: earlier.index(b"], ", earlier.rindex(b'"content"'))]
-        assert later.startswith(prefix), (prefix[-200:], later[len(prefix) - 200 : len(prefix)])
-    assert all(json.loads(body)["temperature"] == 0.5 and "documents" not in json.loads(body) for body in fake.bodies)
-    for turn in range(1, 10, 2):
-        (result,) = [m for m in sent[-1] if m.get("tool_call_id") == f"c{turn}"]
-        assert 0 < len(result["content"]) < len(result_of(turn)) / 2
-    # documents are counted once, and no sentence of them is sent twice
-    dense = sum(len(text) for _, text in FACTS)
-    assert spent[0][0] == pytest.approx(dense, abs=10)
-    assert all(after < before for before, after in spent)
-    whole = " ".join(str(m["content"]) for m in sent[-1])
-    assert all(whole.count(sentence) <= 1 for _, text in FACTS for sentence in text.split(". ") if len(sentence) > 10)
+    spent = hold_ten_turns(client_of(front), "big")
+    check_ten_turns(fake.bodies, spent)
 
 
 def test_another_clients_same_question_never_brings_the_documents_of_the_first(fake: Fake, front: str) -> None:
@@ -95,13 +63,11 @@ def test_another_clients_same_question_never_brings_the_documents_of_the_first(f
     assert fake.bodies[2] == fake.bodies[4]
 
 
-def test_streams_pass_through_as_they_come(fake: Fake, patient_front: str) -> None:
+def test_streams_pass_through_as_they_come(fake: Fake, front: str) -> None:
     fake.mood = "stepwise"
     text = ""
     for chunk in (
-        client_of(patient_front)
-        .with_options(timeout=60)
-        .chat.completions.create(model="big", messages=ASK, stream=True)
+        client_of(front).with_options(timeout=60).chat.completions.create(model="big", messages=ASK, stream=True)
     ):
         text += chunk.choices[0].delta.content
         fake.steps.release()  # the next piece is not even written before
@@ -143,7 +109,6 @@ def test_a_server_with_keys_of_its_own_does_not_hand_them_on(fake: Fake) -> None
     [
         ("badly", "InternalServerError", "boom"),
         ("busy", "RateLimitError", "later"),
-        ("never", "InternalServerError", "upstream_timeout"),
     ],
 )
 def test_failures_of_the_upstream_reach_the_client(fake: Fake, front: str, mood: str, error: str, says: str) -> None:
@@ -154,6 +119,13 @@ def test_failures_of_the_upstream_reach_the_client(fake: Fake, front: str, mood:
         assert caught.value.response.headers["retry-after"] == "7"
 
 
+def test_an_upstream_that_says_nothing_is_told(fake: Fake, impatient_front: str) -> None:
+    fake.mood = "never"
+    with pytest.raises(openai.InternalServerError, match="upstream_timeout") as caught:
+        client_of(impatient_front).chat.completions.create(model="big", messages=ASK)
+    assert caught.value.status_code == 504
+
+
 def test_an_upstream_that_is_not_there_is_told() -> None:
     with served(fronting("http://127.0.0.1:9/v1"), engine()) as url:
         response = httpx.post(f"{url}/v1/chat/completions", json={"model": "big", "messages": ASK})
@@ -161,7 +133,8 @@ def test_an_upstream_that_is_not_there_is_told() -> None:
 
 
 @pytest.mark.parametrize("mood", ["cut", "silent"])
-def test_a_stream_that_breaks_off_breaks_off_for_the_client(fake: Fake, front: str, mood: str) -> None:
+def test_a_stream_that_breaks_off_breaks_off_for_the_client(fake: Fake, mood: str, request: Any) -> None:
+    front = request.getfixturevalue("impatient_front" if mood == "silent" else "front")
     fake.mood = mood
     got: list[str] = []
     with (
@@ -173,11 +146,9 @@ def test_a_stream_that_breaks_off_breaks_off_for_the_client(fake: Fake, front: s
     assert "spec_rag_upstream_errors_total" in httpx.get(f"{front}/metrics").text
 
 
-def test_a_client_that_leaves_ends_the_stream_of_the_upstream(fake: Fake, patient_front: str) -> None:
+def test_a_client_that_leaves_ends_the_stream_of_the_upstream(fake: Fake, front: str) -> None:
     fake.mood = "stepwise"
-    with httpx.stream(
-        "POST", f"{patient_front}/v1/chat/completions", json={"messages": ASK, "stream": True}
-    ) as response:
+    with httpx.stream("POST", f"{front}/v1/chat/completions", json={"messages": ASK, "stream": True}) as response:
         lines = response.iter_lines()  # held: whoever lets go of it hangs up
         assert next(lines)
         assert fake.open_streams == 1

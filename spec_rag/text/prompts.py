@@ -7,7 +7,6 @@ of one role in a row) is told the same in its own terms. This module does not kn
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -18,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError
-from spec_rag.text.tokens import control_tokens, template_ids, text_ids
+from spec_rag.text.marks import marked, pieces
+from spec_rag.text.tokens import template_ids, text_ids
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 
@@ -41,9 +41,6 @@ class Chat:
 
 Prompt: TypeAlias = str | Messages | Chat | Sequence[int] | Tensor
 
-# noncharacters, which no text has a use for, mark the control tokens that a chat spells out
-_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
-_MARKS = str.maketrans({_OPEN: "\ufffd", _CLOSE: "\ufffd"})
 _ROLES = {"human": "user", "ai": "assistant", "developer": "system", "function": "tool"}
 _MEDIA = ("image", "audio", "video", "file", "document", "media")
 _TOOL_PROBE = {"type": "function", "function": {"name": "probe", "description": "", "parameters": {}}}
@@ -268,26 +265,7 @@ def _templated(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]
 ) -> list[tuple[str, bool]]:
     """The chat's text in pieces, each with whether it is text in which control tokens are spelled out."""
-    control = sorted(control_tokens(tokenizer), key=len, reverse=True)
-    spelled = re.compile("|".join(map(re.escape, control))) if control else None
-    marked = [_marked(turn, spelled) for turn in turns]
     # tools are the application's own words, but may quote others'
-    settings = {name: _marked(value, spelled) for name, value in arguments.items()}
-    text = str(tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True, **settings))
-    if spelled is None:
-        return [(text, False)]
-    pieces = re.split(f"{_OPEN}({spelled.pattern}){_CLOSE}", text)
-    bare = [piece.replace(_OPEN, "").replace(_CLOSE, "") for piece in pieces]
-    return [(piece, i % 2 == 1) for i, piece in enumerate(bare) if piece]
-
-
-def _marked(value: Any, spelled: re.Pattern[str] | None) -> Any:
-    """The value with each control token that one of its strings spells out put between marks."""
-    if isinstance(value, str):
-        text = value.translate(_MARKS)
-        return text if spelled is None else spelled.sub(lambda found: f"{_OPEN}{found.group()}{_CLOSE}", text)
-    if isinstance(value, Mapping):
-        return {name: _marked(entry, spelled) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_marked(entry, spelled) for entry in value]
-    return value
+    turns, settings = marked(tokenizer, turns), marked(tokenizer, arguments)
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **settings))
+    return pieces(tokenizer, text)

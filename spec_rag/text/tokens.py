@@ -125,13 +125,16 @@ def _copies(tokenizer: PreTrainedTokenizerBase) -> _Backends | None:
 def _copied(backend: Tokenizer, vocabulary: int) -> _Backends:
     settings = json.loads(backend.to_str())
     settings["truncation"] = settings["padding"] = None
-    template = Tokenizer.from_str(json.dumps(settings))
-    template.encode_special_tokens = False
     added = settings["added_tokens"]
     # added words and runs of spaces are text like any other
     control = frozenset(
         t["content"] for t in added if t["content"] and (t["special"] or _MARKUP.fullmatch(t["content"]))
     )
+    for token in added:
+        # recognised letter by letter alone: not what a normalizer makes of other letters
+        token["normalized"] = token["normalized"] and token["content"] not in control
+    template = Tokenizer.from_str(json.dumps(settings))
+    template.encode_special_tokens = False
     for token in added:  # not taken out: the ids of those behind them would move
         token["special"] = token["content"] in control
     text = Tokenizer.from_str(json.dumps(settings))

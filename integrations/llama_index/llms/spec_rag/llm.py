@@ -5,7 +5,7 @@ Knows prompts, messages, tools, usage and events as LlamaIndex has them; how an 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
@@ -24,8 +24,9 @@ from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr
 from llama_index.core.instrumentation.span import active_span_id
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
+from llama_index.core.prompts import BasePromptTemplate
 from llama_index.llms.spec_rag.events import KVDropEvent
-from llama_index.llms.spec_rag.messages import assistant_message, plain_messages
+from llama_index.llms.spec_rag.messages import assistant_message, marked_messages, plain_messages
 from llama_index.llms.spec_rag.streams import aclose_with_consumer, closes_with_consumer, streams_of_consumer
 from llama_index.llms.spec_rag.structured import StructuredLLM
 
@@ -206,9 +207,23 @@ class SpecKVLLM(StructuredLLM):
 
         return self._has_template and speaks_of_tools(self.load().require_tokenizer())
 
+    @property
+    def _writes_prompts(self) -> Callable[[str], str] | None:
+        """A function of the user's own that writes prompts, control tokens included."""
+        own = self.completion_to_prompt
+        return None if own is default_completion_to_prompt else own
+
+    def _marked(self, value: Any) -> Any:
+        from spec_rag.text.marks import marked
+
+        return marked(self.load().require_tokenizer(), value)
+
+    def _get_prompt(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
+        return super()._get_prompt(prompt, **(self._marked(prompt_args) if self._writes_prompts else prompt_args))
+
     def _completion_prompt(self, prompt: str, formatted: bool) -> Prompt:
-        if self.completion_to_prompt not in (None, default_completion_to_prompt):
-            return self._ids_of_formatted(prompt if formatted else self.completion_to_prompt(prompt))
+        if write := self._writes_prompts:
+            return self._ids_of_formatted(prompt if formatted else write(self._marked(prompt)))
         if formatted or not self._has_template:
             return prompt
         return [{"role": "user", "content": prompt}]
@@ -217,7 +232,8 @@ class SpecKVLLM(StructuredLLM):
         from spec_rag.text.prompts import Chat
 
         if self.messages_to_prompt not in (None, generic_messages_to_prompt):
-            return self._ids_of_formatted(self.messages_to_prompt(messages))
+            own = marked_messages(self.load().require_tokenizer(), messages)
+            return self._ids_of_formatted(self.messages_to_prompt(own))
         turns = plain_messages(messages)
         if not self._has_template:
             return str(generic_messages_to_prompt(messages))
@@ -225,11 +241,11 @@ class SpecKVLLM(StructuredLLM):
 
     def _ids_of_formatted(self, text: str) -> list[int]:
         """Ids of a prompt that the user's own function spelled out, special tokens included, with one opening token."""
-        from spec_rag.text.tokens import template_ids
+        from spec_rag.text.marks import pieces_ids
 
         tokenizer = self.load().require_tokenizer()
         opened = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-        return template_ids(tokenizer, text, add_special_tokens=not opened)
+        return pieces_ids(tokenizer, text, add_special_tokens=not opened)
 
     def _chat_response(self, answer: Answer, choice: ToolChoice) -> ChatResponse:
         read = ReadCalls(answer.text, [], [])

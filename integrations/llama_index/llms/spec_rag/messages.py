@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
 
 from spec_rag.errors import ConfigError
 from spec_rag.generation.tool_calls import ReadCalls
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _ROLES = {
     MessageRole.DEVELOPER: "system",
@@ -42,6 +45,21 @@ def text_of(message: ChatMessage) -> str:
                 f"A {message.role.value} message carries an {block.block_type} block: SpecKVLLM reads text."
             )
     return "\n".join(block.text for block in message.blocks if isinstance(block, TextBlock))
+
+
+def marked_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Copies of the messages whose texts have marks around the control tokens that they spell out."""
+    from spec_rag.text.marks import marked
+
+    copies = []
+    for message in messages:
+        copy = message.model_copy(deep=True)
+        for block in copy.blocks:
+            if isinstance(block, TextBlock):
+                block.text = marked(tokenizer, block.text)
+        copy.additional_kwargs = marked(tokenizer, copy.additional_kwargs)
+        copies.append(copy)
+    return copies
 
 
 def assistant_message(read: ReadCalls) -> ChatMessage:

@@ -1,0 +1,49 @@
+"""Files and questions of other people on the command line: control tokens stay text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hostile import llama_style_tokenizer, pair_with, spelled, watched
+
+from spec_rag import ModelPair
+
+pytest.importorskip("bm25s")
+testing = pytest.importorskip("typer.testing")
+
+from spec_rag.cli.app import app  # noqa: E402
+from spec_rag.compression.draft import Draft  # noqa: E402
+
+HARBOUR = "# Harbour\n\nThe harbour is of granite. Ships came there from the north.\n\n"
+
+
+@pytest.fixture
+def pair(monkeypatch: pytest.MonkeyPatch) -> ModelPair:
+    """The commands load this pair instead of a real one."""
+    pair = pair_with(llama_style_tokenizer())
+    draft = Draft(pair.draft, pair.tokenizer, "tiny", 2)
+    monkeypatch.setattr(Draft, "of", classmethod(lambda cls, *_, **__: draft))
+    monkeypatch.setattr(ModelPair, "load", classmethod(lambda cls, *_, **__: pair))
+    return pair
+
+
+def run(*arguments: object):  # type: ignore[no-untyped-def]
+    return testing.CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("command", ["compress", "ask"])
+def test_control_tokens_of_files_names_and_questions_stay_text(pair: ModelPair, tmp_path: Path, command: str) -> None:
+    tokenizer = pair.require_tokenizer()
+    seen = []
+    for name, text in (("fine", "Nothing is wrong."), ("hostile", spelled(tokenizer))):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "harbour [INST] <|im_end|>.md").write_text(f"{HARBOUR}## {text}\n\n{text}\n", encoding="utf-8")
+        asked = ["-q", text, "--ratio", "0.5"] if command == "compress" else [text, "--max-new-tokens", 2]
+        with watched(pair) as ids:
+            result = run(command, folder, *asked, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert ids
+        seen.append(ids.control(tokenizer))
+    assert set(seen[1]) <= set(seen[0])

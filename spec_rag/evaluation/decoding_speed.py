@@ -6,12 +6,30 @@ import statistics
 import time
 
 import torch
+from transformers import PreTrainedConfig
 
 from spec_rag.config import SpecKVConfig
 from spec_rag.generation.batch import Batch
 from spec_rag.generation.decoding import PaddedPrompts, generate_from, pruned_cache
 from spec_rag.generation.sampling import GREEDY
 from spec_rag.generation.speculation import Guesses, VerifiedDecoding
+
+
+def shape_of_360m() -> PreTrainedConfig:
+    """The config of a model of 360M parameters with the default draft's vocabulary, which never ends an answer."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(
+        "llama",
+        vocab_size=49152,
+        hidden_size=960,
+        intermediate_size=2560,
+        num_hidden_layers=32,
+        num_attention_heads=15,
+        num_key_value_heads=5,
+        max_position_embeddings=16384,
+        eos_token_id=None,
+    )
 
 
 def lookahead(
@@ -23,20 +41,10 @@ def lookahead(
     pairs. The look-ahead is the target's own answer, in which each token is replaced by another with probability
     1 - agreement: a draft that is right four times in five, and finds back into the answer behind a wrong token.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    shape = AutoConfig.for_model(
-        "llama",
-        vocab_size=49152,
-        hidden_size=960,
-        intermediate_size=2560,
-        num_hidden_layers=32,
-        num_attention_heads=15,
-        num_key_value_heads=5,
-        eos_token_id=None,
-    )
     torch.manual_seed(0)
-    target = AutoModelForCausalLM.from_config(shape, dtype=torch.float32).eval()
+    target = AutoModelForCausalLM.from_config(shape_of_360m(), dtype=torch.float32).eval()
     batch = Batch.of([torch.randint(100, 49000, (tokens,), generator=torch.Generator().manual_seed(1))])
     prompts = PaddedPrompts.of(target, batch)
     config = SpecKVConfig(max_capacity_prompt=capacity, lookahead="none")

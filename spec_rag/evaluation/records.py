@@ -139,5 +139,6 @@ def read_lines(path: Path, read: Callable[[str], Row]) -> list[Row]:
 def append_lines(path: Path | None, lines: Iterable[str]) -> None:
     """Write lines behind those that are there; nowhere without a path."""
     if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))

@@ -66,7 +66,7 @@ def ratios(draft: Draft, questions: Sequence[AnsweredQuestion], embedder: Any = 
         questions: each is asked in every way.
         embedder: an embedding model whose reading of the same sentences is timed beside, or None.
     """
-    taken = [_taken(draft, asked, embedder) for asked in [questions[0], *questions]][1:]  # the first warms up
+    taken = [compress_seconds(draft, asked, embedder) for asked in [questions[0], *questions]][1:]  # the first warms up
     lines = [f"| {len(questions)} questions | seconds | joint prefill is so many times slower |", "|---|---|---|"]
     for name in taken[0]:
         ratio = statistics.median(own["joint prefill"] / own[name] for own in taken)
@@ -74,7 +74,7 @@ def ratios(draft: Draft, questions: Sequence[AnsweredQuestion], embedder: Any = 
     return "\n".join(lines)
 
 
-def _taken(draft: Draft, asked: AnsweredQuestion, embedder: Any) -> dict[str, float]:
+def compress_seconds(draft: Draft, asked: AnsweredQuestion, embedder: Any) -> dict[str, float]:
     """Seconds of each call on one question."""
     found = {"joint prefill": seconds(partial(joint_prefill, draft, asked))}
     titled = [f"{document.title}. {document.text}" for document in asked.documents]

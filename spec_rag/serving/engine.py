@@ -229,7 +229,8 @@ class LocalEngine:
 
         documents = as_documents(documents)
         # a cascade looks at the budget, too
-        may_leave_out = config.cascade == "always" or any(document.score is not None for document in documents)
+        is_scored = any(document.score is not None for document in documents)
+        may_leave_out = config.cascade == "always" or (config.cascade != "never" and is_scored)
         unread_by = () if may_leave_out else _BUDGET
         settings = {name: repr(value) for name, value in asdict(config).items() if name not in unread_by}
         given = tuple((one.title, one.text, one.score) for one in documents)

@@ -187,6 +187,29 @@ def test_reading_shows_its_progress_and_the_last_move_of_the_slider_counts(brows
 
 
 @needs_browser
+def test_another_budget_of_long_files_needs_no_other_reading(browser: Any, url: str) -> None:
+    shown = Page(browser, url, viewport={"width": 390, "height": 844})
+    page = shown.page
+    long = " ".join(f"Tank {i} holds {i * 100} litres of water, and pump {i} fills it." for i in range(300))
+    shown.add(("a-file-with-a-rather-long-name.txt", long.encode()))
+    playwright.expect(page.locator("#list .state")).to_contain_text("tokens")
+    assert page.locator("#list .state").bounding_box()["height"] < 30  # one line beside a long name
+    assert page.locator("#list button").bounding_box()["x"] < 370
+    shown.shot("long-name")
+    page.fill("#question", "How much does tank 203 hold?")
+    page.click("#ask")
+    shown.says("Done")
+    playwright.expect(page.locator(".gap").first).to_contain_text("characters not looked at")
+    page.focus("#budget")
+    for key in ("End", "Home", "ArrowRight"):
+        with page.expect_response("**/v1/compress") as answered:
+            page.keyboard.press(key)
+        assert answered.value.json()["draft_seconds"] == 0.0
+    assert shown.wrong == []
+    page.close()
+
+
+@needs_browser
 def test_the_page_is_used_with_the_keyboard_alone(browser: Any, url: str) -> None:
     shown = Page(browser, url)
     page = shown.page

@@ -71,7 +71,8 @@ function request(question, ratio, readable) {
   const length = readable.reduce((sum, file) => sum + file.document.text.length, 0);
   const parts = length > CHUNKS * CHUNK_CHARS ? { top_k: CHUNKS, chunk_chars: CHUNK_CHARS } : {};
   const documents = readable.map((file) => ({ text: file.document.text, title: file.document.title, id: file.name }));
-  return { documents, query: question, ratio, with_units: true, ...parts };
+  // everything that is looked at is read, whatever the budget: another budget then needs no reading
+  return { documents, query: question, ratio, with_units: true, cascade: "never", ...parts };
 }
 
 async function answer(pane, messages, signal, started) {

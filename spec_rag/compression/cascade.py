@@ -29,7 +29,9 @@ from spec_rag.results import PassageLook
 
 _READ_SHARE, _READ_AT_LEAST = 0.4, 4  # of the passages
 _READ_PER_BUDGET = 1.5  # tokens that are read for each token that may be kept
-_ASKED_FOR_LIKELIHOOD = 4
+_ASKED_FOR_LIKELIHOOD = 4  # passages at most
+_TYPICALLY_ASKED = 2
+_LIFT = 2.0  # deviations: a passage that is further behind the best one is not lifted past it by the likelihood
 
 
 def gather_signals(draft: Draft, inquiry: Inquiry) -> Signals:
@@ -54,8 +56,9 @@ def gather_signals(draft: Draft, inquiry: Inquiry) -> Signals:
     reader = reader_for(draft, inquiry.config, inquiry.backend)
     known, encoded = look_side_by_side(reader, inquiry, known, asked, deep)
     if competes:
-        foretold = asked if every else most_promising(known, _ASKED_FOR_LIKELIHOOD)
-        known = look_for_likelihood(reader, inquiry, known, foretold, encoded)
+        foretold = asked if every else competing(known)
+        if len(foretold) > 1:
+            known = look_for_likelihood(reader, inquiry, known, foretold, encoded)
     return known
 
 
@@ -94,13 +97,16 @@ def in_doubt(known: Signals, tokens: int) -> list[int]:
     return sorted(asked)
 
 
-def most_promising(known: Signals, count: int) -> list[int]:
-    """So many of the passages that were read, ascending: those with the best unit by all that is known."""
+def competing(known: Signals) -> list[int]:
+    """The passages whose order the likelihood may still change, ascending: of those read, the best and what is near it.
+
+    A passage is as good as its best unit by all that is known.
+    """
     best = _per_passage(unit_scores(known), known)
     if known.read is not None:
         best = best.masked_fill(~known.read, -torch.inf)
-        count = min(count, int(known.read.sum()))
-    return sorted(best.argsort(descending=True, stable=True)[:count].tolist())
+    near = int((best >= best.max() - _LIFT).sum())
+    return sorted(best.argsort(descending=True, stable=True)[: min(near, _ASKED_FOR_LIKELIHOOD)].tolist())
 
 
 def looks(passages: Sequence[Passage], known: Signals) -> list[PassageLook]:
@@ -122,7 +128,7 @@ def _per_passage(scores: Tensor, known: Signals) -> Tensor:
 
 
 def _deep_at_once(draft: Draft, inquiry: Inquiry, passages: int) -> bool:
-    """Whether reading all passages deep costs no more than reading the most promising ones once more."""
+    """Whether reading all passages deep costs no more than reading those that compete once more."""
     layers = layers_for(draft, inquiry.config)
     middle, deepest = layers.listened[1], layers.seen[1]
-    return passages * (deepest - middle) <= _ASKED_FOR_LIKELIHOOD * deepest
+    return passages * (deepest - middle) <= _TYPICALLY_ASKED * deepest

@@ -103,7 +103,7 @@ class CompressionConfig(RetentionConfig, FromDict):
             so where neither the retriever's scores nor an embedder say how near each document is to the question.
         cascade: which passages the draft reads: "auto" leaves out those that retrieval scores or an embedder, with
             words and titles, put far behind; "always" does so by words and titles alone too, where nothing else is
-            known; "never" reads all, and asks all for the likelihood of the question, not only the most promising.
+            known; "never" reads all, and asks all for the likelihood of the question, not only those that compete.
         links: raise what belongs to a document whose title a promising unit of another document names.
         calibration: which heads of the draft to trust besides the best of each layer (per_document only): "shipped"
             takes the weights that come with the package, if it has some for the draft; None trusts no others; else

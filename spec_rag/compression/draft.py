@@ -58,13 +58,16 @@ class Draft:
             tokenizer: of a model that is given as an object; None takes the one beside its weights.
 
         Raises:
-            ConfigError: it has no tokenizer, or is of another kind.
+            ConfigError: it has no tokenizer, is of another kind, or is loaded and the options ask for another way.
             ModelNotFoundError: nothing is found under its name.
         """
         if isinstance(given, Draft):
+            if given._loaded is not None:
+                given._loaded.refuse_other(options)
             return given
         if isinstance(given, ModelPair):
             loaded = given.loaded_draft()
+            loaded.refuse_other(options)
         elif isinstance(given, str | Path):
             total = checkpoint_layers(given, options)
             depth = None if config is None else needed_depth(config, str(given), total)

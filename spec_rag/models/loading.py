@@ -65,6 +65,18 @@ class LoadedModel:
         """The most tokens the model was made for, or None if its config does not say."""
         return context_tokens(self.model.config)
 
+    def refuse_other(self, options: LoadOptions | Mapping[str, Any] | None) -> None:
+        """Refuse options that can no longer act; defaults, and those it was loaded with, ask for nothing.
+
+        Raises:
+            ConfigError: they ask for something else.
+        """
+        if options is not None and LoadOptions.of(options) not in (LoadOptions(), self.options):
+            raise ConfigError(
+                f"options={options!r}: {self.name!r} is loaded already, so they cannot change how. Give the model by "
+                "name, or load it the way it is wanted and leave the options out."
+            )
+
     def __copy__(self) -> LoadedModel:
         return self
 
@@ -104,9 +116,12 @@ def load_model(
         ModelNotFoundError: nothing is found under that name, or the hub cannot be reached.
     """
     if isinstance(name, LoadedModel):
+        name.refuse_other(options)
         return name if tokenizer is None else LoadedModel(name.model, tokenizer, name.name, name.checkpoint_layers)
     if isinstance(name, torch.nn.Module):
-        return _as_loaded(name, tokenizer)
+        loaded = _as_loaded(name, tokenizer)
+        loaded.refuse_other(options)
+        return loaded
     if not isinstance(name, str | Path):
         raise ConfigError(f"{name!r} of type {type(name).__name__} is no model: give a name, a path or a loaded model.")
     options = LoadOptions.of(options)

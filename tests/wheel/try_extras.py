@@ -55,6 +55,15 @@ from spec_rag.serving.app import create_app
 from spec_rag.serving.settings import ServerSettings
 assert "/v1/chat/completions" in create_app(ServerSettings()).openapi()["paths"]
 """
+MCP = """
+import asyncio
+from pathlib import Path
+from spec_rag.serving.mcp_server import create_server
+from spec_rag.serving.settings import ServerSettings
+names = {tool.name for tool in asyncio.run(create_server(ServerSettings(), [Path(".")]).list_tools())}
+assert {"compress", "expand"} <= names, names
+"""
+RAY = "from ray_spec_rag import data, serve\nassert callable(serve.application)\n"
 
 # extra -> (further pip commands of the messages, what a user runs)
 EXTRAS: dict[str, tuple[list[str], str]] = {
@@ -66,6 +75,8 @@ EXTRAS: dict[str, tuple[list[str], str]] = {
     "cli,gguf": ([OFFLINE], CLI),
     "evaluate": ([], EVALUATE),
     "serve": ([], SERVE),
+    "mcp": ([], MCP),
+    "ray": ([], RAY),
 }
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from spec_rag.evaluation.run import interval
 from spec_rag.evaluation.tasks.magic_numbers import CITIES, plain_sentence
 from spec_rag.generation.context import ContextCache
 from spec_rag.generation.pipeline import generate, generate_batch
@@ -89,10 +90,17 @@ def first_token_seconds(pair: ModelPair, tokens: int = 4096, keep: float = 0.25,
 
 
 def table(hits: Mapping[str, Sequence[float]]) -> str:
-    """Markdown: a row per share."""
-    count = len(next(iter(hits.values())))
-    lines = [f"| {count} contexts, {QUESTIONS} questions each | answered right |", "|---|---|"]
-    lines += [f"| {name} | {sum(shares) / count:.3f} |" for name, shares in hits.items()]
+    """Markdown: a row per share, and what it answers more often than all pairs do, with 95% bootstrap intervals."""
+    dense = hits["dense"]
+    lines = [f"| {len(dense)} contexts, {QUESTIONS} questions each | answered right | less dense |", "|---|---|---|"]
+    for name, shares in hits.items():
+        low, high = interval(shares)
+        row = f"| {name} | {statistics.mean(shares):.3f} [{low:.2f}, {high:.2f}] | "
+        if name != "dense":
+            more = [own - whole for own, whole in zip(shares, dense, strict=True)]
+            low, high = interval(more)
+            row += f"{statistics.mean(more):+.3f} [{low:+.2f}, {high:+.2f}] "
+        lines.append(row + "|")
     return "\n".join(lines)
 
 

@@ -55,11 +55,11 @@ def test_workers_share_the_cases_and_do_none_twice(tmp_path: Path, stages: None)
 
 def test_nothing_is_begun_after_the_deadline_and_the_page_says_what_is_missing(tmp_path: Path, stages: None) -> None:
     late = Bench(tmp_path / "out", deadline=0)
-    runner.run_stages(late, ["kept-ruler", "speed"], 2)
+    runner.run_stages(late, ["kept-ruler", "compression", "generation"], 2)
     report.write_report(late, tmp_path / "bench.md", "make bench")
     page = (tmp_path / "bench.md").read_text(encoding="utf-8")
     assert "Left out: it was not run." in page
-    assert "Left out: the stage 'speed' was not run." in page
+    assert "Left out: it was not measured." in page
     runner.run_quality(Bench(tmp_path / "out"), FEW, 1, 2)
     report.write_report(late, tmp_path / "bench.md", "make bench")
     page = (tmp_path / "bench.md").read_text(encoding="utf-8")
@@ -101,8 +101,8 @@ def test_speed_is_measured_once_and_set_against_dense(
     monkeypatch.setattr(timings, "generations", lambda: {"dense": way("dense", 4.0), "SpecKV": way("SpecKV", 8.0)})
     monkeypatch.setattr(timings, "LENGTHS", (512, 1024))
     bench = Bench(tmp_path / "out")
-    runner.run_stages(bench, ["speed"], 1)
-    runner.run_stages(bench, ["speed"], 1)
+    runner.run_stages(bench, ["generation"], 1)
+    runner.run_stages(bench, ["generation"], 1)
     assert ran == [(name, tokens) for tokens in (512, 1024) for name in ("dense", "SpecKV")]
     report.write_report(bench, tmp_path / "bench.md", "make bench")
     page = (tmp_path / "bench.md").read_text(encoding="utf-8")
@@ -128,7 +128,7 @@ def test_every_way_of_generating_tells_its_figures(monkeypatch: pytest.MonkeyPat
 def test_the_command_refuses_what_it_does_not_know(tmp_path: Path) -> None:
     own = ["evaluate", "bench", "--out", str(tmp_path / "out")]
     for wrong, says in (
-        (["--stages", "all"], "stage 'all' is not one of speed, kept-nq"),
+        (["--stages", "all"], "stage 'all' is not one of compression, generation, kept-nq"),
         (["--worker", "3/2"], "--worker '3/2': give one of several"),
         (["--data", str(tmp_path / "none")], "is no folder"),
     ):

@@ -30,7 +30,7 @@ from spec_rag.models.pair import ModelPair
 from spec_rag.progress import steps
 from spec_rag.text.token_counter import token_counter
 
-SPEED = "speed"
+SPEED = ("compression", "generation")
 _TIMED_FILES = ("nq-multidoc-10.jsonl.gz", "nq-multidoc-30.jsonl.gz")
 _TIMED_QUESTIONS = 3
 
@@ -65,12 +65,12 @@ class Bench:
     @property
     def timed(self) -> list[Timed]:
         """What is known of speed."""
-        return read_lines(self.out / f"{SPEED}.jsonl", Timed.from_json)
+        return read_lines(self.out / "speed.jsonl", Timed.from_json)
 
 
 def stage_names() -> list[str]:
     """All stages, in the order in which they run."""
-    return [SPEED, *(stage.name for stage in STAGES)]
+    return [*SPEED, *(stage.name for stage in STAGES)]
 
 
 def run_stages(bench: Bench, names: Sequence[str], workers: int) -> None:
@@ -78,8 +78,10 @@ def run_stages(bench: Bench, names: Sequence[str], workers: int) -> None:
     bench.out.mkdir(parents=True, exist_ok=True)
     with steps("Stages", len(names)) as done:
         for name in names:
-            if name == SPEED:
-                run_speed(bench)
+            if name == "compression":
+                time_compression(bench)
+            elif name == "generation":
+                time_generation(bench)
             elif not bench.is_over:
                 _run_in_processes(bench, name, workers)
             done()
@@ -131,26 +133,30 @@ def run_quality(bench: Bench, stage: Stage, worker: int = 1, workers: int = 1) -
         grid.run_grid(replace(tasks, cases=own), methods, out, bench.deadline)
 
 
-def run_speed(bench: Bench) -> None:
-    """Compression of documents, and generation by length; each method at each size once."""
-    code = code_version()
-    path = bench.out / f"{SPEED}.jsonl"
-    known = {(row.table, row.size, row.method) for row in bench.timed if row.code == code}
+def time_compression(bench: Bench) -> None:
+    """Each way of compressing, over ten and over thirty documents."""
+    code, path = code_version(), bench.out / "speed.jsonl"
+    known = {row.size for row in bench.timed if row.code == code and row.table == "compression"}
     for file in _TIMED_FILES:
         source = bench.data / file if bench.data else None
         if source is None or not source.exists() or bench.is_over:
             continue
         asked = read_questions(source, _TIMED_QUESTIONS)
-        if ("compression", len(asked[0].documents), "joint prefill") not in known:
+        if len(asked[0].documents) not in known:
             encoder = load_embedder(bench.embedder) if bench.embedder else None
             found = timings.compression(Draft.of(DEFAULT_DRAFT), asked, encoder, code)
             append_lines(path, [row.to_json() for row in found])
+
+
+def time_generation(bench: Bench) -> None:
+    """Each method at each length, once."""
+    code, path = code_version(), bench.out / "speed.jsonl"
+    known = {(row.size, row.method) for row in bench.timed if row.code == code and row.table == "generation"}
     ways = timings.generations()
     with steps("Generating", len(ways) * len(timings.LENGTHS)) as done:
         for tokens in timings.LENGTHS:
-            left = {name: way for name, way in ways.items() if ("generation", tokens, name) not in known}
-            for name, way in left.items():
-                if not bench.is_over:
+            for name, way in ways.items():
+                if (tokens, name) not in known and not bench.is_over:
                     row = Timed("generation", tokens, name, way(tokens), code)
                     append_lines(path, [row.to_json()])
                 done()

@@ -40,7 +40,7 @@ class SpecPCContextProcessor:
 
         Returns:
             As many texts per question as there were, "" for a document of which nothing was kept; and the mean over
-            questions of `context_compression`, the share of the characters that is gone in percent, and `draft_seconds`.
+            questions of `context_compression`, the share of characters that is gone in percent, and `draft_seconds`.
         """
         found, gone, seconds = [], [], []
         for documents, query in zip(contexts, queries, strict=True):

@@ -13,7 +13,9 @@ export TOKENIZERS_PARALLELISM := false
 # waiting threads sleep: spinning ones slow everything several times when the cores are shared
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test gpu test-core test-lowest test-wheel lint bench bench-peers clean
+.PHONY: install demo test gpu test-core test-lowest test-wheel lint bench bench-peers clean
+
+install: $(READY)
 
 demo: $(READY)
 	@$(BIN)/spec-rag demo

@@ -15,7 +15,9 @@ from spec_rag.cli.app import app
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
 from spec_rag.evaluation.planning import costs
-from spec_rag.evaluation.planning.costs import Pair, break_even, causal_pairs
+from spec_rag.evaluation.planning.check import as_markdown as check_table
+from spec_rag.evaluation.planning.check import checked
+from spec_rag.evaluation.planning.costs import Pair, break_even, causal_pairs, prefill_flops
 from spec_rag.evaluation.planning.devices import Device, device_of, measured_cpu
 from spec_rag.evaluation.planning.plan import as_markdown, plan
 from spec_rag.evaluation.planning.shapes import KNOWN_SHAPES, ModelShape, model_shape, shape_of_config
@@ -231,3 +233,17 @@ def test_the_command_prints_a_table_or_json_and_names_what_is_wrong() -> None:
         refused = CliRunner().invoke(app, [*command, *wrong])
         assert refused.exit_code == 2
         assert says in refused.stderr
+
+
+def test_predictions_are_set_against_what_passes_take() -> None:
+    shape = ModelShape("tiny", 2, 64, 96, 4, 2, 16, 320, tied=True)
+    device = Device("abacus", 1e9, 1e9, None, 32, 1.0, 1.0)
+    prefill, step = checked([shape], tokens=64, runs=1, device=device)
+    pair = Pair(shape, shape, device)
+    assert prefill.predicted == pair.read(prefill_flops(shape, 64), shape, 64)
+    assert step.predicted == pair.token_seconds(shape, 64)
+    assert prefill.measured > 0
+    assert replace(step, predicted=2.0, measured=2.5).error == 0.25
+    assert check_table([replace(step, predicted=2.0, measured=2.5)]).endswith(
+        "| tiny | decoding step | 2 | 2.5 | +25% |"
+    )

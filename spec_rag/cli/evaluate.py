@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 QuestionFiles = Annotated[list[Path], typer.Argument(help="Questions with documents: .jsonl or .jsonl.gz.")]
 Limit = Annotated[int | None, typer.Option("--questions", help="Only the first so many of each file.", min=1)]
-Cost = Literal["ratios", "growth", "storage", "memory", "batch", "profile", "lookahead"]
+Cost = Literal["ratios", "growth", "storage", "memory", "batch", "profile", "lookahead", "plan"]
 
 app = typer.Typer(no_args_is_help=True, help="Measure what is kept, what is answered, and what it costs (Markdown).")
 
@@ -168,7 +168,7 @@ def contexts(
 
 @app.command()
 def speed(
-    what: Annotated[Cost, typer.Argument(help="Of questions, or of generation (the last four).")],
+    what: Annotated[Cost, typer.Argument(help="Of questions, of generation, or what spec-rag plan foretells.")],
     files: Annotated[list[Path] | None, typer.Argument(help="Questions, for ratios and storage.")] = None,
     questions: Annotated[int, typer.Option(help="How many of each file.", min=1)] = 5,
     documents: Annotated[str, typer.Option(help="Numbers of documents, for growth.")] = "25,50,75,100",
@@ -183,6 +183,11 @@ def speed(
 
     console.quiet_transformers()
     given = {} if tokens is None else {"tokens": tokens}
+    if what == "plan":
+        from spec_rag.evaluation.planning.check import as_markdown, checked
+
+        typer.echo(as_markdown(checked(tokens=tokens or 1024)))
+        return
     of_generation: dict[str, Callable[..., str]] = {
         "memory": costs.memory,
         "batch": costs.batch,

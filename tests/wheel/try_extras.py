@@ -65,6 +65,8 @@ assert {"compress", "expand"} <= names, names
 """
 RAY = "from ray_spec_rag import data, serve\nassert callable(serve.application)\n"
 
+LM_EVAL = "from lm_eval_spec_rag import SpecRagLM\nimport bergen_spec_rag\nassert callable(SpecRagLM)\n"
+
 # extra -> (further pip commands of the messages, what a user runs)
 EXTRAS: dict[str, tuple[list[str], str]] = {
     "": ([], CORE),
@@ -74,6 +76,7 @@ EXTRAS: dict[str, tuple[list[str], str]] = {
     "llama-index": ([], LLAMA_INDEX),
     "cli,gguf": ([OFFLINE], CLI),
     "evaluate": ([], EVALUATE),
+    "lm-eval": ([], LM_EVAL),
     "serve": ([], SERVE),
     "mcp": ([], MCP),
     "ray": ([], RAY),

@@ -5,6 +5,7 @@ This module draws numbers; it does not know where they come from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ def draw_kept(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    lines = len(methods) + len(levels or {})
+    figure = Figure(figsize=(8, max(4.4, 0.24 * lines)), layout="constrained")  # room for every name
     axes = figure.subplots()
     for name, level in (levels or {}).items():
         axes.axhline(level, label=name, color="#24292f", linestyle="--", linewidth=1.2)
@@ -69,11 +71,11 @@ def draw_kept(
         axes.errorbar([x for x, _ in known], shares, yerr=around, label=name, color=_COLOURS[i % len(_COLOURS)],
                       marker=_MARKERS[i % len(_MARKERS)], ms=5, elinewidth=1.2, alpha=0.85)  # fmt: skip
     axes.set_xticks(range(len(budgets)), budgets)
-    axes.set_xlabel("tokens kept")
+    axes.set_xlabel("kept")
     axes.set_ylim(-0.02, 1.02)
     axes.grid(axis="y", color="#e3e6eb")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title, loc="left", fontsize=11, fontweight="semibold")
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
 
@@ -91,7 +93,7 @@ def draw_lengths(
         path: where to.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import StrMethodFormatter
 
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -102,11 +104,22 @@ def draw_lengths(
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(list(lengths), [f"{length:,}" for length in lengths])
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.minorticks_off()
+    axes.set_yticks(_round_steps([value for given in methods.values() for value in given if value is not None]))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("tokens of the prompt")
     axes.set_ylabel(what)
     axes.grid(axis="y", color="#e3e6eb")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title, loc="left", fontsize=11, fontweight="semibold")
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
+
+
+def _round_steps(values: Sequence[float]) -> list[float]:
+    """1, 2 and 5 times powers of ten, from below the smallest value to above the largest."""
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    steps = [figure * 10.0**power for power in range(low, high + 1) for figure in (1, 2, 5)]
+    first = max((i for i, step in enumerate(steps) if step <= min(values)), default=0)
+    last = next((i for i, step in enumerate(steps) if step >= max(values)), len(steps) - 1)
+    return steps[first : last + 1]

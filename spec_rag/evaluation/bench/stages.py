@@ -12,6 +12,7 @@ from pathlib import Path
 from spec_rag.errors import ConfigError
 from spec_rag.evaluation import sources
 from spec_rag.evaluation.grid import Tasks
+from spec_rag.evaluation.methods.answers import ANSWERERS
 from spec_rag.evaluation.records import Measure
 
 Count = Callable[[str], int]
@@ -107,6 +108,16 @@ STAGES: Sequence[Stage] = (
         "kept",
         ("default", *_WITHOUT_MODELS),
         _HALVES,
+        tasks=_RULER,
+        tokens=(1024, 2048, 4096),
+    ),
+    Stage(
+        "answers-all",
+        "RULER: every method that answers",
+        "The same tasks, answered by SmolLM2-135M; draft and target are the same model. This takes hours.",
+        "answers",
+        tuple(ANSWERERS),
+        ("1/4", "1/10"),
         tasks=_RULER,
         tokens=(1024, 2048, 4096),
     ),

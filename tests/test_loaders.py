@@ -304,3 +304,9 @@ def test_a_page_without_a_declared_encoding_is_utf8_or_else_as_browsers_guess() 
 
 def test_a_page_is_titled_by_its_heading_where_its_title_says_nothing() -> None:
     assert read_bytes("a.html", b"<title> </title><h1>The <i>hut</i></h1><p>x").title == "The hut"
+
+
+@pytest.mark.parametrize("data", [b"", b"\xef\xbb\xbf", b" ", b"<!--", b"<b", b"</td>"])
+def test_a_page_without_text_says_so(data: bytes) -> None:
+    with pytest.raises(UnreadableFileError, match="holds no text"):
+        read_bytes("page.html", data)

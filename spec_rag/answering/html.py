@@ -52,6 +52,8 @@ def page_text(markup: str, *, max_depth: int, check: Callable[[], None]) -> tupl
     Raises:
         TooDeepError: more than `max_depth` tags are open at once.
     """
+    if not markup:  # which the parser refuses
+        return None, ""
     page = _Page(max_depth)
     parser = HTMLParser(target=page, huge_tree=True)
     markup = markup.replace("\x00", "\ufffd")

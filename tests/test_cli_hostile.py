@@ -47,3 +47,34 @@ def test_control_tokens_of_files_names_and_questions_stay_text(pair: ModelPair, 
         assert ids
         seen.append(ids.control(tokenizer))
     assert set(seen[1]) <= set(seen[0])
+
+
+DEEP = "<b>" * 20 + "x"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--max-file-mb", "0.0001"], "--max-file-mb"),
+        (["--max-html-depth", "5"], "--max-html-depth"),
+        (["--max-file-seconds", "1e-9"], "--max-file-seconds"),
+        (["--max-file-mb", "0"], "give a number above 0"),
+        (["--max-file-seconds", "nan"], "give a number above 0"),
+    ],
+)
+@pytest.mark.parametrize("command", ["compress", "ask", "index"])
+def test_files_may_ask_for_no_more_than_they_are_allowed(
+    pair: ModelPair, tmp_path: Path, command: str, options: list[str], says: str
+) -> None:
+    (tmp_path / "page.html").write_text(DEEP + " Harbour." * 200)
+    asked = {"compress": ["-q", "What?"], "ask": ["What?"], "index": ["-i", tmp_path / "index"]}[command]
+    result = run(command, tmp_path / "page.html", *asked, *options)
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_a_page_may_be_deep_where_it_is_allowed(pair: ModelPair, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("<b>" * 1500 + "x")
+    asked = ("compress", tmp_path / "page.html", "-q", "What?", "--text")
+    assert run(*asked).exit_code == 2
+    assert run(*asked, "--max-html-depth", 2000).stdout == "x\n"

@@ -42,7 +42,8 @@ def check_size(path: Path, size: int, limits: ReadLimits) -> None:
     """
     if size > limits.max_bytes:
         raise UnreadableFileError(
-            f"{path} has more than {limits.max_bytes:,} bytes: split it, or give limits=ReadLimits(max_bytes=...)."
+            f"{path} has more than {limits.max_bytes:,} bytes: split it, or raise max_bytes of ReadLimits "
+            "(--max-file-mb)."
         )
 
 
@@ -53,8 +54,8 @@ def clock(path: Path, limits: ReadLimits) -> Callable[[], None]:
     def check() -> None:
         if time.monotonic() > end:
             raise UnreadableFileError(
-                f"{path} takes more than {limits.max_seconds:g} seconds to read: split it, or give "
-                "limits=ReadLimits(max_seconds=...)."
+                f"{path} takes more than {limits.max_seconds:g} seconds to read: split it, or raise "
+                "max_seconds of ReadLimits (--max-file-seconds)."
             )
 
     return check

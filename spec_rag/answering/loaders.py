@@ -194,8 +194,8 @@ def _html_text(path: Path, data: bytes, encoding: str | None, limits: ReadLimits
         return page_text(markup, max_depth=limits.max_depth, check=clock(path, limits))
     except TooDeepError as error:
         raise UnreadableFileError(
-            f"{path} has more than {limits.max_depth} tags open at once: close them, or give "
-            "limits=ReadLimits(max_depth=...)."
+            f"{path} has more than {limits.max_depth} tags open at once: close them, or raise "
+            "max_depth of ReadLimits (--max-html-depth)."
         ) from error
 
 

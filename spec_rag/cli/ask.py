@@ -77,6 +77,9 @@ def ask(
     device: console.Device = None,
     index: console.Index = None,
     encoding: console.Encoding = None,
+    max_file_mb: console.MaxFileMB = console.DEFAULT_MB,
+    max_file_seconds: console.MaxFileSeconds = console.DEFAULT_SECONDS,
+    max_html_depth: console.MaxHtmlDepth = console.DEFAULT_DEPTH,
     context: Annotated[
         Path | None,
         typer.Option(help="Read FILES whole, once, and keep in this file what any question needs of them."),
@@ -95,9 +98,10 @@ def ask(
     """
     if not question.strip():
         raise ConfigError("The question is empty: put it last, in quotes.")
+    reader = console.FileReader.of(encoding, max_file_mb, max_file_seconds, max_html_depth)
     if context is not None:
         asked = Asked(question, context, context_share, max_new_tokens, as_json)
-        ask_context(asked, files, target or DEFAULT_DRAFT, console.load_options(device), encoding)
+        ask_context(asked, files, target or DEFAULT_DRAFT, console.load_options(device), reader)
         return
     if context_share is not None:
         raise ConfigError(f"--context-share {context_share} needs --context FILE.")
@@ -125,7 +129,7 @@ def ask(
     )
     with console.progress() as tell:
         tell("Reading files")
-        chunks = _retrieved(files, question, chunk_chars, top_k, encoding)
+        chunks = _retrieved(files, question, chunk_chars, top_k, reader)
         tell("Loading the models")
         console.quiet_transformers()
         from spec_rag.compression.index import DocumentIndex
@@ -158,11 +162,12 @@ def ask(
         console.say("\n\n" + described(answered))
 
 
-def _retrieved(files: list[Path], question: str, chunk_chars: int, top_k: int, encoding: str | None) -> list[Chunk]:
+def _retrieved(
+    files: list[Path], question: str, chunk_chars: int, top_k: int, reader: console.FileReader
+) -> list[Chunk]:
     from spec_rag.answering.chunks import retrieve, split_chunks
-    from spec_rag.answering.loaders import read_files
 
-    documents = read_files(files, encoding=encoding, skipped=console.warn_skipped)
+    documents = reader.read(files)
     chunks = [chunk for document in documents for chunk in split_chunks(document, chunk_chars)]
     return retrieve(question, chunks, top_k)
 

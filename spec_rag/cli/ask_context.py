@@ -22,14 +22,13 @@ class Asked:
     as_json: bool
 
 
-def ask_context(asked: Asked, files: list[Path], target: str, options: Any, encoding: str | None) -> None:
+def ask_context(asked: Asked, files: list[Path], target: str, options: Any, reader: console.FileReader) -> None:
     """Answer from the context in the file, which is made of the files where it is not there or of other texts."""
     from spec_rag.answering.contexts import answer_from_context, context_of
-    from spec_rag.answering.loaders import read_files
 
     with console.progress() as tell:
         tell("Reading files")
-        documents = read_files(files, encoding=encoding, skipped=console.warn_skipped)
+        documents = reader.read(files)
         tell("Loading the model")
         console.quiet_transformers()
         from spec_rag.models.pair import ModelPair

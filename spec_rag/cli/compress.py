@@ -68,6 +68,9 @@ def compress(
     device: console.Device = None,
     index: console.Index = None,
     encoding: console.Encoding = None,
+    max_file_mb: console.MaxFileMB = console.DEFAULT_MB,
+    max_file_seconds: console.MaxFileSeconds = console.DEFAULT_SECONDS,
+    max_html_depth: console.MaxHtmlDepth = console.DEFAULT_DEPTH,
     as_json: console.AsJson = False,
     as_text: Annotated[bool, typer.Option("--text", help="Print the kept text and nothing else.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with kept text dark and dropped text pale.")] = None,
@@ -100,10 +103,11 @@ def compress(
     )
     if not query.strip():
         raise ConfigError(f"--query {query!r} is empty: compression is guided by a question, so give one.")
+    reader = console.FileReader.of(encoding, max_file_mb, max_file_seconds, max_html_depth)
     if html is not None:
         console.check_writable(html)
     with console.progress() as tell:
-        compression = _compressed(files, query, settings, draft, device, index, encoding, tell)
+        compression = _compressed(files, query, settings, draft, device, index, reader, tell)
     if html is not None:
         console.write_atomically(html, compression.to_html())
     if as_json:
@@ -133,22 +137,20 @@ def _compressed(
     draft: str | None,
     device: str | None,
     index: Path | None,
-    encoding: str | None,
+    reader: console.FileReader,
     tell: console.Tell,
 ) -> Compression:
-    from spec_rag.answering.loaders import read_files
-
     tell("Reading files")
-    documents = read_files(files, encoding=encoding, skipped=console.warn_skipped)
+    documents = reader.read(files)
     tell("Loading the draft")
     console.quiet_transformers()
     from spec_rag.compression.draft import Draft
     from spec_rag.compression.index import DocumentIndex
     from spec_rag.compression.pipeline import compress as compress_documents
 
-    reader = Draft.of(draft or DEFAULT_DRAFT, console.load_options(device), CompressionConfig.from_dict(settings))
+    loaded = Draft.of(draft or DEFAULT_DRAFT, console.load_options(device), CompressionConfig.from_dict(settings))
     tell(f"The draft reads {console.counted(len(documents), 'document')}")
-    return compress_documents(documents, query, draft=reader, index=DocumentIndex(index) if index else None, **settings)
+    return compress_documents(documents, query, draft=loaded, index=DocumentIndex(index) if index else None, **settings)
 
 
 def compression_record(compression: Compression) -> dict[str, Any]:

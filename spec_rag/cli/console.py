@@ -10,25 +10,33 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spec_rag.answering.limits import ReadLimits
 from spec_rag.config import Cascade as CascadeName
 from spec_rag.config import Preset as KVPresetName
-from spec_rag.errors import UnreadableFileError
+from spec_rag.errors import ConfigError, UnreadableFileError
 from spec_rag.models.options import LoadOptions
 from spec_rag.presets import COMPRESSION_PRESETS
 from spec_rag.progress import listening
 from spec_rag.text.terminal import visible
 
+if TYPE_CHECKING:
+    from spec_rag.text.documents import Document
+
 Files = Annotated[list[Path], typer.Argument(help="Files (.txt, .md, .html, .pdf, .docx) and folders of them.")]
 Draft = Annotated[str | None, typer.Option(help="Draft model: hub id, folder or .gguf file (default: SmolLM2-135M).")]
 Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu (default: the best there is).")]
 Encoding = Annotated[str | None, typer.Option(help="Encoding of the text files (default: utf-8).")]
+MaxFileMB = Annotated[float, typer.Option("--max-file-mb", help="Refuse files of more megabytes (MiB).")]
+MaxFileSeconds = Annotated[float, typer.Option(help="Refuse files of HTML or PDF that take longer to read.")]
+MaxHtmlDepth = Annotated[int, typer.Option(help="Refuse HTML with more tags open at once.")]
 Index = Annotated[Path | None, typer.Option(help="Folder where read documents are kept for the next question.")]
 Likelihood = Annotated[
     bool | None,
@@ -60,6 +68,36 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 Tell = Callable[[str], None]
 
 _UNPRINTABLE = re.compile("[\x7f-\x9f\ud800-\udfff]")  # what JSON may spell out, and does below U+0020 by itself
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """How files are read: in which encoding, and how much each may ask for."""
+
+    encoding: str | None
+    limits: ReadLimits
+
+    @classmethod
+    def of(cls, encoding: str | None, megabytes: float, seconds: float, depth: int) -> FileReader:
+        """The reader that the options describe.
+
+        Raises:
+            ConfigError: a limit is not above 0.
+        """
+        named = {"--max-file-mb": megabytes, "--max-file-seconds": seconds, "--max-html-depth": depth}
+        for name, value in named.items():
+            if not value > 0:
+                raise ConfigError(f"{name} {value:g}: give a number above 0.")
+        return cls(encoding, ReadLimits(max(1, int(megabytes * 2**20)), depth, seconds))
+
+    def read(self, files: Sequence[Path]) -> list[Document]:
+        """The files and what is in the folders; what cannot be read in a folder is told and skipped."""
+        from spec_rag.answering.loaders import read_files
+
+        return list(read_files(files, encoding=self.encoding, limits=self.limits, skipped=warn_skipped))
+
+
+DEFAULT_MB, DEFAULT_SECONDS, DEFAULT_DEPTH = ReadLimits.max_bytes / 2**20, ReadLimits.max_seconds, ReadLimits.max_depth
 
 
 def be_quiet() -> None:

@@ -31,6 +31,9 @@ def index(
     draft: console.Draft = None,
     device: console.Device = None,
     encoding: console.Encoding = None,
+    max_file_mb: console.MaxFileMB = console.DEFAULT_MB,
+    max_file_seconds: console.MaxFileSeconds = console.DEFAULT_SECONDS,
+    max_html_depth: console.MaxHtmlDepth = console.DEFAULT_DEPTH,
     storage: Annotated[
         str | None,
         typer.Option(help="int4, int8, float16 or float32 (default: the folder's own; int4 for a new one)."),
@@ -51,11 +54,10 @@ def index(
     `spec-rag compress --index` and `spec-rag ask --index`.
     """
     from spec_rag.answering.chunks import split_chunks
-    from spec_rag.answering.loaders import read_files
     from spec_rag.compression.index import DocumentIndex
 
     store = DocumentIndex(folder, memory_bytes=0, storage=storage)  # type: ignore[arg-type]
-    documents = list(read_files(files, encoding=encoding, skipped=console.warn_skipped))
+    documents = console.FileReader.of(encoding, max_file_mb, max_file_seconds, max_html_depth).read(files)
     if not whole:
         documents = [chunk for document in documents for chunk in split_chunks(document)]
     config = CompressionConfig.from_dict(compression_settings(likelihood=likelihood, calibration=calibration))

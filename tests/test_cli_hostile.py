@@ -75,6 +75,6 @@ def test_files_may_ask_for_no_more_than_they_are_allowed(
 
 def test_a_page_may_be_deep_where_it_is_allowed(pair: ModelPair, tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("<b>" * 1500 + "x")
-    asked = ("compress", tmp_path / "page.html", "-q", "What?", "--text")
+    asked = ("compress", tmp_path / "page.html", "-q", "What?", "--ratio", 1, "--text")
     assert run(*asked).exit_code == 2
     assert run(*asked, "--max-html-depth", 2000).stdout == "x\n"

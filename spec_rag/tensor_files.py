@@ -37,7 +37,7 @@ def tensors_to_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, str]) ->
     """A safetensors file of tensors on the CPU, whose metadata are `about` and a checksum."""
     from safetensors.torch import save
 
-    return bytes(save(dict(tensors), metadata={**about, "sha256": checksum(tensors)}))
+    return bytes(save(dict(tensors), metadata={**about, "sha256": checksum(tensors, about)}))
 
 
 def tensors_from_bytes(data: bytes, key: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -56,7 +56,7 @@ def tensors_from_bytes(data: bytes, key: str | None = None) -> tuple[dict[str, T
     try:
         about = _metadata(data)
         tensors: dict[str, Tensor] = load(data)
-        whole = about.get("sha256") == checksum(tensors) and key in (None, about.get("key"))
+        whole = about.get("sha256") == checksum(tensors, about) and key in (None, about.get("key"))
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise ValueError(f"it is damaged ({error})") from error
     if not whole:
@@ -71,11 +71,13 @@ def _metadata(data: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """A digest of names, types, shapes and values."""
+def checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """A digest of names, types, shapes and values, and of the metadata but the key, which is compared itself."""
     import torch
 
     digest = hashlib.sha256()
+    for name in sorted(about.keys() - {"key", "sha256"}):
+        digest.update(json.dumps([name, about[name]]).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

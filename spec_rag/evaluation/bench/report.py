@@ -125,7 +125,9 @@ def _losses(stage: Stage, rows: Sequence[Scored]) -> str:
                 others = {
                     name: sum(scores) / len(scores)
                     for name, by_budget in methods.items()
-                    if name not in _OWN and (scores := by_budget.get("1" if name == DENSE else budget))
+                    if name not in _OWN
+                    and (scores := by_budget.get("1" if name == DENSE else budget))
+                    and len(scores) == len(values)  # where time ran out, a method has seen other examples
                 }
                 best = max(others, key=lambda name: others[name], default=None)
                 if best is not None and others[best] > share:

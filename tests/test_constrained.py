@@ -196,6 +196,28 @@ def test_a_way_to_the_end_is_known_inside_numbers_and_strings(pair: ModelPair) -
     assert not held.steered, "nothing had to be steered with so much room"
 
 
+@pytest.mark.parametrize(
+    ("asked", "written"),
+    [
+        ({"schema": {"type": "string", "format": "time"}}, '"20:00:00.' + "0" * 30),
+        ({"regex": "[0-9]+x"}, "0" * 30),
+        ({"regex": "(0|10)*1!"}, "0" * 30),
+    ],
+)
+def test_digits_that_need_not_end_are_left_by_a_short_way(pair: ModelPair, asked: dict[str, Any], written: str) -> None:
+    tokenizer = pair.require_tokenizer()
+    vocabulary = Vocabulary.of(tokenizer, 320, [1])
+    constraint = Constraint.of(**asked)
+    assert constraint is not None
+    matcher = ConstrainedLogits(constraint, vocabulary, 0, 200, greedy=True)._start.deep_copy()
+    assert matcher.consume_tokens(tokenizer(written, add_special_tokens=False)["input_ids"])
+    route = route_to_end(matcher, vocabulary)
+    assert route is not None
+    assert len(route) < 25
+    assert matcher.consume_tokens(route)
+    assert matcher.is_accepting()
+
+
 def test_a_target_without_an_end_token_is_refused() -> None:
     pair = tiny_pair()
     pair = ModelPair(target=tiny_model("llama", eos_token_id=None), tokenizer=pair.tokenizer)

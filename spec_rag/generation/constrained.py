@@ -11,6 +11,7 @@ import math
 import threading
 import weakref
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ _TIGHT_TOKENS = 16
 _ROUTE_TOKENS = 2048  # a way to the end that is longer is none
 _INSIDE_TEXT = ('"', ".", " ", "a", "0", "/", "-", ":")
 _BRACKETS = ("}", "]")
+_STRUCTURE = ("}", "]", "{", "[", ",", ":", '"')
 _BETWEEN = ("}", "]", ",", '"', "0", "n", "1", "f", "t", "-", "[", "{", " ")  # a comma ends a number, a digit never
 
 _vocabularies: weakref.WeakKeyDictionary[Any, dict[tuple[Any, ...], Vocabulary]] = weakref.WeakKeyDictionary()
@@ -58,6 +60,7 @@ class Vocabulary:
         self.between = self._single(_BETWEEN)
         # where both may come next they are letters like others: this is inside a string
         self.brackets = self._single(_BRACKETS)
+        self.structure = frozenset(self._single(_STRUCTURE))
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, size: int, ends: Sequence[int]) -> Vocabulary:
@@ -240,23 +243,26 @@ def route_to_end(matcher: Any, vocabulary: Vocabulary) -> list[int] | None:
     while not ahead.is_accepting():
         if len(route) > _ROUTE_TOKENS or ahead.is_error():
             return None
-        step = ahead.compute_ff_tokens() or [_next_on_route(ahead, vocabulary, len(route))]
+        step = ahead.compute_ff_tokens() or [_next_on_route(ahead, vocabulary, route)]
         if not ahead.consume_tokens(step):
             return None
         route += step
     return route
 
 
-def _next_on_route(matcher: Any, vocabulary: Vocabulary, taken: int) -> int:
+def _next_on_route(matcher: Any, vocabulary: Vocabulary, route: Sequence[int]) -> int:
+    """The next token; within a value none comes twice while there is another, or 0* in front of a Z would never end."""
     bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
     inside = all(bits[token] for token in vocabulary.brackets)
+    used = set(takewhile(lambda token: token not in vocabulary.structure, reversed(route)))
     for token in vocabulary.inside_text if inside else vocabulary.between:
-        if bits[token]:
+        if bits[token] and token not in used:
             return token
     others = np.flatnonzero(bits)
     if not len(others):
         return vocabulary.ends[0]
-    return int(others[max(0, taken - 32) * 7919 % len(others)])  # not always the first: (ab)*c would never end
+    others = fresh if len(fresh := np.setdiff1d(others, list(used))) else others
+    return int(others[max(0, len(route) - 32) * 7919 % len(others)])  # not always the first: (ab)*c would never end
 
 
 def _first_line(matcher: Any) -> str:

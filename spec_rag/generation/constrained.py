@@ -29,8 +29,9 @@ _TIGHT_TOKENS = 16
 _ROUTE_TOKENS = 2048  # a way to the end that is longer is none
 _INSIDE_TEXT = ('"', ".", " ", "a", "0", "/", "-", ":")
 _BRACKETS = ("}", "]")
-_STRUCTURE = ("}", "]", "{", "[", ",", ":", '"')
-_BETWEEN = ("}", "]", ",", '"', "0", "n", "1", "f", "t", "-", "[", "{", " ")  # a comma ends a number, a digit never
+_SEPARATORS = (",", ":")
+_STRUCTURE = ("}", "]", "{", "[", '"', *_SEPARATORS)
+_BETWEEN = ("}", "]", '"', ",", "0", "n", "1", "f", "t", "-", "[", "{", " ")  # a comma ends a number, a digit never
 
 _vocabularies: weakref.WeakKeyDictionary[Any, dict[tuple[Any, ...], Vocabulary]] = weakref.WeakKeyDictionary()
 _making = threading.Lock()
@@ -61,6 +62,7 @@ class Vocabulary:
         # where both may come next they are letters like others: this is inside a string
         self.brackets = self._single(_BRACKETS)
         self.structure = frozenset(self._single(_STRUCTURE))
+        self.separators = frozenset(self._single(_SEPARATORS))
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, size: int, ends: Sequence[int]) -> Vocabulary:
@@ -255,7 +257,8 @@ def _next_on_route(matcher: Any, vocabulary: Vocabulary, route: Sequence[int]) -
     bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
     inside = all(bits[token] for token in vocabulary.brackets)
     used = set(takewhile(lambda token: token not in vocabulary.structure, reversed(route)))
-    for token in vocabulary.inside_text if inside else vocabulary.between:
+    used |= vocabulary.separators & set(route[-1:])
+    for token in vocabulary.inside_text if inside else vocabulary.between + vocabulary.inside_text:
         if bits[token] and token not in used:
             return token
     others = np.flatnonzero(bits)

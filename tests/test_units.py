@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import time
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from sentencex import get_sentence_boundaries
 
 from spec_rag.compression.cutting import longest_prefix
+from spec_rag.text import units as units_module
 from spec_rag.text.units import cut_at_words, kept_text, merged, sentence_spans, unit_spans, word_spans
 
 LONG = "word " * 300
@@ -214,3 +216,19 @@ def test_cutting_takes_no_longer_than_the_length_of_a_text_lets_expect(line: str
     small, large = line * 2000, line * 16_000
     # eight times the length: 64 times the time where a step is quadratic
     assert min(seconds(large) for _ in range(2)) < 32 * max(min(seconds(small) for _ in range(3)), 0.002)
+
+
+def test_a_long_line_without_spaces_is_cut_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def split(language: str, text: str) -> list[dict[str, Any]]:
+        seen.append(len(text))
+        return get_sentence_boundaries(language, text)
+
+    monkeypatch.setattr(units_module, "get_sentence_boundaries", split)
+    spans = unit_spans("<!--" * 5000, "sentence")
+    assert max(seen) <= 4000
+    assert "".join(("<!--" * 5000)[a:b] for a, b in spans) == "<!--" * 5000
+    seen.clear()
+    unit_spans("One two three. " * 1000, "sentence")
+    assert max(seen) > 4000, "what has spaces is read whole"

@@ -167,8 +167,9 @@ def _boundaries(block: str, language: str) -> list[Span]:
     """Where its sentences stand; a long block is read in pieces, each from the beginning of an unfinished sentence."""
     found: list[Span] = []
     start = 0
+    whole = block.isascii() and max(map(len, block.split()), default=0) <= _MAX_SENTENCE_CHARS
     while start < len(block):
-        stop = len(block) if block.isascii() else min(start + _AT_ONCE, len(block))
+        stop = len(block) if whole else min(start + _AT_ONCE, len(block))
         sentences = [(start + a, start + b) for a, b in _split(block[start:stop], language)]
         if stop < len(block) and len(sentences) > 1:
             stop = sentences.pop()[0]

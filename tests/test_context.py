@@ -198,6 +198,14 @@ def test_killed_while_saving_the_old_file_is_whole(pair: ModelPair, tmp_path: Pa
     assert ContextCache.load(path, pair).tokens == context.tokens
 
 
+def test_a_target_of_sliding_layers_alone_keeps_their_windows() -> None:
+    pair = ModelPair(target=tiny_model("mistral", seed=3, layers=2, sliding_window=40))
+    context = ContextCache.read(pair, random_ids(200), keep=0.25)
+    assert [layer.tolist() for layer in context.lengths] == [[39, 39]] * 2
+    dense = generate(pair, torch.cat([random_ids(200), QUESTIONS[0]]), max_new_tokens=8)
+    assert generate(pair, QUESTIONS[0], context=context, max_new_tokens=8).output_ids == dense.output_ids
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

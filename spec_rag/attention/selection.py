@@ -140,7 +140,7 @@ def select_across_layers(scores: Sequence[Tensor], kept: int, first: int, *, ada
     """Choose pairs by the scores of all layers and KV heads together: a head keeps as many as are worth it.
 
     Args:
-        scores: per layer [KV heads, tokens], non-negative and comparable.
+        scores: per layer [KV heads, tokens], non-negative and comparable; perhaps of no layer.
         kept: pairs per head, on average; at most the tokens.
         first: this many first tokens stay in every head, as far as `kept` allows.
         adaptive: False keeps the best `kept` pairs of every head.
@@ -151,7 +151,7 @@ def select_across_layers(scores: Sequence[Tensor], kept: int, first: int, *, ada
     own = [layer.clone() for layer in scores]
     for layer in own:
         layer[:, : min(first, kept)] = torch.inf
-    if not adaptive:
+    if not adaptive or not own:
         return [torch.zeros_like(layer, dtype=torch.bool).scatter_(1, layer.topk(kept).indices, True) for layer in own]
     together = torch.cat([layer.flatten().to(own[0].device) for layer in own])
     heads = sum(len(layer) for layer in own)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from spec_rag_kernels import window_scores
@@ -97,26 +98,31 @@ class _Observer:
         return self._masks(call) if self._masks is not None else None
 
     def _scored(self, call: AttentionCall) -> Tensor:
-        """[batch, KV heads, slots]: head by head, since each has its own number of pairs; 0 for an empty slot."""
+        """[batch, KV heads, slots], 0 for an empty slot: all heads at once where they keep as many pairs, else each."""
         queries, keys = call.query.shape[2], call.key.shape[2]
         slots, group = keys - queries, call.query.shape[1] // call.key.shape[1]
         positions = self._cache.layers[call.layer].positions
         assert positions is not None
         found = call.query.new_zeros(call.key.shape[0], call.key.shape[1], slots, dtype=torch.float32)
-        for head, own in enumerate((positions[0, :, :slots] >= 0).sum(dim=1).tolist()):
+        lengths = (positions[0, :, :slots] >= 0).sum(dim=1).tolist()
+        together = len(lengths) if len(set(lengths)) == 1 else 1
+        reduction: Literal["max", "sum"] = "max" if self.config.reduction_type == "max" else "sum"
+        for head in range(0, len(lengths), together):
+            own, heads = lengths[head], slice(head, head + together)
+            query_heads = slice(head * group, (head + together) * group)
             seen = torch.ones(len(self._shown), own, dtype=torch.bool, device=self._shown.device)
             scores = window_scores(
-                call.query[:, head * group : (head + 1) * group],
-                call.key[:, head : head + 1, slots - own :],
+                call.query[:, query_heads],
+                call.key[:, heads, slots - own :],
                 scaling=call.scaling,
-                reduce_queries="max" if self.config.reduction_type == "max" else "sum",
+                reduce_queries=reduction,
                 reduce_heads="kv",
-                head_reduction="max" if self.config.reduction_type == "max" else "sum",
+                head_reduction=reduction,
                 query_mask=self._shown,
                 key_mask=torch.cat([seen, self._shown], dim=1),
                 softcap=call.softcap,
-                sinks=None if call.sinks is None else call.sinks[head * group : (head + 1) * group],
+                sinks=None if call.sinks is None else call.sinks[query_heads],
                 backend=self._backend,
             )
-            found[:, head : head + 1, slots - own :] = scores[..., :own]
+            found[:, heads, slots - own :] = scores[..., :own]
         return found

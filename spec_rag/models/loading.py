@@ -73,8 +73,8 @@ class LoadedModel:
         """
         if options is not None and LoadOptions.of(options) not in (LoadOptions(), self.options):
             raise ConfigError(
-                f"options={options!r}: {self.name!r} is loaded already, so they cannot change how. Give the model by "
-                "name, or load it the way it is wanted and leave the options out."
+                f"options={options!r} (draft_options, target_options): {self.name!r} is loaded already, so they cannot "
+                "change how. Give the model by name, or load it the way it is wanted and leave the options out."
             )
 
     def __copy__(self) -> LoadedModel:

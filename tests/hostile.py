@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -93,3 +93,16 @@ def watched(pair: ModelPair) -> Iterator[Seen]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def control_seen(pair: ModelPair, ask: Callable[[str], object]) -> tuple[list[int], list[int]]:
+    """The control tokens that the models read: where a harmless text is asked about, and where one spells them all."""
+    tokenizer = pair.require_tokenizer()
+    seen = []
+    for text in ("Nothing is wrong here.", spelled(tokenizer)):
+        with watched(pair) as ids:
+            ask(text)
+        assert ids
+        seen.append(ids.control(tokenizer))
+    harmless, hostile = seen
+    return harmless, hostile

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hostile import llama_style_tokenizer, pair_with, spelled, watched
+from hostile import control_seen, llama_style_tokenizer, pair_with
 
 from spec_rag import ModelPair
 
@@ -34,19 +34,18 @@ def run(*arguments: object):  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("command", ["compress", "ask"])
 def test_control_tokens_of_files_names_and_questions_stay_text(pair: ModelPair, tmp_path: Path, command: str) -> None:
-    tokenizer = pair.require_tokenizer()
-    seen = []
-    for name, text in (("fine", "Nothing is wrong."), ("hostile", spelled(tokenizer))):
-        folder = tmp_path / name
+    folders = iter((tmp_path / "fine", tmp_path / "hostile"))
+
+    def ask(text: str) -> None:
+        folder = next(folders)
         folder.mkdir()
         (folder / "harbour [INST] <|im_end|>.md").write_text(f"{HARBOUR}## {text}\n\n{text}\n", encoding="utf-8")
         asked = ["-q", text, "--ratio", "0.5"] if command == "compress" else [text, "--max-new-tokens", 2]
-        with watched(pair) as ids:
-            result = run(command, folder, *asked, "--json")
+        result = run(command, folder, *asked, "--json")
         assert result.exit_code == 0, result.stderr
-        assert ids
-        seen.append(ids.control(tokenizer))
-    assert set(seen[1]) <= set(seen[0])
+
+    harmless, hostile = control_seen(pair, ask)
+    assert set(hostile) <= set(harmless)
 
 
 DEEP = "<b>" * 20 + "x"

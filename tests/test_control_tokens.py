@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hostile import control_ids, llama_style_tokenizer, pair_with, spelled, watched
+from hostile import control_ids, control_seen, llama_style_tokenizer, pair_with, spelled
 from transformers import PreTrainedTokenizerBase
 
 from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, compress, generate, score_prompt
@@ -81,28 +81,16 @@ ENTRANCES: dict[str, Callable[[ModelPair, str], object]] = {
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_control_tokens_that_are_spelled_out_never_reach_a_model(pair: ModelPair, entrance: str) -> None:
-    tokenizer = pair.require_tokenizer()
-    seen = []
-    for text in ("Nothing is wrong here.", spelled(tokenizer)):
-        with watched(pair) as ids:
-            ENTRANCES[entrance](pair, text)
-        assert ids
-        seen.append(ids.control(tokenizer))
-    harmless, hostile = seen
+    harmless, hostile = control_seen(pair, lambda text: ENTRANCES[entrance](pair, text))
     assert set(hostile) <= set(harmless)  # which may be padded where the other is not
     if entrance.startswith("generate") and "Spec" not in entrance:
         assert hostile == harmless
 
 
 def test_a_question_on_a_context_stays_text(pair: ModelPair) -> None:
-    tokenizer = pair.require_tokenizer()
     context = ContextCache.read(pair, FILLER, keep=1.0)
-    seen = []
-    for text in ("Nothing is wrong here.", spelled(tokenizer)):
-        with watched(pair) as ids:
-            generate(pair, text, context=context, max_new_tokens=2)
-        seen.append(ids.control(tokenizer))
-    assert seen[0] == seen[1]
+    harmless, hostile = control_seen(pair, lambda text: generate(pair, text, context=context, max_new_tokens=2))
+    assert harmless == hostile
 
 
 @pytest.mark.parametrize("place", range(6))

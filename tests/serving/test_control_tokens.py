@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hostile import llama_style_tokenizer, pair_with, spelled, watched
+from hostile import control_seen, llama_style_tokenizer, pair_with
 from serving.helpers import MODEL, served, settings
 
 from spec_rag import ModelPair
@@ -56,14 +56,10 @@ ROUTES: dict[str, Callable[[str], tuple[str, dict[str, Any]]]] = {
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_control_tokens_that_are_spelled_out_never_reach_a_model(url: str, pair: ModelPair, route: str) -> None:
-    tokenizer = pair.require_tokenizer()
-    seen = []
-    for text in ("Nothing is wrong.", spelled(tokenizer)):
+    def ask(text: str) -> None:
         path, body = ROUTES[route](text)
-        with watched(pair) as ids:
-            response = httpx.post(f"{url}/v1/{path}", json=body, timeout=60)
+        response = httpx.post(f"{url}/v1/{path}", json=body, timeout=60)
         assert response.status_code == 200, response.text
-        assert ids
-        seen.append(ids.control(tokenizer))
-    harmless, hostile = seen
+
+    harmless, hostile = control_seen(pair, ask)
     assert set(hostile) <= set(harmless)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hostile import llama_style_tokenizer, pair_with, spelled, watched
+from hostile import control_seen, llama_style_tokenizer, pair_with
 from langchain_core.documents import Document
 from langchain_core.messages import (
     AIMessage,
@@ -68,14 +68,7 @@ def pair() -> ModelPair:
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_control_tokens_that_are_spelled_out_never_reach_a_model(pair: ModelPair, entrance: str) -> None:
-    tokenizer = pair.require_tokenizer()
-    seen = []
-    for text in ("Nothing is wrong.", spelled(tokenizer)):
-        with watched(pair) as ids:
-            ENTRANCES[entrance](pair, text)
-        assert ids
-        seen.append(ids.control(tokenizer))
-    harmless, hostile = seen
+    harmless, hostile = control_seen(pair, lambda text: ENTRANCES[entrance](pair, text))
     assert set(hostile) <= set(harmless)
     if entrance != "compressor":
         assert hostile == harmless

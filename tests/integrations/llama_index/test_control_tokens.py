@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hostile import llama_style_tokenizer, pair_with, spelled, watched
+from hostile import control_seen, llama_style_tokenizer, pair_with
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
@@ -73,16 +73,11 @@ def pair(request: pytest.FixtureRequest) -> ModelPair:
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_control_tokens_that_are_spelled_out_never_reach_a_model(pair: ModelPair, entrance: str) -> None:
-    tokenizer = pair.require_tokenizer()
-    seen = []
-    for text in ("Nothing is wrong.", spelled(tokenizer)):
-        with watched(pair) as ids:
-            ENTRANCES[entrance](pair, text)
-        assert ids
-        seen.append(ids.control(tokenizer))
-    harmless, hostile = seen
+    harmless, hostile = control_seen(pair, lambda text: ENTRANCES[entrance](pair, text))
     assert set(hostile) <= set(harmless)
     if entrance != "compressor":
         assert hostile == harmless
     if "function" in entrance:
-        assert tokenizer.convert_tokens_to_ids("[INST]") in hostile, "what the function itself writes is alive"
+        assert pair.require_tokenizer().convert_tokens_to_ids("[INST]") in hostile, (
+            "what the function itself writes is alive"
+        )

@@ -60,6 +60,11 @@ bench-peers: $(READY) .venv-kvpress/.ready .venv-llmlingua/.ready
 		--out $(BENCH)/peers/llmlingua.jsonl
 	@$(BIN)/spec-rag evaluate peer-results $(BENCH)/peers/kept-nq.jsonl $(BENCH)/peers/llmlingua.jsonl \
 		--out $(BENCH)/kept-nq.llmlingua.jsonl
+	@$(BIN)/spec-rag evaluate peer-timings $(if $(DATA),--data $(DATA)) --out $(BENCH)/peers/timings.jsonl
+	.venv-llmlingua/bin/python $(PEERS)/run_llmlingua.py --model $(DRAFT) --timings $(BENCH)/peers/timings.jsonl \
+		--out $(BENCH)/speed.llmlingua.jsonl
+	.venv-kvpress/bin/python $(PEERS)/run_kvpress.py --model $(DRAFT) --timings $(BENCH)/peers/timings.jsonl \
+		--out $(BENCH)/speed.kvpress.jsonl
 	@$(BIN)/spec-rag evaluate bench --out $(BENCH) --data $(DATA) --stages none --page docs/bench.md
 
 .venv-kvpress/.ready .venv-llmlingua/.ready: .venv-%/.ready: $(PEERS)/requirements-%.txt

@@ -18,6 +18,9 @@ from spec_rag.evaluation.bench.timings import Timed
 from spec_rag.evaluation.grid import method_names
 from spec_rag.evaluation.methods.budgets import budgets_of
 from spec_rag.evaluation.records import read_lines
+from spec_rag.evaluation.speed import joint_prompt
+from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
+from spec_rag.text.documents import Document
 
 FEW = Stage(
     "kept-ruler", "Needles", "One needle.", "kept", ("BM25 sentences", "truncation to the head"), ("1/4", "1/8"),
@@ -123,6 +126,41 @@ def test_every_way_of_generating_tells_its_figures(monkeypatch: pytest.MonkeyPat
     timings._filled.cache_clear()
     row = Timed("generation", 1000, "dense", figures, "code")
     assert Timed.from_json(row.to_json()) == row
+
+
+def test_a_peer_s_seconds_stand_beside_and_their_ratio_is_to_its_own_process(tmp_path: Path, stages: None) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    first = {"first_token_seconds": 2.0, "tokens_per_second": 9.0, "kv_bytes": 2e6}
+    own = [
+        Timed("generation", 512, "dense", {**first, "first_token_seconds": 5.0}, "code"),
+        Timed("compression", 10, "joint prefill", {"seconds": 4.0}, "code"),
+    ]
+    peer = [
+        Timed("generation", 512, "kvpress SnapKV", {**first, "dense_first_token_seconds": 3.0}, "kvpress 1"),
+        Timed("compression", 10, "LLMLingua", {"seconds": 8.0, "joint_seconds": 2.0}, "llmlingua 1"),
+    ]
+    for name, rows in (("speed", own), ("speed.peer", peer)):
+        (out / f"{name}.jsonl").write_text("".join(f"{row.to_json()}\n" for row in rows), encoding="utf-8")
+    report.write_report(Bench(out), tmp_path / "bench.md", "make bench")
+    page = (tmp_path / "bench.md").read_text(encoding="utf-8")
+    assert "| 512 | kvpress SnapKV | 2.0 | 1.5 | 9.0 | 2 |" in page
+    assert "| LLMLingua | 8.00 | 0.2 |" in page
+    assert "kvpress 1" in page
+
+
+def test_peers_are_timed_on_the_same_questions_and_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = tiny_pair()
+    monkeypatch.setattr(timings, "_pair", lambda: pair)
+    monkeypatch.setattr(timings, "LENGTHS", (512,))
+    monkeypatch.setattr(timings, "_documents", lambda tokens: timings.generated_documents(Draft.of(pair), 3, 400))
+    asked = AnsweredQuestion("Who?", ["Fenn"], [Document("Fenn bakes.", title="T"), Document("It rains.")])
+    compressed, generated = map(json.loads, timings.peer_lines(Draft.of(pair), [[asked]]))
+    (question,) = compressed["questions"]
+    assert (compressed["size"], question["documents"]) == (2, ["T\nFenn bakes.", "It rains."])
+    assert question["joint_ids"] == joint_prompt(Draft.of(pair), asked)
+    assert (generated["size"], len(generated["ids"])) == (512, 512)
+    assert generated["config"]["hidden_size"] == pair.require_target().config.hidden_size
 
 
 def test_the_command_refuses_what_it_does_not_know(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from spec_rag.cli.app import app
 from spec_rag.compression.draft import Draft
 from spec_rag.evaluation import peers
 from spec_rag.evaluation.bench import stages
+from spec_rag.evaluation.bench.timings import Timed
 from spec_rag.evaluation.grid import Tasks
+from spec_rag.evaluation.records import read_lines
 from spec_rag.evaluation.sources import file_tasks
 from spec_rag.evaluation.tasks.ruler import ruler_cases
 
@@ -100,6 +102,18 @@ def test_a_runner_goes_on_and_leaves_out_what_a_peer_cannot_do(
     assert [Fraction(line["budget"]) for line in map(json.loads, given.out.read_text().splitlines())] == [
         Fraction(1, 4), Fraction(1, 8), Fraction(1, 4), Fraction(1, 8)
     ]  # fmt: skip
+
+
+def test_a_runner_times_each_line_of_its_table_once(tmp_path: Path, exchange: ModuleType) -> None:
+    given = Namespace(timings=tmp_path / "timings.jsonl", out=tmp_path / "out.jsonl")
+    asked = [{"table": "generation", "size": 512}, {"table": "compression", "size": 10}]
+    given.timings.write_text("\n".join(map(json.dumps, asked)), encoding="utf-8")
+    sizes: list[int] = []
+    ways = {"one": lambda line: {"seconds": float(sizes.append(line["size"]) or 2)}}
+    exchange.run_timings(given, "compression", ways, "peer 1")
+    exchange.run_timings(given, "compression", ways, "peer 1")
+    assert sizes == [10]
+    assert read_lines(given.out, Timed.from_json) == [Timed("compression", 10, "one", {"seconds": 2.0}, "peer 1")]
 
 
 def test_commands_write_a_stage_s_cases_and_read_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,27 @@ import importlib.util
 import json
 import os
 import shutil
+import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from exchange import arguments, run
+import torch
+from exchange import arguments, run, run_timings, seconds
+
+METHODS: dict[str, dict[str, Any]] = {
+    "LLMLingua": {},
+    "LongLLMLingua": {
+        "condition_in_question": "after_condition",
+        "rank_method": "longllmlingua",
+        "reorder_context": "sort",
+        "dynamic_context_compression_ratio": 0.3,
+        "condition_compare": True,
+        "context_budget": "+100",
+    },
+}
 
 
 def main() -> None:
@@ -27,35 +42,54 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         compressor = PromptCompressor(older_checkpoint(given.model, Path(folder)), device_map="cpu")
 
-        def method(**settings: Any) -> Callable[[dict[str, Any], float], dict[str, Any]]:
-            def kept(case: dict[str, Any], share: float) -> dict[str, Any]:
-                documents = [f"{d['title']}\n{d['text']}" if d["title"] else d["text"] for d in case["documents"]]
-                found = compressor.compress_prompt(
-                    documents,
-                    question=case["question"],
-                    target_token=int(share * case["document_tokens"]),
-                    concate_question=False,
-                    **settings,
-                )
-                return {"kept": found["compressed_prompt"], "tokens": found["compressed_tokens"]}
+        version = f"llmlingua {importlib.metadata.version('llmlingua')}"
+        if given.timings:
+            run_timings(given, "compression", {name: timed(compressor, own) for name, own in METHODS.items()}, version)
+        else:
+            run(given, {name: kept(compressor, own) for name, own in METHODS.items()}, version)
 
-            return kept
 
-        run(
-            given,
-            {
-                "LLMLingua": method(),
-                "LongLLMLingua": method(
-                    condition_in_question="after_condition",
-                    rank_method="longllmlingua",
-                    reorder_context="sort",
-                    dynamic_context_compression_ratio=0.3,
-                    condition_compare=True,
-                    context_budget="+100",
-                ),
-            },
-            f"llmlingua {importlib.metadata.version('llmlingua')}",
-        )
+def kept(compressor: Any, settings: dict[str, Any]) -> Callable[[dict[str, Any], float], dict[str, Any]]:
+    """A method that keeps text of a case's documents."""
+
+    def method(case: dict[str, Any], share: float) -> dict[str, Any]:
+        documents = [f"{d['title']}\n{d['text']}" if d["title"] else d["text"] for d in case["documents"]]
+        found = compressed(compressor, documents, case, share, settings)
+        return {"kept": found["compressed_prompt"], "tokens": found["compressed_tokens"]}
+
+    return method
+
+
+def timed(compressor: Any, settings: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, float]]:
+    """A method that tells its seconds, and beside them those of reading the documents as one prompt."""
+
+    def joint(case: dict[str, Any]) -> object:
+        with torch.no_grad():
+            return compressor.model.model(input_ids=torch.tensor([case["joint_ids"]]), use_cache=True)
+
+    def method(line: dict[str, Any]) -> dict[str, float]:
+        taken = []
+        for case in [line["questions"][0], *line["questions"]]:
+            ask = partial(compressed, compressor, case["documents"], case, line["share"], settings)
+            taken.append((seconds(ask), seconds(partial(joint, case))))
+        own, plain = zip(*taken[1:], strict=True)  # the first warms up
+        return {"seconds": statistics.median(own), "joint_seconds": statistics.median(plain)}
+
+    return method
+
+
+def compressed(
+    compressor: Any, documents: list[str], case: dict[str, Any], share: float, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """What the peer keeps of documents for a question, at a share of their tokens."""
+    found: dict[str, Any] = compressor.compress_prompt(
+        documents,
+        question=case["question"],
+        target_token=int(share * case["document_tokens"]),
+        concate_question=False,
+        **settings,
+    )
+    return found
 
 
 def older_checkpoint(folder: Path, into: Path) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spec_rag.cli import console
-from spec_rag.cli.evaluate_bench import bench, peer_cases, peer_results
+from spec_rag.cli.evaluate_bench import bench, peer_cases, peer_results, peer_timings
 from spec_rag.cli.evaluate_run import run_tasks
 from spec_rag.errors import ConfigError
 from spec_rag.models.options import DEFAULT_DRAFT
@@ -86,6 +86,7 @@ app.command("run")(run_tasks)
 app.command()(bench)
 app.command()(peer_cases)
 app.command()(peer_results)
+app.command()(peer_timings)
 
 
 @app.command()

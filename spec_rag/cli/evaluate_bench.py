@@ -87,6 +87,21 @@ def peer_cases(
     out.write_text("".join(f"{line}\n" for line in case_lines(made, chosen, count)), encoding="utf-8")
 
 
+def peer_timings(
+    out: Annotated[Path, typer.Option(help="Lines of JSON, for the peers' runners.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of questions; without one, prompts alone.")] = None,
+) -> None:
+    """Write what peers that run in environments of their own are timed on."""
+    from spec_rag.compression.draft import Draft
+    from spec_rag.evaluation.bench.runner import timed_questions
+    from spec_rag.evaluation.bench.timings import peer_lines
+    from spec_rag.models.options import DEFAULT_DRAFT
+
+    console.quiet_transformers()
+    lines = peer_lines(Draft.of(DEFAULT_DRAFT), timed_questions(data))
+    out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
 def peer_results(
     cases: Annotated[Path, typer.Argument(help="Written by peer-cases.")],
     results: Annotated[Path, typer.Argument(help="Written by a peer's runner.")],

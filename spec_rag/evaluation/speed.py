@@ -39,6 +39,8 @@ from spec_rag.text.tokens import text_ids
 from spec_rag.text.units import unit_spans
 from spec_rag.text.words import word_overlap
 
+COMPRESSED_SHARE = 0.25  # of the documents' tokens, in what is timed
+
 
 def seconds(call: Callable[[], object]) -> float:
     """Wall time of a call."""
@@ -47,12 +49,17 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def joint_prefill(draft: Draft, asked: AnsweredQuestion) -> int:
-    """Read instruction, documents and question as one prompt, filling a cache; returns the tokens of the prompt."""
+def joint_prompt(draft: Draft, asked: AnsweredQuestion) -> list[int]:
+    """Instruction, documents and question as one prompt, in the draft's tokens."""
     layout = frame(draft.tokenizer)
     units = [unit_spans(document.text, "sentence") for document in asked.documents]
     body = [token for passage in split_passages(draft.tokenizer, asked.documents, units) for token in passage.ids]
-    ids = [*layout.head, *body, *question_tokens(draft.tokenizer, layout, asked.question).ids]
+    return [*layout.head, *body, *question_tokens(draft.tokenizer, layout, asked.question).ids]
+
+
+def joint_prefill(draft: Draft, asked: AnsweredQuestion) -> int:
+    """Read the prompt of all documents at once, filling a cache; returns its tokens."""
+    ids = joint_prompt(draft, asked)
     with torch.no_grad():
         draft.model.get_decoder()(input_ids=torch.tensor([ids], device=draft.model.device), use_cache=True)
     return len(ids)
@@ -87,7 +94,7 @@ def compress_seconds(draft: Draft, asked: AnsweredQuestion, embedder: Any) -> di
     }
     for name, (documents, settings) in ways.items():
         with tempfile.TemporaryDirectory() as folder:
-            ask = partial(compress, documents, asked.question, draft=draft, ratio=0.25, **settings)
+            ask = partial(compress, documents, asked.question, draft=draft, ratio=COMPRESSED_SHARE, **settings)
             filled = DocumentIndex(folder)
             found[f"{name}, nothing read before"] = seconds(ask)
             ask(index=filled)

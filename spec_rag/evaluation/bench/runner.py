@@ -24,7 +24,7 @@ from spec_rag.evaluation.methods.budgets import budgets_of
 from spec_rag.evaluation.methods.variants import EMBEDDED
 from spec_rag.evaluation.records import Scored, append_lines, code_version, read_lines
 from spec_rag.evaluation.run import load_embedder
-from spec_rag.evaluation.tasks.multidoc import read_questions
+from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion, read_questions
 from spec_rag.models.options import DEFAULT_DRAFT
 from spec_rag.models.pair import ModelPair
 from spec_rag.progress import steps
@@ -64,8 +64,10 @@ class Bench:
 
     @property
     def timed(self) -> list[Timed]:
-        """What is known of speed."""
-        return read_lines(self.out / "speed.jsonl", Timed.from_json)
+        """What is known of speed, the peers' included."""
+        paths = sorted(self.out.glob("speed*.jsonl"))
+        found = {(row.table, row.size, row.method): row for path in paths for row in read_lines(path, Timed.from_json)}
+        return list(found.values())
 
 
 def stage_names() -> list[str]:
@@ -133,16 +135,18 @@ def run_quality(bench: Bench, stage: Stage, worker: int = 1, workers: int = 1) -
         grid.run_grid(replace(tasks, cases=own), methods, out, bench.deadline)
 
 
+def timed_questions(data: Path | None) -> list[list[AnsweredQuestion]]:
+    """Questions over ten and over thirty documents whose compression is timed; none where the files are not there."""
+    paths = [data / file for file in _TIMED_FILES] if data else []
+    return [read_questions(path, _TIMED_QUESTIONS) for path in paths if path.exists()]
+
+
 def time_compression(bench: Bench) -> None:
     """Each way of compressing, over ten and over thirty documents."""
     code, path = code_version(), bench.out / "speed.jsonl"
     known = {row.size for row in bench.timed if row.code == code and row.table == "compression"}
-    for file in _TIMED_FILES:
-        source = bench.data / file if bench.data else None
-        if source is None or not source.exists() or bench.is_over:
-            continue
-        asked = read_questions(source, _TIMED_QUESTIONS)
-        if len(asked[0].documents) not in known:
+    for asked in timed_questions(bench.data):
+        if len(asked[0].documents) not in known and not bench.is_over:
             encoder = load_embedder(bench.embedder) if bench.embedder else None
             found = timings.compression(Draft.of(DEFAULT_DRAFT), asked, encoder, code)
             append_lines(path, [row.to_json() for row in found])

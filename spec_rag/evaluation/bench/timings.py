@@ -20,7 +20,7 @@ from spec_rag.compression.index import DocumentIndex
 from spec_rag.compression.pipeline import compress
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.evaluation.decoding_speed import shape_of_360m
-from spec_rag.evaluation.speed import compress_seconds, generated_documents
+from spec_rag.evaluation.speed import COMPRESSED_SHARE, compress_seconds, generated_documents, joint_prompt
 from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
 from spec_rag.generation.pipeline import generate
 from spec_rag.models.options import DEFAULT_DRAFT
@@ -71,6 +71,40 @@ def compression(draft: Draft, questions: Sequence[AnsweredQuestion], embedder: A
         Timed("compression", size, name, {"seconds": statistics.median(own[name] for own in taken)}, code)
         for name in taken[0]
     ]
+
+
+def peer_lines(draft: Draft, asked: Sequence[Sequence[AnsweredQuestion]]) -> list[str]:
+    """What a peer is timed on, as lines of JSON: the questions per number of documents, then a prompt per length.
+
+    A peer's runner writes lines of `Timed`. In its figures, `joint_seconds` and `dense_first_token_seconds` are the
+    plain model's in the peer's own process, so that its ratio is from one run.
+    """
+    found: list[dict[str, Any]] = []
+    for questions in asked:
+        cases = [
+            {
+                "documents": [f"{d.title}\n{d.text}" if d.title else d.text for d in own.documents],
+                "question": own.question,
+                "joint_ids": joint_prompt(draft, own),
+                "document_tokens": sum(len(text_ids(draft.tokenizer, d.text)) for d in own.documents),
+            }
+            for own in questions
+        ]
+        size = len(questions[0].documents)
+        found.append({"table": "compression", "size": size, "share": COMPRESSED_SHARE, "questions": cases})
+    for tokens in LENGTHS:
+        prompt = _prompt([document.text for document in _documents(tokens)], tokens)
+        found.append(
+            {
+                "table": "generation",
+                "size": tokens,
+                "share": 1 / SHARE,
+                "ids": prompt.tolist(),
+                "new_tokens": NEW_TOKENS,
+                "config": _pair().require_target().config.to_dict(),
+            }
+        )
+    return [json.dumps(line) for line in found]
 
 
 Generation = Callable[[int], dict[str, float]]

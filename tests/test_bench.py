@@ -21,6 +21,7 @@ from spec_rag.evaluation.records import read_lines
 from spec_rag.evaluation.speed import joint_prompt
 from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
 from spec_rag.text.documents import Document
+from spec_rag.text.tokens import text_ids
 
 FEW = Stage(
     "kept-ruler", "Needles", "One needle.", "kept", ("BM25 sentences", "truncation to the head"), ("1/4", "1/8"),
@@ -161,6 +162,16 @@ def test_peers_are_timed_on_the_same_questions_and_prompts(monkeypatch: pytest.M
     assert question["joint_ids"] == joint_prompt(Draft.of(pair), asked)
     assert (generated["size"], len(generated["ids"])) == (512, 512)
     assert generated["config"]["hidden_size"] == pair.require_target().config.hidden_size
+
+
+def test_documents_have_as_many_tokens_as_the_prompt_that_they_are_timed_beside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = tiny_pair()
+    monkeypatch.setattr(timings, "_pair", lambda: pair)
+    lengths = [len(text_ids(pair.require_tokenizer(), d.text)) for d in timings._documents.__wrapped__(1000)]
+    assert len(lengths) == 3
+    assert sum(lengths) == pytest.approx(1000, abs=3)
 
 
 def test_the_command_refuses_what_it_does_not_know(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from spec_rag.evaluation.page import Section, write_page
 from spec_rag.evaluation.records import Scored
 
 TITLE = "Benchmark"
-_TIMED_OWN = ("SpecPC", "SpecPC, documents read before", "SpecKV", "SpecKV-PC", "SnapKV")
+_TIMED_OWN = ("SpecPC", "SpecPC, documents read before", "SpecKV", "SpecKV-PC")
 _OWN = ("default", "+ embedder", "paper", "SpecKV", "SpecPC", "SpecKV-PC")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -31,6 +31,7 @@ from spec_rag.text.tokens import text_ids
 
 LENGTHS = (2048, 4096, 8000)
 NEW_TOKENS = 32
+_DOCUMENT_TOKENS = 400
 SHARE = 8  # 1/8 is kept
 _QUESTION = "Where was the town founded?"
 
@@ -147,8 +148,11 @@ def _pair() -> ModelPair:
 
 @cache
 def _documents(tokens: int) -> list[Document]:
-    """Documents of 400 tokens that together fill a prompt."""
-    return generated_documents(Draft.of(_pair()), -(-tokens // 400), 400)
+    """Documents of 400 tokens, the last one shorter, that together have so many tokens."""
+    draft = Draft.of(_pair())
+    *whole, last = generated_documents(draft, -(-tokens // _DOCUMENT_TOKENS), _DOCUMENT_TOKENS)
+    rest = text_ids(draft.tokenizer, last.text)[: tokens - len(whole) * _DOCUMENT_TOKENS]
+    return [*whole, replace(last, text=str(draft.tokenizer.decode(rest)))]
 
 
 def _prompt(documents: Sequence[str], tokens: int | None = None) -> Tensor:

@@ -285,3 +285,31 @@ def test_a_wait_for_the_draft_can_be_cancelled() -> None:
         asking.join(20)
         assert raised, "it still waits for the draft"
     assert draft.lock.waiting == 0
+
+
+def test_what_another_thread_runs_on_the_same_draft_meanwhile_changes_nothing() -> None:
+    """As a generation's look-ahead does, which queues on the lock of the target."""
+    draft = draft_of("llama")
+    texts = [f"Gate {i} opens at {i + 5} o'clock. Keeper {i} holds key {i * 17}." for i in range(3)]
+
+    def asked() -> list[float]:
+        found = compress(texts, "Who holds key 17?", draft=draft, ratio=0.5, cascade="never", calibration=None)
+        return [unit.importance for document in found.documents for unit in document.units]
+
+    def other() -> None:
+        with torch.no_grad():
+            draft.model(random_ids(23)[None])
+
+    def meanwhile(*_: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            thread = threading.Thread(target=other)
+            thread.start()
+            thread.join()
+
+    expected = asked()
+    hooks = [layer.register_forward_pre_hook(meanwhile) for layer in draft.model.get_decoder().layers]
+    try:
+        assert asked() == expected
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -31,35 +31,33 @@ def layers_behind(model: PreTrainedModel, lower: Lower) -> nn.Module:
 
 
 class Lower:
-    """What the first layers of a decoder gave for one row of tokens, noted while they run.
+    """What the first layers of a decoder gave for one row of tokens.
 
     Args:
-        decoder: whose layers run.
-        depth: of them so many are the first ones.
+        depth: so many layers are the first ones.
 
     Attributes:
         hidden: [1, tokens, dim], what they gave; None before they ran.
     """
 
-    def __init__(self, decoder: nn.Module, depth: int) -> None:
+    def __init__(self, depth: int) -> None:
         self.depth = depth
         self.hidden: Tensor | None = None
         self._in_tuple = False
-        self._layer: Any = decoder.layers[depth - 1]  # type: ignore[index]
 
-    def __enter__(self) -> Lower:
-        self._hook = self._layer.register_forward_hook(self._note)
-        return self
+    def noting(self, decoder: nn.Module) -> nn.Module:
+        """The decoder, which notes here what its first layers give; others may run the same layers meanwhile."""
+        layers = list(decoder.layers)  # type: ignore[arg-type]
+        layers[self.depth - 1] = _Noted(layers[self.depth - 1], self)
+        return _with_layers(decoder, layers)
 
-    def __exit__(self, *_: object) -> None:
-        self._hook.remove()
-
-    def _note(self, _module: nn.Module, _given: Any, output: Any) -> None:
+    def note(self, output: Any) -> None:
+        """Take what the last of the first layers returns."""
         self._in_tuple = isinstance(output, tuple)
         self.hidden = output[0] if self._in_tuple else output
 
     def first_tokens(self, count: int) -> Lower:
-        """Of the first `count` tokens alone, without what noted it."""
+        """Of the first `count` tokens alone."""
         assert self.hidden is not None
         part = copy.copy(self)
         part.hidden = self.hidden[:, :count]
@@ -72,8 +70,8 @@ class Lower:
         return (expanded,) if self._in_tuple else expanded
 
 
-class _Given(nn.Module):
-    """Stands where a layer stands and gives what is known; in all else it is that layer."""
+class _Instead(nn.Module):
+    """Stands where a layer stands; in all that it does not do itself it is that layer."""
 
     def __init__(self, layer: nn.Module, lower: Lower) -> None:
         super().__init__()
@@ -83,9 +81,23 @@ class _Given(nn.Module):
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_stands_for"], name)
 
+
+class _Given(_Instead):
+    """Gives what is known."""
+
     def forward(self, hidden: Tensor, *_given: Any, **_named: Any) -> Any:
         """Whatever comes in, what is known goes out, in as many rows."""
         return self.__dict__["_lower"].for_rows(len(hidden))
+
+
+class _Noted(_Instead):
+    """Runs, and lets note what comes out."""
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        """What the layer gives."""
+        output = self.__dict__["_stands_for"](*given, **named)
+        self.__dict__["_lower"].note(output)
+        return output
 
 
 def _with_layers(decoder: nn.Module, layers: Sequence[nn.Module]) -> nn.Module:

@@ -187,8 +187,8 @@ class DocumentReader:
         positions = torch.cat([torch.arange(start, start + len(q.ids)) for q in questions])[None]
         lengths = [len(q.ids) for q in questions]
         observer = SideBySide(self.prefix, passages, lengths, start, first_layer, self.backend)
-        with capture(decoder, observer), torch.no_grad(), self._noting(decoder, questions[0], start):
-            decoder(input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=False)
+        with capture(decoder, observer), torch.no_grad(), self._noting(decoder, questions[0], start) as noting:
+            noting(input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=False)
         if len(observer.scores) != last_layer - first_layer:
             raise UnsupportedModelError(
                 f"draft={self.draft.name!r} showed {len(observer.scores)} of {last_layer - first_layer} layers to "
@@ -236,14 +236,14 @@ class DocumentReader:
         return result
 
     @contextmanager
-    def _noting(self, decoder: nn.Module, question: QuestionTokens, start: int) -> Iterator[None]:
+    def _noting(self, decoder: nn.Module, question: QuestionTokens, start: int) -> Iterator[nn.Module]:
         """Note what the layers that see no passage give for the question, which is the same whatever it is asked of."""
         depth = self.layers.seen[0]
         if not depth:
-            yield
+            yield decoder
             return
-        with Lower(decoder, depth) as lower:
-            yield
+        lower = Lower(depth)
+        yield lower.noting(decoder)
         self._lower[tuple(question.ids)] = (lower.first_tokens(len(question.ids)), start)
 
     def _behind_lower_layers(
@@ -260,8 +260,8 @@ class DocumentReader:
             decoder = first_layers(self.draft.model, self.layers.seen[0])
             positions = torch.arange(start, start + len(question.ids), device=self.device)[None]
             observer = SideBySide(self.prefix, [], [len(question.ids)], start, self.layers.seen[0], self.backend)
-            with capture(decoder, observer), torch.no_grad(), self._noting(decoder, question, start):
-                decoder(
+            with capture(decoder, observer), torch.no_grad(), self._noting(decoder, question, start) as noting:
+                noting(
                     input_ids=torch.tensor([question.ids], device=self.device), position_ids=positions, use_cache=False
                 )
         lower, start = self._lower[tuple(question.ids)]

@@ -7,10 +7,12 @@ import threading
 import pytest
 import torch
 from tiny import random_ids, tiny_model
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from spec_rag import ModelPair, SpecKVConfig, generate
-from spec_rag.attention.capture import Replaced, attention_configs, base_attention, capture
+from spec_rag.attention.capture import AttentionCall, Replaced, attention_configs, base_attention, capture
+from spec_rag.errors import UnsupportedModelError
 
 
 def plain(model: torch.nn.Module, prompt: torch.Tensor) -> list[int]:
@@ -118,3 +120,98 @@ def test_transformers_own_attention_functions_are_left_alone() -> None:
     before = ALL_ATTENTION_FUNCTIONS["sdpa"]
     with capture(tiny_model("llama"), lambda call: None):
         assert ALL_ATTENTION_FUNCTIONS["sdpa"] is before
+
+
+def test_what_a_models_attention_does_besides_is_told() -> None:
+    sliding = {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"]}
+    capped: list[AttentionCall] = []
+    model = tiny_model("gemma2", layers=2, attn_logit_softcapping=7.5, query_pre_attn_scalar=64, **sliding)
+    with capture(model, capped.append), torch.no_grad():
+        model(random_ids(30)[None])
+    assert [call.sliding_window for call in capped] == [24, None]
+    assert [call.softcap for call in capped] == [7.5, 7.5]
+    assert [call.scaling for call in capped] == [0.125, 0.125]
+    assert [call.sinks for call in capped] == [None, None]
+    sunk: list[AttentionCall] = []
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "attn_implementation": "eager"}
+    model = tiny_model("gpt_oss", layers=2, **sliding, **experts)
+    with capture(model, sunk.append), torch.no_grad():
+        model(random_ids(30)[None])
+    for call, layer in zip(sunk, model.model.layers, strict=True):
+        assert torch.equal(call.sinks, layer.self_attn.sinks)
+    assert [call.softcap for call in sunk] == [None, None]
+    assert sunk[0].mask.shape[-2:] == (30, 30)
+    assert sunk[0].value.shape == sunk[0].key.shape == (1, 2, 30, 16)
+    assert not torch.equal(sunk[0].value, sunk[0].key)
+
+
+def test_an_observer_can_put_another_mask_in_the_models_place() -> None:
+    model, ids = tiny_model("llama"), random_ids(20)[None]
+    own = torch.ones(20, 20, dtype=torch.bool).tril()
+    alone = torch.eye(20, dtype=torch.bool)
+    with torch.no_grad():
+        expected = model(ids).logits
+        with capture(model, lambda call: own.expand(1, 4, 20, 20)):
+            torch.testing.assert_close(model(ids).logits, expected)
+        with capture(model, lambda call: alone.expand(1, 4, 20, 20)):
+            lonely = model(ids).logits
+        with capture(model, lambda call: Replaced(call.value.repeat_interleave(2, dim=1))):
+            torch.testing.assert_close(model(ids).logits, lonely)
+
+
+def test_a_capture_inside_another_hides_it_for_its_length_and_both_leave_the_model_as_it_was() -> None:
+    model, other = tiny_model("llama", layers=1), tiny_model("llama", layers=1, seed=5)
+    seen: list[str] = []
+
+    def run() -> None:
+        with torch.no_grad():
+            model(random_ids(8)[None])
+            other(random_ids(8)[None])
+
+    with capture(model, lambda call: seen.append("outer")):
+        with capture(other, lambda call: seen.append("other")), capture(model, lambda call: seen.append("inner")):
+            assert base_attention(model) == base_attention(other) == "sdpa"
+            assert attention_configs(model)[0]._attn_implementation == "spec_rag_observed_sdpa"
+            run()
+        assert attention_configs(model)[0]._attn_implementation == "spec_rag_observed_sdpa"
+        assert attention_configs(other)[0]._attn_implementation == "sdpa"
+        run()
+    run()
+    assert seen == ["inner", "other", "outer"]
+    assert attention_configs(model)[0]._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_an_observed_model_gives_what_it_gives_unobserved(implementation: str) -> None:
+    sliding = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+    model, ids = tiny_model("gemma3_text", layers=2, attn_implementation=implementation, **sliding), random_ids(30)
+    mask = (torch.arange(30) >= 6).long()[None]
+    with torch.no_grad():
+        expected = model(ids[None], attention_mask=mask).logits
+        with capture(model, lambda call: None):
+            assert torch.equal(model(ids[None], attention_mask=mask).logits, expected)
+    name = f"spec_rag_observed_{implementation}"
+    assert ALL_MASK_ATTENTION_FUNCTIONS[name] is ALL_MASK_ATTENTION_FUNCTIONS[implementation]
+
+
+def observed(model: torch.nn.Module, **given: object) -> list[AttentionCall]:
+    """What an observer is told where the attention function of the first layer is called with these arguments."""
+    seen: list[AttentionCall] = []
+    states = torch.randn(1, 4, 6, 16), torch.randn(1, 2, 6, 16), torch.randn(1, 2, 6, 16)
+    with capture(model, seen.append):
+        ALL_ATTENTION_FUNCTIONS["spec_rag_observed_sdpa"](model.model.layers[0].self_attn, *states, None, **given)
+    return seen
+
+
+def test_without_a_scale_it_is_the_usual_one_and_a_position_bias_is_refused() -> None:
+    model = tiny_model("llama", layers=1)
+    assert observed(model)[0].scaling == 0.25
+    assert observed(model, scaling=0.5, position_bias=None)[0].scaling == 0.5
+    with pytest.raises(UnsupportedModelError, match="LlamaAttention adds a position bias"):
+        observed(model, position_bias=torch.zeros(1))
+
+
+def test_what_does_not_use_transformers_interface_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="Linear does not use transformers' attention interface"):  # noqa: SIM117
+        with capture(torch.nn.Linear(1, 1), lambda call: None):
+            pass

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import errno
+import json
 import multiprocessing
 import os
 import pickle
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -257,3 +259,95 @@ def test_the_path_of_a_folder_is_an_index(tmp_path: Path, kind: type) -> None:
     assert (again.hits, again.misses) == (len(TEXTS), 0)
     with pytest.raises(ConfigError, match="index=5 of type int: give a DocumentIndex, or the path"):
         compress(TEXTS, QUERY, draft=pair, ratio=0.3, index=5)
+
+
+def test_what_is_held_in_memory_is_counted_once_and_what_is_too_large_is_not_held() -> None:
+    size = 2 * 4 * 2 * 20 * 16 * 4
+    index = DocumentIndex(memory_bytes=2 * size, storage="float32")
+    assert index.held_bytes == 0
+    for _ in range(3):
+        index.put("a", passage())
+        assert index.held_bytes == size
+    index.put("b", passage(1))
+    assert index.held_bytes == 2 * size
+    assert "a" in index
+    assert "c" not in index
+    index.put("a", passage(tokens=41))
+    assert index.held_bytes == size, "the old one is gone, and the new one does not fit"
+    assert "a" not in index
+    exact = DocumentIndex(memory_bytes=size, storage="float32")
+    exact.put("a", passage())
+    assert exact.held_bytes == size
+    assert (index.stored_bytes("b"), index.disk_bytes) == (0, 0)
+
+
+def test_hits_and_misses_are_counted(tmp_path: Path) -> None:
+    index = DocumentIndex(tmp_path)
+    assert (index.hits, index.misses) == (0, 0)
+    assert index.get("ab" * 32) is None
+    index.put("ab" * 32, passage())
+    index.get("ab" * 32)
+    index.get("ab" * 32)
+    assert (index.hits, index.misses) == (2, 1)
+    fresh = DocumentIndex(tmp_path)
+    assert fresh.get("ab" * 32) is not None
+    assert (fresh.hits, fresh.misses) == (1, 0)
+    assert fresh.held_bytes > 0, "what was read is held for the next time"
+
+
+def test_a_folder_says_what_is_in_it(tmp_path: Path) -> None:
+    key = "ab" * 32
+    index = DocumentIndex(tmp_path / "new")
+    assert (index.stored_bytes(key), index.disk_bytes) == (0, 0)
+    index.put(key, passage())
+    index.put("cd" * 32, passage())
+    file = tmp_path / "new" / "ab" / f"{key}.safetensors"
+    assert index.stored_bytes(key) == file.stat().st_size > 0
+    assert index.disk_bytes == 2 * file.stat().st_size
+    assert key in DocumentIndex(tmp_path / "new")
+    assert "ef" * 32 not in index
+    assert json.loads((tmp_path / "new" / "index.json").read_text()) == {"format": "3", "storage": "int4"}
+
+
+def test_what_comes_back_says_which_layer_it_begins_with() -> None:
+    index = DocumentIndex()
+    stored = index.put("a", replace(passage(), first_layer=3))
+    assert stored.first_layer == 3
+    assert index.get("a", first_layer=5).first_layer == 5
+    assert index.get("a").first_layer == 0
+
+
+def test_why_a_passage_could_not_be_written_is_kept_and_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    index = DocumentIndex(tmp_path)
+    assert index.write_error is None
+    monkeypatch.setattr(os, "fsync", full)
+    for name in ("ab", "cd"):
+        index.put(name * 32, passage())
+    assert index.write_error is not None
+    assert len([record for record in caplog.records if "cannot be written" in record.message]) == 1
+    assert index.get("ab" * 32) is not None
+
+
+def test_a_file_that_cannot_be_read_is_computed_anew(tmp_path: Path) -> None:
+    key = "ab" * 32
+    (tmp_path / "ab" / f"{key}.safetensors").mkdir(parents=True)
+    (tmp_path / "index.json").write_text('{"format": "3", "storage": "int4"}')
+    assert DocumentIndex(tmp_path).get(key) is None
+
+
+def test_a_home_folder_is_found_and_other_kinds_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert DocumentIndex("~/index").folder == tmp_path / "index"
+    assert DocumentIndex(memory_bytes=0).memory_bytes == 0
+    for wrong in ({"folder": 5}, {"memory_bytes": True}, {"memory_bytes": 1.5}):
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))}="):
+            DocumentIndex(**wrong)
+    index = DocumentIndex()
+    assert DocumentIndex.of(index) is index
+    assert DocumentIndex.of(None) is None
+    assert DocumentIndex.of(tmp_path).folder == tmp_path

@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM := false
 # waiting threads sleep: spinning ones slow everything several times when the cores are shared
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install demo test nightly gpu test-core test-lowest test-wheel lint bench bench-peers clean
+.PHONY: install demo test nightly gpu test-core test-lowest test-wheel lint bench bench-peers docs lock licences audit dist clean
 
 install: $(READY)
 
@@ -80,7 +80,7 @@ nightly: $(READY)
 
 # the core without any RAG framework
 test-core: .venv-core/.ready
-	@.venv-core/bin/python -m pytest --ignore tests/integrations --ignore tests/test_readme.py \
+	@.venv-core/bin/python -m pytest --ignore tests/integrations --ignore tests/test_snippets.py \
 		--ignore tests/test_examples.py --ignore tests/kernels
 
 # the lowest supported versions of the frameworks
@@ -90,6 +90,33 @@ test-lowest: .venv-lowest/.ready
 # the built wheel with each of its extras, in bare environments
 test-wheel: $(READY)
 	@$(BIN)/python tests/wheel/try_extras.py
+
+# the site, into site/: it can be opened from the disk. Any warning is an error.
+docs: .venv-docs/.ready
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+# the lock files in requirements/, anew: the newest versions that pyproject.toml and constraints.txt allow
+lock: .venv-release/.ready
+	@.venv-release/bin/python tools/lock.py
+
+# docs/licences.md, from the metadata of what is installed
+licences: $(READY) .venv-release/.ready
+	@.venv-release/bin/python tools/licences.py --python $(BIN)/python
+
+# known vulnerabilities of what is locked
+audit: .venv-release/.ready
+	@.venv-release/bin/pip-audit --disable-pip --require-hashes --vulnerability-service pypi --progress-spinner off \
+		$(foreach name,torch demo server tests,--requirement requirements/$(name).txt)
+
+# sdist and wheel into dist/, built twice to the same bytes and checked as the package index checks them
+dist: .venv-release/.ready
+	@.venv-release/bin/python tools/dist.py
+
+.venv-docs/.ready .venv-release/.ready: .venv-%/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-$* || python3 -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --upgrade pip
+	.venv-$*/bin/python -m pip install --quiet --constraint constraints.txt --group $*
+	@touch $@
 
 .venv-core/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-core || python3 -m venv .venv-core
@@ -115,4 +142,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-docs .venv-release site dist .pytest_cache .mypy_cache .ruff_cache

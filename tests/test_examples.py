@@ -8,30 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny import tiny_model, tiny_tokenizer
 
 from spec_rag import ModelPair
-from spec_rag.models import loading
-from spec_rag.models.loading import LoadedModel
-from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
 
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))
 # talks to a server in a process of its own, so it needs the real model
 SERVED = FOLDER / "langchain_openai_server.py"
-
-
-@pytest.fixture
-def tiny_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tiny random model under the default model's name."""
-    model = tiny_model(max_position_embeddings=65536)
-
-    def load(name: str, options: LoadOptions, layers: int | None) -> LoadedModel:
-        assert name == DEFAULT_DRAFT, "an example needs no other model than the default one"
-        return LoadedModel(model, tiny_tokenizer(), name)
-
-    monkeypatch.setattr(loading, "_load", load)
-    monkeypatch.setattr(loading, "_loaded", {})
 
 
 @pytest.fixture(autouse=True)

@@ -33,11 +33,6 @@ class SpecKVLLM(DraftedModel, BaseLLM):
     The fields are those of DraftedModel. A call may override each of them, and add fields of transformers'
     GenerationConfig: `llm.invoke("...", max_tokens=20, speckv=None)`.
 
-    Args:
-        use_chat_template: True reads a prompt as the user's message where the target's tokenizer has a chat template,
-            since an instruction-tuned model expects one. False reads it as it stands, for completion, or for a prompt
-            that has its template already; special tokens spelled out in it are then text.
-
     Raises:
         ValidationError: (a ValueError) a setting is out of range or unknown.
 
@@ -48,7 +43,9 @@ class SpecKVLLM(DraftedModel, BaseLLM):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
     use_chat_template: bool = True
-    """Read a prompt as the user's message where the tokenizer has a chat template; False reads it as it stands."""
+    """True reads a prompt as the user's message where the target's tokenizer has a chat template, since an
+    instruction-tuned model expects one. False reads it as it stands, for completion, or for a prompt that has its
+    template already; special tokens spelled out in it are then text."""
 
     def _own_settings(self) -> set[str]:
         return {"use_chat_template"}

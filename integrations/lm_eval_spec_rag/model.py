@@ -29,10 +29,12 @@ class SpecRagLM(TemplateLM):  # type: ignore[misc]
         kv_capacity: key-value pairs that each head keeps of a prompt (SpecKV); None keeps all.
         prompt_capacity: prompt tokens that the target reads (SpecPC); None reads all.
         pair: loaded models, in place of target and draft.
-        speckv, specpc: configs, in place of the capacities.
+        speckv: config, in place of `kv_capacity`.
+        specpc: config, in place of `prompt_capacity`.
         max_gen_toks: tokens of an answer, where a task does not say.
-        batch_size, max_batch_size, device: of the harness; requests are answered one by one, so the first two are not
-            used. `device` is where the models are loaded.
+        batch_size: of the harness, and not used: requests are answered one by one.
+        max_batch_size: the same.
+        device: where the models are loaded.
     """
 
     def __init__(

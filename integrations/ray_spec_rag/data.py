@@ -126,7 +126,8 @@ def answer_with_ray(
 
     Args:
         questions: pairs of a question and its documents' texts.
-        draft, target: names or paths of the models.
+        draft: name or path of the model that reads.
+        target: name or path of the model that answers.
         max_new_tokens: of an answer.
         workers: processes that answer, each with both models.
         gpus: of each worker.

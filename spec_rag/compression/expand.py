@@ -144,8 +144,8 @@ class Originals:
 
         Args:
             handle: as a compression carries it.
-            context_before, context_after: so many sentences before and after each kept piece; None for both gives the
-                whole document.
+            context_before: so many sentences before each kept piece; None for both gives the whole document.
+            context_after: so many sentences after each kept piece.
 
         Raises:
             UnknownHandleError: nothing is remembered under it.

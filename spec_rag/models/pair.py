@@ -44,7 +44,8 @@ class ModelPair:
         target: the large model, or None where only documents are compressed.
         tokenizer: the target's tokenizer; None serves for token ids alone.
         draft_tokenizer: the draft's, where it differs from the target's.
-        draft_name, target_name: how they were asked for.
+        draft_name: how the draft was asked for.
+        target_name: how the target was asked for.
     """
 
     draft: PreTrainedModel | None = None
@@ -72,9 +73,11 @@ class ModelPair:
         Where the two do not share their tokens, it says so in the log: SpecKV then looks ahead with the target itself.
 
         Args:
-            draft, target: hub id, folder, GGUF file, or a loaded model; None leaves it out.
+            draft: hub id, folder, GGUF file, or a loaded model; None leaves it out.
+            target: the same of the target.
             tokenizer: the target's; None takes the one that lies beside its weights.
-            draft_options, target_options: how to load them: LoadOptions, or a dict of its fields.
+            draft_options: how to load the draft: LoadOptions, or a dict of its fields.
+            target_options: the same of the target.
 
         Raises:
             ModelNotFoundError: a model is not found.

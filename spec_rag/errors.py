@@ -38,8 +38,20 @@ class UnreadableFileError(SpecRagError, ValueError):
     """A file exists but no text can be read from it."""
 
 
-class IndexNotWrittenError(SpecRagError, OSError):
+class FileNotWrittenError(SpecRagError, OSError):
+    """A file cannot be written; what stood in its place is as before."""
+
+
+class IndexNotWrittenError(FileNotWrittenError):
     """What an index was to be filled with cannot be stored."""
+
+
+class OutOfMemoryError(SpecRagError, MemoryError):
+    """A model ran out of memory; the request is lost, and the next is served."""
+
+
+class NotFiniteError(SpecRagError, ArithmeticError):
+    """A model computed numbers that are none (nan or inf), so that its answer would mean nothing."""
 
 
 class MissingDependencyError(SpecRagError, ImportError):

@@ -1,4 +1,4 @@
-"""Files of tensors that are believed only where they are what they say, and are never seen half written.
+"""Files of tensors that are believed only where they are what they say.
 
 This module does not know what the tensors are.
 """
@@ -7,30 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-UNFINISHED = ".tmp"
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that others see the old one, or none, or the whole new one, whenever the writer is killed."""
-    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=UNFINISHED, dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:

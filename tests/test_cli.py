@@ -107,7 +107,8 @@ def test_compress_writes_a_whole_page_or_none(
 
     monkeypatch.setattr(os, "replace", fail)
     result = run("compress", folder, "-q", "other", "--html", out)
-    assert (result.exit_code, result.stderr) == (2, "error: disk full\n")
+    says = f"error: {out} cannot be written (disk full): give another path.\n"
+    assert (result.exit_code, result.stderr) == (2, says)
     assert out.read_text(encoding="utf-8") == page
     assert sorted(path.name for path in tmp_path.iterdir()) == ["docs", "out.html"]
 

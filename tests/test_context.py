@@ -173,13 +173,13 @@ import sys, threading, os, signal, time
 from pathlib import Path
 import torch
 from spec_rag.generation.context import ContextCache
-from spec_rag import tensor_files
+from spec_rag import files
 path = Path(sys.argv[1])
 big = torch.zeros(400_000, 16)
 positions, lengths = torch.zeros(400_000).long(), torch.tensor([200_000, 200_000])
 context = ContextCache(torch.arange(3), (big,), (big + 1,), (positions,), (lengths,), "other", {})
-write = tensor_files.os.fsync
-tensor_files.os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+write = files.os.fsync
+files.os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
 context.save(path)
 """
 

@@ -9,6 +9,7 @@ import typer
 
 from spec_rag.cli import console
 from spec_rag.config import CompressionConfig
+from spec_rag.files import write_whole
 from spec_rag.models.options import DEFAULT_DRAFT
 
 
@@ -36,7 +37,7 @@ def calibrate(
     reader = Draft.of(draft or DEFAULT_DRAFT, console.load_options(device), CompressionConfig(likelihood=False))
     with console.bar("Generated questions") as tell:
         found = learn(reader, questions, seed, tell)
-    console.write_atomically(out, found.to_json())
+    write_whole(out, found.to_json())
     first, last = found.layer_range
     typer.echo(
         f"{out}: {len(found.unit)} heads for units and {len(found.passage)} for passages, in layers {first} to "

@@ -11,6 +11,7 @@ import typer
 from spec_rag.cli import console
 from spec_rag.config import CompressionConfig, Scoring, Unit
 from spec_rag.errors import ConfigError
+from spec_rag.files import write_whole
 from spec_rag.models.options import DEFAULT_DRAFT
 from spec_rag.retention import Order
 
@@ -109,7 +110,7 @@ def compress(
     with console.progress() as tell:
         compression = _compressed(files, query, settings, draft, device, index, reader, tell)
     if html is not None:
-        console.write_atomically(html, compression.to_html())
+        write_whole(html, compression.to_html())
     if as_json:
         console.print_json(compression_record(compression))
     elif as_text:

@@ -1,4 +1,4 @@
-"""What the commands share: options, quietness, progress on a terminal, files written whole or not at all."""
+"""What the commands share: options, quietness, progress on a terminal, paths that may be written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 import os
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -201,24 +200,11 @@ def check_writable(path: Path) -> None:
     Raises:
         FileNotFoundError: its folder does not exist.
         IsADirectoryError: it is a folder itself.
+        PermissionError: its folder may not be written to.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give the name of a file to write.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist.")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that others see the old one or the whole new one."""
-    check_writable(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path}: the folder {path.parent} may not be written to: give another path.")

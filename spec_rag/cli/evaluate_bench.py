@@ -10,6 +10,7 @@ import typer
 
 from spec_rag.cli import console
 from spec_rag.errors import ConfigError
+from spec_rag.files import write_whole
 
 
 def bench(
@@ -84,7 +85,7 @@ def peer_cases(
     made = own.made(data, count)
     if not made:
         raise ConfigError(f"stage {stage!r} needs {own.file}: give its folder as --data.")
-    out.write_text("".join(f"{line}\n" for line in case_lines(made, chosen, count)), encoding="utf-8")
+    write_whole(out, "".join(f"{line}\n" for line in case_lines(made, chosen, count)))
 
 
 def peer_timings(
@@ -99,7 +100,7 @@ def peer_timings(
 
     console.quiet_transformers()
     lines = peer_lines(Draft.of(DEFAULT_DRAFT), timed_questions(data))
-    out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_whole(out, "".join(f"{line}\n" for line in lines))
 
 
 def peer_results(
@@ -118,4 +119,4 @@ def peer_results(
     rows = judged(cases, results, DEFAULT_DRAFT)
     typer.echo(grid_table(rows))
     if out:
-        out.write_text("".join(f"{row.to_json()}\n" for row in rows), encoding="utf-8")
+        write_whole(out, "".join(f"{row.to_json()}\n" for row in rows))

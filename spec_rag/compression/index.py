@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from spec_rag.compression.packing import Shape, StorageType, Stored, from_bytes, packed, to_bytes, unpacked
 from spec_rag.errors import ConfigError
-from spec_rag.tensor_files import UNFINISHED, write_whole
+from spec_rag.files import UNFINISHED, write_whole
 
 if TYPE_CHECKING:
     from spec_rag.compression.passages import EncodedPassage
@@ -229,8 +229,7 @@ class DocumentIndex:
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not (self.folder / _ABOUT).exists():
-            about = json.dumps({"format": _FORMAT, "storage": self.storage})
-            write_whole(self.folder / _ABOUT, about.encode())
+            write_whole(self.folder / _ABOUT, json.dumps({"format": _FORMAT, "storage": self.storage}))
         _remove_abandoned(path.parent)
         write_whole(path, to_bytes(key, stored))
 

@@ -5,10 +5,17 @@ This module draws numbers; it does not know where they come from.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spec_rag.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _COLOURS = (
     "#1f6feb",
@@ -77,7 +84,7 @@ def draw_kept(
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
+    _write(figure, path)
 
 
 def draw_lengths(
@@ -113,7 +120,13 @@ def draw_lengths(
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    figure.savefig(path, dpi=150)
+    _write(figure, path)
+
+
+def _write(figure: Figure, path: Path) -> None:
+    picture, kind = io.BytesIO(), path.suffix.removeprefix(".")
+    figure.savefig(picture, format=kind, metadata={"Date": None} if kind == "svg" else None, dpi=150)
+    write_whole(path, picture.getvalue())
 
 
 def _round_steps(values: Sequence[float]) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
@@ -61,7 +62,8 @@ def lookahead(
         )
         for name in taken:
             cache = pruned_cache(target, batch, prompts, config)
-            checks = {} if name == "token by token" else {"custom_generate": VerifiedDecoding(cache, guesses)}
+            verified = {"custom_generate": VerifiedDecoding(cache, guesses)}
+            checks: dict[str, Any] = {} if name == "token by token" else verified
             started = time.perf_counter()
             written = generate_from(target, prompts, cache, new_tokens, **GREEDY, **checks)[0, tokens:]
             taken[name].append(time.perf_counter() - started)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from jinja2 import Environment
 
+from spec_rag.files import write_whole
+
 
 @dataclass(frozen=True)
 class Section:
@@ -51,7 +53,7 @@ def write_page(title: str, about: str, sections: Sequence[Section], path: Path) 
         for section in sections
     ]
     page = Environment(autoescape=True).from_string(template)
-    path.write_text(page.render(title=title, about=about, sections=shown), encoding="utf-8")
+    write_whole(path, page.render(title=title, about=about, sections=shown))
 
 
 def _rows(table: str) -> list[list[str]]:

@@ -6,6 +6,7 @@ code that did the work. This module does not know how methods work.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from spec_rag.errors import UnreadableFileError
+from spec_rag.files import not_written
 
 Measure = Literal["kept", "answers"]
 Row = TypeVar("Row")
 
+_BLOCK_BYTES = 65536
 _ROOMS = ("text", "models", "attention", "compression", "generation", "evaluation/methods", "evaluation/tasks")
 
 
@@ -109,36 +112,58 @@ class Scored(Key):
 
 
 def read_lines(path: Path, read: Callable[[str], Row]) -> list[Row]:
-    """What an earlier run has written; a last line that was cut off is taken out of the file.
+    """What an earlier run has written, but for a last line that was cut off, which `append_lines` takes away.
 
     Raises:
         UnreadableFileError: another line cannot be read; the message names it.
     """
     if not path.exists():
         return []
-    found, good = [], 0
-    data = path.read_bytes()
-    lines = data.splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if line.startswith(b"{") and not line.endswith(b"\n"):
+            break
         try:
-            if not line.endswith(b"\n"):
-                raise ValueError("it has no end")
             found.append(read(line.decode("utf-8")))
         except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                break
             raise UnreadableFileError(
                 f"{path}, line {number}: {error!r}. It is no line of this command: give another file to write to."
             ) from error
-        good += len(line)
-    if good < len(data):
-        os.truncate(path, good)
     return found
 
 
 def append_lines(path: Path | None, lines: Iterable[str]) -> None:
-    """Write lines behind those that are there; nowhere without a path."""
-    if path is not None:
+    """Write lines behind those that are there, all or none, in place of one that was cut off; nowhere without a path.
+
+    Raises:
+        FileNotWrittenError: they cannot be written; the file holds the lines that were whole before.
+    """
+    if path is None:
+        return
+    left = "".join(f"{line}\n" for line in lines).encode("utf-8")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+        with path.open("a+b", buffering=0) as file:
+            whole = _end_of_last_line(file)
+            file.truncate(whole)
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except BaseException:
+                file.truncate(whole)
+                raise
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
+def _end_of_last_line(file: io.FileIO) -> int:
+    """Bytes up to the end of the last whole line."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - _BLOCK_BYTES)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0

@@ -23,6 +23,7 @@ from spec_rag.errors import ConfigError
 from spec_rag.evaluation.chart import Point
 from spec_rag.evaluation.methods.budgets import PARTS
 from spec_rag.evaluation.methods.variants import EMBEDDED, VARIANTS, Case, Variant
+from spec_rag.evaluation.records import append_lines, read_lines
 from spec_rag.evaluation.tasks.metrics import holds_answer
 from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
 from spec_rag.generation.pipeline import generate
@@ -198,12 +199,13 @@ def right_answers(
         questions: with documents and answers.
         by: methods by name; None takes all.
         out: file to which each answer is appended, and in which answers of an earlier run are looked up; or None.
+
+    Raises:
+        UnreadableFileError: `out` holds something else.
+        FileNotWrittenError: an answer cannot be written there; those before it are.
     """
     by = answerers() if by is None else by
-    known: dict[tuple[str, str], str] = {}
-    if out is not None and out.exists():
-        records = map(json.loads, out.read_text(encoding="utf-8").splitlines())
-        known = {(record["method"], record["question"]): record["answer"] for record in records}
+    known = {} if out is None else dict(read_lines(out, _known_answer))
     right: dict[str, list[bool]] = {name: [] for name in by}
     with steps("Answering", len(questions)) as done:
         for asked in questions:
@@ -211,13 +213,15 @@ def right_answers(
                 answer = known.get((name, asked.question))
                 if answer is None:
                     answer = answerer(pair, asked)
-                    if out is not None:
-                        with out.open("a", encoding="utf-8") as file:
-                            record = {"method": name, "question": asked.question, "answer": answer}
-                            file.write(json.dumps(record) + "\n")
+                    append_lines(out, [json.dumps({"method": name, "question": asked.question, "answer": answer})])
                 right[name].append(holds_answer(answer, asked.answers))
             done()
     return right
+
+
+def _known_answer(line: str) -> tuple[tuple[str, str], str]:
+    record = json.loads(line)
+    return (record["method"], record["question"]), record["answer"]
 
 
 def right_table(right: Mapping[str, Sequence[bool]]) -> str:

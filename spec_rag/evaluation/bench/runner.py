@@ -7,10 +7,13 @@ by one process that has the machine to itself. This module does not know termina
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,22 +99,37 @@ def _run_in_processes(bench: Bench, name: str, workers: int) -> None:
     program = [sys.executable, "-c", "from spec_rag.cli import main; main()"]
     command = [*program, "evaluate", "bench", "--out", str(bench.out), *options]
     single = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    started = [
-        subprocess.Popen(
-            [*command, "--stages", name, "--worker", f"{number}/{workers}"],
-            env=single,
-            stdout=subprocess.DEVNULL,
-            stderr=None if number == 1 else subprocess.DEVNULL,  # one bar is enough; the others are alike
-        )
-        for number in range(1, workers + 1)
-    ]
+    with _deaf_to_ctrl_c():  # as processes that are started now will be: this one ends them
+        started = [
+            subprocess.Popen(
+                [*command, "--stages", name, "--worker", f"{number}/{workers}"],
+                env=single,
+                stdout=subprocess.DEVNULL,
+                stderr=None if number == 1 else subprocess.DEVNULL,  # one bar is enough; the others are alike
+            )
+            for number in range(1, workers + 1)
+        ]
     try:
         codes = [process.wait() for process in started]
     finally:
         for process in started:
             process.terminate()
+        for process in started:
+            process.wait()
     if any(codes):
         raise RuntimeError(f"stage {name}: a process ended with code {max(codes)}.")
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run_quality(bench: Bench, stage: Stage, worker: int = 1, workers: int = 1) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from spec_rag.attention.selection import select_prompt_tokens
@@ -33,6 +33,7 @@ from spec_rag.config import CompressionConfig, SpecPCConfig
 from spec_rag.evaluation.methods.baselines import random_sentences, truncation
 from spec_rag.evaluation.methods.budgets import BUDGETS, budget_tokens
 from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
+from spec_rag.files import write_whole
 from spec_rag.text.token_counter import token_counter
 from spec_rag.text.units import unit_spans
 from spec_rag.text.words import word_overlap
@@ -173,9 +174,7 @@ class Case:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         found = make()
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part")
-        save_file({name: value.contiguous() for name, value in found.items()}, unfinished)
-        unfinished.replace(path)
+        write_whole(path, save({name: value.contiguous() for name, value in found.items()}))
         return found
 
 

@@ -1,0 +1,76 @@
+"""A clock that is set, by hand or by the network, ends nothing too early and nothing too late."""
+
+from __future__ import annotations
+
+import ast
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_layout import CORE
+from tiny import random_ids, tiny_pair
+
+from spec_rag import DocumentIndex
+from spec_rag.answering.limits import ReadLimits
+from spec_rag.answering.loaders import read_bytes
+from spec_rag.compression import index as indexing
+from spec_rag.compression.passages import EncodedPassage
+from spec_rag.errors import UnreadableFileError
+from spec_rag.generation.requests import Requests
+
+YEARS = 3e8
+# when an answer or a server began, as APIs tell it; the day on a page; and how old an unfinished file is
+TELLS = {"serving/chat_api.py", "serving/state.py", "evaluation/bench/report.py", "compression/index.py"}
+
+
+def test_the_clock_on_the_wall_is_told_and_never_waited_for() -> None:
+    found = set()
+    for path in CORE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("time.time", "datetime.now"):
+                found.add(path.relative_to(CORE).as_posix())
+    assert found == TELLS
+
+
+@pytest.mark.parametrize("years", [YEARS, -YEARS])
+def test_time_limits_do_not_go_by_it(years: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = tiny_pair()
+    pair.target.generation_config.eos_token_id = None
+    calls = 0
+
+    def jumping() -> float:
+        nonlocal calls
+        calls += 1
+        return 1.7e9 + calls * years
+
+    monkeypatch.setattr(time, "time", jumping)
+    assert Requests(pair, {"max_new_tokens": 4}, timeout_seconds=60).answer(random_ids(20)).completion_tokens == 4
+    with pytest.raises(TimeoutError):
+        Requests(pair, {"max_new_tokens": 2000}, timeout_seconds=0.05).answer(random_ids(20))
+    page = ("<p>Gate. </p>" * 50).encode()
+    assert read_bytes("page.html", page, limits=ReadLimits(max_seconds=60)).text.startswith("Gate.")
+    with pytest.raises(UnreadableFileError):
+        read_bytes("page.html", page, limits=ReadLimits(max_seconds=1e-9))
+
+
+def test_a_file_that_is_written_while_the_clock_jumps_costs_its_reuse_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, replace = DocumentIndex(tmp_path, memory_bytes=0, storage="float32"), os.replace
+    passage = EncodedPassage(*(torch.randn(2, 2, 9, 16) for _ in range(2)))
+    index.put("ab" * 32, passage)
+
+    def cleaned_before(source: Path, goal: Path) -> None:
+        indexing._remove_abandoned(Path(source).parent)  # by another process
+        replace(source, goal)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", cleaned_before)
+        patched.setattr(time, "time", lambda: 1e11)
+        assert index.put("ab" + "cd" * 31, passage).keys.equal(passage.keys)
+    assert index.write_error is not None
+    assert index.get("ab" * 32) is not None
+    index.put("ab" + "cd" * 31, passage)
+    assert DocumentIndex(tmp_path).get("ab" + "cd" * 31) is not None

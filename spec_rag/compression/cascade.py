@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spec_rag.compression.draft import Draft, layers_for
 from spec_rag.compression.draft_reader import reader_for
+from spec_rag.compression.faults import explained_reading
 from spec_rag.compression.looking import (
     look_around,
     look_at_words,
@@ -41,8 +42,15 @@ def gather_signals(draft: Draft, inquiry: Inquiry) -> Signals:
         ConfigError: an index was given for scoring="joint", which cannot use it.
         PromptTooLongError: scoring="joint", and the documents are beyond the draft's context.
         CancelledError: the inquiry was cancelled.
+        OutOfMemoryError, NotFiniteError: the draft ran out of memory, or computed nan or inf.
     """
     known = look_around(inquiry)
+    with explained_reading(draft, len(inquiry.passages), inquiry.config, inquiry.index):
+        return _read_signals(draft, inquiry, known)
+
+
+def _read_signals(draft: Draft, inquiry: Inquiry, known: Signals) -> Signals:
+    """With what the draft sees."""
     if inquiry.config.scoring == "joint":
         return look_jointly(draft, inquiry, known)
     if chooses(inquiry, known):

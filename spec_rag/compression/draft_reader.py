@@ -27,6 +27,7 @@ from spec_rag.compression.passages import EncodedPassage, QuestionTokens, frame
 from spec_rag.config import CompressionConfig
 from spec_rag.errors import ConfigError, UnsupportedModelError
 from spec_rag.models.checkpoints import layer_kinds
+from spec_rag.models.faults import check_finite
 from spec_rag.models.fingerprint import fingerprint, glimpse
 from spec_rag.progress import steps
 
@@ -110,6 +111,7 @@ class DocumentReader:
             ids = torch.tensor([self.frame.head], device=self.device)
             with torch.no_grad():
                 self._decoder(input_ids=ids, past_key_values=cache, use_cache=True)
+            check_finite(cache.layers[-1].keys, "keys")
             known[self.depth] = (weights, _stacked(cache, 0, 0, len(self.frame.head)))
         return known[self.depth][1]
 
@@ -166,6 +168,7 @@ class DocumentReader:
         with torch.no_grad():
             # padding stands on the right, where a causal mask already hides it
             decoder(input_ids=ids.to(self.device), position_ids=positions, past_key_values=cache, use_cache=True)
+        check_finite(cache.layers[depth - 1].keys, "keys")  # what is none in a layer is none in all above
         seen = range(self.layers.seen[0], min(self.layers.seen[1], depth))
         return [_stacked(cache, row, start, start + len(passage), seen) for row, passage in enumerate(passages)]
 
@@ -233,6 +236,7 @@ class DocumentReader:
             own = torch.tensor(question.ids[question.start : question.end], device=logits.device)
             log_p = logits.float().log_softmax(-1).gather(-1, own.expand(len(batch), -1)[..., None])[..., 0]
             result[list(batch)] = log_p.cpu()
+        check_finite(result.amax(), "log-likelihoods")
         return result
 
     @contextmanager

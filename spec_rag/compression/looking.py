@@ -27,6 +27,7 @@ from spec_rag.compression.signals import Inquiry, Signals
 from spec_rag.compression.weights import WEIGHTS
 from spec_rag.config import SpecPCConfig
 from spec_rag.errors import ConfigError, PromptTooLongError
+from spec_rag.models.faults import check_finite
 from spec_rag.text.words import word_overlap
 
 Encoded = Mapping[int, EncodedPassage]
@@ -92,6 +93,7 @@ def look_side_by_side(
     if config.contrast:
         rows += [question_tokens(draft.tokenizer, reader.frame, neutral) for neutral in NEUTRAL_QUESTIONS]
     seen = reader.attention([p.between(p.first_layer, reader.layers.listened[1]) for p in encoded], rows).float().cpu()
+    check_finite(seen, "attention scores")
     attention = torch.zeros(*seen.shape[:3], sum(len(p.ids) for p in inquiry.passages))
     attention[..., _tokens_of(passages)] = seen
     read = torch.zeros(len(inquiry.passages), dtype=torch.bool)
@@ -172,7 +174,9 @@ def joint_importance(draft: Draft, passages: Sequence[Passage], question: str, b
     prompt = torch.tensor([ids], device=draft.model.device)
     with capture(draft.model, observer), torch.no_grad():
         draft.model.get_decoder()(input_ids=prompt, use_cache=False)
-    return observer.result()[0].float().cpu()[len(layout.head) :]
+    importance = observer.result()[0].float().cpu()
+    check_finite(importance, "attention scores")
+    return importance[len(layout.head) :]
 
 
 def _titled(titles: Sequence[str | None], texts: Sequence[str], owners: Sequence[int]) -> list[str]:

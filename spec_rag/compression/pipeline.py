@@ -85,6 +85,8 @@ def compress(
         ModelNotFoundError: the draft is not found.
         PromptTooLongError: scoring="joint" and the documents are beyond the draft's context.
         CancelledError: `cancelled` was set.
+        OutOfMemoryError: the draft ran out of memory; the message says what takes less.
+        NotFiniteError: the draft computed nan or inf.
     """
     config = CompressionConfig.from_dict(settings)
     index = DocumentIndex.of(index)

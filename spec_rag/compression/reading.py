@@ -13,6 +13,7 @@ from typing import Any
 from spec_rag import cancellation
 from spec_rag.compression.draft import Draft
 from spec_rag.compression.draft_reader import DocumentReader, reader_for
+from spec_rag.compression.faults import explained_reading
 from spec_rag.compression.index import DocumentIndex
 from spec_rag.compression.passages import EncodedPassage, Passage, split_passages
 from spec_rag.config import CompressionConfig
@@ -54,6 +55,8 @@ def index_documents(
     Raises:
         IndexNotWrittenError: a passage cannot be stored, as on a full disk; those before it are.
         CancelledError: `cancelled` was set.
+        OutOfMemoryError, NotFiniteError: the draft ran out of memory, or computed nan or inf; the next run
+            goes on from there.
     """
     config = config or CompressionConfig()
     given = as_documents(documents)
@@ -70,7 +73,8 @@ def index_documents(
         with draft.lock.hold(cancelled) as mine:
             if not mine:
                 cancellation.check(cancelled)
-            read_passages(reader, [passages[i] for i in part], given, index, cancelled, deep=True)
+            with explained_reading(draft, len(part), config, index):
+                read_passages(reader, [passages[i] for i in part], given, index, cancelled, deep=True)
         if index.folder is not None and not all(index.stored_bytes(key) for i in part for key in keys[i]):
             stored = sum(all(index.stored_bytes(key) for key in parts) for parts in keys)
             raise IndexNotWrittenError(

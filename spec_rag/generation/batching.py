@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
+from spec_rag.errors import CancelledError
 from spec_rag.models.lock import FairLock
 
 MAX_ROWS = 8
@@ -74,7 +75,12 @@ class Batcher(Generic[P, R]):
         try:
             with lock.hold(cancelled) as mine:
                 if mine and not own.done:
-                    self._run(self._taken_along(own), run, repeatable)
+                    taken = self._taken_along(own)
+                    try:
+                        self._run(taken, run, repeatable)
+                    except BaseException:  # this thread alone is interrupted: the others wait on
+                        self._give_back(taken[1:], repeatable)
+                        raise
         finally:
             with self._guard:
                 if own in self._queue:
@@ -95,6 +101,17 @@ class Batcher(Generic[P, R]):
                 self._queue.remove(one)
         return taken
 
+    def _give_back(self, taken: Sequence[_Waiting[P, R]], repeatable: Callable[[P], bool]) -> None:
+        """Put those that have no answer yet before all others in the queue."""
+        with self._guard:
+            for one in reversed(taken):
+                if one.done:
+                    continue
+                if repeatable(one.prompt):
+                    self._queue.appendleft(one)
+                else:
+                    one.error, one.done = CancelledError("The batch that it was answered in was interrupted."), True
+
     def _run(
         self,
         taken: Sequence[_Waiting[P, R]],
@@ -102,22 +119,25 @@ class Batcher(Generic[P, R]):
         repeatable: Callable[[P], bool],
     ) -> None:
         if len(taken) > 1:
+            again = []
             try:
                 results = run([one.prompt for one in taken], [one.cancelled for one in taken])
             except Exception as error:  # one of them may be the cause: the others must not suffer for it
                 for one in taken:
                     if repeatable(one.prompt):
-                        self._run([one], run, repeatable)
+                        again.append(one)
                     else:
                         one.error, one.done = error, True
-                return
-            for one, result in zip(taken, results, strict=True):
-                one.result, one.done = result, True
+            else:
+                for one, result in zip(taken, results, strict=True):
+                    one.result, one.done = result, True
+            for one in again:  # when the error, and what its frames hold, is gone
+                self._run([one], run, repeatable)
             return
         (one,) = taken
         try:
             (one.result,) = run([one.prompt], [one.cancelled])
-        except BaseException as error:
+        except Exception as error:
             one.error = error
         one.done = True
 

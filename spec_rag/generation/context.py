@@ -21,11 +21,14 @@ from spec_rag.attention.capture import base_attention
 from spec_rag.attention.selection import select_across_layers
 from spec_rag.cancellation import check
 from spec_rag.errors import ConfigError
+from spec_rag.files import write_whole
 from spec_rag.generation.pruned_cache import MASK_PER_HEAD, PrunedCache
 from spec_rag.generation.repetition import PIECE_TOKENS, read_pieces, repetition_scores
+from spec_rag.models.faults import check_finite, explained, ways_of_loading
 from spec_rag.models.fingerprint import fingerprint
+from spec_rag.models.loading import model_name
 from spec_rag.models.pair import ModelPair
-from spec_rag.tensor_files import tensors_from_bytes, tensors_to_bytes, write_whole
+from spec_rag.tensor_files import tensors_from_bytes, tensors_to_bytes
 from spec_rag.text.contexts import context_ids
 from spec_rag.text.tokens import text_ids
 
@@ -92,15 +95,17 @@ class ContextCache:
             PromptTooLongError: the context is beyond the target's own.
             UnsupportedModelError: the target's cache cannot be pruned.
             CancelledError: it was cancelled.
+            OutOfMemoryError, NotFiniteError: the target ran out of memory, or computed nan or inf.
         """
         target = ModelPair.check(pair).require_target()
         _check_share(keep, max_bytes)
         ids = context_ids(pair.tokenizer, context, system)
         pair.check_context(target, len(ids) + PIECE_TOKENS, "target", "split the context.")
-        with pair.lock.hold(cancelled) as mine:
+        with pair.lock.hold(cancelled) as mine, _explained_reading(pair, len(ids)):
             check(None if mine else cancelled)
             cache = PrunedCache(target.config)
             read_pieces(target, ids, cache, cancelled)
+            check_finite(cache.layers[-1].keys, "keys")
             pair_bytes = sum(layer.keys[:, :, :1].nbytes + layer.values[:, :, :1].nbytes for layer in cache.layers)
             kept = _kept_tokens(len(ids), pair_bytes, keep, max_bytes)
             chosen = _whole(cache, len(ids))
@@ -112,17 +117,16 @@ class ContextCache:
                 best = select_across_layers([scores[i][0] for i in full], kept, _ALWAYS_KEPT, adaptive=adaptive)
                 for i, mask in zip(full, best, strict=True):
                     chosen[i] = mask
-            weights = _weights_of(target)
-        settings = {"asked": keep if keep is not None else max_bytes or DEFAULT_KEEP, "kept": kept / len(ids)}
-        return cls(
-            ids,
-            tuple(layer.keys[0][mask] for layer, mask in zip(cache.layers, chosen, strict=True)),
-            tuple(layer.values[0][mask] for layer, mask in zip(cache.layers, chosen, strict=True)),
-            tuple(mask.nonzero()[:, 1] for mask in chosen),
-            tuple(mask.sum(dim=1) for mask in chosen),
-            weights,
-            {**settings, "system": system},
-        )
+            settings = {"asked": keep if keep is not None else max_bytes or DEFAULT_KEEP, "kept": kept / len(ids)}
+            return cls(
+                ids,
+                tuple(layer.keys[0][mask] for layer, mask in zip(cache.layers, chosen, strict=True)),
+                tuple(layer.values[0][mask] for layer, mask in zip(cache.layers, chosen, strict=True)),
+                tuple(mask.nonzero()[:, 1] for mask in chosen),
+                tuple(mask.sum(dim=1) for mask in chosen),
+                _weights_of(target),
+                {**settings, "system": system},
+            )
 
     @property
     def tokens(self) -> int:
@@ -138,7 +142,7 @@ class ContextCache:
         """Write it to a file. Whoever reads meanwhile, or after a crash, finds the old file or the new one, whole.
 
         Raises:
-            OSError: it cannot be written; an older file stays as it was.
+            FileNotWrittenError: (an OSError) it cannot be written; an older file stays as it was.
         """
         tensors = {"ids": self.ids.cpu()}
         for name in _PARTS:
@@ -193,6 +197,15 @@ class ContextCache:
             keys, values, positions = (x.expand(len(padding), *x.shape[1:]) for x in _laid_out(*parts))
             layer.take(keys, values, positions, self.tokens, between)
         return cache
+
+
+def _explained_reading(pair: ModelPair, tokens: int) -> explained:
+    target = pair.require_target()
+
+    def ways() -> list[str]:
+        return [f"a shorter context than {tokens} tokens", *ways_of_loading("target", target)]
+
+    return explained("target", pair.target_name or model_name(target), target, ways)
 
 
 def _whole(cache: PrunedCache, tokens: int) -> list[Tensor]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
+    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     StoppingCriteria,
@@ -29,6 +31,7 @@ from spec_rag.generation.constrained import constrained_logits
 from spec_rag.generation.context import ContextCache
 from spec_rag.generation.copies import observing_copies
 from spec_rag.generation.draft import before_end
+from spec_rag.generation.faults import FiniteLogits
 from spec_rag.generation.prefill import prefill
 from spec_rag.generation.pruned_cache import DecodeMasks, PrunedCache
 from spec_rag.generation.sampling import GREEDY, SamplingConfig, eos_token_ids, pad_token_id, seeded
@@ -94,7 +97,7 @@ def decode(
         criteria.append(StopStringCriteria(pair.require_tokenizer(), list(sampling.stop)))
     options: dict[str, Any] = {"streamer": streamer, "stopping_criteria": StoppingCriteriaList(criteria)}
     if held is not None:
-        options["logits_processor"] = LogitsProcessorList([held])
+        options["processors"] = [held]
     guesses = Guesses(batch.lookahead[0].tolist())
     if cache is not None and speckv is not None and can_verify(batch, cache, speckv, sampling):
         options["custom_generate"] = VerifiedDecoding(cache, guesses, streamer)
@@ -187,11 +190,17 @@ def pruned_cache(
 
 
 def generate_from(
-    target: PreTrainedModel, prompts: PaddedPrompts, cache: PrunedCache | None, max_new_tokens: int, **options: Any
+    target: PreTrainedModel,
+    prompts: PaddedPrompts,
+    cache: PrunedCache | None,
+    max_new_tokens: int,
+    processors: Sequence[LogitsProcessor] = (),
+    **options: Any,
 ) -> Tensor:
     """transformers' generate, from a pruned cache or from nothing; int64 [rows, prompt and new tokens].
 
     Args:
+        processors: change the logits before a token is chosen.
         **options: of `generate`; those that a checkpoint's own generation config may set must be among them.
     """
     if cache is not None:
@@ -206,6 +215,7 @@ def generate_from(
             input_ids=prompts.ids,
             attention_mask=prompts.mask,
             max_new_tokens=max_new_tokens,
+            logits_processor=LogitsProcessorList([FiniteLogits(), *processors]),
             **{"pad_token_id": pad_token_id(target), **options},
         )
 

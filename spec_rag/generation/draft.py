@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from spec_rag.attention.capture import capture
 from spec_rag.attention.importance import PromptImportance
@@ -20,9 +20,11 @@ from spec_rag.attention.selection import select_prompt_tokens
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError
 from spec_rag.generation.batch import Batch, lookahead_by
+from spec_rag.generation.faults import FiniteLogits
 from spec_rag.generation.sampling import GREEDY, eos_token_ids, pad_token_id
 from spec_rag.generation.stopping import CancelCriterion, Cancelled, EndedRows
 from spec_rag.generation.whole_units import select_units
+from spec_rag.models.faults import check_finite
 from spec_rag.models.pair import ModelPair
 from spec_rag.text.tokens import left_pad
 
@@ -133,12 +135,16 @@ def read_rows(
             attention_mask=mask,
             max_new_tokens=lookahead_tokens,
             stopping_criteria=StoppingCriteriaList(criteria),
+            logits_processor=LogitsProcessorList([FiniteLogits()]),
             pad_token_id=pad_token_id(draft),
             **GREEDY,
         )
     lookahead = sequences[:, ids.shape[1] :]
     there = before_end(lookahead, eos_token_ids(draft))
-    return DraftReading(observer.result() if observer else None, lookahead, there)
+    importance = observer.result() if observer else None
+    if importance is not None:
+        check_finite(importance.masked_fill(mask == 0, 0), "token importances")
+    return DraftReading(importance, lookahead, there)
 
 
 def before_end(written: Tensor, ends: list[int]) -> Tensor:

@@ -18,8 +18,10 @@ from spec_rag.errors import ConfigError
 from spec_rag.generation.batch import Batch, is_pruned
 from spec_rag.generation.decoding import PaddedPrompts, pruned_cache
 from spec_rag.generation.draft import read_with_draft
+from spec_rag.generation.faults import Faults
 from spec_rag.generation.pipeline import PromptRow
 from spec_rag.generation.pruned_cache import DecodeMasks
+from spec_rag.models.faults import check_finite
 from spec_rag.models.pair import ModelPair
 from spec_rag.text.prompts import Prompt
 
@@ -55,32 +57,42 @@ def answer_likelihood(
     Raises:
         ConfigError: the answer has no tokens.
         PromptTooLongError: prompt and answer are beyond the target's context.
+        OutOfMemoryError, NotFiniteError: as for `generate`.
     """
     if not answer_ids:
         raise ConfigError("answer_ids is empty: give at least one token.")
-    target = pair.require_target()
+    pair.require_target()
     row = PromptRow.of(pair.tokenizer, prompt, specpc)
+    faults = Faults(pair, [row.ids], specpc, speckv)
     with pair.lock.hold():
         batch = Batch.of([row.ids], [row.units])
-        read_with_draft(pair, batch, specpc, speckv, len(answer_ids))
-        prompts = PaddedPrompts.of(target, batch)
-        last = int(prompts.positions[0, -1])
-        pair.check_context(target, last + 1 + len(answer_ids), "target", "compress the documents first.")
-        cache, masks = None, contextlib.nullcontext()
-        if speckv is not None and is_pruned(prompts.tokens, speckv):
-            cache = pruned_cache(target, batch, prompts, speckv)
-            if cache.needs_masks:
-                masks = capture(target, DecodeMasks(cache, base_attention(target), target))  # type: ignore[assignment]
-        answer = torch.tensor([answer_ids], device=prompts.ids.device)
-        steps = torch.arange(1, len(answer_ids), device=prompts.ids.device)
-        ids = torch.cat([prompts.ids, answer[:, :-1]], dim=1)
-        positions = torch.cat([prompts.positions, prompts.positions[:, -1:] + steps], dim=1)
-        options: dict[str, Any] = {"use_cache": False}
-        if cache is not None:  # it holds all of the prompt but the last token
-            ids, positions = ids[:, -len(answer_ids) :], positions[:, -len(answer_ids) :]
-            options = {"past_key_values": cache, "use_cache": True}
-        with masks, torch.no_grad():
-            logits: Tensor = target(input_ids=ids, position_ids=positions, **options).logits
+        with faults.of_draft():
+            read_with_draft(pair, batch, specpc, speckv, len(answer_ids))
+        with faults.of_target():
+            return _likelihood(pair, batch, answer_ids, speckv)
+
+
+def _likelihood(pair: ModelPair, batch: Batch, answer_ids: list[int], speckv: SpecKVConfig | None) -> Likelihood:
+    target = pair.require_target()
+    prompts = PaddedPrompts.of(target, batch)
+    last = int(prompts.positions[0, -1])
+    pair.check_context(target, last + 1 + len(answer_ids), "target", "compress the documents first.")
+    cache, masks = None, contextlib.nullcontext()
+    if speckv is not None and is_pruned(prompts.tokens, speckv):
+        cache = pruned_cache(target, batch, prompts, speckv)
+        if cache.needs_masks:
+            masks = capture(target, DecodeMasks(cache, base_attention(target), target))  # type: ignore[assignment]
+    answer = torch.tensor([answer_ids], device=prompts.ids.device)
+    steps = torch.arange(1, len(answer_ids), device=prompts.ids.device)
+    ids = torch.cat([prompts.ids, answer[:, :-1]], dim=1)
+    positions = torch.cat([prompts.positions, prompts.positions[:, -1:] + steps], dim=1)
+    options: dict[str, Any] = {"use_cache": False}
+    if cache is not None:  # it holds all of the prompt but the last token
+        ids, positions = ids[:, -len(answer_ids) :], positions[:, -len(answer_ids) :]
+        options = {"past_key_values": cache, "use_cache": True}
+    with masks, torch.no_grad():
+        logits: Tensor = target(input_ids=ids, position_ids=positions, **options).logits
     chances = logits[0, -len(answer_ids) :].float().log_softmax(dim=-1)
     told = chances.gather(1, answer[0, :, None])
+    check_finite(chances.amax(), "logits")
     return Likelihood(float(told.sum()), bool((chances.argmax(dim=-1) == answer[0]).all()))

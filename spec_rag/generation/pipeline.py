@@ -25,6 +25,7 @@ from spec_rag.generation.chunked import chunked_feed_forward
 from spec_rag.generation.context import ContextCache
 from spec_rag.generation.decoding import decode
 from spec_rag.generation.draft import read_rows, read_with_draft
+from spec_rag.generation.faults import Faults
 from spec_rag.generation.row_streams import RowsStreamer, RowStreamer
 from spec_rag.generation.sampling import SamplingConfig, eos_token_ids
 from spec_rag.generation.stopping import Cancelled
@@ -64,6 +65,8 @@ def generate(
         IncompatibleModelsError: draft and target do not share their tokens, and the settings need that they do.
         PromptTooLongError: the prompt is beyond a model's context.
         UnsupportedModelError: a model's attention cannot be observed or pruned.
+        OutOfMemoryError: a model ran out of memory; the message says what takes less.
+        NotFiniteError: a model computed nan or inf.
     """
     return generate_batch(pair, [prompt], specpc, speckv, max_new_tokens, **options)[0]
 
@@ -222,11 +225,13 @@ def answer_rows(
     """Answer prompts; the caller holds the pair's lock."""
     batch = Batch.of([row.ids for row in rows], [row.units for row in rows])
     draft = pair.draft if specpc is not None or speckv is not None else None
+    faults = Faults(pair, [row.ids for row in rows], specpc, speckv, sampling, context.tokens if context else 0)
     with chunked_feed_forward([draft, pair.target], sampling.prefill_chunk_size):
-        if context is not None:
+        if context is None:
+            with faults.of_draft():
+                read_with_draft(pair, batch, specpc, speckv, sampling.max_new_tokens, cancelled, backend)
+        with faults.of_target():
             return decode(pair, batch, speckv, sampling, streamer, cancelled, backend, context)
-        read_with_draft(pair, batch, specpc, speckv, sampling.max_new_tokens, cancelled, backend)
-        return decode(pair, batch, speckv, sampling, streamer, cancelled, backend)
 
 
 def cancelled_answer(prompt_tokens: int) -> Answer:
@@ -242,11 +247,12 @@ def score_prompt(
     Raises:
         ConfigError: the prompt is empty or shorter than the window.
         PromptTooLongError: the prompt is beyond the draft's context.
+        OutOfMemoryError, NotFiniteError: as for `generate`.
     """
     specpc = specpc or SpecPCConfig()
     _check_arguments(pair, specpc, None)
     row = PromptRow.of(pair.tokenizer or pair.draft_tokenizer, prompt, specpc)
-    with pair.lock.hold():
+    with pair.lock.hold(), Faults(pair, [row.ids], specpc).of_draft():
         reading = read_rows(pair, [row.ids], specpc, specpc.lookahead_tokens, backend=backend)
     assert reading.importance is not None
     importance = reading.importance[0]

@@ -30,8 +30,7 @@ class Requests:
         pair: the models.
         arguments: keywords of `spec_rag.generate`.
         timeout_seconds: from the request to the last token, the wait for the models included; None waits for ever.
-        retries: how often a request is tried again after the GPU ran out of memory, the one passing failure of a local
-            model.
+        retries: how often a request is tried again after memory ran out, the one passing failure of a local model.
     """
 
     pair: ModelPair
@@ -75,7 +74,7 @@ class Requests:
     def _in_time(
         self, ask: Callable[[threading.Event], list[Answer]], cancelled: threading.Event | None
     ) -> list[Answer]:
-        import torch
+        from spec_rag.models.faults import is_out_of_memory
 
         cancelled = cancelled or Cancellation()
         retries = self.retries
@@ -83,8 +82,8 @@ class Requests:
             while True:
                 try:
                     answers = ask(cancelled)
-                except torch.OutOfMemoryError:
-                    if not retries:
+                except Exception as error:
+                    if not retries or not is_out_of_memory(error):
                         raise
                 else:
                     deadline.check(answers)
@@ -106,9 +105,8 @@ class Requests:
         Raises:
             TimeoutError: the time was up before the answer was complete.
         """
-        import torch
-
         from spec_rag.generation.streaming import stream
+        from spec_rag.models.faults import is_out_of_memory
 
         begun, retries = False, self.retries
         while True:
@@ -119,8 +117,8 @@ class Requests:
                     for piece in answering:
                         begun = True
                         yield piece
-                except torch.OutOfMemoryError:
-                    if begun or not retries:
+                except Exception as error:
+                    if begun or not retries or not is_out_of_memory(error):
                         raise
                 else:
                     deadline.check([answering.answer])
@@ -134,9 +132,8 @@ class Requests:
         self, prompt: Prompt, started: Callable[[AnswerStream], None] = lambda answering: None
     ) -> AsyncGenerator[str | Answer, None]:
         """`stream` for event loops, which it never makes wait."""
-        import torch
-
         from spec_rag.generation.streaming import stream
+        from spec_rag.models.faults import is_out_of_memory
 
         begun, retries = False, self.retries
         while True:
@@ -148,8 +145,8 @@ class Requests:
                         begun = True
                         yield piece
                     deadline.check([answering.answer])
-            except torch.OutOfMemoryError:
-                if begun or not retries:
+            except Exception as error:
+                if begun or not retries or not is_out_of_memory(error):
                     raise
             else:
                 assert answering.answer is not None

@@ -187,8 +187,9 @@ class ResultStream(Generic[R]):
     def __enter__(self) -> ResultStream[R]:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None = None, *rest: object) -> None:
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self.close(timeout_seconds=0 if interrupted else None)  # whoever presses Ctrl-C does not wait for a prefill
 
     def __del__(self) -> None:
         cancelled = getattr(self, "_cancelled", None)

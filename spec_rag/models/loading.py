@@ -19,9 +19,10 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from spec_rag.errors import ConfigError, ModelNotFoundError
+from spec_rag.errors import ConfigError, ModelNotFoundError, SpecRagError
 from spec_rag.models.bundled_draft import name_end_of_turn
 from spec_rag.models.checkpoints import context_tokens, decoder_layers, keep_first_layers, locate
+from spec_rag.models.faults import explained
 from spec_rag.models.int8 import quantize_linears
 from spec_rag.models.lock import FairLock
 from spec_rag.models.options import LoadOptions
@@ -114,6 +115,8 @@ def load_model(
     Raises:
         ConfigError: an argument is of another kind, or the model needs code that it may not run.
         ModelNotFoundError: nothing is found under that name, or the hub cannot be reached.
+        FileNotWrittenError: the default draft cannot be converted into the cache folder.
+        OutOfMemoryError: it does not fit into memory.
     """
     if isinstance(name, LoadedModel):
         name.refuse_other(options)
@@ -129,7 +132,7 @@ def load_model(
     with _loading:
         found = _loaded.get(key)
         if found is None or found.loaded_layers < min(layers or found.total_layers, found.total_layers):
-            with _quiet_transformers():
+            with _quiet_transformers(), explained("model", str(name), None, lambda: _ways_of_loading(options)):
                 found = _load(str(name), options, layers)
             _loaded[key] = found  # the deeper one serves everybody from now on
         return found
@@ -205,11 +208,9 @@ def _explained(name: str, options: LoadOptions) -> Iterator[None]:
     """Turn what transformers says of a checkpoint that cannot be loaded into what to do about it."""
     try:
         yield
-    except ModelNotFoundError:
+    except SpecRagError:
         raise
     except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
         if "trust_remote_code" in str(error) and not options.trust_remote_code:
             raise ConfigError(
                 f"Model {name!r} brings code of its own, which trust_remote_code=False does not run. If you trust it, "
@@ -246,6 +247,16 @@ def _load(name: str, options: LoadOptions, layers: int | None) -> LoadedModel:
         quantize_linears(model.get_decoder())
     name_end_of_turn(model, tokenizer)
     return LoadedModel(model.eval(), tokenizer, name, checkpoint_layers=total, options=options)
+
+
+def _ways_of_loading(options: LoadOptions) -> list[str]:
+    """What takes less memory than loading the model with these options."""
+    ways = []
+    if str(options.dtype).removeprefix("torch.") not in ("bfloat16", "float16") and not options.quantize:
+        ways.append("LoadOptions(dtype='bfloat16')")
+    if options.device_map is None and options.resolved_device() != "cpu":
+        ways.append("LoadOptions(device='cpu')")
+    return [*ways, "a smaller model"]
 
 
 def _config(source: str, where: dict[str, Any], options: LoadOptions) -> Any:

@@ -8,7 +8,14 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from spec_rag.errors import CancelledError, MissingDependencyError, PromptTooLongError, SpecRagError
+from spec_rag.errors import (
+    CancelledError,
+    MissingDependencyError,
+    NotFiniteError,
+    OutOfMemoryError,
+    PromptTooLongError,
+    SpecRagError,
+)
 
 CLIENT_LEFT = 499  # what nginx logs where the client did not wait for an answer
 
@@ -65,6 +72,8 @@ def api_error(error: BaseException) -> ApiError | None:
     """What a client is told of an error; None where it is none of the client's business."""
     from jinja2.exceptions import TemplateError
 
+    from spec_rag.models.faults import is_out_of_memory
+
     if isinstance(error, ApiError):
         return error
     if isinstance(error, PromptTooLongError):
@@ -81,9 +90,17 @@ def api_error(error: BaseException) -> ApiError | None:
         return ApiError(
             400, f"The model's chat template refuses these messages: {error}", param="messages", code="chat_template"
         )
-    if type(error).__name__ == "OutOfMemoryError":
-        return ApiError(503, "The model ran out of memory: try again, or send less.", code="out_of_memory")
+    if is_out_of_memory(error):
+        message = "The model ran out of memory: try again, or send less."
+        return ApiError(503, message, code="out_of_memory", headers={"Retry-After": "1"})
+    if isinstance(error, NotFiniteError):
+        return ApiError(500, "The model computed numbers that are none: tell who runs it.", code="not_finite")
     return None
+
+
+def for_operators(error: BaseException) -> str | None:
+    """What the log says of an error that clients cannot mend: which model, what to change, and no text of theirs."""
+    return str(error) if isinstance(error, OutOfMemoryError | NotFiniteError) else None
 
 
 def from_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:

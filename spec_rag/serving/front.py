@@ -21,7 +21,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from spec_rag.serving.errors import CLIENT_LEFT, ApiError, api_error
+from spec_rag.serving.errors import CLIENT_LEFT, ApiError, api_error, for_operators
 from spec_rag.serving.metrics import Metrics
 from spec_rag.serving.settings import ServerSettings
 
@@ -69,6 +69,7 @@ class Front:
             seen.failed = f"upstream cut: {error}"
         except Exception as error:
             told = api_error(error)
+            seen.failed = for_operators(error)
             if told is None:
                 seen.failed = _place(error)
                 told = ApiError(500, f"The server failed. Its log names this request: {seen.id}.", code="internal")

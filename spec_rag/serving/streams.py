@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, TypeVar
 
@@ -15,7 +16,9 @@ from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from spec_rag.serving.errors import ApiError, api_error
+from spec_rag.serving.errors import ApiError, api_error, for_operators
+
+log = logging.getLogger("spec_rag.serving")
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
@@ -65,6 +68,8 @@ async def _with_errors(source: AsyncGenerator[bytes, None]) -> AsyncGenerator[by
             yield one
     except Exception as error:
         told = api_error(error)
+        if (fault := for_operators(error)) is not None:
+            log.error(json.dumps({"event": "fault", "error": fault}))
         if told is None:
             yield event(ApiError(500, "The server failed.", code="internal").body())
             raise

@@ -7,9 +7,23 @@ from __future__ import annotations
 
 import sys
 
+from spec_rag.cli.interrupted import INTERRUPTED, leave_interrupted, tell_interrupted
+
 
 def main() -> None:
     """The entry point `spec-rag`."""
+    try:
+        _run()
+    except KeyboardInterrupt:
+        tell_interrupted()
+        leave_interrupted()
+    except SystemExit as left:
+        if left.code == INTERRUPTED:
+            leave_interrupted()
+        raise
+
+
+def _run() -> None:
     try:
         import rich  # noqa: F401
         import typer  # noqa: F401

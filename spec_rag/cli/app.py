@@ -1,4 +1,4 @@
-"""The commands of `spec-rag`, and what they have in common: an error is one line on stderr and exit code 2.
+"""The commands of `spec-rag`, and what they have in common: an error is one line on stderr and exit code 2, Ctrl-C 130.
 
 A command is a module of this package with `register(app)`, named in `COMMANDS`; it must import quickly.
 """
@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from spec_rag.cli.console import be_quiet, say
+from spec_rag.cli.interrupted import INTERRUPTED, tell_interrupted
 from spec_rag.errors import SpecRagError
 
 COMMANDS = ("compress", "ask", "index", "serve", "mcp", "calibrate", "evaluate", "plan", "demo")
@@ -28,6 +29,9 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise
+        except KeyboardInterrupt as error:
+            tell_interrupted()
+            raise typer.Exit(INTERRUPTED) from error
         except (SpecRagError, OSError) as error:
             say(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(2) from error

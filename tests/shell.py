@@ -1,0 +1,111 @@
+"""The command line in processes of their own, as a shell starts them; its packages are imported once.
+
+`Shell` starts one process that imports what commands need; each command is a copy of it (a fork) with arguments,
+streams and an end of its own. `before` is code that runs in the copy first, with `pair`, tiny models; TINY puts them
+into the place of the default.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+START = """
+import json, os, signal, sys
+import torch, transformers, bm25s
+import spec_rag.cli.app, spec_rag.answering.pipeline, spec_rag.answering.chunks, spec_rag.answering.loaders
+import spec_rag.compression.pipeline, spec_rag.generation.streaming, spec_rag.evaluation.grid, spec_rag.evaluation.page
+import tiny
+from spec_rag import compress, generate
+pair = tiny.tiny_pair()
+compress(["Gates open. They close.", "Keys turn."] * 3, "Gates?", draft=pair, ratio=0.5, calibration=None)
+generate(pair, [5] * 90, max_new_tokens=2)
+print("ready", flush=True)
+for line in sys.stdin:
+    job = json.loads(line)
+    process = os.fork()
+    if not process:
+        for number, path in enumerate(job["streams"]):
+            os.dup2(os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY), number)
+        sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))
+        sys.argv = ["spec-rag", *job["arguments"]]
+        exec(job["before"], {"pair": pair})
+        from spec_rag.cli import main
+        main()
+        sys.exit(0)
+    print(process, flush=True)
+    _, status = os.waitpid(process, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+TINY = """
+from spec_rag import ModelPair
+from spec_rag.compression.draft import Draft
+Draft.of = classmethod(lambda cls, *_, **__: Draft(pair.draft, pair.tokenizer, "tiny", 4))
+ModelPair.load = classmethod(lambda cls, *_, **__: pair)
+"""
+
+
+class Running:
+    """One command."""
+
+    def __init__(self, shell: subprocess.Popen[str], process: int) -> None:
+        self._shell = shell
+        self._process = process
+
+    def interrupt(self) -> None:
+        """What Ctrl-C sends."""
+        os.kill(self._process, signal.SIGINT)
+
+    def code(self) -> int:
+        """Its exit code, when it has ended; negative after a signal."""
+        assert self._shell.stdout is not None
+        return int(self._shell.stdout.readline())
+
+
+class Shell:
+    """Starts commands, one after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Self:
+        path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+        alone = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "COLUMNS": "80"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=alone
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=20)
+
+    def start(self, arguments: Sequence[object], out: str | Path, err: str | Path, before: str = TINY) -> Running:
+        """Run `spec-rag` with these arguments; its streams are opened by their paths."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        job: Mapping[str, Any] = {
+            "arguments": [str(argument) for argument in arguments],
+            "streams": [os.devnull, str(out), str(err)],
+            "before": before,
+        }
+        self._process.stdin.write(f"{json.dumps(job)}\n")
+        self._process.stdin.flush()
+        return Running(self._process, int(self._process.stdout.readline()))
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until it does; fails after a minute."""
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)

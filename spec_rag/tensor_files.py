@@ -13,12 +13,38 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+_DTYPES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "int32": "I32",
+    "int64": "I64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+}
+
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:
-    """A safetensors file of tensors on the CPU, whose metadata are `about` and a checksum."""
-    from safetensors.torch import save
+    """A safetensors file of tensors on the CPU, whose metadata are `about` and a checksum.
 
-    return bytes(save(dict(tensors), metadata={**about, "sha256": checksum(tensors, about)}))
+    The format is written here, since safetensors' own function for it keeps something of every new size of a tensor for
+    as long as the process lives.
+    """
+    header: dict[str, Any] = {"__metadata__": {**about, "sha256": checksum(tensors, about)}}
+    parts: list[bytes] = []
+    start = 0
+    # the widest numbers first, so that each stands at a multiple of its width
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
+        parts.append(_numbers(tensor).tobytes())
+        end = start + len(parts[-1])
+        dtype = _DTYPES[str(tensor.dtype).removeprefix("torch.")]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+        start = end
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    return b"".join([len(encoded).to_bytes(8, "little"), encoded, *parts])
 
 
 def tensors_from_bytes(data: bytes, key: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -54,13 +80,18 @@ def _metadata(data: bytes) -> dict[str, Any]:
 
 def checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
     """A digest of names, types, shapes and values, and of the metadata but the key, which is compared itself."""
-    import torch
-
     digest = hashlib.sha256()
     for name in sorted(about.keys() - {"key", "sha256"}):
         digest.update(json.dumps([name, about[name]]).encode())
     for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
+        tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(_numbers(tensor).data)
     return digest.hexdigest()
+
+
+def _numbers(tensor: Tensor) -> Any:
+    """The bytes of a tensor's numbers, as a numpy array."""
+    import torch
+
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -12,6 +12,7 @@ from spec_rag.attention.selection import (
     select_columns,
     select_kv,
     select_prompt_tokens,
+    select_slots,
     smooth,
 )
 
@@ -146,3 +147,60 @@ def test_pairs_of_all_layers_compete_for_the_budget_and_the_first_stay_everywher
     assert [layer.sum(dim=1).tolist() for layer in alike] == [[2, 2], [2, 2]]
     assert alike[0].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 4]]
     assert strong[0, 0] == 0
+
+
+def test_of_pairs_that_were_chosen_before_the_best_are_chosen_and_empty_slots_never() -> None:
+    scores = torch.tensor([[[9.0, 1.0, 5.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0, 9.0]]])
+    positions = torch.tensor([[[-1, 2, 11, 5, 8], [0, 1, 2, 3, 4]]])
+    slots, places = select_slots(scores, positions, kv(max_capacity_prompt=3))
+    # in the order of their positions, whatever slots they are in
+    assert places.tolist() == [[[5, 8, 11], [2, 3, 4]]]
+    assert slots.tolist() == [[[3, 4, 2], [2, 3, 4]]]
+    smoothed, _ = select_slots(scores, positions, kv(max_capacity_prompt=3, kernel_size=3))
+    assert smoothed[0, 0].tolist() != slots[0, 0].tolist()
+    everything, places = select_slots(scores[..., 1:], positions[..., 1:], kv(max_capacity_prompt=9))
+    assert places.tolist() == [[[2, 5, 8, 11], [1, 2, 3, 4]]]
+    assert everything.tolist() == [[[0, 2, 3, 1], [0, 1, 2, 3]]]
+
+
+def test_slots_of_a_head_that_keeps_fewer_are_empty_in_front() -> None:
+    scores = torch.stack([torch.arange(10.0) + 10, torch.arange(10.0)])[None]
+    positions = (torch.arange(10) * 3).expand(1, 2, -1)
+    slots, places = select_slots(scores, positions, kv(max_capacity_prompt=5, head_budget="adaptive"))
+    assert places[0, 0].tolist() == [3, 6, 9, 12, 15, 18, 21, 24, 27]
+    assert places[0, 1].tolist() == [-1] * 8 + [27]
+    assert slots[0, 0].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert int(slots[0, 1, -1]) == 9
+    assert int(slots.min()) >= 0
+    # a floor of all of an even split leaves nothing to share
+    even = kv(max_capacity_prompt=5, head_budget="adaptive", head_floor=1.0)
+    assert (select_slots(scores, positions, even)[1] >= 0).sum(-1).tolist() == [[5, 5]]
+
+
+def test_no_head_gets_more_than_twice_its_share() -> None:
+    scores = torch.stack([torch.arange(40.0) + 100, torch.arange(40.0), torch.arange(40.0)])[None]
+    kept = select_kv(scores, kv(max_capacity_prompt=12, head_budget="adaptive"))
+    sizes = (kept >= 0).sum(-1)[0].tolist()
+    assert sizes[0] == 20
+    assert sum(sizes) == 30
+    assert min(sizes) >= 2
+
+
+def test_a_capacity_beyond_the_keys_keeps_them_all() -> None:
+    scores = torch.rand(1, 2, 6, generator=torch.Generator().manual_seed(0))
+    for head_budget in ("uniform", "adaptive"):
+        assert select_kv(scores, kv(max_capacity_prompt=50, head_budget=head_budget)).tolist() == [
+            [[0, 1, 2, 3, 4, 5]] * 2
+        ]
+    assert smooth(torch.zeros(2, 0), 3, "max").shape == (2, 0)
+    assert select_across_layers([], 3, 1, adaptive=True) == []
+
+
+def test_more_first_pairs_than_the_budget_has_are_cut_to_it() -> None:
+    scores = torch.tensor([[0.1, 0.2, 0.9, 0.8], [0.1, 0.2, 0.3, 0.4]])
+    for adaptive in (True, False):
+        (chosen,) = select_across_layers([scores], 2, 4, adaptive=adaptive)
+        assert chosen.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    two = select_across_layers([scores, scores.double()], 1, 0, adaptive=True)
+    assert [layer.shape for layer in two] == [(2, 4), (2, 4)]
+    assert sum(int(layer.sum()) for layer in two) == 4

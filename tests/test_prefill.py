@@ -109,3 +109,40 @@ def test_layers_that_share_their_keys_are_refused() -> None:
     pruner(seen)
     with pytest.raises(UnsupportedModelError, match="Layer 0 shares or repeats"):
         pruner(seen)
+
+
+def test_heads_share_a_budget_only_where_the_attention_takes_a_mask_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tiny_model("llama", seed=2, layers=3)
+    prompt, ones = random_ids(50)[None], torch.ones(1, 50, dtype=torch.long)
+    config = SpecKVConfig(max_capacity_prompt=16, head_budget=None, lookahead="none", preset="scaled")
+    nothing = torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0, dtype=torch.bool)
+
+    def sizes() -> list[int]:
+        cache = prefill(target, prompt, ones, torch.arange(50)[None], *nothing, config)
+        return [int(n) for layer in cache.layers for n in (layer.positions >= 0).sum(-1).flatten()]
+
+    shared = sizes()
+    assert len(set(shared)) > 1
+    assert sum(shared) == 16 * len(shared)
+    monkeypatch.setattr("spec_rag.generation.prefill.base_attention", lambda model: "flash_attention_2")
+    assert sizes() == [16] * 6
+
+
+def test_keys_and_values_that_were_changed_on_the_way_to_the_attention_are_refused() -> None:
+    seen = call(TOKENS)
+    cache = PrunedCache(tiny_model("llama").config)
+    cache.layers[0].update(seen.key[..., :8], seen.value)
+    with pytest.raises(UnsupportedModelError, match=r"Layer 0 keeps keys \[1, 2, 60, 8\]"):
+        PrefillPruner(cache, SPARSE, TOKENS - LOOKAHEAD, None)(seen)
+    with pytest.raises(UnsupportedModelError, match="Layer 4 shares or repeats"):
+        PrefillPruner(cache, SPARSE, TOKENS - LOOKAHEAD, None)(call(TOKENS, layer=4))
+
+
+def test_a_model_whose_layers_do_not_all_show_themselves_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tiny_model("llama", seed=2, layers=3)
+    unseen = target.model.layers[1].self_attn
+    monkeypatch.setattr(unseen, "forward", lambda hidden_states, **_: (hidden_states, None))
+    prompt, ones = random_ids(50)[None], torch.ones(1, 50, dtype=torch.long)
+    nothing = torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0, dtype=torch.bool)
+    with pytest.raises(UnsupportedModelError, match="LlamaForCausalLM showed 2 of its 3 layers"):
+        prefill(target, prompt, ones, torch.arange(50)[None], *nothing, SPARSE)

@@ -173,3 +173,147 @@ def test_an_attention_without_masks_per_head_is_refused_where_they_are_needed() 
     model = tiny_model("llama")
     with pytest.raises(UnsupportedModelError, match="attn_implementation='flash_attention_2'"):
         DecodeMasks(PrunedCache(model.config), "flash_attention_2", model)
+
+
+def taken(positions: list[int], prompt_tokens: int = 9, sliding_window: int | None = None) -> PrunedLayer:
+    """A layer of one row and two KV heads that holds pairs that were chosen before."""
+    layer = PrunedLayer(sliding_window)
+    keys = torch.tensor(positions, dtype=torch.float32).view(1, 1, -1, 1).expand(1, 2, -1, 4)
+    layer.take(keys, keys.clone(), torch.tensor([[positions] * 2]), prompt_tokens, torch.tensor([[3, 5]]))
+    return layer
+
+
+def test_pairs_that_were_chosen_before_count_as_what_the_prompt_would_have_taken() -> None:
+    layer = taken([0, 2, 7])
+    assert (layer.get_seq_length(), layer.get_mask_sizes(2), layer.get_max_length()) == (9, (5, 6), -1)
+    assert layer.kept_bytes == 2 * (2 * 3 * 4 * 4)
+    assert layer.dense_bytes == 2 * (2 * 9 * 4 * 4)
+    assert (layer.needs_mask, layer.is_sliding) == (False, False)
+    new = torch.full((1, 2, 2, 4), 9.0)
+    keys, values = layer.update(new, new + 1)
+    assert keys[0, 1, :, 0].tolist() == [0, 2, 7, 9, 9]
+    assert values[0, 1, :, 0].tolist() == [0, 2, 7, 10, 10]
+    assert layer.positions[0].tolist() == [[0, 2, 7, 9, 10]] * 2
+    assert layer.get_seq_length() == 11
+
+
+@pytest.mark.parametrize(
+    ("positions", "prompt_tokens", "sliding_window", "needs_mask"),
+    [
+        ([4, 5, 6, 7, 8], 9, 6, False),  # all that the window of the next query holds
+        ([5, 6, 7, 8], 9, 6, True),
+        ([0, 1, 2], 3, 6, False),  # all there is
+        ([1, 2], 3, 6, True),
+        ([-1, 0, 7], 9, None, True),
+        ([0, 7], 9, None, False),
+    ],
+)
+def test_a_mask_is_needed_where_slots_are_empty_or_pairs_will_leave_a_window(
+    positions: list[int], prompt_tokens: int, sliding_window: int | None, needs_mask: bool
+) -> None:
+    layer = taken(positions, prompt_tokens, sliding_window)
+    assert layer.needs_mask is needs_mask
+    assert layer.get_max_length() == (sliding_window or -1)
+
+
+def test_padding_between_a_context_and_its_question_is_not_seen() -> None:
+    assert taken([2, 3, 4, 5]).visible(9)[0].tolist() == [[True, False, False, True]] * 2
+
+
+@pytest.mark.parametrize(
+    ("kept", "needs_mask", "held"),
+    [
+        (list(range(12)), False, [7, 8, 9, 10, 11]),
+        ([0, 1, 2, 3, 10, 11], True, [1, 2, 3, 10, 11]),
+        ([6, 7, 8, 9, 10, 11], False, [7, 8, 9, 10, 11]),
+        ([7, 8, 9, 10, 11], True, [7, 8, 9, 10, 11]),
+        ([0, 11], True, [0, 11]),
+    ],
+)
+def test_a_sliding_layer_holds_at_most_what_its_window_lets_see(
+    kept: list[int], needs_mask: bool, held: list[int]
+) -> None:
+    layer = layer_with([kept] * 2, sliding_window=6)
+    assert layer.positions[:, 0].tolist() == [held] * 2 == layer.keys[:, 0, :, 0].tolist()
+    assert layer.needs_mask is needs_mask
+    assert layer.dense_bytes == 2 * (2 * 12 * 4)
+    assert layer.kept_bytes == 2 * (2 * len(held) * 4)
+    assert layer.padding.tolist() == [[0, 0], [0, 3]]
+
+
+def test_without_padding_a_prompt_begins_at_its_first_token() -> None:
+    layer = PrunedLayer()
+    keys = torch.zeros(2, 1, 5, 1)
+    assert layer.get_mask_sizes(4) == (4, 0)
+    layer.update(keys, keys)
+    layer.keep(torch.tensor([[[0, 4]]] * 2), 5)
+    assert layer.padding.tolist() == [[0, 0], [0, 0]]
+    assert layer.visible(5).tolist() == [[[True, True]]] * 2
+
+
+def test_guesses_that_were_wrong_are_taken_away_again() -> None:
+    layer = layer_with([[0, 2, 7], [5, 6, 11]])
+    new = torch.full((2, 1, 3, 1), 12.0)
+    layer.update(new, new)
+    assert layer.get_seq_length() == 15
+    layer.crop(0)
+    assert layer.positions.shape[-1] == 6
+    layer.crop(-2)
+    assert layer.get_seq_length() == 13
+    assert layer.positions[:, 0].tolist() == [[0, 2, 7, 12], [5, 6, 11, 12]]
+    assert layer.keys[:, 0, :, 0].tolist() == [[0, 2, 7, 12], [5, 6, 11, 12]]
+    assert layer.visible(13).shape == (2, 1, 4)
+
+
+def test_a_layer_that_was_reset_needs_no_mask() -> None:
+    layer = layer_with([[-1, -1, 7], [-1, 6, 11]])
+    layer.reset()
+    assert (layer.needs_mask, layer.get_mask_sizes(3)) == (False, (3, 0))
+
+
+def test_a_cache_has_a_layer_for_each_of_the_models_and_sums_them_up() -> None:
+    model = tiny_model("gemma3_text", layers=3, **FAMILIES["gemma3_text"])
+    cache = PrunedCache(model.config)
+    assert [layer.sliding_window for layer in cache.layers] == [24, None, 24]
+    assert not cache.can_roll_back
+    assert len(PrunedCache(tiny_model("llama", layers=3).config).layers) == 3
+    assert PrunedCache(tiny_model("llama", layers=3).config).can_roll_back
+    for layer, kept in zip(cache.layers, ([[0, 1]], [[0, 1, 2]], [[1, 2]]), strict=True):
+        keys = torch.zeros(1, 1, 6, 1)
+        layer.update(keys, keys)
+        layer.keep(torch.tensor([kept]), 6)
+    assert cache.kept_bytes == (2 + 3 + 2) * 8
+    assert cache.dense_bytes == 3 * 6 * 8
+    assert cache.needs_masks
+    cache.layers[0].needs_mask = cache.layers[2].needs_mask = False
+    assert not cache.needs_masks
+
+
+def test_layers_that_hold_something_else_than_pairs_are_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="'lfm2' has layers of type conv"):
+        PrunedCache(tiny_model("lfm2", layers=2, layer_types=["conv", "full_attention"]).config)
+
+
+def test_the_queries_of_one_step_see_what_was_kept_and_each_other_backwards() -> None:
+    model = tiny_model("llama", layers=1)
+    cache = PrunedCache(model.config)
+    layer = cache.layers[0]
+    keys = torch.zeros(1, 2, 8, 16)
+    layer.update(keys, keys)
+    masks = DecodeMasks(cache, "sdpa", model)
+
+    def asked(queries: int) -> Tensor | None:
+        keys, _ = layer.update(torch.zeros(1, 2, queries, 16), torch.zeros(1, 2, queries, 16))
+        return masks(AttentionCall(0, torch.zeros(1, 4, queries, 16), keys, keys, None, 1.0, None, None, None))
+
+    layer.keep(torch.tensor([[[0, 3, 5], [2, 3, 5]]]), 8)
+    assert asked(2) is None, "where all heads hold as many, the model's own mask will do"
+    layer.crop(-2)
+    layer.keep(torch.tensor([[[-1, 0, 2], [0, 1, 2]]]), 8)
+    bias = asked(2)
+    assert bias is not None
+    assert bias.shape == (1, 4, 2, 5)
+    seen = (bias == 0)[0]
+    assert seen[0].tolist() == seen[1].tolist() == [[False, True, True, True, False], [False, True, True, True, True]]
+    assert seen[2].tolist() == seen[3].tolist() == [[True, True, True, True, False], [True] * 5]
+    assert float(bias.min()) == torch.finfo(torch.float32).min

@@ -62,3 +62,30 @@ def test_a_piece_that_begins_or_ends_with_the_mark_itself_is_found_all_the_same(
     cut = kept_text(text, [(0, 13)], " … ")
     assert cut == "… One is red. …"
     assert original_spans(cut, [(0, 13)], [(2, 13)], " … ") == [(2, 13)]
+
+
+def test_a_range_over_a_gap_is_its_parts_in_both_pieces_and_the_gap_is_in_neither() -> None:
+    compressed = kept_text(TEXT, SPANS, " … ")
+    at = compressed.index("Three")
+
+    def found(*kept: tuple[int, int]) -> list[tuple[int, int]] | None:
+        return original_spans(compressed, SPANS, kept, " … ")
+
+    assert found((4, at + 5)) == [(4, 11), (25, 30)]
+    assert found((11, at)) == []
+    assert found((10, at + 1), (at + 14, len(compressed))) == [(10, 11), (25, 26), (39, 40), (54, 68)]
+
+
+def test_spans_of_nothing_describe_nothing() -> None:
+    assert original_spans(" ab", [(0, 0), (5, 7)], [(0, 3)]) is None
+    assert original_spans("ab", [(5, 7)], [(0, 2)]) == [(5, 7)]
+    assert original_spans("a", [(5, 6)], [(0, 1)]) == [(5, 6)]
+
+
+def test_a_mark_before_and_behind_is_taken_for_one_only_where_it_stands_by_itself() -> None:
+    assert original_spans("… One is red.", [(3, 14)], [(0, 13)], " … ") == [(3, 14)]
+    assert original_spans("…  One is red.", [(3, 14)], [(0, 13)], " … ") is None
+    assert original_spans("One is red. …", [(3, 14)], [(0, 13)], " … ") == [(3, 14)]
+    assert original_spans("One is red.  …", [(3, 14)], [(0, 13)], " … ") is None
+    assert original_spans("One is red. xx", [(3, 14)], [(0, 14)], " xx ") == [(3, 14)]
+    assert original_spans("One is red.", [(3, 12)], [(0, 9)]) is None

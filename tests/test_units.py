@@ -12,7 +12,7 @@ from sentencex import get_sentence_boundaries
 
 from spec_rag.compression.cutting import longest_prefix
 from spec_rag.text import units as units_module
-from spec_rag.text.units import cut_at_words, kept_text, merged, sentence_spans, unit_spans, word_spans
+from spec_rag.text.units import cut_at_words, kept_text, merged, sentence_spans, touched, unit_spans, word_spans
 
 LONG = "word " * 300
 
@@ -232,3 +232,85 @@ def test_a_long_line_without_spaces_is_cut_in_pieces(monkeypatch: pytest.MonkeyP
     seen.clear()
     unit_spans("One two three. " * 1000, "sentence")
     assert max(seen) > 4000, "what has spaces is read whole"
+
+
+def test_the_marks_of_lines_that_stand_alone() -> None:
+    for line in (
+        *(
+            "| a",
+            "- a",
+            "* a",
+            "+ a",
+            "• a",
+            "1. a",
+            "12) a",
+            "# a",
+            "###### a",
+            "```",
+            "~~~",
+            "    a",
+            "\ta",
+            "x = 1;",
+        ),
+        *(
+            "a\tb\tc",
+            "def f(x):",
+            "class A:",
+            "import os",
+            "from a.b import c",
+            "return x",
+            "else:",
+            "  f(x)",
+            "  x += 1",
+        ),
+    ):
+        assert pieces(f"One goes\n{line}\non.") == ["One goes", line, "on."], line
+    for line in ("-a", "1.a", "####### a", "   a", "a; b", "a\tb", "definition", "imports", "returned", " f(x)"):
+        assert pieces(f"One goes\n{line}\non.") == [f"One goes\n{line}\non."], line
+
+
+def test_what_is_fenced_stands_line_by_line_and_the_fence_too() -> None:
+    text = "Look here.\nAnd there.\n```\nOne goes\non. Two\n\n  goes\n```\nThree goes\non."
+    assert pieces(text) == [
+        "Look here.", "And there.", "```", "One goes", "on. Two", "  goes", "```", "Three goes\non.",
+    ]  # fmt: skip
+
+
+def test_a_line_of_data_is_one_only_beside_another() -> None:
+    assert pieces("Note: late\nthey left\nthen.") == ["Note: late\nthey left\nthen."]
+    assert pieces("they left\nName: Bob\nAge: 12") == ["they left", "Name: Bob", "Age: 12"]
+    assert pieces("Name: Bob\nAge: 12\nthey left\nthen.") == ["Name: Bob", "Age: 12", "they left\nthen."]
+    assert pieces("Name: Bob\n\nAge: 12\nso") == ["Name: Bob", "Age: 12\nso"]
+
+
+def test_a_span_is_cut_at_the_last_border_that_still_fits() -> None:
+    text = "aa bb cc dd"
+    assert [text[a:b] for a, b in cut_at_words(text, (0, 11), 4)] == ["aa", "bb", "cc", "dd"]
+    assert [text[a:b] for a, b in cut_at_words(text, (3, 11), 5)] == ["bb cc", "dd"]
+    spaced = "aa          bb"
+    assert [spaced[a:b] for a, b in cut_at_words(spaced, (0, 14), 4)] == ["aa", "bb"]
+
+
+def test_three_units_in_a_row_are_one_span_and_a_cut_end_begins_another() -> None:
+    units = [(0, 4), (5, 9), (10, 14), (15, 19), (20, 24)]
+    assert merged(units[:3], units, [0, 1, 2]) == [(0, 14)]
+    assert merged(units[1:3], units, [1, 2]) == [(5, 14)]
+    assert merged([units[0], units[2], units[4]], units, [0, 2, 4]) == [(0, 4), (10, 14), (20, 24)]
+    assert merged([(0, 3), (5, 9), (10, 14)], units, [0, 1, 2]) == [(0, 3), (5, 14)]
+
+
+def test_units_are_touched_from_their_first_to_their_last_character() -> None:
+    units = [(0, 4), (5, 9), (10, 14)]
+    assert touched(units, [(3, 6)]) == [True, True, False]
+    assert touched(units, [(4, 5), (9, 10)]) == [False, False, False]
+    assert touched(units, [(0, 1), (1, 2), (13, 20)]) == [True, False, True]
+    assert touched([], [(0, 1)]) == []
+
+
+def test_where_a_line_break_was_dropped_one_stays() -> None:
+    text = "One.\nTwo.\nThree. Four."
+    assert kept_text(text, [(0, 4), (10, 16)], "") == "One.\nThree."
+    assert kept_text(text, [(0, 4), (10, 16)], " … ") == "One. …\nThree. …"
+    assert kept_text(text, [(5, 9), (17, 22)], "…") == "… Two.…\nFour."
+    assert kept_text(text, [(10, 16), (17, 22)], "…") == "… Three.…Four."
+    assert kept_text("  One. Two. ", [(2, 6), (7, 11)], " … ") == "One. … Two."

@@ -77,6 +77,7 @@ bench-peers: $(READY) .venv-kvpress/.ready .venv-llmlingua/.ready
 nightly: $(READY)
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/test_properties_*.py
 	$(BIN)/python tests/fuzz.py
+	$(BIN)/python tests/soak.py
 
 # the core without any RAG framework
 test-core: .venv-core/.ready

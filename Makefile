@@ -104,9 +104,9 @@ lock: .venv-release/.ready
 licences: $(READY) .venv-release/.ready
 	@.venv-release/bin/python tools/licences.py --python $(BIN)/python
 
-# known vulnerabilities of what is locked
+# known vulnerabilities of what is locked; fails where the index tells nothing of a package
 audit: .venv-release/.ready
-	@.venv-release/bin/pip-audit --disable-pip --require-hashes --vulnerability-service pypi --progress-spinner off \
+	@.venv-release/bin/pip-audit --strict --disable-pip --require-hashes --vulnerability-service pypi --progress-spinner off \
 		$(foreach name,torch demo server tests,--requirement requirements/$(name).txt)
 
 # sdist and wheel into dist/, built twice to the same bytes and checked as the package index checks them

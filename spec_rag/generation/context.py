@@ -29,8 +29,7 @@ from spec_rag.models.fingerprint import fingerprint
 from spec_rag.models.loading import model_name
 from spec_rag.models.pair import ModelPair
 from spec_rag.tensor_files import tensors_from_bytes, tensors_to_bytes
-from spec_rag.text.contexts import context_ids
-from spec_rag.text.tokens import text_ids
+from spec_rag.text.contexts import context_ids, repetition_ids
 
 DEFAULT_KEEP = 0.25
 _FORMAT = "2"
@@ -110,8 +109,8 @@ class ContextCache:
             kept = _kept_tokens(len(ids), pair_bytes, keep, max_bytes)
             chosen = _whole(cache, len(ids))
             if kept < len(ids):
-                prelude = [] if pair.tokenizer is None else text_ids(pair.tokenizer, "\n\nRepeat the text:\n\n")
-                scores = repetition_scores(target, ids, cache, prelude, cancelled, backend)
+                asked, repeated = repetition_ids(pair.tokenizer, context)
+                scores = repetition_scores(target, cache, len(ids), asked, repeated, cancelled, backend)
                 full = [i for i, layer in enumerate(cache.layers) if not layer.is_sliding]
                 adaptive = base_attention(target) in MASK_PER_HEAD
                 best = select_across_layers([scores[i][0] for i in full], kept, _ALWAYS_KEPT, adaptive=adaptive)

@@ -35,20 +35,31 @@ def read_pieces(target: Any, ids: Tensor, cache: PrunedCache, cancelled: threadi
 
 def repetition_scores(
     target: Any,
-    ids: Tensor,
     cache: PrunedCache,
-    prelude: Sequence[int],
+    tokens: int,
+    asked: Sequence[int],
+    repeated: Tensor,
     cancelled: threading.Event | None,
     backend: str | None,
 ) -> list[Tensor]:
-    """Per layer float32 [1, KV heads, tokens]: how much a repetition of the context attends to each of its pairs."""
-    observer = _Attended(len(ids), len(cache.layers), backend)
+    """Per layer float32 [1, KV heads, tokens]: how much a repetition of the context attends to each of its pairs.
+
+    Args:
+        target: the model that has read the context.
+        cache: of the context alone; it is left as it was.
+        tokens: of the context.
+        asked: ids between the context and each piece of the repetition.
+        repeated: int64 [tokens], the repetition.
+        cancelled: an event that ends it.
+        backend: kernel backend.
+    """
+    observer = _Attended(tokens, len(cache.layers), backend)
     decoder = target.get_decoder()
-    for start in range(0, len(ids), PIECE_TOKENS):
+    for start in range(0, len(repeated), PIECE_TOKENS):
         check(cancelled)
-        before = ids[max(0, start - _OVERLAP_TOKENS) : start]
-        piece = torch.cat([torch.tensor(prelude, dtype=torch.long), before, ids[start : start + PIECE_TOKENS]])
-        positions = torch.arange(len(ids), len(ids) + len(piece), device=target.device)
+        own = repeated[max(0, start - _OVERLAP_TOKENS) : start + PIECE_TOKENS]
+        piece = torch.cat([torch.tensor(asked, dtype=torch.long), own])
+        positions = torch.arange(tokens, tokens + len(piece), device=target.device)
         with capture(target, observer), torch.no_grad():
             decoder(
                 input_ids=piece[None].to(target.device),

@@ -5,6 +5,7 @@ This module does not know models.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import torch
@@ -14,8 +15,10 @@ from transformers import PreTrainedTokenizerBase
 from spec_rag.errors import ConfigError
 from spec_rag.text.prompts import Chat, Prompt, as_chat, chat_ids, content_text, prompt_ids
 from spec_rag.text.tokens import text_ids
+from spec_rag.text.units import unit_spans
 
 _BETWEEN = "\n\n"
+_REPEAT = "Repeat the text."
 
 
 def context_ids(
@@ -77,6 +80,31 @@ def question_ids(tokenizer: PreTrainedTokenizerBase | None, prompt: Prompt) -> T
     asked = {"role": "user", "content": content_text(turns[0].get("content"), "user")}
     ids = chat_ids(tokenizer, [asked, *turns[1:]], beginning=chat.beginning)
     return torch.tensor(ids[opening:], dtype=torch.long)
+
+
+def repetition_ids(
+    tokenizer: PreTrainedTokenizerBase | None, context: str | Sequence[int] | Tensor
+) -> tuple[list[int], Tensor]:
+    """What follows a context where it is asked for and where it is repeated.
+
+    The sentences of a text are repeated out of their order, as questions ask for them: each has to be found again by
+    what it says, and not by what stood before it. The order depends on nothing but their number.
+
+    Args:
+        tokenizer: the target's; may be None for token ids.
+        context: text, or token ids, which are repeated as they are.
+
+    Returns:
+        The ids that ask for a repetition, up to the opening of the answer, and int64 [tokens], the repetition.
+    """
+    if tokenizer is None:
+        return [], prompt_ids(None, context)
+    asked = question_ids(tokenizer, _REPEAT).tolist()
+    if not isinstance(context, str):
+        return asked, prompt_ids(None, context)
+    sentences = [context[start:end] for start, end in unit_spans(context, "sentence")]
+    random.Random(0).shuffle(sentences)
+    return asked, torch.tensor(text_ids(tokenizer, " ".join(sentences)), dtype=torch.long)
 
 
 def _shared_start(one: Sequence[int], other: Sequence[int]) -> int:

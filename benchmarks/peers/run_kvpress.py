@@ -17,11 +17,13 @@ import kvpress
 import torch
 from exchange import arguments, run, run_timings, seconds
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.utils import logging
 
 
 def main() -> None:
     """Run the presses over the cases."""
     given = arguments(__doc__)
+    logging.disable_progress_bar()
     version = f"kvpress {importlib.metadata.version('kvpress')}"
     if given.timings:
         run_timings(given, "generation", {"kvpress SnapKV": timed}, version)

@@ -82,8 +82,8 @@ def test_the_page_shows_who_loses_and_why(tmp_path: Path, stages: None) -> None:
     assert "Behind: niah_single_2, 900 tokens: default at 1/4 (0.25, BM25 sentences 0.50)" in page
     assert "BM25 counts exactly" in page
     assert "`make bench DATA=here`" in page
-    assert "![niah_single_2-900](bench/niah_single_2-900.png)" in page
-    assert (tmp_path / "bench" / "niah_single_2-900.png").read_bytes()[:4] == b"\x89PNG"
+    assert "![niah_single_2-900](bench/kept-ruler/niah_single_2-900.png)" in page
+    assert (tmp_path / "bench" / "kept-ruler" / "niah_single_2-900.png").read_bytes()[:4] == b"\x89PNG"
     html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "data:image/png;base64," in html
     assert "<td>BM25 sentences</td>" in html

@@ -85,7 +85,7 @@ def _quality_sections(bench: Bench, pictures: Path) -> Iterable[Section]:
             yield Section(stage.heading, f"{stage.about} Left out: it was not run.")
             continue
         what = "answers kept" if stage.measure == "kept" else "answers right"
-        drawn = tables.draw_grid(rows, pictures, what) if len(stage.budgets) > 1 else []
+        drawn = tables.draw_grid(rows, pictures / stage.name, what) if len(stage.budgets) > 1 else []
         table = tables.grid_table(rows)
         if stage.measure == "answers":
             table += "\n\n" + "\n\n".join(tables.grid_table(rows, figure) for figure in ("f1", "exact_match"))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 QuestionFiles = Annotated[list[Path], typer.Argument(help="Questions with documents: .jsonl or .jsonl.gz.")]
 Limit = Annotated[int | None, typer.Option("--questions", help="Only the first so many of each file.", min=1)]
-Cost = Literal["ratios", "growth", "storage", "memory", "batch", "profile", "lookahead", "plan"]
+Cost = Literal["ratios", "growth", "storage", "int8", "memory", "batch", "profile", "lookahead", "plan"]
 
 app = typer.Typer(no_args_is_help=True, help="Measure what is kept, what is answered, and what it costs (Markdown).")
 
@@ -170,7 +170,7 @@ def contexts(
 @app.command()
 def speed(
     what: Annotated[Cost, typer.Argument(help="Of questions, of generation, or what spec-rag plan foretells.")],
-    files: Annotated[list[Path] | None, typer.Argument(help="Questions, for ratios and storage.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(help="Questions, for ratios, storage and int8.")] = None,
     questions: Annotated[int, typer.Option(help="How many of each file.", min=1)] = 5,
     documents: Annotated[str, typer.Option(help="Numbers of documents, for growth.")] = "25,50,75,100",
     tokens: Annotated[int | None, typer.Option(help="Of a document (growth) or a prompt.", min=1)] = None,
@@ -181,6 +181,7 @@ def speed(
     from spec_rag.compression.draft import Draft
     from spec_rag.evaluation import decoding_speed, run
     from spec_rag.evaluation import speed as costs
+    from spec_rag.evaluation.rounding import rounded
 
     console.quiet_transformers()
     given = {} if tokens is None else {"tokens": tokens}
@@ -205,10 +206,13 @@ def speed(
     if not files:
         raise ConfigError(f"{what} needs questions: give files of JSON lines.")
     encoder = run.load_embedder(embedder) if embedder else None
+    of_questions: dict[str, Callable[[list[AnsweredQuestion]], str]] = {
+        "ratios": lambda asked: costs.ratios(reader, asked, encoder),
+        "storage": lambda asked: costs.storage(reader, asked),
+        "int8": lambda asked: rounded(reader, Draft.of(draft or DEFAULT_DRAFT, {"quantize": "int8"}), asked),
+    }
     for path in files:
-        asked = _questions(path, questions)
-        found = costs.ratios(reader, asked, encoder) if what == "ratios" else costs.storage(reader, asked)
-        typer.echo(f"\n{path.name}\n\n{found}")
+        typer.echo(f"\n{path.name}\n\n{of_questions[what](_questions(path, questions))}")
 
 
 @app.command()

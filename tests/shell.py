@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ import spec_rag.cli.app, spec_rag.answering.pipeline, spec_rag.answering.chunks,
 import spec_rag.compression.pipeline, spec_rag.generation.streaming, spec_rag.evaluation.grid, spec_rag.evaluation.page
 import tiny
 from spec_rag import compress, generate
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, even where the tests run in the background
 pair = tiny.tiny_pair()
 compress(["Gates open. They close.", "Keys turn."] * 3, "Gates?", draft=pair, ratio=0.5, calibration=None)
 generate(pair, [5] * 90, max_new_tokens=2)
@@ -65,9 +67,14 @@ class Running:
         os.kill(self._process, signal.SIGINT)
 
     def code(self) -> int:
-        """Its exit code, when it has ended; negative after a signal."""
+        """Its exit code, when it has ended; negative after a signal. After a minute it is killed."""
         assert self._shell.stdout is not None
-        return int(self._shell.stdout.readline())
+        patience = threading.Timer(60, os.kill, (self._process, signal.SIGKILL))
+        patience.start()
+        try:
+            return int(self._shell.stdout.readline())
+        finally:
+            patience.cancel()
 
 
 class Shell:

@@ -77,7 +77,8 @@ def test_ctrl_c_is_one_line_and_130(shell: Shell, folder: Path, command: str) ->
 
 def test_ctrl_c_before_anything_is_loaded_is_one_line_too() -> None:
     code = "import os, signal, sys; sys.argv = ['spec-rag', '--help']\nfrom spec_rag import cli\n"
-    code += "def stopped(): os.kill(os.getpid(), signal.SIGINT)\ncli._run = stopped\ncli.main()"
+    code += "def stopped(): os.kill(os.getpid(), signal.SIGINT)\ncli._run = stopped\n"
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\ncli.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 

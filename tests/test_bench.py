@@ -60,12 +60,12 @@ def test_workers_share_the_cases_and_do_none_twice(tmp_path: Path, stages: None)
 def test_nothing_is_begun_after_the_deadline_and_the_page_says_what_is_missing(tmp_path: Path, stages: None) -> None:
     late = Bench(tmp_path / "out", deadline=0)
     runner.run_stages(late, ["kept-ruler", "compression", "generation"], 2)
-    report.write_report(late, tmp_path / "bench.md", "make bench")
+    report.write_report(late, tmp_path / "bench.md", "make bench", runner.stage_names())
     page = (tmp_path / "bench.md").read_text(encoding="utf-8")
     assert "Left out: it was not run." in page
     assert "Left out: it was not measured." in page
     runner.run_quality(Bench(tmp_path / "out"), FEW, 1, 2)
-    report.write_report(late, tmp_path / "bench.md", "make bench")
+    report.write_report(late, tmp_path / "bench.md", "make bench", runner.stage_names())
     page = (tmp_path / "bench.md").read_text(encoding="utf-8")
     assert "Fewer than 3 examples, since time ran out: niah_single_2, 1,200 tokens (2), niah_single_2, 900" in page
 
@@ -77,7 +77,7 @@ def test_the_page_shows_who_loses_and_why(tmp_path: Path, stages: None) -> None:
     rows = [{**json.loads(line), "score": 0.5} for line in path.read_text(encoding="utf-8").splitlines()]
     own = [{**row, "method": "default", "score": 0.25} for row in rows if row["method"] == "BM25 sentences"]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in [*rows, *own]), encoding="utf-8")
-    report.write_report(bench, tmp_path / "bench.md", "make bench DATA=here")
+    report.write_report(bench, tmp_path / "bench.md", "make bench DATA=here", runner.stage_names())
     page = (tmp_path / "bench.md").read_text(encoding="utf-8")
     assert "Behind: niah_single_2, 900 tokens: default at 1/4 (0.25, BM25 sentences 0.50)" in page
     assert "BM25 counts exactly" in page
@@ -108,7 +108,7 @@ def test_speed_is_measured_once_and_set_against_dense(
     runner.run_stages(bench, ["generation"], 1)
     runner.run_stages(bench, ["generation"], 1)
     assert ran == [(name, tokens) for tokens in (512, 1024) for name in ("dense", "SpecKV")]
-    report.write_report(bench, tmp_path / "bench.md", "make bench")
+    report.write_report(bench, tmp_path / "bench.md", "make bench", runner.stage_names())
     page = (tmp_path / "bench.md").read_text(encoding="utf-8")
     assert "| 1,024 | SpecKV | 8.0 | 0.5 | 9.0 | 2 |" in page
     assert "Slower than dense until the first token: SpecKV at 512, SpecKV at 1,024." in page
@@ -143,8 +143,9 @@ def test_a_peer_s_seconds_stand_beside_and_their_ratio_is_to_its_own_process(tmp
     ]
     for name, rows in (("speed", own), ("speed.peer", peer)):
         (out / f"{name}.jsonl").write_text("".join(f"{row.to_json()}\n" for row in rows), encoding="utf-8")
-    report.write_report(Bench(out), tmp_path / "bench.md", "make bench")
+    report.write_report(Bench(out), tmp_path / "bench.md", "make bench", runner.stage_names())
     page = (tmp_path / "bench.md").read_text(encoding="utf-8")
+    assert "Left out" in page
     assert "| 512 | kvpress SnapKV | 2.0 | 1.5 | 9.0 | 2 |" in page
     assert "| LLMLingua | 8.00 | 0.2 |" in page
     assert "kvpress 1" in page
@@ -185,3 +186,36 @@ def test_the_command_refuses_what_it_does_not_know(tmp_path: Path) -> None:
         assert refused.exit_code == 2
         assert says in " ".join(refused.stderr.split())
     assert read_lines(tmp_path / "out" / "speed.jsonl", Timed.from_json) == []
+
+
+def test_a_page_of_some_stages_tells_of_no_other(tmp_path: Path, stages: None) -> None:
+    out, written = tmp_path / "out", tmp_path / "page.md"
+    runner.run_quality(Bench(out), FEW)
+    seconds = {"first_token_seconds": 2.0, "tokens_per_second": 9.0, "kv_bytes": 2e6}
+    rows = [
+        Timed("generation", 512, "dense", seconds, "code 1"),
+        Timed("compression", 10, "joint prefill", {"seconds": 4.0}, "code 2"),
+    ]
+    (out / "speed.jsonl").write_text("".join(f"{row.to_json()}\n" for row in rows), encoding="utf-8")
+    arguments = [
+        "evaluate",
+        "bench",
+        "--out",
+        str(out),
+        "--minutes",
+        "0",
+        "--page",
+        str(tmp_path / "page.md"),
+        "--stages",
+    ]
+    assert CliRunner().invoke(app, [*arguments, "generation"]).exit_code == 0
+    page = written.read_text(encoding="utf-8")
+    assert "## Generation" in page
+    assert "`spec-rag evaluate bench --out FOLDER --stages generation`" in page
+    for other in ("Compression", "code 2", "Needles", "Left out"):
+        assert other not in page
+    assert CliRunner().invoke(app, [*arguments, "none"]).exit_code == 0
+    page = written.read_text(encoding="utf-8")
+    assert "`make bench`" in page
+    assert "## Compression" in page
+    assert "## Needles" in page

@@ -48,9 +48,15 @@ def bench(
     run_stages(own, names, workers)
     if page:
         page.parent.mkdir(parents=True, exist_ok=True)
-        command = f"make bench DATA={data}" if data else "make bench"
-        write_report(own, page, command)
+        write_report(own, page, _command(stages if names else None, data), names or stage_names())
         typer.echo(f"{page} and {out / 'index.html'}")
+
+
+def _command(stages: str | None, data: Path | None) -> str:
+    """What the page says that it was made by; the folder's name is nobody's business."""
+    if stages is None:
+        return "make bench DATA=FOLDER" if data else "make bench"
+    return f"spec-rag evaluate bench --out FOLDER --stages {stages}" + (" --data FOLDER" if data else "")
 
 
 def _worker(given: str) -> tuple[int, int]:

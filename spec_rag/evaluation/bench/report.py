@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from spec_rag.evaluation import tables
-from spec_rag.evaluation.bench.runner import Bench
+from spec_rag.evaluation.bench.runner import SPEED, Bench
 from spec_rag.evaluation.bench.stages import STAGES, Stage
 from spec_rag.evaluation.bench.timings import Timed
 from spec_rag.evaluation.chart import draw_lengths
@@ -31,17 +31,21 @@ _TIMED_OWN = ("SpecPC", "SpecPC, documents read before", "SpecKV", "SpecKV-PC")
 _OWN = ("default", "+ embedder", "paper", "SpecKV", "SpecPC", "SpecKV-PC")
 
 
-def write_report(bench: Bench, path: Path, command: str) -> None:
+def write_report(bench: Bench, path: Path, command: str, stages: Sequence[str]) -> None:
     """Write the page as Markdown with its pictures beside it, and as one HTML file in the folder of results.
 
     Args:
         bench: where the results are.
         path: of the Markdown page.
         command: what made them, for the page to say.
+        stages: names of those that the page is of; one that has no results is told to be left out.
     """
     pictures = path.parent / path.stem
-    sections = [*_speed_sections(bench.timed, pictures), *_quality_sections(bench, pictures)]
-    about = _about(bench, command)
+    shown = [stage for stage in STAGES if stage.name in stages]
+    timed = [row for row in bench.timed if row.table in stages]
+    sections = [*_speed_sections(timed, pictures)] if any(name in stages for name in SPEED) else []
+    sections += _quality_sections(bench, shown, pictures)
+    about = _about({row.code for row in timed} | {row.code for stage in shown for row in bench.rows(stage)}, command)
     lines = [f"# {TITLE}", "", about, ""]
     for section in sections:
         lines += [f"## {section.heading}", "", section.text, ""]
@@ -52,9 +56,8 @@ def write_report(bench: Bench, path: Path, command: str) -> None:
     write_page(f"spec-rag: {TITLE}", about, sections, bench.out / "index.html")
 
 
-def _about(bench: Bench, command: str) -> str:
+def _about(codes: Iterable[str], command: str) -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("spec-rag", "torch", "transformers"))
-    codes = {row.code for row in bench.timed} | {row.code for stage in STAGES for row in bench.rows(stage)}
     code = ", ".join(sorted(codes))
     day = datetime.now(UTC).date().isoformat()
     machine = f"{_processor()} ({os.cpu_count()} cores, no GPU), Python {platform.python_version()}, {versions}"
@@ -78,8 +81,8 @@ def _processor() -> str:
     return next(names, platform.machine())
 
 
-def _quality_sections(bench: Bench, pictures: Path) -> Iterable[Section]:
-    for stage in STAGES:
+def _quality_sections(bench: Bench, stages: Sequence[Stage], pictures: Path) -> Iterable[Section]:
+    for stage in stages:
         rows = bench.rows(stage)
         if not rows:
             yield Section(stage.heading, f"{stage.about} Left out: it was not run.")

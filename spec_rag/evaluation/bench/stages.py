@@ -112,6 +112,16 @@ STAGES: Sequence[Stage] = (
         tokens=(1024, 2048, 4096),
     ),
     Stage(
+        "answers-tasks",
+        "RULER: answers from a pruned cache",
+        "A single needle, a chain of five variables and frequent words, 1,024 tokens, answered as the needles above.",
+        "answers",
+        ("dense", "SpecKV", "SnapKV", "StreamingLLM"),
+        ("1/10",),
+        tasks=("niah_single_2", "vt", "fwe"),
+        tokens=(1024,),
+    ),
+    Stage(
         "answers-all",
         "RULER: every method that answers",
         "The same tasks, answered by SmolLM2-135M; draft and target are the same model. This takes hours.",

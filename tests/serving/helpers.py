@@ -76,7 +76,9 @@ def running(app: Any, **options: Any) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", **options))
+    # uvicorn's own log_config would close every handler that there is, and with it what pytest captures in
+    config = uvicorn.Config(app, port=port, log_config=None, log_level="critical", **options)
+    server = uvicorn.Server(config)
     app.state.uvicorn = server
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

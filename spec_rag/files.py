@@ -10,12 +10,15 @@ import errno
 import os
 import secrets
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from spec_rag.errors import FileNotWrittenError
 
 UNFINISHED = ".tmp"
+_OURS = ".spec-rag-"
+_ABANDONED_SECONDS = 3600  # no write takes as long
 
 _WAYS_OUT = {
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "make room, or give a path on another disk",
@@ -27,7 +30,8 @@ _WAYS_OUT = {
 def write_whole(path: Path, data: bytes | str) -> None:
     """Write a file so that others see the old one, or none, or the whole new one, whenever the writer is killed.
 
-    An older file leaves its permissions to the new one; a link is replaced, not followed.
+    An older file leaves its permissions to the new one; a link is replaced, not followed. What writers that were killed
+    have left in the folder is taken away after an hour.
 
     Args:
         path: of the file; its folder must be there.
@@ -37,7 +41,8 @@ def write_whole(path: Path, data: bytes | str) -> None:
         FileNotWrittenError: it cannot be written. What stood there is as before, and nothing else is left behind.
     """
     content = data.encode("utf-8") if isinstance(data, str) else data
-    unfinished = path.parent / f".{secrets.token_hex(8)}{UNFINISHED}"
+    _remove_abandoned(path.parent)
+    unfinished = path.parent / f"{_OURS}{secrets.token_hex(8)}{UNFINISHED}"
     try:
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
@@ -53,6 +58,14 @@ def write_whole(path: Path, data: bytes | str) -> None:
             raise
     except OSError as error:
         raise not_written(path, error) from error
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Take away what writers that were killed long ago left unfinished."""
+    with suppress(OSError):
+        for path in folder.glob(f"{_OURS}*{UNFINISHED}"):
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                path.unlink(missing_ok=True)
 
 
 def not_written(path: Path, error: OSError) -> FileNotWrittenError:

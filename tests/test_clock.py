@@ -12,17 +12,16 @@ import torch
 from test_layout import CORE
 from tiny import random_ids, tiny_pair
 
-from spec_rag import DocumentIndex
+from spec_rag import DocumentIndex, files
 from spec_rag.answering.limits import ReadLimits
 from spec_rag.answering.loaders import read_bytes
-from spec_rag.compression import index as indexing
 from spec_rag.compression.passages import EncodedPassage
 from spec_rag.errors import UnreadableFileError
 from spec_rag.generation.requests import Requests
 
 YEARS = 3e8
 # when an answer or a server began, as APIs tell it; the day on a page; and how old an unfinished file is
-TELLS = {"serving/chat_api.py", "serving/state.py", "evaluation/bench/report.py", "compression/index.py"}
+TELLS = {"serving/chat_api.py", "serving/state.py", "evaluation/bench/report.py", "files.py"}
 
 
 def test_the_clock_on_the_wall_is_told_and_never_waited_for() -> None:
@@ -63,7 +62,7 @@ def test_a_file_that_is_written_while_the_clock_jumps_costs_its_reuse_at_most(
     index.put("ab" * 32, passage)
 
     def cleaned_before(source: Path, goal: Path) -> None:
-        indexing._remove_abandoned(Path(source).parent)  # by another process
+        files._remove_abandoned(Path(source).parent)  # by another process
         replace(source, goal)
 
     with monkeypatch.context() as patched:

@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,20 @@ def test_a_writer_that_is_killed_leaves_the_old_file_or_the_new_one(tmp_path: Pa
     assert all(name.startswith(".") and name.endswith(UNFINISHED) for name in left)
     write_whole(path, NEW)
     assert path.read_bytes() == NEW
+
+
+def test_what_a_killed_writer_left_goes_after_an_hour(tmp_path: Path) -> None:
+    foreign = tmp_path / ".other.tmp"
+    foreign.touch()
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", KILLED, tmp_path / "file", "while it writes"], check=False)
+    old, young = tmp_path.glob(f".spec-rag-*{UNFINISHED}")
+    for path in (old, foreign):
+        os.utime(path, (time.time() - 7200,) * 2)
+    write_whole(tmp_path / "another file", NEW)
+    assert not old.exists()
+    assert young.exists(), "it may still be written"
+    assert foreign.exists()
 
 
 def test_an_error_leaves_nothing_behind_and_says_what_to_do(tmp_path: Path) -> None:

@@ -110,17 +110,6 @@ def test_a_full_disk_costs_no_answer_and_leaves_no_half_file(tmp_path: Path, mon
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_unfinished_files_of_killed_writers_go_once_they_are_old(tmp_path: Path) -> None:
-    (tmp_path / "ab").mkdir()
-    old, young = tmp_path / "ab" / ".old.tmp", tmp_path / "ab" / ".young.tmp"
-    old.touch()
-    young.touch()
-    os.utime(old, (time.time() - 7200,) * 2)
-    DocumentIndex(tmp_path).put("ab" + "c" * 62, passage(0))
-    assert not old.exists()
-    assert young.exists()
-
-
 def write_for_ever(folder: str, seed: int) -> None:
     index = DocumentIndex(folder, memory_bytes=0)
     while True:

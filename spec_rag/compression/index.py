@@ -11,15 +11,13 @@ import hashlib
 import json
 import logging
 import threading
-import time
 from collections import OrderedDict
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from spec_rag.compression.packing import Shape, StorageType, Stored, from_bytes, packed, to_bytes, unpacked
 from spec_rag.errors import ConfigError
-from spec_rag.files import UNFINISHED, write_whole
+from spec_rag.files import write_whole
 
 if TYPE_CHECKING:
     from spec_rag.compression.passages import EncodedPassage
@@ -28,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = "3"
 _ABOUT = "index.json"
-_ABANDONED_SECONDS = 3600  # no write takes as long
 
 
 def content_address(*parts: str) -> str:
@@ -230,7 +227,6 @@ class DocumentIndex:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not (self.folder / _ABOUT).exists():
             write_whole(self.folder / _ABOUT, json.dumps({"format": _FORMAT, "storage": self.storage}))
-        _remove_abandoned(path.parent)
         write_whole(path, to_bytes(key, stored))
 
     def _read(self, key: str, shape: Shape | None) -> Stored | None:
@@ -248,11 +244,3 @@ class DocumentIndex:
         except ValueError as error:
             logger.warning("Ignoring %s: %s. It will be computed anew.", path, error)
             return None
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Take away what writers that were killed long ago left unfinished."""
-    for path in folder.glob(f".*{UNFINISHED}"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                path.unlink()

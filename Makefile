@@ -107,7 +107,7 @@ licences: $(READY) .venv-release/.ready
 # known vulnerabilities of what is locked; fails where the index tells nothing of a package
 audit: .venv-release/.ready
 	@.venv-release/bin/pip-audit --strict --disable-pip --require-hashes --vulnerability-service pypi --progress-spinner off \
-		$(foreach name,torch demo server tests,--requirement requirements/$(name).txt)
+		$(foreach name,torch demo server tests build,--requirement requirements/$(name).txt)
 
 # sdist and wheel into dist/, built twice to the same bytes and checked as the package index checks them
 dist: .venv-release/.ready

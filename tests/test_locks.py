@@ -11,7 +11,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 LOCKS = {"demo": ["cli", "gguf"], "server": ["serve", "mcp"], "tests": ["dev"]}
 
 
@@ -51,7 +52,13 @@ def test_a_lock_has_everything_in_a_version_that_the_package_allows(name: str) -
         assert requirement.specifier.contains(version(found), prereleases=True), f"{requirement} and {found}"
 
 
-@pytest.mark.parametrize("name", ["torch", *LOCKS])
+def test_the_lock_of_a_build_has_its_backend() -> None:
+    pinned = locked("build")
+    for requirement in map(Requirement, PYPROJECT["build-system"]["requires"]):
+        assert requirement.specifier.contains(version(pinned[canonicalize_name(requirement.name)]))
+
+
+@pytest.mark.parametrize("name", ["torch", "build", *LOCKS])
 def test_a_lock_agrees_with_the_constraints(name: str) -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [Requirement(line) for line in lines if not line.startswith("#")]
@@ -66,10 +73,10 @@ def test_a_lock_agrees_with_the_constraints(name: str) -> None:
 
 def test_locks_agree_with_each_other() -> None:
     tests = locked("tests")
-    for name in ("demo", "server"):
-        assert {one: str(found.specifier) for one, found in locked(name).items()} == {
-            one: str(tests[one].specifier) for one in locked(name)
-        }
+    for name in ("demo", "server", "build"):
+        pinned = {one: str(found.specifier) for one, found in locked(name).items()}
+        assert pinned == {one: str(tests[one].specifier) if one in tests else pinned[one] for one in pinned}
+    assert {*locked("demo"), *locked("server")} <= {*tests}
 
 
 def test_torch_and_its_build_are_in_a_file_of_their_own() -> None:

@@ -1,4 +1,5 @@
-"""Write the lock files in requirements/: every package that the demo, the tests or the server install, with its hashes.
+"""Write the lock files in requirements/: every package that the demo, the tests, the server or a build of the wheel
+install, with its hashes.
 
     python tools/lock.py            # needs uv on the path or beside this Python
 
@@ -13,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +48,11 @@ HOW = """\
 #
 #     pip install torch=={torch} --index-url https://download.pytorch.org/whl/cpu
 """
+OF_BUILD = """\
+#
+#     pip install --no-deps --require-hashes -r requirements/build.txt
+#     pip wheel --no-deps --no-build-isolation .
+"""
 OF_TORCH = """\
 #
 # On Linux this is the build for CUDA with NVIDIA's libraries, several gigabytes; on macOS and Windows that for CPUs.
@@ -71,19 +78,26 @@ def main() -> None:
                 constraints[1].write_text("\n".join(pin for pin, _ in map(head_of, resolved[name])))
             if with_draft:
                 resolved[name] += requirements(uv("-", "--no-deps", given=DRAFT))
+        backend = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+        of_build = requirements(uv("-", *constrained(constraints), given="\n".join(backend)))
     of_torch = [one for one in resolved["demo"] if TORCH_BUILD.match(one)]
     torch = next(found[1] for one in of_torch if (found := re.match(r"torch==([\w.]+)", one)))
     FOLDER.mkdir(exist_ok=True)
     write("torch", "torch, as it is on PyPI.", of_torch, OF_TORCH, torch)
     for name, found in resolved.items():
         write(name, WHAT[name], [one for one in found if not TORCH_BUILD.match(one)], HOW, torch)
+    write("build", "What makes the wheel from these sources.", of_build, OF_BUILD, torch)
 
 
 def resolve(extras: list[str], constraints: list[Path]) -> list[str]:
     """The requirements of the core with these extras, each with its hashes."""
     words = [word for extra in extras for word in ("--extra", extra)]
-    words += [word for file in constraints for word in ("--constraint", str(file))]
-    return requirements(uv("pyproject.toml", *words))
+    return requirements(uv("pyproject.toml", *words, *constrained(constraints)))
+
+
+def constrained(files: list[Path]) -> list[str]:
+    """Options that hold versions to those in these files."""
+    return [word for file in files for word in ("--constraint", str(file))]
 
 
 def uv(source: str, *options: str, given: str | None = None) -> str:

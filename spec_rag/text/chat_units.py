@@ -6,6 +6,7 @@ This module does not know models or scores.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import torch
@@ -99,7 +100,7 @@ def _units_of(text: str, found: Span, ends: list[int], is_last: bool, language: 
     breaks = [match.end() for match in _PARAGRAPH.finditer(content.rstrip())]
     last_paragraph = breaks[-1] if breaks else spans[-1][0]
     # a token is of the last unit that begins before it ends; white space is of the unit before it
-    borders = [_first_token(ends, start + a) for a, _ in spans] + [_first_token(ends, stop)]
+    borders = [bisect_right(ends, start + a) for a, _ in spans] + [bisect_right(ends, stop)]
     return [
         ChatUnit(
             first,
@@ -113,15 +114,3 @@ def _units_of(text: str, found: Span, ends: list[int], is_last: bool, language: 
         for (a, b), first, behind in zip(spans, borders, borders[1:], strict=False)
         if first < behind
     ]
-
-
-def _first_token(ends: list[int], character: int) -> int:
-    """The first token that ends behind a character."""
-    low, high = 0, len(ends)
-    while low < high:
-        middle = (low + high) // 2
-        if ends[middle] > character:
-            high = middle
-        else:
-            low = middle + 1
-    return low

@@ -66,6 +66,12 @@ class Running:
         """What Ctrl-C sends."""
         os.kill(self._process, signal.SIGINT)
 
+    def hears(self) -> bool:
+        """Whether Ctrl-C is not ignored now; told by Linux."""
+        status = Path(f"/proc/{self._process}/status").read_text()
+        ignored = int(status.split("SigIgn:")[1].split()[0], 16)
+        return not ignored >> (signal.SIGINT - 1) & 1
+
     def code(self) -> int:
         """Its exit code, when it has ended; negative after a signal. After a minute it is killed."""
         assert self._shell.stdout is not None

@@ -56,11 +56,12 @@ def commands(folder: Path) -> dict[str, list[object]]:
         "demo": ["demo"],
         "evaluate": ["evaluate", "run", "--tasks", "niah_single_1", "--tokens", 1500, "--cases", 2, "--budgets", "1/2",
                      "--methods", "truncation to the head,default", "--out", folder / "lines.jsonl"],
+        "bench": ["evaluate", "bench", "--stages", "answers-ruler", "--worker", "1/1", "--out", folder / "bench"],
         "calibrate": ["calibrate", "--out", folder / "heads.json"],
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["ask", "demo", "evaluate", "calibrate"])
+@pytest.mark.parametrize("command", ["ask", "demo", "evaluate", "bench", "calibrate"])
 def test_ctrl_c_is_one_line_and_130(shell: Shell, folder: Path, command: str) -> None:
     running = shell.start(
         commands(folder)[command], folder / "out", folder / "err", f"import os; os.chdir({str(folder)!r})\n{ENDLESS}"
@@ -73,6 +74,22 @@ def test_ctrl_c_is_one_line_and_130(shell: Shell, folder: Path, command: str) ->
     assert list(folder.rglob("*.tmp")) == []
     lines = read_lines(folder / "lines.jsonl", Scored.from_json)
     assert [line.method for line in lines] == (["truncation to the head"] if command == "evaluate" else [])
+
+
+def test_ctrl_c_ends_the_processes_of_the_benchmark(shell: Shell, folder: Path) -> None:
+    worker = folder / "worker"  # in Python's place: it says who it is, and hears of Ctrl-C nothing, as real ones
+    worker.write_text(f"#!/bin/sh\ntouch {folder}/begun.$$\nexec sleep 600\n")
+    worker.chmod(0o755)
+    command = ["evaluate", "bench", "--stages", "answers-ruler", "--workers", 2, "--out", folder / "bench"]
+    before = f"import sys; sys.executable = {str(worker)!r}"
+    running = shell.start(command, folder / "out", folder / "err", before)
+    until(lambda: len(list(folder.glob("begun.*"))) == 2 and running.hears())
+    running.interrupt()
+    assert running.code() == 130
+    assert (folder / "err").read_text() == "interrupted\n"
+    for begun in folder.glob("begun.*"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(begun.suffix[1:]), 0)
 
 
 def test_ctrl_c_before_anything_is_loaded_is_one_line_too() -> None:

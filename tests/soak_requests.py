@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ from spec_rag import (
 )
 from spec_rag.errors import CancelledError, ConfigError, PromptTooLongError
 from spec_rag.serving.app import create_app
-from spec_rag.serving.engine import LocalEngine
+from spec_rag.serving.conversations import SETS_OF_DOCUMENTS, Conversations
+from spec_rag.serving.engine import READINGS, LocalEngine
 from spec_rag.text.tokens import control_tokens
 
 SPECKV = SpecKVConfig(max_capacity_prompt=32, lookahead_tokens=3)
@@ -56,6 +58,13 @@ SCHEMAS: tuple[dict[str, Any], ...] = (
 )
 TOO_LONG = "word " * 1200  # of 4,096 tokens, one per byte
 CONTEXTS = 3
+HOUSES, MOST_TEXTS = 10, 4  # all texts that there are, and of one request
+INDEX_BYTES = 200_000
+CONVERSATIONS = 2
+BOUNDS = (
+    f"{READINGS} readings and {CONVERSATIONS} conversations with {SETS_OF_DOCUMENTS} sets of documents in the server, "
+    f"{INDEX_BYTES:,} bytes in an index, {HOUSES} originals with a compressor"
+)
 MANY = 80  # tokens of an answer that nobody waits for
 
 
@@ -79,7 +88,7 @@ class Place:
     def __init__(self, client: httpx.Client, engine: LocalEngine) -> None:
         self.client = client
         self.pair = pair = engine.pair
-        self.index = DocumentIndex(memory_bytes=200_000)
+        self.index = DocumentIndex(memory_bytes=INDEX_BYTES)
         tokenizer = tiny_tokenizer()
         tokenizer.apply_chat_template = _broken
         self.misspelt = ModelPair(draft=pair.draft, target=pair.target, tokenizer=tokenizer, target_name="misspelt")
@@ -95,6 +104,19 @@ class Place:
         self.contexts = [ContextCache.read(pair, " ".join(texts(random.Random(i), 3))) for i in range(CONTEXTS)]
         self.models = [pair.draft, pair.target, ailing]
 
+    def fill(self) -> None:
+        """Bring what is kept on purpose to its bounds, by the largest requests: others cannot add to it."""
+        everything = town(range(HOUSES))
+        self.compressor.invoke({"documents": [LangChainDocument(text) for text in everything], "query": "age?"})
+        nodes = [NodeWithScore(node=TextNode(text=text)) for text in everything]
+        self.llama_compressor.postprocess_nodes(nodes, query_str="age?")
+        sets = combinations(range(HOUSES), MOST_TEXTS)
+        for number, houses in zip(range(max(READINGS, CONVERSATIONS * SETS_OF_DOCUMENTS)), sets, strict=False):
+            documents = [{"text": text} for text in town(houses)]
+            query = f"Conversation {number % CONVERSATIONS}?"
+            asked = _ask(random.Random(), messages=[{"role": "user", "content": query}], documents=documents)
+            self.client.post("chat/completions", json=asked).raise_for_status()
+
     def probe(self) -> list[int]:
         """An answer that must always be the same: nothing of the requests before has a say in it."""
         return generate(self.pair, list(range(10, 120)), SPECPC, SPECKV, 6).output_ids
@@ -107,19 +129,24 @@ def opened() -> Iterator[Place]:
     pair.target.generation_config.suppress_tokens = sorted(
         pair.tokenizer.convert_tokens_to_ids(sorted(control_tokens(pair.tokenizer)))
     )
-    engine = LocalEngine(pair, speckv=SPECKV, timeout_seconds=60.0, index=DocumentIndex(memory_bytes=200_000))
+    engine = LocalEngine(pair, speckv=SPECKV, timeout_seconds=60.0, index=DocumentIndex(memory_bytes=INDEX_BYTES))
     no_pool = httpx.Limits(max_keepalive_connections=0)
-    with (
-        running(create_app(settings(), engine)) as url,
-        httpx.Client(base_url=f"{url}/v1/", timeout=60, limits=no_pool) as client,
-    ):
-        yield Place(client, engine)
+    app = create_app(settings(), engine)
+    with running(app) as url, httpx.Client(base_url=f"{url}/v1/", timeout=60, limits=no_pool) as client:
+        server = app.state.server
+        server.conversations = Conversations(engine, server.settings.min_chars, server.metrics, most=CONVERSATIONS)
+        place = Place(client, engine)
+        place.fill()
+        yield place
 
 
 def texts(chance: random.Random, count: int | None = None) -> list[str]:
     """Documents of a small town, so that some come again."""
-    numbers = [chance.randrange(10) for _ in range(count or chance.randrange(1, 5))]
-    return [" ".join(f"The {s} number {n} is {n + i} years old." for i, s in enumerate(SUBJECTS[:5])) for n in numbers]
+    return town(chance.randrange(HOUSES) for _ in range(count or chance.randrange(1, MOST_TEXTS + 1)))
+
+
+def town(houses: Iterable[int]) -> list[str]:
+    return [" ".join(f"The {s} number {n} is {n + i} years old." for i, s in enumerate(SUBJECTS[:5])) for n in houses]
 
 
 def question(chance: random.Random) -> str:

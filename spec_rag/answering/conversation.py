@@ -53,7 +53,7 @@ class Frozen(Generic[T]):
         most: so many are remembered.
     """
 
-    def __init__(self, most: int = 4096) -> None:
+    def __init__(self, most: int) -> None:
         self._most = most
         self._held: OrderedDict[Hashable, T] = OrderedDict()
         self._lock = threading.Lock()

@@ -1,6 +1,6 @@
 """The server: its routes, what stands before them, and how it starts and stops.
 
-front (keys, limits, queue, log) -> routes -> contexts (documents are shortened) -> engine, or the upstream
+front (keys, limits, queue, log) -> routes -> conversations (documents are shortened) -> engine, or the upstream
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from spec_rag.results import Answer
 from spec_rag.serving import state
 from spec_rag.serving.chat_schemas import ChatRequest, CompletionRequest, ResponseFormat, Sampling
 from spec_rag.serving.compress_api import as_given, compression_for
-from spec_rag.serving.context import Context
+from spec_rag.serving.conversations import Conversation
 from spec_rag.serving.document_schemas import ErrorResponse
 from spec_rag.serving.engine import Ask
 from spec_rag.serving.errors import ApiError
@@ -45,8 +45,8 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     messages = [message.model_dump(exclude_none=True) for message in body.messages]
     documents = as_given(body.documents or [], server.settings)
     config = compression_for(body.spec_rag, server.settings)
-    shortening = server.contexts.shortened(messages, documents, config, state.client_of(request))
-    context = await while_connected(request, shortening)
+    shortening = server.conversations.shortened(messages, documents, config, state.client_of(request))
+    conversation = await while_connected(request, shortening)
     tools = [tool.model_dump(exclude_none=True) for tool in body.tools or []]
     chosen = body.tool_choice if isinstance(body.tool_choice, str | None) else body.tool_choice.model_dump()
     try:
@@ -56,8 +56,8 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     tokens = _tokens(body, request, body.max_completion_tokens)
     instruction, form = _format(body.response_format)
     options = {**body.options(), "constraint": choice.constraint or form}
-    ask = Ask([*instruction, *context.messages], tokens, choice.offered, choice.beginning, options)
-    reply = _Reply(f"chatcmpl-{uuid.uuid4().hex}", "chat.completion", body.model, context)
+    ask = Ask([*instruction, *conversation.messages], tokens, choice.offered, choice.beginning, options)
+    reply = _Reply(f"chatcmpl-{uuid.uuid4().hex}", "chat.completion", body.model, conversation)
     if body.stream:
         return await _streamed(request, body, reply, ask, _ChatPieces(reply, choice, bool(tools)))
     answer = await while_connected(request, server.engine.answer(ask))
@@ -69,7 +69,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         message |= {"content": content or None, "tool_calls": [call.to_dict() for call in read.calls]}
     reason = "tool_calls" if read.calls else _reason(answer)
     choices = [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}]
-    return JSONResponse(reply.whole(choices, [answer]), headers=context.headers)
+    return JSONResponse(reply.whole(choices, [answer]), headers=conversation.headers)
 
 
 @router.post("/completions", responses=_RESPONSES)
@@ -115,7 +115,7 @@ class _Reply:
     id: str
     object: str
     model: str
-    context: Context = field(default_factory=lambda: Context([]))
+    conversation: Conversation = field(default_factory=lambda: Conversation([]))
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, choices: list[dict[str, Any]], answers: list[Answer]) -> dict[str, Any]:
@@ -138,8 +138,8 @@ class _Reply:
         total: dict[str, Any] = {name: sum(one[name] for one in figures) for name in figures[0]}
         return {
             **total,
-            "compression_tokens_before": self.context.tokens_before,
-            "compression_tokens_after": self.context.tokens_after,
+            "compression_tokens_before": self.conversation.tokens_before,
+            "compression_tokens_after": self.conversation.tokens_after,
         }
 
     def _head(self, kind: str) -> dict[str, Any]:
@@ -220,7 +220,7 @@ async def _streamed(
         finally:
             await source.aclose()
 
-    return Events(events(), headers=reply.context.headers)
+    return Events(events(), headers=reply.conversation.headers)
 
 
 def _check_model(body: Sampling, request: Request) -> None:

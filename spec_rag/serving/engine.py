@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from spec_rag.report import Compression
     from spec_rag.serving.settings import ServerSettings
 
-_READINGS = 16  # of documents that are asked for at other budgets
+READINGS = 16  # of documents that are asked for at other budgets
 _BUDGET = (
     *("max_tokens", "min_tokens", "ratio", "coverage", "ellipsis", "cut_units"),
     *(one.name for one in fields(RetentionConfig)),
@@ -245,7 +245,7 @@ class LocalEngine:
             read = read_documents(self._reader(), documents, query, config, index=self._index, cancelled=cancelled)
         with self._guard:
             self._readings[key] = read
-            while len(self._readings) > _READINGS:
+            while len(self._readings) > READINGS:
                 self._readings.popitem(last=False)
         return read
 

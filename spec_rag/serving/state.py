@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request
 
 from spec_rag.results import Answer
-from spec_rag.serving.context import Contexts
+from spec_rag.serving.conversations import Conversations
 from spec_rag.serving.engine import Engine
 from spec_rag.serving.metrics import Metrics
 from spec_rag.serving.settings import ServerSettings
@@ -28,12 +28,12 @@ class ServerState:
     engine: Engine
     draft_name: str
     model_name: str
-    contexts: Contexts = field(init=False)
+    conversations: Conversations = field(init=False)
     upstream: Upstream | None = None
     started: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
-        self.contexts = Contexts(self.engine, self.settings.min_chars, self.metrics)
+        self.conversations = Conversations(self.engine, self.settings.min_chars, self.metrics)
 
     def note_answer(self, request: Request, answer: Answer) -> None:
         """Count an answer, and put its figures into the request's line of log."""

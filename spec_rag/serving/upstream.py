@@ -124,14 +124,14 @@ async def chat_completions(request: Request) -> Response:
     if given is not None and not isinstance(given, dict):
         raise ApiError(400, "spec_rag: must be an object.", param="spec_rag", code="invalid_value")
     config = compression_for(given, server.settings)
-    shortening = server.contexts.shortened(
+    shortening = server.conversations.shortened(
         body["messages"], as_given(documents, server.settings), config, state.client_of(request)
     )
-    context = await while_connected(request, shortening)
-    noted = {"tokens_before": context.tokens_before, "tokens_after": context.tokens_after}
+    conversation = await while_connected(request, shortening)
+    noted = {"tokens_before": conversation.tokens_before, "tokens_after": conversation.tokens_after}
     request.scope.get("spec_rag", {}).update(noted)
-    sent = json.dumps({**body, "messages": context.messages}, ensure_ascii=False).encode("utf-8", "replace")
-    return await _upstream(request).forward(request, "chat/completions", sent, context.headers)
+    sent = json.dumps({**body, "messages": conversation.messages}, ensure_ascii=False).encode("utf-8", "replace")
+    return await _upstream(request).forward(request, "chat/completions", sent, conversation.headers)
 
 
 @router.api_route("/{path:path}", methods=["GET", "POST", "DELETE"], include_in_schema=False)

@@ -25,7 +25,7 @@ from spec_rag.text.spans import Span
 from spec_rag.text.units import kept_text
 
 _RESULTS = ("tool", "function")
-_SETS_OF_DOCUMENTS = 8  # remembered with one and the same conversation
+SETS_OF_DOCUMENTS = 8  # remembered with one and the same conversation
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Block:
 
 
 @dataclass
-class Context:
+class Conversation:
     """Messages as the model reads them, and what was left out of them."""
 
     messages: list[dict[str, Any]]
@@ -72,20 +72,25 @@ class Context:
 
 
 @dataclass
-class Contexts:
+class Conversations:
     """Shortens conversations, and remembers how.
 
     Args:
         engine: what reads.
         min_chars: unmarked tool results below this length are left as they are.
         metrics: what is counted.
+        most: so many texts, and so many conversations with documents, are remembered.
     """
 
     engine: Engine
     min_chars: int
     metrics: Metrics
-    _texts: Frozen[Shortened] = field(default_factory=Frozen)
-    _blocks: Frozen[list[Block]] = field(default_factory=Frozen)
+    most: int = 4096
+    _texts: Frozen[Shortened] = field(init=False)
+    _blocks: Frozen[list[Block]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._texts, self._blocks = Frozen(self.most), Frozen(self.most)
 
     async def shortened(
         self,
@@ -93,7 +98,7 @@ class Contexts:
         documents: Sequence[Document],
         config: CompressionConfig,
         owner: str = "",
-    ) -> Context:
+    ) -> Conversation:
         """The conversation with shortened texts.
 
         Args:
@@ -107,16 +112,21 @@ class Contexts:
         """
         asking = content_address(owner, repr(config))
         turns = [(str(message.get("role")), _asked(message)) for message in messages]
-        context = Context([])
+        conversation = Conversation([])
         for place, message in enumerate(messages):
             question = question_at(turns, place)
-            context.messages.append(await self._message(message, question, config, asking, context))
+            conversation.messages.append(await self._message(message, question, config, asking, conversation))
         if documents:
-            await self._put_documents(messages, turns, documents, config, asking, context)
-        return context
+            await self._put_documents(messages, turns, documents, config, asking, conversation)
+        return conversation
 
     async def _message(
-        self, message: Mapping[str, Any], question: str, config: CompressionConfig, asking: str, context: Context
+        self,
+        message: Mapping[str, Any],
+        question: str,
+        config: CompressionConfig,
+        asking: str,
+        conversation: Conversation,
     ) -> dict[str, Any]:
         mark = message.get("compress")
         plain = {name: value for name, value in message.items() if name != "compress"}
@@ -127,7 +137,7 @@ class Contexts:
             if not question or not text.strip() or len(text) < (1 if marked else self.min_chars):
                 return text
             one = await self._text(text, str(message.get("name") or "") or None, question, config, asking)
-            context.count(one)
+            conversation.count(one)
             return one.text
 
         if isinstance(content, str) and wanted:
@@ -166,7 +176,7 @@ class Contexts:
         documents: Sequence[Document],
         config: CompressionConfig,
         asking: str,
-        context: Context,
+        conversation: Conversation,
     ) -> None:
         """Put before each question what was kept of the documents for it, and not shown before an earlier one."""
         addressed = {content_address(one.title or "", one.text): one for one in documents}
@@ -186,15 +196,15 @@ class Contexts:
                 self.metrics.count_compression(compression)
                 block = _block(compression, addressed, shown)
                 earlier.append(block)
-                del earlier[:-_SETS_OF_DOCUMENTS]
+                del earlier[:-SETS_OF_DOCUMENTS]
             elif block is not None:
                 self.metrics.frozen.inc()
             if block is None:
                 continue
             for name, spans in block.shown.items():
                 shown[name] += spans
-            context.count(block)
-            context.messages[place] = _before(context.messages[place], block.text)
+            conversation.count(block)
+            conversation.messages[place] = _before(conversation.messages[place], block.text)
 
 
 def _block(compression: Compression, addressed: Mapping[str, Document], shown: Mapping[str, Sequence[Span]]) -> Block:

@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM := false
 # waiting threads sleep: spinning ones slow everything several times when the cores are shared
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install demo test nightly gpu test-core test-lowest test-wheel lint bench bench-peers docs lock licences audit dist clean
+.PHONY: install demo test coverage nightly gpu test-core test-lowest test-wheel lint bench bench-peers docs lock licences audit dist clean
 
 install: $(READY)
 
@@ -72,6 +72,13 @@ bench-peers: $(READY) .venv-kvpress/.ready .venv-llmlingua/.ready
 	.venv-$*/bin/python -m pip install --quiet torch==2.13.0
 	.venv-$*/bin/python -m pip install --quiet --requirement $<
 	@touch $@
+
+# the test suite again, and what share of the core's branches it takes: under 95 % is an error
+coverage: $(READY)
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/python tools/coverage_by_room.py
 
 # what takes hours: properties with ten times the examples and fresh ones, and documents that nobody would write
 nightly: $(READY)
@@ -143,4 +150,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-docs .venv-release site dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-docs .venv-release site dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache

@@ -116,6 +116,9 @@ def test_columns_are_the_best_smoothed_keys_of_each_head_and_of_each_row_without
     mask = torch.arange(12)[None] >= 4
     assert torch.equal(select_columns(padded, sparse, mask), select_columns(alone, sparse) + 4)
     assert select_columns(padded, sparse, torch.arange(12)[None] >= 10).tolist() == [[[10, 11]] * 2]
+    # a row that is short of keys gets padded ones, which stay masked, so that all rows are as wide
+    rows = torch.stack([torch.arange(12) >= 4, torch.arange(12) >= 10])
+    assert select_columns(padded.expand(2, -1, -1), sparse, rows)[1].tolist() == [[8, 9, 10, 11]] * 2
     assert select_columns(padded, sparse, torch.zeros(1, 12, dtype=torch.bool)).shape == (1, 2, 0)
 
 

@@ -257,3 +257,24 @@ def test_the_mask_follows_a_row_that_goes_back(pair: ModelPair) -> None:
     assert next_letters("abc") == "e"
     assert next_letters("a") == "b"
     assert next_letters("abce") == "<|im_end|>"
+
+
+def test_a_row_that_has_ended_is_left_alone_and_a_token_from_outside_is_refused(pair: ModelPair) -> None:
+    tokenizer = pair.require_tokenizer()
+    constraint = Constraint.of(regex="ab(c|d)e")
+    assert constraint is not None
+    held = ConstrainedLogits(constraint, Vocabulary.of(tokenizer, 320, [1]), 0, 60, greedy=True)
+    a, z = tokenizer.convert_tokens_to_ids(["a", "z"])
+    scores = torch.rand(2, 320, generator=torch.Generator().manual_seed(0))
+    found = held(torch.tensor([[a, 1], [7, a]])[:1], scores[:1])
+    assert torch.equal(found, scores[:1])
+    with pytest.raises(ConfigError, match="Another option of the generation forced a token"):
+        held(torch.tensor([[a, z]]), scores[:1])
+
+
+def test_a_tokenizer_whose_tokens_cannot_be_read_is_refused() -> None:
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(ConfigError, match="tokens of Slow cannot be read"):
+        Vocabulary(Slow(), 320, [1])

@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import random_ids, tiny_model, tiny_pair
+from dense import call
+from tiny import random_ids, tiny_model, tiny_pair, tiny_tokenizer
 
 from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, agenerate, generate, generate_batch, stream
-from spec_rag.errors import CancelledError, ConfigError, PromptTooLongError
+from spec_rag.attention.capture import AttentionCall
+from spec_rag.errors import CancelledError, ConfigError, PromptTooLongError, UnsupportedModelError
 from spec_rag.evaluation.tasks.contexts import contexts, contexts_answered, table
+from spec_rag.generation.repetition import _Attended
 from spec_rag.text.contexts import context_ids, question_ids
 from spec_rag.text.prompts import chat_ids
 
@@ -100,6 +103,23 @@ def test_what_a_repetition_attends_to_is_kept(mask_per_head: bool, monkeypatch: 
     for layer, positions, lengths in zip(best, context.positions, context.lengths, strict=True):
         assert torch.equal(lengths, layer.sum(dim=1))
         assert torch.equal(positions, layer.nonzero()[:, 1])
+
+
+def test_a_layer_without_keys_of_its_own_is_refused_and_one_that_is_not_shown_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(UnsupportedModelError, match="Layer 3 shares the keys of another"):
+        _Attended(9, 3, None)(call(12, layer=3))
+    pair = target_only()
+    shown = _Attended.__call__
+
+    def hides_the_last(self: _Attended, seen: AttentionCall) -> None:
+        if seen.layer < 2:
+            shown(self, seen)
+
+    monkeypatch.setattr(_Attended, "__call__", hides_the_last)
+    with pytest.raises(UnsupportedModelError, match="LlamaForCausalLM showed 2 of its 3 layers"):
+        ContextCache.read(pair, random_ids(60))
 
 
 def test_streams_tasks_sampling_and_schemas_start_from_it(pair: ModelPair) -> None:
@@ -221,6 +241,15 @@ def test_settings_that_cannot_work_are_refused(pair: ModelPair, settings: dict[s
     given = {"context": TEXT, **settings}
     with pytest.raises(ConfigError, match=says):
         ContextCache.read(pair, given.pop("context"), **given)
+
+
+def test_a_context_of_text_needs_a_tokenizer_and_a_question_without_a_template_is_its_text() -> None:
+    with pytest.raises(ConfigError, match="tokenizer=None"):
+        context_ids(None, "Huts are red.")
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    before, question = context_ids(tokenizer, "Huts are red."), question_ids(tokenizer, "Who?")
+    assert tokenizer.decode(torch.cat([before, question])) == "Huts are red.\n\nWho?"
 
 
 def test_questions_that_cannot_work_are_refused(pair: ModelPair) -> None:

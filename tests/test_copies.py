@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny import random_ids, tiny_pair
 
 from spec_rag import SpecKVConfig, generate, generate_batch
 from spec_rag.errors import ConfigError
 from spec_rag.generation.copies import copied_from_prompt
-from tests.tiny import random_ids, tiny_pair
 
 
 def prompt_of(*parts: list[int]) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,7 @@ from spec_rag.models import loading
 from spec_rag.models.faults import check_finite, explained, is_out_of_memory, ways_of_loading
 from spec_rag.models.int8 import quantize_linears
 from spec_rag.models.lock import FairLock
+from spec_rag.results import Answer
 
 SPECPC = SpecPCConfig(max_capacity_prompt=80, window_size=16, kernel_size=8, starting_layer_index=1)
 SPECKV = SpecKVConfig(max_capacity_prompt=40, lookahead_tokens=4)
@@ -288,6 +290,45 @@ def test_requests_are_tried_again_after_a_full_cpu_too() -> None:
         assert requests.answer(random_ids(40)).output_ids == expected
     with breaking(pair.target, 0, full_cpu), pytest.raises(OutOfMemoryError):
         Requests(pair, {"max_new_tokens": 3}, retries=1).answer(random_ids(40))
+
+
+@pytest.mark.parametrize("way", ["stream", "astream"])
+def test_a_stream_is_begun_again_only_while_nothing_of_it_was_written(way: str) -> None:
+    pair = tiny_pair()
+
+    def pieces(retries: int) -> list[str | Answer]:
+        requests = Requests(pair, {"max_new_tokens": 12}, retries=retries)
+
+        async def written() -> list[str | Answer]:
+            return [piece async for piece in requests.astream(random_ids(40))]
+
+        return asyncio.run(written()) if way == "astream" else list(requests.stream(random_ids(40)))
+
+    *expected, whole = pieces(0)
+    left = [1, 1]
+
+    def full_at_first() -> None:
+        if left and left.pop():
+            full_cpu()
+
+    with breaking(pair.target, 0, full_at_first):
+        *again, answer = pieces(2)
+    assert "".join(again) == "".join(expected)
+    assert answer.output_ids == whole.output_ids
+    with breaking(pair.target, 0, full_cpu), pytest.raises(OutOfMemoryError):
+        pieces(1)
+    space = pair.require_tokenizer().convert_tokens_to_ids("Ġ")  # what a stream hands on at once
+    pair.target.generation_config.suppress_tokens = [token for token in range(320) if token != space]
+    calls = 0
+
+    def full_later() -> None:
+        nonlocal calls
+        calls += 1
+        full_cpu()
+
+    with breaking(pair.target, 0, full_later, at_call=9), pytest.raises(OutOfMemoryError):
+        pieces(5)
+    assert calls == 1, "what was written cannot be taken back"
 
 
 class Held:

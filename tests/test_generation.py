@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import re
 import threading
@@ -404,6 +405,16 @@ def test_a_stream_gives_the_answers_text_and_its_answer() -> None:
     stop = text[9:12]
     stopped = stream(pair, prompt, max_new_tokens=40, stop=stop, eos_token_id=319)
     assert "".join(stopped) == text[: text.index(stop)] == stopped.answer.text
+
+
+def test_a_stream_that_was_read_stays_at_its_end() -> None:
+    pieces = stream(tiny_pair(), random_ids(60), max_new_tokens=6)
+
+    async def read() -> list[str]:
+        return [piece async for piece in pieces]
+
+    assert "".join(pieces) == pieces.answer.text
+    assert (list(pieces), asyncio.run(read())) == ([], [])
 
 
 def test_closing_a_stream_stops_the_generation_and_its_thread() -> None:

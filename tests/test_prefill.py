@@ -84,6 +84,31 @@ def test_the_prefill_forgets_the_look_ahead_and_leaves_the_last_prompt_token_out
         assert layer.keys.shape == (1, 2, 16, 16)
 
 
+def test_the_look_ahead_stands_where_the_answer_will_in_rows_with_padding_too() -> None:
+    target = tiny_model("llama", seed=2, layers=3)
+    given: dict[str, Tensor] = {}
+    target.get_decoder().register_forward_pre_hook(lambda *seen: given.update(seen[-1]), with_kwargs=True)
+    prompts, lookahead = random_ids(100).view(2, 50), random_ids(6, seed=1).view(2, 3)
+    mask = torch.ones(2, 50, dtype=torch.long)
+    mask[1, :9] = 0
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    written = torch.tensor([[True] * 3, [True, False, False]])
+    prefill(target, prompts, mask, positions, lookahead, written, SPARSE)
+    assert given["position_ids"][0].tolist() == list(range(53))
+    assert given["position_ids"][1].tolist() == [0] * 9 + list(range(44))
+    assert torch.equal(given["input_ids"], torch.cat([prompts, lookahead], dim=1))
+    assert torch.equal(given["attention_mask"], torch.cat([mask, written.long()], dim=1))
+
+
+def test_without_a_capacity_the_sparse_prefill_keeps_every_pair() -> None:
+    target = tiny_model("llama", seed=2, layers=3)
+    config = SpecKVConfig(max_capacity_prompt=None, window_size=6, prefill_window_size=9, prefill_vertical_size=7)
+    prompt, ones = random_ids(100).view(2, 50), torch.ones(2, 50, dtype=torch.long)
+    nothing = torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, 0, dtype=torch.bool)
+    cache = prefill(target, prompt, ones, torch.arange(50).expand(2, -1), *nothing, config)
+    assert [layer.positions.tolist() for layer in cache.layers] == [[[list(range(49))] * 2] * 2] * 3
+
+
 def test_the_tokens_behind_a_rows_end_do_not_choose_its_pairs() -> None:
     target = tiny_model("llama", seed=2, layers=3)
     prompt, positions = random_ids(50)[None], torch.arange(50)[None]
@@ -107,7 +132,8 @@ def test_layers_that_share_their_keys_are_refused() -> None:
     cache.layers[0].update(seen.key, seen.value)
     pruner = PrefillPruner(cache, SPARSE, TOKENS - LOOKAHEAD, None)
     pruner(seen)
-    with pytest.raises(UnsupportedModelError, match="Layer 0 shares or repeats"):
+    says = r"Layer 0 shares or repeats .* choose a target whose every layer has its own keys\.$"
+    with pytest.raises(UnsupportedModelError, match=says):
         pruner(seen)
 
 

@@ -10,6 +10,7 @@ from tiny import CHAT_TEMPLATE, tiny_tokenizer
 
 from spec_rag.errors import ConfigError
 from spec_rag.text.prompts import (
+    Chat,
     chat_ids,
     content_text,
     prompt_ids,
@@ -65,8 +66,9 @@ def test_what_is_no_prompt_is_refused(prompt: Any, says: str) -> None:
 
 
 def test_text_needs_a_tokenizer_and_a_chat_its_template() -> None:
-    with pytest.raises(ConfigError, match="tokenizer=None"):
-        prompt_ids(None, "ab")
+    for text in ("ab", Chat([{"role": "user", "content": "ab"}])):
+        with pytest.raises(ConfigError, match="tokenizer=None"):
+            prompt_ids(None, text)
     with pytest.raises(ConfigError, match="chat template"):
         chat_ids(with_template(None), [{"role": "user", "content": "ab"}])
     with pytest.raises(ConfigError, match=r"messages=\[\]"):

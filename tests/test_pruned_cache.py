@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from dense import probabilities
 from tiny import random_ids, tiny_model
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from spec_rag import ModelPair, SpecKVConfig, generate_batch
 from spec_rag.attention.capture import AttentionCall, Replaced, capture
@@ -155,6 +157,17 @@ def test_beams_take_their_positions_along_when_they_are_reordered_repeated_or_se
     assert layer.padding.tolist() == [[0, 3], [0, 0]]
 
 
+def test_beams_of_a_prompt_that_is_not_cut_yet_are_its_keys_alone() -> None:
+    layer = PrunedLayer()
+    keys = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 1, 4, 1)
+    layer.update(keys, keys.clone())
+    layer.reorder_cache(torch.tensor([1, 0]))
+    layer.batch_repeat_interleave(2)
+    layer.batch_select_indices(torch.tensor([0, 2, 3]))
+    assert layer.keys[:, 0, 0, 0].tolist() == layer.values[:, 0, 0, 0].tolist() == [1, 0, 0]
+    assert (layer.positions, layer.get_seq_length()) == (None, 4)
+
+
 def test_an_empty_slot_is_never_seen() -> None:
     layer = layer_with([[-1, -1, 7], [-1, 6, 11]])
     assert layer.needs_mask
@@ -292,6 +305,17 @@ def test_a_cache_has_a_layer_for_each_of_the_models_and_sums_them_up() -> None:
 def test_layers_that_hold_something_else_than_pairs_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="'lfm2' has layers of type conv"):
         PrunedCache(tiny_model("lfm2", layers=2, layer_types=["conv", "full_attention"]).config)
+
+
+def test_layers_of_a_kind_that_nobody_knows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Quantized(DynamicLayer):
+        pass
+
+    monkeypatch.setattr(
+        "spec_rag.generation.pruned_cache.DynamicCache", lambda config: SimpleNamespace(layers=[Quantized()])
+    )
+    with pytest.raises(UnsupportedModelError, match="Layers of 'llama' keep a Quantized, which cannot be pruned"):
+        PrunedCache(tiny_model("llama").config)
 
 
 def test_the_queries_of_one_step_see_what_was_kept_and_each_other_backwards() -> None:

@@ -54,7 +54,10 @@ def test_the_best_tokens_of_a_range_speak_for_it() -> None:
     found = best_tokens(scores, ranges, 3)
     assert found[0].tolist() == pytest.approx([0.7, 0.5, 0.0])  # a short range by all it has, an empty one by nothing
     assert found[1].tolist() == pytest.approx([1 / 3, 0.0, 0.0])
-    assert best_tokens(scores, torch.zeros(0, 2, dtype=torch.long), 3).shape == (2, 0)
+    nothing = torch.zeros(0, 2, dtype=torch.long)
+    assert best_tokens(scores, nothing, 3).shape == (2, 0)
+    assert best_tokens(scores[0], nothing, 3).shape == (0,)
+    assert best_tokens(scores.expand(4, 2, 5), nothing, 3).shape == (4, 2, 0)
 
 
 def test_the_last_token_of_a_range_counts_and_the_next_does_not() -> None:

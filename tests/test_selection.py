@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from readings import reading_of, words
 
 from spec_rag.compression.cutting import best_window, longest_prefix
+from spec_rag.compression.passages import Passage
 from spec_rag.compression.repeats import originals
 from spec_rag.compression.selection import Reading, select
 from spec_rag.config import CompressionConfig
-from spec_rag.text.units import kept_text, touched
+from spec_rag.text.documents import Document
+from spec_rag.text.units import kept_text, touched, word_spans
 
 
 def units_kept(scores: list[float], tokens: list[int], budget: int, **settings: Any) -> list[int]:
@@ -162,6 +165,29 @@ def test_a_cut_is_asked_for_and_marked() -> None:
     (own,) = kept(reading, 11, cut_units=True, ellipsis=" [...] ")
     assert own.startswith("[...] ")
     assert "…" not in own
+
+
+def test_a_sentence_is_cut_by_the_importance_of_its_own_words_in_its_own_passage() -> None:
+    sentences = [f"{a} saw a mule carry {b} lenses up the hill in june." for a, b in (("TOM", "two"), ("ann", "NINE"))]
+    text = " ".join(sentences)
+    whole = reading_of([text, text], [1.0, 4.0, 2.0, 3.0])
+    parts = []
+    for one in whole.passages:
+        at, cut = len(word_spans(sentences[0])), text.index("ann")
+        behind = [(start - cut, end - cut) for start, end in one.offsets[at:]]
+        parts.append(Passage(one.document, 0, cut - 1, one.ids[:at], one.offsets[:at], one.first_token))
+        parts.append(Passage(one.document, cut, one.end, one.ids[at:], behind, one.first_token + at))
+    for reading in (whole, replace(whole, passages=parts)):
+        turned = replace(reading, scores=-reading.scores)
+        first, second = (kept(one, 9, cut_units=True) for one in (reading, turned))
+        assert "NINE" in first[0]
+        assert "TOM" in second[0]
+
+
+def test_documents_that_nobody_read_have_neither_scores_nor_importance() -> None:
+    unread = Reading.unread([Document("It is white."), Document("")], "q", "draft")
+    assert (unread.units, unread.passages, unread.scores, unread.seconds) == ([[], []], [], None, 0.0)
+    assert unread.tokens.shape == (0,)
 
 
 def test_nothing_is_cut_where_everything_fits() -> None:

@@ -76,7 +76,16 @@ def test_a_range_over_a_gap_is_its_parts_in_both_pieces_and_the_gap_is_in_neithe
     assert found((10, at + 1), (at + 14, len(compressed))) == [(10, 11), (25, 26), (39, 40), (54, 68)]
 
 
+def test_a_mark_in_front_of_several_pieces_is_no_part_of_the_first() -> None:
+    kept = SPANS[1:]
+    for ellipsis in (" … ", " [...] "):
+        compressed = kept_text(TEXT, kept, ellipsis)
+        assert compressed.startswith(f"{ellipsis.strip()} Three")
+        assert original_spans(compressed, kept, [(0, len(compressed))], ellipsis) == kept
+
+
 def test_spans_of_nothing_describe_nothing() -> None:
+    assert original_spans("", [], []) is None
     assert original_spans(" ab", [(0, 0), (5, 7)], [(0, 3)]) is None
     assert original_spans("ab", [(5, 7)], [(0, 2)]) == [(5, 7)]
     assert original_spans("a", [(5, 6)], [(0, 1)]) == [(5, 6)]

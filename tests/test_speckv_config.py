@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny import random_ids, tiny_pair
 
 from spec_rag import SpecKVConfig, generate
 from spec_rag.attention.selection import select_kv
 from spec_rag.errors import ConfigError
-from tests.tiny import random_ids, tiny_pair
 
 
 @pytest.mark.parametrize(

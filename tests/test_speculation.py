@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny import random_ids, tiny_model, tiny_pair, tiny_tokenizer
 
 from spec_rag import ModelPair, SpecKVConfig, generate, generate_batch, stream
 from spec_rag.generation.batch import Batch
@@ -14,7 +15,6 @@ from spec_rag.generation.decoding import PaddedPrompts, generate_from, pruned_ca
 from spec_rag.generation.sampling import GREEDY
 from spec_rag.generation.speculation import Guesses, VerifiedDecoding
 from spec_rag.results import Answer
-from tests.tiny import random_ids, tiny_model, tiny_pair, tiny_tokenizer
 
 KV = SpecKVConfig(max_capacity_prompt=40)
 ONE_BY_ONE = replace(KV, verify_lookahead=False)

@@ -55,6 +55,18 @@ def test_what_cannot_count_is_refused(count_with: Any) -> None:
         token_counter(count_with, tiny_tokenizer())
 
 
+@pytest.mark.parametrize("function", ["get_encoding", "encoding_for_model"])
+def test_a_vocabulary_that_cannot_be_fetched_is_told_with_what_needs_no_network(
+    function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(name: str) -> None:
+        raise ConnectionError(name)
+
+    monkeypatch.setattr(f"tiktoken.{function}", unreachable)
+    with pytest.raises(ConfigError, match=r"has to fetch this vocabulary and cannot \(ConnectionError\).*'gpt2'"):
+        token_counter("gpt-4o", tiny_tokenizer())
+
+
 def give_up(*_: object) -> None:
     raise AssertionError("it goes on for ever")
 

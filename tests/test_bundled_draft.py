@@ -1,0 +1,126 @@
+"""The default draft of the installed wheel: where it stops, and what is refused."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+from tiny import tiny_model, tiny_tokenizer
+from transformers import GenerationConfig
+
+from spec_rag.errors import MissingDependencyError, ModelNotFoundError
+from spec_rag.models import bundled_draft, checkpoints
+from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
+
+
+def named(tokenizer: Any, **settings: Any) -> GenerationConfig:
+    """What a model with this generation config has when its ends were named."""
+    model = SimpleNamespace(generation_config=GenerationConfig(**settings))
+    bundled_draft.name_end_of_turn(model, tokenizer)
+    return model.generation_config
+
+
+def test_a_model_stops_where_its_template_ends_a_turn_also_where_its_file_names_another_end() -> None:
+    tokenizer = tiny_tokenizer()
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert named(tokenizer, eos_token_id=5).eos_token_id == end
+    assert named(tokenizer).eos_token_id == end
+    assert named(tokenizer, eos_token_id=[5, end]).eos_token_id == [5, end], "it is among them"
+    tokenizer.chat_template = "{{ messages }}</s>"
+    assert named(tokenizer, eos_token_id=5).eos_token_id == 5, "the template ends turns with something else"
+
+
+def test_an_end_of_turn_that_the_tokenizer_takes_for_text_is_left_out_of_answers() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = "<pad>"
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert end not in tokenizer.all_special_ids
+    named(tokenizer, eos_token_id=end)
+    assert tokenizer.eos_token == "<|im_end|>"
+
+
+def test_padding_is_named_where_nobody_has_named_it() -> None:
+    tokenizer = tiny_tokenizer()
+    assert named(tokenizer).pad_token_id == tokenizer.pad_token_id
+    assert named(tokenizer, pad_token_id=7).pad_token_id == 7
+    tokenizer.pad_token = None
+    assert named(tokenizer).pad_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert tokenizer.pad_token == "<|im_end|>"
+
+
+def test_a_model_that_cannot_generate_is_left_as_it_is() -> None:
+    model = SimpleNamespace(generation_config=None)
+    bundled_draft.name_end_of_turn(model, tiny_tokenizer())
+    assert model.generation_config is None
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    gguf = tmp_path / "tiny.gguf"
+    gguf.touch()
+    monkeypatch.setattr(bundled_draft, "bundled_gguf", lambda: gguf)
+    monkeypatch.setattr(bundled_draft, "_read", lambda _: (tiny_model(), tiny_tokenizer()))
+    monkeypatch.setenv("SPEC_RAG_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "models"
+
+
+def test_a_conversion_that_changes_the_tokenizer_is_refused_and_leaves_nothing(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf")
+    other = tiny_tokenizer()
+    other.add_tokens(["2023"])
+    monkeypatch.setattr(bundled_draft.AutoTokenizer, "from_pretrained", lambda _: other)
+    with pytest.raises(ModelNotFoundError, match=r"reads the tokenizer of .+ back wrongly"):
+        bundled_draft.converted_bundle()
+    assert [path for path in cache.iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize("missing", ["gguf", "accelerate"])
+def test_a_missing_reader_of_gguf_files_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    def found(name: str) -> object:
+        return None if name == missing else object()
+
+    monkeypatch.setattr(bundled_draft.importlib.util, "find_spec", found)
+    with pytest.raises(MissingDependencyError, match=f"the {missing} package that reads it is missing: pip install"):
+        bundled_draft.converted_bundle()
+    monkeypatch.setattr(checkpoints, "find_spec", found)
+    file = cache.parents[1] / "tiny.gguf"
+    with pytest.raises(MissingDependencyError, match=rf"needs {missing}: pip install \"spec-rag\[gguf\]\""):
+        checkpoints.locate(str(file), LoadOptions())
+
+
+def test_the_hub_is_asked_only_where_it_answers_and_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def answers(address: tuple[str, int], timeout: float) -> socket.socket:
+        asked.append(address)
+        return socket.socket()
+
+    monkeypatch.setattr(socket, "create_connection", answers)
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.example:8443")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    pinned = LoadOptions(revision="abc")
+    assert checkpoints.locate("owner/model", pinned) == ("owner/model", {"revision": "abc"})
+    assert asked == [("hub.example", 8443)]
+    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
+    with pytest.raises(ModelNotFoundError, match="the hub cannot be reached"):
+        checkpoints.locate("owner/model", pinned)
+    assert len(asked) == 1
+
+
+def test_a_hub_that_does_not_answer_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", refuses)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    monkeypatch.setattr(checkpoints, "bundled_gguf", lambda: None)
+    with pytest.raises(ModelNotFoundError, match="the hub cannot be reached"):
+        checkpoints.locate(DEFAULT_DRAFT, LoadOptions())

@@ -96,7 +96,7 @@ def variants(dtype: torch.dtype, head_dim: int, options: str = PLAIN) -> Iterato
         common | {"BLOCK_ROWS": tiles.rows, "BLOCK_KEYS": tiles.keys},
         tiles,
     )
-    tiles = reduce_tiles(dtype, head_dim)
+    tiles = reduce_tiles(dtype, head_dim, restricted=full)
     yield Variant(
         "window_scores: reduce",
         reduced_probabilities_kernel,

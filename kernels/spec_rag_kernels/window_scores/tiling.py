@@ -13,7 +13,7 @@ MAX_RANGES = 64
 def logsumexp_tiles(dtype: torch.dtype, head_dim: int) -> Tiles:
     """First pass: rows of the whole group against a range of keys."""
     if dtype == torch.float32:
-        # Multiplied without tensor cores, where a wider tile or a second stage spills on sm_90.
+        # Multiplied without tensor cores, where a wider tile or a second stage spills.
         return Tiles(rows=32, keys=32, warps=8, stages=1)
     if head_dim <= 64:
         return Tiles(rows=128, keys=64, warps=4, stages=3)
@@ -22,10 +22,18 @@ def logsumexp_tiles(dtype: torch.dtype, head_dim: int) -> Tiles:
     return Tiles(rows=64, keys=64, warps=8, stages=2)
 
 
-def reduce_tiles(dtype: torch.dtype, head_dim: int) -> Tiles:
-    """Second pass: one block of keys against the rows of one head after the other."""
+def reduce_tiles(dtype: torch.dtype, head_dim: int, restricted: bool = False) -> Tiles:
+    """Second pass: one block of keys against the rows of one head after the other.
+
+    Args:
+        dtype: of queries and keys.
+        head_dim: of both.
+        restricted: by a soft cap, a sliding window or a mask of keys, which take registers of their own.
+    """
     if dtype == torch.float32:
-        return Tiles(rows=32, keys=32, warps=4, stages=2)
+        return Tiles(rows=32, keys=32, warps=4, stages=1)
+    if restricted and 64 < head_dim <= 128:
+        return Tiles(rows=64, keys=64, warps=8, stages=2)
     if head_dim <= 128:
         return Tiles(rows=64, keys=128, warps=4, stages=2)
     return Tiles(rows=32, keys=64, warps=4, stages=2)

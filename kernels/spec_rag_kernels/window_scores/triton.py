@@ -288,7 +288,8 @@ def _reduced(r: WindowScoresRequest, query: Tensor, key: Tensor, offset: Tensor)
     batch, heads, window, dim = query.shape
     key_heads, keys = key.shape[1:3]
     per_head = r.reduce_heads == "none"
-    tiles = reduce_tiles(query.dtype, dim).clipped(window, keys)
+    restricted = any(one is not None for one in (r.softcap, r.sliding_window, r.key_mask))
+    tiles = reduce_tiles(query.dtype, dim, restricted).clipped(window, keys)
     out = query.new_empty(batch, heads if per_head else key_heads, keys, dtype=torch.float32)
     reduced_probabilities_kernel[(triton.cdiv(keys, tiles.keys), key_heads, batch)](
         query,

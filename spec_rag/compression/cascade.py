@@ -64,9 +64,9 @@ def _read_signals(draft: Draft, inquiry: Inquiry, known: Signals) -> Signals:
     reader = reader_for(draft, inquiry.config, inquiry.backend)
     known, encoded = look_side_by_side(reader, inquiry, known, asked, deep)
     if competes:
-        foretold = asked if every else competing(known)
-        if len(foretold) > 1:
-            known = look_for_likelihood(reader, inquiry, known, foretold, encoded)
+        compared = asked if every else competing(known)
+        if len(compared) > 1:
+            known = look_for_likelihood(reader, inquiry, known, compared, encoded)
     return known
 
 

@@ -196,7 +196,7 @@ def constrained_logits(
         return None
     width = pair.require_target().config.get_text_config(decoder=True).vocab_size
     vocabulary = Vocabulary.of(pair.require_tokenizer(), width, ends)
-    greedy = not sampling.options["do_sample"] and sampling.copies == 1
+    greedy = not sampling.options["do_sample"] and sampling.beams == 1
     return ConstrainedLogits(sampling.constraint, vocabulary, prompt_tokens, sampling.max_new_tokens, greedy)
 
 

@@ -89,8 +89,8 @@ def decode(
             )
         cache = pruned_cache(target, batch, prompts, speckv, backend)
     kept = _Kept.of(cache)
-    if cache is not None and sampling.copies > 1:
-        cache.batch_repeat_interleave(sampling.copies)
+    if cache is not None and sampling.beams > 1:
+        cache.batch_repeat_interleave(sampling.beams)
     criterion = CancelCriterion(cancelled)
     criteria: list[StoppingCriteria] = [criterion]
     if sampling.stop:
@@ -123,7 +123,7 @@ def decode(
     ]
     if context is not None:
         answers = [replace(answer, prompt_tokens=context.tokens + answer.prompt_tokens) for answer in answers]
-    for row in {row // sampling.copies for row in held.steered} if held is not None else ():
+    for row in {row // sampling.beams for row in held.steered} if held is not None else ():
         answers[row] = replace(answers[row], finish_reason="length")  # it ended where it was made to
     return answers
 

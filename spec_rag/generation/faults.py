@@ -80,8 +80,8 @@ class Faults:
         if self.context_tokens:
             ways.append("a ContextCache that was read with a smaller keep")
         if self.sampling is not None:
-            if self.sampling.copies > 1:
-                ways.append(f"num_beams below {self.sampling.copies}")
+            if self.sampling.beams > 1:
+                ways.append(f"num_beams below {self.sampling.beams}")
             ways.append(f"max_new_tokens below {self.sampling.max_new_tokens}")
         return [*ways, *ways_of_loading("target", self.pair.require_target())]
 

@@ -103,8 +103,8 @@ class SamplingConfig:
         return cls(max_new_tokens=max_new_tokens, options=rest, **chosen)
 
     @property
-    def copies(self) -> int:
-        """Rows that each prompt takes: its beams."""
+    def beams(self) -> int:
+        """Rows that each prompt takes."""
         return int(self.options.get("num_beams", 1))
 
 

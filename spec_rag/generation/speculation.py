@@ -27,7 +27,7 @@ _FIRST = 8
 
 def can_verify(batch: Batch, cache: PrunedCache, speckv: SpecKVConfig, sampling: SamplingConfig) -> bool:
     """Whether the look-ahead is checked as a guess of the answer: one row, greedy, no beams, no sliding windows."""
-    one_greedy_row = len(batch.rows) == 1 and sampling.copies == 1 and not sampling.options["do_sample"]
+    one_greedy_row = len(batch.rows) == 1 and sampling.beams == 1 and not sampling.options["do_sample"]
     return speckv.verify_lookahead and one_greedy_row and len(batch.lookahead[0]) > 0 and cache.can_roll_back
 
 

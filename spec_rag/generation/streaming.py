@@ -225,8 +225,8 @@ def stream(
         ConfigError: an option is out of range, or beams are asked for, which have no first piece before the last.
     """
     sampling = SamplingConfig.of(max_new_tokens, {k: v for k, v in options.items() if k not in ("backend", "context")})
-    if sampling.copies > 1:
-        raise ConfigError(f"num_beams={sampling.copies} cannot stream: use generate(), or num_beams=1.")
+    if sampling.beams > 1:
+        raise ConfigError(f"num_beams={sampling.beams} cannot stream: use generate(), or num_beams=1.")
     tokenizer = ModelPair.check(pair).require_tokenizer()
 
     def run(emit: Callable[[str], None], cancelled: Cancellation) -> Answer:

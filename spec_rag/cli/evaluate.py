@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 QuestionFiles = Annotated[list[Path], typer.Argument(help="Questions with documents: .jsonl or .jsonl.gz.")]
 Limit = Annotated[int | None, typer.Option("--questions", help="Only the first so many of each file.", min=1)]
-Cost = Literal["ratios", "growth", "storage", "int8", "memory", "batch", "profile", "lookahead", "plan"]
+Cost = Literal["ratios", "growth", "index", "storage", "int8", "memory", "batch", "profile", "lookahead", "plan"]
 
 app = typer.Typer(no_args_is_help=True, help="Measure what is kept, what is answered, and what it costs (Markdown).")
 
@@ -172,8 +172,10 @@ def speed(
     what: Annotated[Cost, typer.Argument(help="Of questions, of generation, or what spec-rag plan foretells.")],
     files: Annotated[list[Path] | None, typer.Argument(help="Questions, for ratios, storage and int8.")] = None,
     questions: Annotated[int, typer.Option(help="How many of each file.", min=1)] = 5,
-    documents: Annotated[str, typer.Option(help="Numbers of documents, for growth.")] = "25,50,75,100",
-    tokens: Annotated[int | None, typer.Option(help="Of a document (growth) or a prompt.", min=1)] = None,
+    documents: Annotated[
+        str | None, typer.Option(help="How many: several numbers for growth (25,50,75,100), one for index (2500).")
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="Of a document (growth, index) or a prompt.", min=1)] = None,
     embedder: Annotated[str | None, typer.Option(help="Package or folder of an encoder to time beside ratios.")] = None,
     draft: console.Draft = None,
 ) -> None:
@@ -181,6 +183,7 @@ def speed(
     from spec_rag.compression.draft import Draft
     from spec_rag.evaluation import decoding_speed, run
     from spec_rag.evaluation import speed as costs
+    from spec_rag.evaluation.large_index import large_index
     from spec_rag.evaluation.rounding import rounded
 
     console.quiet_transformers()
@@ -201,7 +204,10 @@ def speed(
         return
     reader = Draft.of(draft or DEFAULT_DRAFT)
     if what == "growth":
-        typer.echo(costs.growth(reader, [int(n) for n in documents.split(",")], tokens or 400))
+        typer.echo(costs.growth(reader, _numbers(documents or "25,50,75,100"), tokens or 400))
+        return
+    if what == "index":
+        typer.echo(large_index(reader, _numbers(documents or "2500")[0], tokens or 400))
         return
     if not files:
         raise ConfigError(f"{what} needs questions: give files of JSON lines.")
@@ -236,6 +242,16 @@ def architectures() -> None:
 
 def _listed(names: str | None) -> list[str] | None:
     return [name.strip() for name in names.split(",")] if names else None
+
+
+def _numbers(given: str) -> list[int]:
+    try:
+        found = [int(part) for part in given.split(",")]
+    except ValueError:
+        found = [0]
+    if min(found) < 1:
+        raise ConfigError(f"--documents {given!r}: give whole numbers above 0, such as 25,50.")
+    return found
 
 
 def _questions(path: Path, limit: int | None, skip: int = 0) -> list[AnsweredQuestion]:

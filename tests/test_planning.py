@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 from spec_rag.cli.app import app
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
-from spec_rag.evaluation.planning import costs
+from spec_rag.evaluation.planning import costs, processor
 from spec_rag.evaluation.planning.check import as_markdown as check_table
 from spec_rag.evaluation.planning.check import checked
 from spec_rag.evaluation.planning.costs import Pair, break_even, causal_pairs, prefill_flops
-from spec_rag.evaluation.planning.devices import Device, device_of, measured_cpu
+from spec_rag.evaluation.planning.devices import Device, device_of
 from spec_rag.evaluation.planning.plan import as_markdown, plan
+from spec_rag.evaluation.planning.processor import PassTimes
 from spec_rag.evaluation.planning.shapes import KNOWN_SHAPES, ModelShape, model_shape, shape_of_config
 
 # 2 layers; attention 4 * 2 * (2 * 2 + 2 * 1) = 48, feed-forward 3 * 4 * 8 = 96: 288 weights; output 10 * 4 = 40
@@ -202,10 +203,44 @@ def test_what_does_not_fit_the_device_is_said() -> None:
 
 
 def test_the_processor_is_measured() -> None:
-    device = measured_cpu()
+    device = device_of("cpu")
     assert device.bits == 32
     assert device.flops > 1e8
     assert device.bandwidth > 1e7
+    assert device.between_seconds >= 0
+    assert device.layer_seconds >= 0
+
+
+def test_a_processor_s_constants_are_found_again_from_two_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    true = Device("true", 5e10, 8e9, None, 32, 1.0, 1.0, 2e-9, 3e-4)
+    monkeypatch.setattr(processor, "random_model", lambda shape: None)
+
+    def timed(model: None, shape: ModelShape, tokens: int, runs: int) -> PassTimes:
+        flops, read = prefill_flops(shape, tokens), costs.step_bytes(shape, tokens, 4)
+        prefill = flops / true.flops + tokens * shape.layers * shape.hidden * true.between_seconds
+        return PassTimes(prefill, read / true.bandwidth + shape.layers * true.layer_seconds)
+
+    monkeypatch.setattr(processor, "timed", timed)
+    found = processor.measured_cpu()
+    for name in ("flops", "bandwidth", "between_seconds", "layer_seconds"):
+        assert getattr(found, name) == pytest.approx(getattr(true, name), rel=1e-6)
+
+
+def test_noise_never_makes_a_device_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "random_model", lambda shape: None)
+    for narrow, wide in ((1.0, 1000.0), (1000.0, 1.0)):
+        times = iter((PassTimes(narrow, narrow), PassTimes(wide, wide)))
+        monkeypatch.setattr(processor, "timed", lambda *_, times=times: next(times))
+        found = processor.measured_cpu()
+        assert min(found.flops, found.bandwidth) > 0
+        assert min(found.between_seconds, found.layer_seconds) == 0
+
+
+def test_what_lies_beside_the_products_grows_with_layers_and_tokens() -> None:
+    device = Device("idle", 1e30, 1e30, None, 32, 1.0, 1.0, 2e-9, 3e-4)
+    pair = Pair(SMALL, LARGE, device)
+    assert pair.read(1.0, LARGE, 100) == pytest.approx(LARGE.layers * (3e-4 + 100 * LARGE.hidden * 2e-9))
+    assert pair.token_seconds(LARGE, 100) == pytest.approx(LARGE.layers * (3e-4 + LARGE.hidden * 2e-9))
 
 
 def test_the_command_prints_a_table_or_json_and_names_what_is_wrong() -> None:

@@ -57,14 +57,15 @@ class Pair:
         """Bytes of so many weights, keys or values."""
         return values * self.device.bits / 8
 
-    def read(self, flops: float, shape: ModelShape, kv_tokens: float) -> float:
-        """Seconds of one pass that reads the weights, and keys and values of so many tokens."""
-        moved = self.values_bytes(shape.read_weights + shape.kv_values(1) * kv_tokens)
-        return self.device.seconds(flops, moved) + self.pass_seconds
+    def read(self, flops: float, shape: ModelShape, kv_tokens: float, tokens: float | None = None) -> float:
+        """Seconds of one pass over so many tokens (None: `kv_tokens`) that reads the weights, and keys and values."""
+        moved = step_bytes(shape, kv_tokens, self.device.bits / 8)
+        beside = self.device.layer_seconds + self.device.between_seconds * shape.hidden * (tokens or kv_tokens)
+        return self.device.seconds(flops, moved) + shape.layers * beside + self.pass_seconds
 
     def token_seconds(self, shape: ModelShape, kv_tokens: float) -> float:
         """Seconds of one decoding step over keys and values of so many tokens."""
-        return self.read(step_flops(shape, kv_tokens), shape, kv_tokens)
+        return self.read(step_flops(shape, kv_tokens), shape, kv_tokens, 1)
 
 
 def causal_pairs(tokens: int, seen: int | None = None) -> int:
@@ -91,6 +92,11 @@ def prefill_flops(shape: ModelShape, tokens: int, *, seen: int | None = None, ob
 def step_flops(shape: ModelShape, kv_tokens: float) -> float:
     """FLOPs of one decoding step."""
     return 2 * (shape.layer_weights + shape.output_weights) + shape.attention_flops(1) * kv_tokens
+
+
+def step_bytes(shape: ModelShape, kv_tokens: float, value_bytes: float) -> float:
+    """Bytes that a pass reads: the weights, and keys and values of so many tokens."""
+    return (shape.read_weights + shape.kv_values(1) * kv_tokens) * value_bytes
 
 
 def dense(pair: Pair, context: int, new_tokens: int) -> Cost:

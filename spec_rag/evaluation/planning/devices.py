@@ -1,12 +1,11 @@
-"""What a device can do: its peaks as published, and those of this machine's processor as measured.
+"""What a device can do: its peaks as published.
 
 This module does not know models.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from spec_rag.errors import ConfigError
@@ -23,6 +22,9 @@ class Device:
         memory: bytes of memory, or None where it is not known.
         bits: of weights, keys and values.
         compute_share, bandwidth_share: of the peaks that are reached, above 0 and at most 1.
+        between_seconds: what the operations between the products (norms, rotations, gates, sums) take per token, layer
+            and value of the hidden width.
+        layer_seconds: what starting its operations takes per layer, however few tokens there are.
     """
 
     name: str
@@ -32,11 +34,16 @@ class Device:
     bits: int = 16
     compute_share: float = 0.5
     bandwidth_share: float = 0.7
+    between_seconds: float = 0.0
+    layer_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("flops", "bandwidth"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: must be above 0.")
+        for name in ("between_seconds", "layer_seconds"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: must not be negative.")
         for name in ("compute_share", "bandwidth_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: must be above 0 and at most 1.")
@@ -69,37 +76,15 @@ DEVICES: Mapping[str, Device] = {
 
 
 def device_of(name: str) -> Device:
-    """A device by name; "cpu" is this machine's processor, measured now at float32 (a second or two).
+    """A device by name; "cpu" is this machine's processor, measured now at float32 (some seconds).
 
     Raises:
         ConfigError: the name is not known.
     """
     if name.lower() == "cpu":
+        from spec_rag.evaluation.planning.processor import measured_cpu
+
         return measured_cpu()
     if name.lower() not in DEVICES:
         raise ConfigError(f"device={name!r}: must be one of {', '.join(DEVICES)}, or cpu.")
     return DEVICES[name.lower()]
-
-
-def measured_cpu() -> Device:
-    """This machine's processor, by the products that a prefill and a decoding step are made of."""
-    import torch
-
-    with torch.no_grad():
-        tokens, weights = torch.randn(512, 1024), torch.randn(1024, 4096)
-        taken = _fastest(lambda: tokens @ weights)
-        rows, row = torch.randn(8192, 4096), torch.randn(4096)
-        read = _fastest(lambda: rows @ row)
-    flops = 2 * tokens.numel() * weights.shape[1] / taken
-    return Device("cpu", flops, rows.numel() * 4 / read, None, 32, 1.0, 1.0)
-
-
-def _fastest(call: Callable[[], object], runs: int = 7) -> float:
-    """Seconds of the fastest call after one that warms up."""
-    call()
-    taken = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - started)
-    return min(taken)

@@ -16,6 +16,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from spec_rag.evaluation import tables
 from spec_rag.evaluation.bench.runner import SPEED, Bench
 from spec_rag.evaluation.bench.stages import STAGES, Stage
@@ -60,7 +62,8 @@ def _about(codes: Iterable[str], command: str) -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("spec-rag", "torch", "transformers"))
     code = ", ".join(sorted(codes))
     day = datetime.now(UTC).date().isoformat()
-    machine = f"{_processor()} ({os.cpu_count()} cores, no GPU), Python {platform.python_version()}, {versions}"
+    processor = f"{_processor()} ({os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, no GPU)"
+    machine = f"{processor}, Python {platform.python_version()}, {versions}"
     return (
         f"{day}, on {machine}, code {code}. Draft: SmolLM2-135M-Instruct, float32. Made by: `{command}`. Intervals are "
         "95%, by bootstrap over examples."
@@ -168,7 +171,7 @@ def _slower(rows: Sequence[Timed]) -> str:
     dense = {row.size: row.figures["first_token_seconds"] for row in rows if row.method == DENSE}
     behind = [
         f"{row.method} at {row.size:,}"
-        for row in rows
+        for row in sorted(rows, key=lambda row: row.size)
         if row.method in _TIMED_OWN and row.size in dense and row.figures["first_token_seconds"] > dense[row.size]
     ]
     return str(_texts()["slower"]).format(methods=", ".join(behind)) if behind else ""

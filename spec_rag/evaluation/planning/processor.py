@@ -19,8 +19,8 @@ from spec_rag.evaluation.planning.costs import prefill_flops, step_bytes
 from spec_rag.evaluation.planning.devices import Device
 from spec_rag.evaluation.planning.shapes import ModelShape
 
-_NARROW = ModelShape("narrow", 4, 384, 1024, 6, 2, 64, 4096, tied=True)
-_WIDE = ModelShape("wide", 4, 1280, 3456, 20, 4, 64, 4096, tied=True)
+_NARROW = ModelShape("narrow", 4, 384, 1024, 6, 2, 64, 32768, tied=True)
+_WIDE = ModelShape("wide", 4, 1280, 3456, 20, 4, 64, 32768, tied=True)
 _TOKENS = 768
 _RUNS = 5
 _STEPS = 5

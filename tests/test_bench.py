@@ -210,12 +210,14 @@ def test_a_page_of_some_stages_tells_of_no_other(tmp_path: Path, stages: None) -
     ]
     assert CliRunner().invoke(app, [*arguments, "generation"]).exit_code == 0
     page = written.read_text(encoding="utf-8")
+    assert page.startswith("# Benchmark: generation\n")
     assert "## Generation" in page
     assert "`spec-rag evaluate bench --out FOLDER --stages generation`" in page
     for other in ("Compression", "code 2", "Needles", "Left out"):
         assert other not in page
     assert CliRunner().invoke(app, [*arguments, "none"]).exit_code == 0
     page = written.read_text(encoding="utf-8")
+    assert page.startswith("# Benchmark\n")
     assert "`make bench`" in page
     assert "## Compression" in page
     assert "## Needles" in page

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from spec_rag.evaluation.chart import Point, _round_steps, draw_kept, draw_lengths
+from spec_rag.evaluation.run import interval
 
 
 def test_axes_have_round_numbers_around_the_values() -> None:
@@ -33,3 +34,11 @@ def test_the_suffix_says_which_kind_of_picture(tmp_path: Path, suffix: str) -> N
     path = tmp_path / f"chart{suffix}"
     draw_kept("Kept", ["1/8"], {"one": [Point(1, 1, 1)]}, path)
     assert path.stat().st_size > 1000
+
+
+def test_equal_scores_whose_mean_is_rounded_are_drawn(tmp_path: Path) -> None:
+    scores = [0.2] * 40
+    share = sum(scores) / 40
+    assert share > 0.2
+    draw_kept("Kept", ["1/8"], {"one": [Point(share, *interval(scores))]}, tmp_path / "chart.svg")
+    assert "<!-- one -->" in (tmp_path / "chart.svg").read_text(encoding="utf-8")

@@ -74,7 +74,9 @@ def draw_kept(
         shift = (i - (len(methods) - 1) / 2) * 0.025  # so that intervals do not hide each other
         known = [(x + shift, point) for x, point in enumerate(given) if point is not None]
         shares = [point.share for _, point in known]
-        around = [[point.share - point.low for _, point in known], [point.high - point.share for _, point in known]]
+        # means that were summed in another order may lie a rounding beside an interval without width
+        around = [[max(share - p.low, 0.0) for share, (_, p) in zip(shares, known, strict=True)],
+                  [max(p.high - share, 0.0) for share, (_, p) in zip(shares, known, strict=True)]]  # fmt: skip
         axes.errorbar([x for x, _ in known], shares, yerr=around, label=name, color=_COLOURS[i % len(_COLOURS)],
                       marker=_MARKERS[i % len(_MARKERS)], ms=5, elinewidth=1.2, alpha=0.85)  # fmt: skip
     axes.set_xticks(range(len(budgets)), budgets)

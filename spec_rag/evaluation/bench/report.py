@@ -48,14 +48,15 @@ def write_report(bench: Bench, path: Path, command: str, stages: Sequence[str]) 
     sections = [*_speed_sections(timed, pictures)] if any(name in stages for name in SPEED) else []
     sections += _quality_sections(bench, shown, pictures)
     about = _about({row.code for row in timed} | {row.code for stage in shown for row in bench.rows(stage)}, command)
-    lines = [f"# {TITLE}", "", about, ""]
+    title = TITLE if set(stages) >= {*SPEED, *(stage.name for stage in STAGES)} else f"{TITLE}: {', '.join(stages)}"
+    lines = [f"# {title}", "", about, ""]
     for section in sections:
         lines += [f"## {section.heading}", "", section.text, ""]
         lines += [f"![{p.stem}]({p.relative_to(path.parent)})\n" for p in section.pictures]
         lines += [section.table, ""] if section.table else []
     text = "\n".join(lines).replace("\n\n\n", "\n\n").rstrip()
     write_whole(path, f"{text}\n")
-    write_page(f"spec-rag: {TITLE}", about, sections, bench.out / "index.html")
+    write_page(f"spec-rag: {title}", about, sections, bench.out / "index.html")
 
 
 def _about(codes: Iterable[str], command: str) -> str:

@@ -33,7 +33,7 @@ def index(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
         slash = importlib.import_module("spec_rag_kernels.vertical_slash_attention.triton")
         gather = importlib.import_module("spec_rag_kernels.gather_kv.triton")
         monkeypatch.setattr(window, "logsumexp_tiles", lambda dtype, dim: SMALL)
-        monkeypatch.setattr(window, "reduce_tiles", lambda dtype, dim: SMALL)
+        monkeypatch.setattr(window, "reduce_tiles", lambda dtype, dim, restricted: SMALL)
         monkeypatch.setattr(slash, "attention_tiles", lambda dtype, dim: SMALL)
         monkeypatch.setattr(gather, "COPY_TILES", SMALL)
     if number % 3 == 0:

@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM := false
 # waiting threads sleep: spinning ones slow everything several times when the cores are shared
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install demo test coverage nightly gpu test-core test-lowest test-wheel lint bench bench-peers docs lock licences audit dist clean
+.PHONY: install demo test coverage mutation nightly gpu test-core test-lowest test-wheel lint bench bench-peers docs lock licences audit dist clean
 
 install: $(READY)
 
@@ -79,6 +79,11 @@ coverage: $(READY)
 	$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/python tools/coverage_by_room.py
+
+# small faults in the algorithms, one at a time: whether a test notices. MUTANTS="--each 100 --module text.units"
+mutation: $(READY)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt mutmut
+	@$(BIN)/python tests/mutants.py $(MUTANTS)
 
 # what takes hours: properties with ten times the examples and fresh ones, and documents that nobody would write
 nightly: $(READY)
@@ -150,4 +155,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-docs .venv-release site dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-docs .venv-release site dist mutants .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache

@@ -14,7 +14,7 @@ from spec_rag.compression.repeats import originals
 from spec_rag.compression.selection import Reading, select
 from spec_rag.config import CompressionConfig
 from spec_rag.text.documents import Document
-from spec_rag.text.units import kept_text, touched, word_spans
+from spec_rag.text.units import kept_text, touched
 
 
 def units_kept(scores: list[float], tokens: list[int], budget: int, **settings: Any) -> list[int]:
@@ -167,21 +167,24 @@ def test_a_cut_is_asked_for_and_marked() -> None:
     assert "…" not in own
 
 
-def test_a_sentence_is_cut_by_the_importance_of_its_own_words_in_its_own_passage() -> None:
-    sentences = [f"{a} saw a mule carry {b} lenses up the hill in june." for a, b in (("TOM", "two"), ("ann", "NINE"))]
-    text = " ".join(sentences)
-    whole = reading_of([text, text], [1.0, 4.0, 2.0, 3.0])
+def sentence(number: int, important: int) -> str:
+    """Fourteen words, of which one is important."""
+    return " ".join("LENS" if i == important else f"w{number}x{i:02}" for i in range(14)) + "."
+
+
+@pytest.mark.parametrize("unit", range(4))
+def test_a_sentence_is_cut_by_the_importance_of_its_own_words_in_its_own_passage(unit: int) -> None:
+    texts = [f"{sentence(0, 13)} {sentence(1, 13)}", f"{sentence(2, 0)} {sentence(3, 0)}"]
+    whole = reading_of(texts, [float(i == unit) for i in range(4)])
     parts = []
-    for one in whole.passages:
-        at, cut = len(word_spans(sentences[0])), text.index("ann")
-        behind = [(start - cut, end - cut) for start, end in one.offsets[at:]]
-        parts.append(Passage(one.document, 0, cut - 1, one.ids[:at], one.offsets[:at], one.first_token))
-        parts.append(Passage(one.document, cut, one.end, one.ids[at:], behind, one.first_token + at))
+    for one, (first, second) in zip(whole.passages, whole.units, strict=True):
+        behind = [(start - second[0], end - second[0]) for start, end in one.offsets[14:]]
+        parts.append(Passage(one.document, 0, first[1], one.ids[:14], one.offsets[:14], one.first_token))
+        parts.append(Passage(one.document, second[0], one.end, one.ids[14:], behind, one.first_token + 14))
     for reading in (whole, replace(whole, passages=parts)):
-        turned = replace(reading, scores=-reading.scores)
-        first, second = (kept(one, 9, cut_units=True) for one in (reading, turned))
-        assert "NINE" in first[0]
-        assert "TOM" in second[0]
+        left = kept(reading, 11, cut_units=True)
+        assert "LENS" in left[unit // 2]
+        assert f"w{unit}x" in left[unit // 2]
 
 
 def test_documents_that_nobody_read_have_neither_scores_nor_importance() -> None:

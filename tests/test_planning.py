@@ -18,8 +18,8 @@ from spec_rag.evaluation.planning import costs, processor
 from spec_rag.evaluation.planning.check import as_markdown as check_table
 from spec_rag.evaluation.planning.check import checked
 from spec_rag.evaluation.planning.costs import Pair, break_even, causal_pairs, prefill_flops
-from spec_rag.evaluation.planning.devices import Device, device_of
-from spec_rag.evaluation.planning.plan import as_markdown, plan
+from spec_rag.evaluation.planning.devices import Device
+from spec_rag.evaluation.planning.plan import as_markdown, device_of, plan
 from spec_rag.evaluation.planning.processor import PassTimes
 from spec_rag.evaluation.planning.shapes import KNOWN_SHAPES, ModelShape, model_shape, shape_of_config
 

@@ -38,8 +38,7 @@ def plan(
 ) -> None:
     """Predict seconds and bytes of dense, SpecPC and SpecKV from configs alone, and from where on each pays."""
     from spec_rag.evaluation.planning.costs import Pair
-    from spec_rag.evaluation.planning.devices import device_of
-    from spec_rag.evaluation.planning.plan import as_markdown
+    from spec_rag.evaluation.planning.plan import as_markdown, device_of
     from spec_rag.evaluation.planning.plan import plan as planned
     from spec_rag.evaluation.planning.shapes import model_shape
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from serving.helpers import FACTS, MODEL, engine, served
+from serving.helpers import FACTS, MODEL, engine, served, until
 
 from spec_rag.serving.engine import LocalEngine
 
@@ -83,6 +83,7 @@ def test_the_request_fails_and_the_next_is_served(
     caplog.clear()
     with failing(getattr(own.pair, role), fail), caplog.at_level(logging.ERROR, logger="spec_rag.serving"):
         failed = ask()
+        assert until(lambda: bool(caplog.records))  # the line follows the response
     assert failed.status_code == status
     assert failed.json()["error"]["code"] == code
     assert failed.json()["error"]["type"] == "server_error"
@@ -108,6 +109,7 @@ def test_in_the_middle_of_a_stream_the_error_is_an_event(
     expected = ask()
     with failing(own.pair.target, full, 190), caplog.at_level(logging.ERROR, logger="spec_rag.serving"):
         broken = ask()
+        assert until(lambda: bool(caplog.records))
     assert isinstance(broken[-1], dict)
     assert broken[-1]["error"]["code"] == "out_of_memory"
     shown = pieces(broken)

@@ -12,7 +12,7 @@ import time
 
 import httpx
 import pytest
-from serving.helpers import FACTS, MODEL, Endless, engine, running, served, settings
+from serving.helpers import FACTS, MODEL, Endless, engine, running, served, settings, until
 
 from spec_rag.serving.app import create_app
 
@@ -26,15 +26,6 @@ def error_of(response: httpx.Response) -> dict[str, object]:
     assert set(body["error"]) == {"message", "type", "param", "code"}
     assert isinstance(body["error"]["message"], str)
     return body["error"]
-
-
-def until(condition, seconds: float = 60.0) -> bool:  # type: ignore[no-untyped-def]
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 @pytest.mark.parametrize(

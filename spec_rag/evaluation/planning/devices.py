@@ -73,18 +73,3 @@ DEVICES: Mapping[str, Device] = {
         Device("mi300x", 1307.4e12, 5.3e12, 192e9),
     )
 }
-
-
-def device_of(name: str) -> Device:
-    """A device by name; "cpu" is this machine's processor, measured now at float32 (some seconds).
-
-    Raises:
-        ConfigError: the name is not known.
-    """
-    if name.lower() == "cpu":
-        from spec_rag.evaluation.planning.processor import measured_cpu
-
-        return measured_cpu()
-    if name.lower() not in DEVICES:
-        raise ConfigError(f"device={name!r}: must be one of {', '.join(DEVICES)}, or cpu.")
-    return DEVICES[name.lower()]

@@ -14,6 +14,7 @@ from spec_rag.checks import check_integer
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError
 from spec_rag.evaluation.planning.costs import Cost, Pair, break_even, dense, speckv, speckv_pc, specpc
+from spec_rag.evaluation.planning.devices import DEVICES, Device
 
 LONGEST = 2**21
 """Prompt and answer tokens up to which a break-even is looked for."""
@@ -52,6 +53,21 @@ class Plan:
         for role in ("draft", "target"):
             found["pair"][role]["parameters"] = getattr(self.pair, role).parameters
         return found
+
+
+def device_of(name: str) -> Device:
+    """A device by name; "cpu" is this machine's processor, measured now at float32 (some seconds).
+
+    Raises:
+        ConfigError: the name is not known.
+    """
+    if name.lower() == "cpu":
+        from spec_rag.evaluation.planning.processor import measured_cpu
+
+        return measured_cpu()
+    if name.lower() not in DEVICES:
+        raise ConfigError(f"device={name!r}: must be one of {', '.join(DEVICES)}, or cpu.")
+    return DEVICES[name.lower()]
 
 
 def plan(

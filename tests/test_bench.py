@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,19 @@ def test_nothing_is_begun_after_the_deadline_and_the_page_says_what_is_missing(t
     report.write_report(late, tmp_path / "bench.md", "make bench", runner.stage_names())
     page = (tmp_path / "bench.md").read_text(encoding="utf-8")
     assert "Fewer than 3 examples, since time ran out: niah_single_2, 1,200 tokens (2), niah_single_2, 900" in page
+
+
+def test_what_two_versions_of_the_code_measured_counts_once(tmp_path: Path, stages: None) -> None:
+    bench = Bench(tmp_path / "out")
+    runner.run_quality(bench, FEW)
+    rows = bench.rows(FEW)
+    again = "".join(f"{replace(row, code='another', score=1.0).to_json()}\n" for row in rows)
+    (tmp_path / "out" / "kept-ruler.2.jsonl").write_text(again, encoding="utf-8")
+    assert len(bench.rows(FEW)) == 2 * len(rows)
+    report.write_report(bench, tmp_path / "bench.md", "make bench", runner.stage_names())
+    page = (tmp_path / "bench.md").read_text(encoding="utf-8")
+    assert "| niah_single_2, 900 tokens, 3 | BM25 sentences |  | 1.000" in page
+    assert "tokens, 6 |" not in page
 
 
 def test_the_page_shows_who_loses_and_why(tmp_path: Path, stages: None) -> None:

@@ -47,7 +47,7 @@ def write_report(bench: Bench, path: Path, command: str, stages: Sequence[str]) 
     timed = [row for row in bench.timed if row.table in stages]
     sections = [*_speed_sections(timed, pictures)] if any(name in stages for name in SPEED) else []
     sections += _quality_sections(bench, shown, pictures)
-    about = _about({row.code for row in timed} | {row.code for stage in shown for row in bench.rows(stage)}, command)
+    about = _about({row.code for row in timed} | {row.code for stage in shown for row in bench.latest(stage)}, command)
     title = TITLE if set(stages) >= {*SPEED, *(stage.name for stage in STAGES)} else f"{TITLE}: {', '.join(stages)}"
     lines = [f"# {title}", "", about, ""]
     for section in sections:
@@ -87,7 +87,7 @@ def _processor() -> str:
 
 def _quality_sections(bench: Bench, stages: Sequence[Stage], pictures: Path) -> Iterable[Section]:
     for stage in stages:
-        rows = bench.rows(stage)
+        rows = bench.latest(stage)
         if not rows:
             yield Section(stage.heading, f"{stage.about} Left out: it was not run.")
             continue

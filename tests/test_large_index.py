@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from tiny import tiny_pair
+from typer.testing import CliRunner
 
+from spec_rag.cli.app import app
 from spec_rag.compression.draft import Draft
 from spec_rag.evaluation.large_index import large_index
 
@@ -13,3 +16,12 @@ def test_documents_are_indexed_and_asked() -> None:
     assert rows["indexed"].startswith("40 documents, ")
     assert float(rows["on disk"].split()[0]) > 0
     assert len([name for name in rows if name.startswith("a question over the 30 best")]) == 4
+
+
+@pytest.mark.parametrize(("what", "given"), [("growth", "3,x"), ("growth", "0"), ("index", "20,30"), ("index", "-1")])
+def test_wrong_numbers_of_documents_are_named(what: str, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    draft = Draft.of(tiny_pair())
+    monkeypatch.setattr(Draft, "of", classmethod(lambda cls, *_: draft))
+    refused = CliRunner().invoke(app, ["evaluate", "speed", what, f"--documents={given}"])
+    assert refused.exit_code == 2
+    assert f"--documents {given!r}: " in refused.stderr

@@ -207,7 +207,10 @@ def speed(
         typer.echo(costs.growth(reader, _numbers(documents or "25,50,75,100"), tokens or 400))
         return
     if what == "index":
-        typer.echo(large_index(reader, _numbers(documents or "2500")[0], tokens or 400))
+        counts = _numbers(documents or "2500")
+        if len(counts) > 1:
+            raise ConfigError(f"--documents {documents!r}: an index is filled once, give one number.")
+        typer.echo(large_index(reader, counts[0], tokens or 400))
         return
     if not files:
         raise ConfigError(f"{what} needs questions: give files of JSON lines.")

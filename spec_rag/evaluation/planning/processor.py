@@ -8,8 +8,7 @@ This module builds and times models of random weights; it does not know whose co
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrai
 from spec_rag.evaluation.planning.costs import prefill_flops, step_bytes
 from spec_rag.evaluation.planning.devices import Device
 from spec_rag.evaluation.planning.shapes import ModelShape
+from spec_rag.evaluation.speed import seconds
 
 _NARROW = ModelShape("narrow", 4, 384, 1024, 6, 2, 64, 32768, tied=True)
 _WIDE = ModelShape("wide", 4, 1280, 3456, 20, 4, 64, 32768, tied=True)
@@ -41,8 +41,8 @@ def measured_cpu() -> Device:
     two equations for a prefill (its FLOPs / F + tokens x layers x width x between) and two for a step (its bytes / B +
     layers x what a layer takes to start).
     """
-    times = [timed(random_model(shape), shape, _TOKENS, _RUNS) for shape in (_NARROW, _WIDE)]
     shapes = (_NARROW, _WIDE)
+    times = [timed(random_model(shape), shape, _TOKENS, _RUNS) for shape in shapes]
     per_flop, between = _solved(
         [(prefill_flops(shape, _TOKENS), _TOKENS * shape.layers * shape.hidden) for shape in shapes],
         [own.prefill for own in times],
@@ -53,10 +53,10 @@ def measured_cpu() -> Device:
     return Device("cpu", 1 / per_flop, 1 / per_byte, None, 32, 1.0, 1.0, between, layer)
 
 
-def _solved(counts: Sequence[tuple[float, float]], seconds: Sequence[float]) -> tuple[float, float]:
+def _solved(counts: Sequence[tuple[float, float]], taken: Sequence[float]) -> tuple[float, float]:
     """What one of each of the two counts takes; where noise makes the second negative, it takes nothing."""
     (a, b), (c, d) = counts
-    one, other = seconds
+    one, other = taken
     second = (a * other - c * one) / (a * d - c * b)
     if second < 0:
         return other / c, 0.0
@@ -88,13 +88,7 @@ def timed(model: PreTrainedModel, shape: ModelShape, tokens: int, runs: int) -> 
     with torch.no_grad():
         for _ in range(runs + 1):
             cache = DynamicCache()
-            reading.append(_seconds(lambda cache=cache: model(ids, past_key_values=cache, logits_to_keep=1)))  # type: ignore[misc]
+            reading.append(seconds(lambda cache=cache: model(ids, past_key_values=cache, logits_to_keep=1)))  # type: ignore[misc]
             step = lambda cache=cache: model(ids[:, :1], past_key_values=cache)  # noqa: E731
-            writing.append(statistics.median(_seconds(step) for _ in range(_STEPS)))
+            writing.append(statistics.median(seconds(step) for _ in range(_STEPS)))
     return PassTimes(statistics.median(reading[1:]), statistics.median(writing[1:]))
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 
 import pytest
 import torch
 from tiny import random_ids, tiny_model
+from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -224,3 +226,35 @@ def test_what_does_not_use_transformers_interface_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="Linear does not use transformers' attention interface"):  # noqa: SIM117
         with capture(torch.nn.Linear(1, 1), lambda call: None):
             pass
+
+
+def test_of_a_model_that_sees_pictures_the_decoder_alone_is_observed() -> None:
+    tower = {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    tower |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    text = LlamaConfig(vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)
+    config = LlavaConfig(text_config=text, vision_config=tower, image_token_index=5)
+    model = LlavaForConditionalGeneration(config).eval()
+    # as a tower that numbers its layers, too
+    model.model.vision_tower.encoder.layers[0].self_attn.layer_idx = 0
+    pixels = torch.randn(1, 3, 28, 28)
+    prompt = torch.cat([torch.full((4,), 5), random_ids(8)])[None]
+    seen: list[AttentionCall] = []
+    assert attention_configs(model) == [model.config.text_config]
+    with torch.no_grad():
+        expected = model(prompt, pixel_values=pixels, vision_feature_select_strategy="default").logits
+        with capture(model, seen.append):
+            assert model.config.vision_config._attn_implementation == "sdpa"
+            found = model(prompt, pixel_values=pixels, vision_feature_select_strategy="default").logits
+    assert [call.layer for call in seen] == [0, 1]
+    assert torch.equal(found, expected)
+
+
+def test_a_layer_with_a_config_of_its_own_is_observed_with_the_others() -> None:
+    model = tiny_model("llama", layers=3)
+    own = copy.deepcopy(model.config)
+    model.model.layers[1].self_attn.config = own
+    seen: list[int] = []
+    with capture(model, lambda call: seen.append(call.layer)), torch.no_grad():
+        model(random_ids(8)[None])
+    assert seen == [0, 1, 2]
+    assert own._attn_implementation == model.config._attn_implementation == "sdpa"

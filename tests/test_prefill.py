@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from dense import TRAITS, call, probabilities
+from spec_rag_kernels import BackendError
 from tiny import random_ids, tiny_model
 from torch import Tensor
 
@@ -172,3 +173,12 @@ def test_a_model_whose_layers_do_not_all_show_themselves_is_refused(monkeypatch:
     nothing = torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0, dtype=torch.bool)
     with pytest.raises(UnsupportedModelError, match="LlamaForCausalLM showed 2 of its 3 layers"):
         prefill(target, prompt, ones, torch.arange(50)[None], *nothing, SPARSE)
+
+
+def test_the_scores_are_computed_by_the_backend_that_is_asked_for() -> None:
+    target = tiny_model("llama", seed=2, layers=3)
+    prompt, ones = random_ids(20)[None], torch.ones(1, 20, dtype=torch.long)
+    nothing = torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0, dtype=torch.bool)
+    config = SpecKVConfig(max_capacity_prompt=8, window_size=4, lookahead="none")
+    with pytest.raises(BackendError, match="window_scores: backend='abacus' is no backend"):
+        prefill(target, prompt, ones, torch.arange(20)[None], *nothing, config, backend="abacus")

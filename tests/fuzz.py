@@ -2,10 +2,10 @@
 
     python tests/fuzz.py [--texts 100000] [--answers 10000] [--minutes 60] [--seed N]
 
-Texts go through the text side without a model, some of them as files; a tenth as many go through a tiny model. What is
-looked for: an exception that is not one of the package's own, a broken promise, a step that takes far longer than its
-text is long. The first that is found is written down with the seed and number that make it again, and the exit status
-is 1.
+Texts go through the text side without a model, some of them as files; a tenth as many go through tiny models, some
+with sliding windows, a soft cap or sinks. What is looked for: an exception that is not one of the package's own, a
+broken promise, a step that takes far longer than its text is long. The first that is found is written down with the
+seed and number that make it again, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -15,22 +15,30 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), *(str(Path(__file__).parents[1] / f) for f in ("", "kernels"))]
 
 from tiny import tiny_pair, tiny_tokenizer  # noqa: E402
 
-from spec_rag import ModelPair, SpecKVConfig, compress, generate  # noqa: E402
+from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, compress, generate_batch  # noqa: E402
 from spec_rag.answering.chunks import retrieve, split_chunks  # noqa: E402
 from spec_rag.answering.loaders import read_bytes  # noqa: E402
 from spec_rag.compression.passages import split_passages  # noqa: E402
 from spec_rag.compression.pipeline import keep  # noqa: E402
 from spec_rag.compression.selection import Reading  # noqa: E402
 from spec_rag.config import CompressionConfig  # noqa: E402
-from spec_rag.errors import ConfigError, PromptTooLongError, UnreadableFileError  # noqa: E402
+from spec_rag.errors import (  # noqa: E402
+    BudgetTooSmallError,
+    ConfigError,
+    PromptTooLongError,
+    UnreadableFileError,
+    UnsupportedModelError,
+)
 from spec_rag.text.chat_units import chat_units  # noqa: E402
 from spec_rag.text.documents import Document  # noqa: E402
 from spec_rag.text.patterns import PATTERNS, named_spans  # noqa: E402
@@ -56,6 +64,14 @@ PIECES = (
 )
 # fmt: on
 CHANCE_OF_HUGE = 0.0005
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "gemma3_text": {"sliding_window": 48},
+    "gemma2": {"sliding_window": 48, "attn_logit_softcapping": 7.5},
+    "gpt_oss": {"sliding_window": 48, "num_local_experts": 2, "num_experts_per_tok": 1, "attn_implementation": "eager"},
+}
+JOINTLY = {"gemma2", "gpt_oss"}  # drafts with a soft cap or sinks cannot read documents side by side
+HOLDING = {"keep", "keep_first", "document_min_tokens"}  # settings that hold units, which have to fit
 
 
 class Broken(AssertionError):
@@ -164,40 +180,101 @@ def through_the_text_side(chance: random.Random) -> None:
         pass
 
 
-def through_a_model(chance: random.Random, pair: ModelPair) -> None:
+def through_a_model(chance: random.Random, pairs: Sequence[ModelPair]) -> None:
     """Some documents and a question through the compression, and now and then an answer."""
-    texts = [drawn_text(chance)[:400] for _ in range(chance.randrange(1, 5))]
+    pair = chance.choice([pairs[0], pairs[0], *pairs])
+    longest = chance.choice([60, 150, 150, 400])
+    texts = [drawn_text(chance)[:longest] for _ in range(chance.randrange(1, 5))]
     texts += texts[:1] * chance.randrange(2)
     question = drawn_text(chance)[:100]
-    budget = chance.randrange(1, 200)
+    _compressed(chance, pair, texts, question)
+    if chance.random() < 0.2:
+        _answered(chance, pair, "".join(texts)[:600], question)
+
+
+def _compressed(chance: random.Random, pair: ModelPair, texts: list[str], question: str) -> None:
+    settings = drawn_settings(chance)
+    documents = [(text, question) for text in texts]
     try:
         with step("compress", sum(map(len, texts)) + 10**5):
-            found = compress(
-                [(text, question) for text in texts],
-                question,
-                draft=pair,
-                max_tokens=budget,
-                unit=chance.choice(["sentence", "token", "document"]),
-                scoring=chance.choice(["per_document", "per_document", "joint"]),
-                likelihood=chance.choice(["auto", False]),
-                cut_units=chance.random() < 0.3,
-                calibration=None,
-            )
+            found = compress(documents, question, draft=pair, **settings)
     except PromptTooLongError:
-        return  # of scoring="joint", which reads one prompt
+        require(settings["scoring"] == "joint", "only one prompt of all documents can be too long")
+        return
+    except BudgetTooSmallError:
+        require(HOLDING & settings.keys(), "only what is held has to fit")
+        return
+    except UnsupportedModelError:
+        require(pair.draft_name in JOINTLY and settings["scoring"] != "joint", "only what reads documents jointly")
+        return
     except ConfigError:
         require(not question.strip(), "only a question without words is refused")
         return
-    require(found.tokens_after <= budget, "never over budget")
+    require(found.tokens_after <= found.budget_tokens, "never over budget")
+    require("max_tokens" not in settings or found.tokens_after <= settings["max_tokens"], "never over what was asked")
     for document in found.documents:
-        position = 0
+        size, position = len(document.original_text), 0
+        require(all(0 <= a < b <= size for a, b in document.spans), "spans in the text")
+        require(all(one[1] < other[0] for one, other in pairwise(document.spans)), "spans in order and apart")
         for a, b in document.spans:
-            position = document.text.index(document.original_text[a:b], position)
-        require(all(a < b <= len(document.original_text) for a, b in document.spans), "spans in the text")
+            position = document.text.index(document.original_text[a:b], position) + b - a
     if chance.random() < 0.1:
-        text = "".join(texts)[:600]
-        config = SpecKVConfig(max_capacity_prompt=32, lookahead_tokens=2)
-        generate(pair, [{"role": "user", "content": f"{text} {question}"}], None, config, 2)
+        again = compress(documents, question, draft=pair, **settings)
+        require([one.spans for one in again.documents] == [one.spans for one in found.documents], "the same again")
+
+
+def drawn_settings(chance: random.Random) -> dict[str, Any]:
+    """Of the compression: a size, the scoring, and now and then a promise that holds beside it."""
+    size = chance.choice([{"max_tokens": chance.randrange(1, 200)}] * 3 + [{"ratio": 0.3}, {"coverage": 0.5}, {}])
+    held = chance.choice([{}] * 4 + [{"keep_first": 1}, {"keep": r"\d"}, {"document_min_tokens": 5}, {"threshold": 0.5},
+                         {"context_before": 1, "context_after": 2}, {"document_max_tokens": 30},
+                         {"order": "relevance"}, {"ellipsis": " … "}, {"min_tokens": 1}])  # fmt: skip
+    return {
+        **size,
+        **held,
+        "unit": chance.choice(["sentence", "token", "document"]),
+        "scoring": chance.choice(["per_document", "per_document", "joint"]),
+        "likelihood": chance.choice(["auto", False]),
+        "cascade": chance.choice(["auto", "auto", "always", "never"]),
+        "cut_units": chance.random() < 0.3,
+        "language": chance.choice(LANGUAGES),
+        "calibration": None,
+    }
+
+
+def _answered(chance: random.Random, pair: ModelPair, text: str, question: str) -> None:
+    """One to three answers from a pruned prompt, a pruned cache, both, or a context that is read once."""
+    count, capacity = chance.randrange(1, 4), chance.choice([8, 32, 100])
+    drawn = {"temperature": 1.0, "seed": 1} if chance.random() < 0.3 else {}
+    if chance.random() < 0.3:
+        if not text:
+            return
+        context = ContextCache.read(pair, text, keep=chance.choice([0.1, 0.5, 1.0]))
+        require(context.nbytes > 0, "a context that is kept")
+        answers = generate_batch(pair, [question or "?"] * count, None, None, 3, context=context, **drawn)
+    else:
+        parts = (chance.randrange(1, 400) for _ in range(count))
+        prompts = [[{"role": "user", "content": f"{text[:part]} {question}"}] for part in parts]
+        speckv = SpecKVConfig(
+            max_capacity_prompt=chance.choice([capacity, capacity, None]),
+            lookahead=chance.choice(["draft", "none", "target", "copies"]),
+            lookahead_tokens=2,
+            prefill_window_size=chance.choice([20, 2048]),
+            prefill_vertical_size=chance.choice([20, 2048]),
+            preset="scaled",
+        )
+        specpc = SpecPCConfig(60, window_size=8, kernel_size=4, starting_layer_index=1, unit="token")
+        given = chance.choice([(None, speckv), (None, speckv), (specpc, None), (specpc, speckv), (None, None)])
+        with step("answers", 10**5):
+            answers = generate_batch(pair, prompts, *given, 3, **drawn)
+        for answer in answers:
+            require(answer.target_prompt_tokens <= answer.prompt_tokens, "no more than the prompt")
+            heads = [head for layer in answer.kept_positions for head in layer]
+            require(all(0 <= p < answer.target_prompt_tokens for head in heads for p in head), "pairs of the prompt")
+            require(all(a < b for head in heads for a, b in pairwise(head)), "pairs in order")
+            require(answer.kv_bytes_kept <= answer.kv_bytes_dense, "no more than all pairs")
+    require(len(answers) == count, "an answer for each")
+    require(all(0 < answer.completion_tokens <= 3 for answer in answers), "as long as was asked")
 
 
 def run(name: str, count: int, end: float, seed: int, one: Callable[[random.Random], None]) -> bool:
@@ -229,9 +306,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
     parser.add_argument("--only", help="draw one number alone: texts/123 or answers/123")
     given = parser.parse_args()
-    pair = tiny_pair()
-    pair.target.generation_config.suppress_tokens = sorted(CONTROL)
-    kinds = {"texts": through_the_text_side, "answers": lambda chance: through_a_model(chance, pair)}
+    pairs = [tiny_pair(kind, **traits) for kind, traits in FAMILIES.items()]
+    for pair, kind in zip(pairs, FAMILIES, strict=True):
+        pair.draft_name = kind
+        pair.require_target().generation_config.suppress_tokens = sorted(CONTROL)
+    kinds = {"texts": through_the_text_side, "answers": lambda chance: through_a_model(chance, pairs)}
     if given.only:
         kinds[given.only.partition("/")[0]](random.Random(f"{given.seed}/{given.only}"))
         return 0

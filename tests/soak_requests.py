@@ -11,6 +11,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ from spec_rag import (
 )
 from spec_rag.errors import CancelledError, ConfigError, PromptTooLongError
 from spec_rag.serving.app import create_app
-from spec_rag.serving.conversations import SETS_OF_DOCUMENTS, Conversations
+from spec_rag.serving.conversations import SETS_OF_DOCUMENTS
 from spec_rag.serving.engine import READINGS, LocalEngine
 from spec_rag.text.tokens import control_tokens
 
@@ -134,7 +135,7 @@ def opened() -> Iterator[Place]:
     app = create_app(settings(), engine)
     with running(app) as url, httpx.Client(base_url=f"{url}/v1/", timeout=60, limits=no_pool) as client:
         server = app.state.server
-        server.conversations = Conversations(engine, server.settings.min_chars, server.metrics, most=CONVERSATIONS)
+        server.conversations = replace(server.conversations, most=CONVERSATIONS)
         place = Place(client, engine)
         place.fill()
         yield place

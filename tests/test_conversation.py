@@ -42,10 +42,29 @@ def test_later_turns_do_not_change_the_question_of_an_earlier_result() -> None:
 
 
 def test_what_came_first_stays_and_the_least_recently_used_goes() -> None:
-    frozen: Frozen[str] = Frozen(most=2)
+    frozen: Frozen[str] = Frozen(2, 2**20, len)
     assert frozen.keep("a", "first") == "first"
     assert frozen.keep("a", "second") == "first"
-    assert frozen.made("b", lambda: "b") == "b"
+    assert frozen.keep("b", "b") == "b"
     assert frozen.get("a") == "first"
-    assert frozen.made("c", lambda: "c") == "c"
+    assert frozen.keep("c", "c") == "c"
     assert (frozen.get("a"), frozen.get("b"), frozen.get("c")) == ("first", None, "c")
+    frozen.replace("a", "third")
+    assert (frozen.get("a"), frozen.get("c")) == ("third", "c")
+
+
+def test_bytes_are_a_bound_too_and_what_is_larger_by_itself_is_not_remembered() -> None:
+    frozen: Frozen[str] = Frozen(100, 10_000, len)
+    for name in "abcdefgh":
+        frozen.keep(name, "x" * 4000)
+        assert frozen.held_bytes <= 10_000
+    assert [name for name in "abcdefgh" if frozen.get(name)] == ["g", "h"]
+    held = frozen.held_bytes
+    assert frozen.keep("larger", "x" * 10_000) == "x" * 10_000
+    assert frozen.get("larger") is None
+    assert frozen.held_bytes == held
+    frozen.replace("h", "x")
+    assert frozen.held_bytes == held - 3999
+    frozen.replace("h", "x" * 10_000)
+    assert frozen.get("h") is None
+    assert 4000 < frozen.held_bytes < held / 2 + 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
-from spec_rag.answering.conversation import NOTHING_KEPT, Frozen, question_at
+from spec_rag.answering.conversation import NOTHING_KEPT, Frozen, question_at, text_bytes
 from spec_rag.compression.expand import EXPAND
+from spec_rag.compression.index import content_address
 from spec_rag.errors import ConfigError, MissingDependencyError
 
 try:
@@ -20,7 +21,8 @@ from langchain_core.messages import AnyMessage, HumanMessage, ToolMessage
 from langchain_spec_rag.compressor import SpecPCCompressor
 from langchain_spec_rag.messages import text_of
 
-_REMEMBERED = 1024
+_REMEMBERED = 1024  # shortened results
+_REMEMBERED_BYTES = 64 * 2**20
 
 
 class SpecPCMiddleware(AgentMiddleware):
@@ -66,7 +68,7 @@ class SpecPCMiddleware(AgentMiddleware):
         self.keep_last = keep_last
         self.show_handle = show_handle
         self.tools = [self.compressor.expand_tool()] if show_handle else []
-        self._done: Frozen[Document] = Frozen(_REMEMBERED)
+        self._done: Frozen[Document] = Frozen(_REMEMBERED, _REMEMBERED_BYTES, _bytes_of)
 
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any]) -> Any:
         """Call the model on a copy of the request with shortened tool results."""
@@ -124,8 +126,12 @@ def _with_messages(request: ModelRequest[Any], changed: Mapping[int, ToolMessage
     return request.override(messages=[changed.get(i, message) for i, message in enumerate(request.messages)])
 
 
-def _address(message: AnyMessage, query: str) -> tuple[str, str, str]:
-    return query, message.name or "", text_of(message)
+def _address(message: AnyMessage, query: str) -> str:
+    return content_address(query, message.name or "", text_of(message))
+
+
+def _bytes_of(document: Document) -> int:
+    return text_bytes(document.page_content, len(document.metadata["spec_pc"]["kept_spans"]))
 
 
 def _document(message: AnyMessage) -> Document:

@@ -7,12 +7,15 @@ models.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
 NOTHING_KEPT = "(Nothing in this result bears on the question.)"
+PAIR_BYTES = 128  # of two integers in a list, such as a span
+_ENTRY_BYTES = 512  # of a key, the address of something, and its place
 
 T = TypeVar("T")
 Turn = tuple[str, str]
@@ -46,36 +49,67 @@ def question_at(turns: Sequence[Turn], place: int) -> str:
     return ""
 
 
+def text_bytes(text: str, pairs: int = 0) -> int:
+    """Bytes that a text and so many spans of it take in memory."""
+    return sys.getsizeof(text) + pairs * PAIR_BYTES
+
+
 class Frozen(Generic[T]):
-    """What has been made of texts, by all that it depends on; the least recently used goes first. Safe for threads.
+    """What has been made of texts, by the address of all that it depends on. Safe for threads.
+
+    Beyond either bound the least recently used goes first; what is larger than `max_bytes` is not remembered.
 
     Args:
         most: so many are remembered.
+        max_bytes: of those that are remembered.
+        size_of: bytes of one.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, max_bytes: int, size_of: Callable[[T], int]) -> None:
         self._most = most
-        self._held: OrderedDict[Hashable, T] = OrderedDict()
+        self._max_bytes = max_bytes
+        self._size_of = size_of
+        self._held: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
+        self._bytes = 0
         self._lock = threading.Lock()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of what is remembered."""
+        return self._bytes
 
     def get(self, key: Hashable) -> T | None:
         """What is remembered, or None."""
         with self._lock:
             found = self._held.get(key)
-            if found is not None:
-                self._held.move_to_end(key)
-            return found
+            if found is None:
+                return None
+            self._held.move_to_end(key)
+            return found[0]
 
     def keep(self, key: Hashable, value: T) -> T:
         """Remember a value, and return what is remembered: the first that came stays."""
         with self._lock:
-            kept = self._held.setdefault(key, value)
+            found = self._held.get(key)
+            if found is None:
+                self._hold(key, value)
+                return value
             self._held.move_to_end(key)
-            while len(self._held) > self._most:
-                self._held.popitem(last=False)
-            return kept
+            return found[0]
 
-    def made(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What is remembered, or what `make` returns, which is then remembered."""
-        found = self.get(key)
-        return self.keep(key, make()) if found is None else found
+    def replace(self, key: Hashable, value: T) -> None:
+        """Remember a value in place of what is remembered, if anything is."""
+        with self._lock:
+            if key in self._held:
+                self._bytes -= self._held.pop(key)[1]
+            self._hold(key, value)
+
+    def _hold(self, key: Hashable, value: T) -> None:
+        size = self._size_of(value) + _ENTRY_BYTES
+        if size > self._max_bytes:
+            return
+        self._held[key] = value, size
+        self._bytes += size
+        while len(self._held) > self._most or self._bytes > self._max_bytes:
+            _, (_, freed) = self._held.popitem(last=False)
+            self._bytes -= freed

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from spec_rag.answering.conversation import NOTHING_KEPT, Frozen, question_at
+from spec_rag.answering.conversation import NOTHING_KEPT, Frozen, question_at, text_bytes
 from spec_rag.compression.index import content_address
 from spec_rag.config import CompressionConfig
 from spec_rag.errors import ConfigError
@@ -79,18 +79,22 @@ class Conversations:
         engine: what reads.
         min_chars: unmarked tool results below this length are left as they are.
         metrics: what is counted.
+        max_bytes: of what is remembered: one half are texts, the other what was put before questions.
         most: so many texts, and so many conversations with documents, are remembered.
     """
 
     engine: Engine
     min_chars: int
     metrics: Metrics
+    max_bytes: int
     most: int = 4096
     _texts: Frozen[Shortened] = field(init=False)
-    _blocks: Frozen[list[Block]] = field(init=False)
+    _blocks: Frozen[tuple[Block, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._texts, self._blocks = Frozen(self.most), Frozen(self.most)
+        half = self.max_bytes // 2
+        self._texts = Frozen(self.most, half, lambda one: text_bytes(one.text))
+        self._blocks = Frozen(self.most, half, lambda blocks: sum(map(_bytes_of, blocks)))
 
     async def shortened(
         self,
@@ -186,7 +190,7 @@ class Conversations:
         shown: dict[str, list[Span]] = {name: [] for name in addressed}
         for place in places:
             key = content_address(asking, json.dumps(messages[: place + 1], sort_keys=True, default=str))
-            earlier = self._blocks.made(key, list)
+            earlier = self._blocks.get(key) or ()
             fitting = [block for block in earlier if block.shown.keys() <= addressed.keys()]
             if place == places[-1]:
                 fitting = [block for block in fitting if block.shown.keys() == addressed.keys()]
@@ -195,8 +199,9 @@ class Conversations:
                 compression = await self.engine.compress(list(addressed.values()), question_at(turns, place), config)
                 self.metrics.count_compression(compression)
                 block = _block(compression, addressed, shown)
-                earlier.append(block)
-                del earlier[:-SETS_OF_DOCUMENTS]
+                # others may have asked in the meantime
+                earlier = self._blocks.get(key) or ()
+                self._blocks.replace(key, (*earlier, block)[-SETS_OF_DOCUMENTS:])
             elif block is not None:
                 self.metrics.frozen.inc()
             if block is None:
@@ -205,6 +210,10 @@ class Conversations:
                 shown[name] += spans
             conversation.count(block)
             conversation.messages[place] = _before(conversation.messages[place], block.text)
+
+
+def _bytes_of(block: Block) -> int:
+    return text_bytes(block.text, sum(1 + len(spans) for spans in block.shown.values()))
 
 
 def _block(compression: Compression, addressed: Mapping[str, Document], shown: Mapping[str, Sequence[Span]]) -> Block:

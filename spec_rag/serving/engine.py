@@ -6,12 +6,11 @@ This module does not know HTTP.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from spec_rag.answering.conversation import PAIR_BYTES, Frozen, text_bytes
 from spec_rag.cancellation import Cancellation, in_thread
 from spec_rag.config import CompressionConfig, SpecKVConfig
 from spec_rag.errors import ConfigError
@@ -32,7 +31,9 @@ if TYPE_CHECKING:
     from spec_rag.report import Compression
     from spec_rag.serving.settings import ServerSettings
 
-READINGS = 16  # of documents that are asked for at other budgets
+# of documents that are asked for at other budgets
+READINGS = 16
+READING_BYTES = 256 * 2**20
 _BUDGET = (
     *("max_tokens", "min_tokens", "ratio", "coverage", "ellipsis", "cut_units"),
     *(one.name for one in fields(RetentionConfig)),
@@ -112,8 +113,7 @@ class LocalEngine:
         self._speckv = speckv
         self._timeout_seconds = timeout_seconds
         self._index = DocumentIndex() if index is None else index
-        self._readings: OrderedDict[tuple[Any, ...], Reading] = OrderedDict()
-        self._guard = threading.Lock()
+        self._readings: Frozen[Reading] = Frozen(READINGS, READING_BYTES, _bytes_of)
 
     @classmethod
     def load(cls, settings: ServerSettings, *, reads: bool = True, answers: bool = True) -> LocalEngine:
@@ -235,24 +235,25 @@ class LocalEngine:
         settings = {name: repr(value) for name, value in asdict(config).items() if name not in unread_by}
         given = tuple((one.title, one.text, one.score) for one in documents)
         key = (given, query, tuple(settings.items()))
-        with self._guard:
-            found = self._readings.get(key)
-            if found is not None:
-                self._readings.move_to_end(key)
+        found = self._readings.get(key)
         if found is not None:
             return replace(found, documents=documents, seconds=0.0)
         with listening(listener or (lambda what, done, total: None)):
             read = read_documents(self._reader(), documents, query, config, index=self._index, cancelled=cancelled)
-        with self._guard:
-            self._readings[key] = read
-            while len(self._readings) > READINGS:
-                self._readings.popitem(last=False)
-        return read
+        return self._readings.keep(key, read)
 
     def _reader(self) -> Draft:
         if self.draft is None:
             raise ConfigError("draft=None: reading documents needs a draft.")
         return self.draft
+
+
+def _bytes_of(reading: Reading) -> int:
+    """Texts, units, and of each token its id, its importance and two ranges."""
+    texts = sum(text_bytes(document.text) for document in reading.documents)
+    units = sum(map(len, reading.units))
+    tokens = sum(len(passage.ids) for passage in reading.passages)
+    return texts + (units + 2 * tokens) * PAIR_BYTES
 
 
 def _kv_bytes(model: PreTrainedModel) -> int | None:

@@ -31,6 +31,7 @@ class ServerSettings:
         min_chars: tool results and marked texts below this length are left as they are.
         max_body_bytes: of a request.
         max_documents: of a request.
+        conversation_bytes: of what is remembered of conversations; the least recently used goes first.
         max_completion_tokens: the most that a request may ask for.
         default_completion_tokens: where it does not ask.
         max_requests: so many run or wait at a time; the next is refused with status 429.
@@ -55,6 +56,7 @@ class ServerSettings:
     min_chars: int = 1000
     max_body_bytes: int = 16 * 2**20
     max_documents: int = 256
+    conversation_bytes: int = 256 * 2**20
     max_completion_tokens: int = 2048
     default_completion_tokens: int = 256
     max_requests: int = 64
@@ -74,7 +76,10 @@ class ServerSettings:
             raise ConfigError("api_keys: a key is empty or has characters that no header can carry.")
         if self.compression.order != "given":
             raise ConfigError(f"compression.order={self.compression.order!r}: a server answers in the request's order.")
-        for name in ("max_body_bytes", "max_documents", "max_completion_tokens", "max_requests"):
+        for name in (
+            *("max_body_bytes", "max_documents", "conversation_bytes"),
+            *("max_completion_tokens", "max_requests"),
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: must be at least 1.")
         for name in ("timeout_seconds", "body_timeout_seconds", "shutdown_seconds"):

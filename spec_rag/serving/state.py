@@ -33,7 +33,9 @@ class ServerState:
     started: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
-        self.conversations = Conversations(self.engine, self.settings.min_chars, self.metrics)
+        self.conversations = Conversations(
+            self.engine, self.settings.min_chars, self.metrics, self.settings.conversation_bytes
+        )
 
     def note_answer(self, request: Request, answer: Answer) -> None:
         """Count an answer, and put its figures into the request's line of log."""

@@ -13,6 +13,7 @@ import pytest
 import torch
 from serving.helpers import FACTS, MODEL, engine, served, until
 
+from spec_rag.answering.conversation import Frozen
 from spec_rag.serving.engine import LocalEngine
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 6}
@@ -47,7 +48,9 @@ def spoilt(output: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def own() -> LocalEngine:
-    return engine(endless=True)
+    own = engine(endless=True)
+    own._readings = Frozen(0, 0, lambda reading: 0)  # every request reads anew
+    return own
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,6 @@ def test_the_request_fails_and_the_next_is_served(
     code: str,
 ) -> None:
     def ask() -> httpx.Response:
-        own._readings.clear()
         return httpx.post(f"{base}/{route}", json=body, timeout=60)
 
     def said(response: httpx.Response) -> object:

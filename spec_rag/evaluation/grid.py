@@ -17,7 +17,8 @@ from spec_rag.compression.draft import Draft
 from spec_rag.errors import ConfigError
 from spec_rag.evaluation.methods.answers import ANSWERERS, DENSE, Request
 from spec_rag.evaluation.methods.budgets import BUDGETS
-from spec_rag.evaluation.methods.variants import EMBEDDED, VARIANTS, Case
+from spec_rag.evaluation.methods.case import Case
+from spec_rag.evaluation.methods.variants import EMBEDDED, VARIANTS
 from spec_rag.evaluation.records import Key, Measure, Scored, append_lines, code_version, read_lines
 from spec_rag.evaluation.tasks.cases import LongCase, best_f1, exact_match
 from spec_rag.generation.pipeline import generate

@@ -22,7 +22,8 @@ from spec_rag.config import SpecPCConfig
 from spec_rag.errors import ConfigError
 from spec_rag.evaluation.chart import Point
 from spec_rag.evaluation.methods.budgets import PARTS
-from spec_rag.evaluation.methods.variants import EMBEDDED, VARIANTS, Case, Variant
+from spec_rag.evaluation.methods.case import Case, Variant
+from spec_rag.evaluation.methods.variants import EMBEDDED, VARIANTS
 from spec_rag.evaluation.records import append_lines, read_lines
 from spec_rag.evaluation.tasks.metrics import holds_answer
 from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion

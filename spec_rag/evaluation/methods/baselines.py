@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING
 from zlib import crc32
 
 import torch
 
-if TYPE_CHECKING:
-    from spec_rag.evaluation.methods.variants import Case
+from spec_rag.evaluation.methods.case import Case, Variant
 
 
-def truncation(head: float) -> Callable[[Case], list[str]]:
+def truncation(head: float) -> Variant:
     """The first words of all documents together and the last, what lies between dropped.
 
     Args:

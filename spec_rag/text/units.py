@@ -32,7 +32,8 @@ _SENTENCE_END_INSIDE = re.compile(r"[.!?]\s+\S")
 # where a script puts no spaces between words, each of its characters counts as one
 _UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
-_MAX_SENTENCE_CHARS = 1000  # beyond it, it is no sentence: cut at a word border
+_MAX_SENTENCE_CHARS = 1000  # beyond it, it is no sentence: cut at word borders into pieces as long as sentences are
+_PIECE_CHARS = 250
 _AT_ONCE = 4000  # characters the splitter sees: its work grows with their square where no spaces follow full stops
 # spaces that are not U+0020 and lone surrogates stop the splitter; none changes where a sentence ends
 _PLAIN = {
@@ -69,7 +70,7 @@ def sentence_spans(text: str, language: str = "en") -> list[Span]:
         if fenced or in_data or _LINE_UNIT.match(line):
             spans += _sentences(text, block_start, position, language)
             span = _line(text, position, position + len(line))
-            spans += cut_at_words(text, span, _MAX_SENTENCE_CHARS) if span else []
+            spans += _pieces(text, span) if span else []
             block_start = position + len(line)
         elif not line.strip():
             spans += _sentences(text, block_start, position, language)
@@ -157,10 +158,16 @@ def _sentences(text: str, start: int, end: int, language: str) -> list[Span]:
     spans: list[Span] = []
     for a, b in _boundaries(block if block.isascii() else block.translate(_PLAIN), language):
         span = _trim(text, start + a, start + b)
-        spans += cut_at_words(text, span, _MAX_SENTENCE_CHARS) if span else []
+        spans += _pieces(text, span) if span else []
     stands_alone = len(spans) == 1 and "\n" not in text[slice(*spans[0])]
     indentation = _INDENTATION.search(text, start, spans[0][0]) if stands_alone else None
     return [(indentation.start(), spans[0][1])] if indentation else spans
+
+
+def _pieces(text: str, span: Span) -> list[Span]:
+    """A sentence or line as it is, or in pieces where it is longer than any sentence."""
+    is_sentence = span[1] - span[0] <= _MAX_SENTENCE_CHARS
+    return [span] if is_sentence else cut_at_words(text, span, _PIECE_CHARS)
 
 
 def _boundaries(block: str, language: str) -> list[Span]:

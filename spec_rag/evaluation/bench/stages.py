@@ -106,7 +106,7 @@ STAGES: Sequence[Stage] = (
         "RULER: are the answers kept?",
         "A single needle, one of four needles, a chain of five variables, and the three most frequent of many words.",
         "kept",
-        ("default", *_WITHOUT_MODELS),
+        ("default", "embedding sentences", *_WITHOUT_MODELS, "paper"),
         _HALVES,
         tasks=_RULER,
         tokens=(1024, 2048, 4096),

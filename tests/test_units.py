@@ -63,7 +63,7 @@ def test_a_script_without_spaces_is_cut_between_characters() -> None:
     assert longest_prefix(text, (0, len(text)), len, 2) == (0, 2)
     assert longest_prefix(text, (0, len(text)), len, 8) == (0, 3)
     long = "江" * 2500
-    assert [b - a for a, b in sentence_spans(long, "zh")] == [1000, 1000, 500]
+    assert [b - a for a, b in sentence_spans(long, "zh")] == [250] * 10
 
 
 def test_units_cover_every_word_once_and_in_order() -> None:
@@ -135,6 +135,16 @@ def test_a_long_span_is_cut_at_word_borders_and_within_a_word_only_where_it_must
     assert cut_at_words(text, (2, 13), 11) == [(2, 13)]
     long = "a" * 25
     assert cut_at_words(long, (0, 25), 10) == [(0, 10), (10, 20), (20, 25)]
+
+
+def test_what_is_too_long_for_a_sentence_is_cut_into_pieces_as_long_as_sentences_are() -> None:
+    words = "and so it went on " * 100
+    lengths = [len(piece) for piece in pieces(words)]
+    assert max(lengths) <= 250
+    assert min(lengths[:-1]) > 240
+    assert pieces(f"{words[:990].strip()}.") == [f"{words[:990].strip()}."]
+    row = "| " + "cell " * 300 + "|"
+    assert max(len(piece) for piece in pieces(row)) <= 250
 
 
 def test_neighbouring_units_that_are_both_kept_become_one_span() -> None:

@@ -240,7 +240,8 @@ class LocalEngine:
             return replace(found, documents=documents, seconds=0.0)
         with listening(listener or (lambda what, done, total: None)):
             read = read_documents(self._reader(), documents, query, config, index=self._index, cancelled=cancelled)
-        return self._readings.keep(key, read)
+        self._readings.keep(key, read)
+        return read
 
     def _reader(self) -> Draft:
         if self.draft is None:

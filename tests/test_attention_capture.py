@@ -110,14 +110,16 @@ def test_captures_of_one_model_in_two_threads_see_only_their_own_calls() -> None
 
 
 def test_a_thread_that_does_not_observe_runs_the_plain_model_while_another_observes() -> None:
-    model, ids = tiny_model("llama"), random_ids(20)[None]
+    model, ids = tiny_model("llama"), random_ids(40).view(2, 20)
+    mask = torch.ones_like(ids)
+    mask[1, :6] = 0
     with torch.no_grad():
-        expected = model(ids).logits
+        expected = model(ids, attention_mask=mask).logits
     results: list[torch.Tensor] = []
 
     def work() -> None:
         with torch.no_grad():
-            results.append(model(ids).logits)
+            results.append(model(ids, attention_mask=mask).logits)
 
     with capture(model, lambda call: Replaced(torch.zeros_like(call.query))):
         thread = threading.Thread(target=work)
@@ -249,12 +251,14 @@ def test_of_a_model_that_sees_pictures_the_decoder_alone_is_observed() -> None:
     assert torch.equal(found, expected)
 
 
-def test_a_layer_with_a_config_of_its_own_is_observed_with_the_others() -> None:
+def test_layers_with_configs_of_their_own_are_observed_and_the_decoders_config_follows_them() -> None:
     model = tiny_model("llama", layers=3)
-    own = copy.deepcopy(model.config)
-    model.model.layers[1].self_attn.config = own
+    for layer in model.model.layers:
+        layer.self_attn.config = copy.deepcopy(model.config)
+    configs = [model.config, *(layer.self_attn.config for layer in model.model.layers)]
     seen: list[int] = []
     with capture(model, lambda call: seen.append(call.layer)), torch.no_grad():
         model(random_ids(8)[None])
+        assert {config._attn_implementation for config in configs} == {"spec_rag_observed_sdpa"}
     assert seen == [0, 1, 2]
-    assert own._attn_implementation == model.config._attn_implementation == "sdpa"
+    assert {config._attn_implementation for config in configs} == {"sdpa"}

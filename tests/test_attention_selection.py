@@ -142,6 +142,7 @@ def test_pairs_of_all_layers_compete_for_the_budget_and_the_first_stay_everywher
     strong = torch.tensor([[0.0, 0.9, 0.8, 0.7, 0.6], [0.0, 0.1, 0.2, 0.3, 0.4]])
     weak = torch.tensor([[0.0, 0.01, 0.5, 0.02, 0.03], [0.0, 0.0, 0.0, 0.0, 0.0]])
     together = select_across_layers([strong, weak], 2, 1, adaptive=True)
+    assert {layer.dtype for layer in together} == {torch.bool}, "pairs are taken by them"
     assert [layer.nonzero().tolist() for layer in together] == [
         [[0, 0], [0, 1], [0, 2], [0, 3], [0, 4], [1, 0]],
         [[0, 0], [1, 0]],

@@ -167,6 +167,26 @@ def test_a_cut_is_asked_for_and_marked() -> None:
     assert "…" not in own
 
 
+def test_half_of_a_sentence_is_worth_a_cut_and_eight_words_at_least() -> None:
+    def unmarked(text: str) -> int:
+        return words(text.replace("…", ""))
+
+    texts = [" ".join(f"w{number}x{i}" for i in range(length)) + "." for number, length in enumerate((10, 16, 14))]
+    reading = reading_of([" ".join(texts)], [3.0, 2.0, 1.0])
+    config = CompressionConfig(cut_units=True)
+    assert [select(reading, config, unmarked, budget)[0].reasons[1] for budget in (17, 18)] == [None, "cut"]
+    shorter = reading_of([f"{texts[0]} {texts[2]}"], [3.0, 2.0])
+    assert [select(shorter, config, unmarked, budget)[0].reasons[1] for budget in (17, 18)] == [None, "cut"]
+
+
+def test_a_cut_sentence_takes_the_room_of_what_is_left_of_it() -> None:
+    long = " ".join(f"word{i}" for i in range(20)) + "."
+    reading = reading_of([long, "The baker rises early and the cat sleeps late."], [4.0, 1.0])
+    cut, other = kept(reading, 24, cut_units=True, document_max_tokens=15)
+    assert 8 <= words(cut) <= 15
+    assert other == "The baker rises early and the cat sleeps late."
+
+
 def sentence(number: int, important: int) -> str:
     """Fourteen words, of which one is important."""
     return " ".join("LENS" if i == important else f"w{number}x{i:02}" for i in range(14)) + "."

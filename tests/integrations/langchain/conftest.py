@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from integrations.langchain.helpers import (
     PLAIN_TEMPLATE,
     TOOL_TEMPLATE,
     documents,
     save_tiny_models,
     tiny_pair,
-    wait_for_no_stream_threads,
 )
 from langchain_core.documents import Document
 
-from spec_rag.config import SpecKVConfig
 from spec_rag.models.pair import ModelPair
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -48,17 +42,5 @@ def in_models_folder(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 @pytest.fixture
-def speckv() -> SpecKVConfig:
-    """Prunes every prompt of more than 32 tokens."""
-    return SpecKVConfig(max_capacity_prompt=32, window_size=8, lookahead_tokens=4)
-
-
-@pytest.fixture
 def docs() -> list[Document]:
     return documents()
-
-
-@pytest.fixture(autouse=True)
-def _no_thread_left_behind() -> Iterator[None]:
-    yield
-    wait_for_no_stream_threads()

@@ -1,10 +1,9 @@
-"""Tiny models with a byte-level tokenizer, and what watches them: no test needs a download or the network."""
+"""Tiny models that write what a test wants, and what watches them."""
 
 from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from integrations.tiny_llamas import byte_tokenizer, tiny_llama
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast
 
 from spec_rag.models.pair import ModelPair
 
@@ -31,27 +30,6 @@ _TURNS = (
 PLAIN_TEMPLATE = _TURNS.replace(_TURNS[_TURNS.index("{% for c in") : _TURNS.index("<|im_end|>")], "")
 _TOOLS = "{% if tools %}<tools>{{ tools | tojson }}</tools>{% endif %}"
 TOOL_TEMPLATE = _TURNS.replace("{{ bos_token }}", "{{ bos_token }}" + _TOOLS)
-SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
-
-
-def byte_tokenizer(chat_template: str | None) -> PreTrainedTokenizerFast:
-    """One token per byte; an opening token is added to plain text, as Llama's tokenizer does."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 0)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="</s>",
-        additional_special_tokens=SPECIAL[2:],
-        chat_template=chat_template,
-    )
 
 
 class _Writes(LogitsProcessor):
@@ -83,40 +61,25 @@ class TinyLlama(LlamaForCausalLM):
         return super().generate(input_ids=input_ids, **arguments)
 
 
-def tiny_llama(seed: int, tokenizer: PreTrainedTokenizerFast) -> TinyLlama:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=8192,
-        initializer_range=0.4,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    model = TinyLlama(config).eval()
+def scriptable_llama(seed: int, tokenizer: PreTrainedTokenizerFast) -> TinyLlama:
+    model = tiny_llama(TinyLlama, seed, tokenizer)
     model.tokenizer = tokenizer
-    letters = set(tokenizer.convert_tokens_to_ids(list("abcdefghijklmnopqrstuvwxyzĠ")))
-    model.generation_config.suppress_tokens = [i for i in range(len(tokenizer)) if i not in letters]
     return model
 
 
 def tiny_pair(template: str | None = PLAIN_TEMPLATE, **names: str) -> ModelPair:
     tokenizer = byte_tokenizer(template)
     names = {"draft_name": "tiny-draft", "target_name": "tiny-target", **names}
-    return ModelPair(draft=tiny_llama(1, tokenizer), target=tiny_llama(2, tokenizer), tokenizer=tokenizer, **names)
+    return ModelPair(
+        draft=scriptable_llama(1, tokenizer), target=scriptable_llama(2, tokenizer), tokenizer=tokenizer, **names
+    )
 
 
 def save_tiny_models(folder: Path, template: str = TOOL_TEMPLATE) -> Path:
     """Folders tiny-target, tiny-other and tiny-draft with plain checkpoints."""
     tokenizer = byte_tokenizer(template)
     for seed, name in enumerate(("tiny-draft", "tiny-target", "tiny-other"), start=1):
-        tiny = tiny_llama(seed, tokenizer)
-        tiny.save_pretrained(folder / name)
+        scriptable_llama(seed, tokenizer).save_pretrained(folder / name)
         config = json.loads((folder / name / "config.json").read_text())
         (folder / name / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForCausalLM"]}))
         tokenizer.save_pretrained(folder / name)
@@ -216,10 +179,3 @@ def documents() -> list[Document]:
         Document(text, id=f"doc-{i}", metadata={"source": f"{i}.md", "page": i, "nested": {"row": [i]}})
         for i, text in enumerate(texts)
     ]
-
-
-def wait_for_no_stream_threads(seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while any(thread.name.startswith("spec-rag") for thread in threading.enumerate()):
-        assert time.monotonic() < deadline, "a generation goes on that nobody waits for"
-        time.sleep(0.01)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integrations.langchain.helpers import Watching, documents, wait_for_no_stream_threads
+from integrations.langchain.helpers import Watching, documents
+from integrations.tiny_llamas import held
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
@@ -20,6 +21,7 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda, Runnable
 from langchain_core.tracers.context import collect_runs
 from langchain_spec_rag import ChatSpecKV, SpecKVLLM, SpecPCCompressor, SpecPCRetriever
 from pydantic import BaseModel, ValidationError
+from threads import wait_for_no_stream_threads
 
 import spec_rag
 from spec_rag.compression.index import DocumentIndex
@@ -423,25 +425,13 @@ async def test_a_cancelled_task_leaves_the_draft_to_the_next_call(pair: ModelPai
     long = [Document(f"Hut {i} is red. " + "Its stove burns oak. " * 30 + f"Hut {i} is old.") for i in range(12)]
     compressor = SpecPCCompressor(draft=pair, ratio=0.4)
     expected = compressor.compress_documents(docs, QUERY)
-    reading, go_on = threading.Event(), threading.Event()
-    batches = 0
-
-    def hold(*_: Any) -> None:
-        nonlocal batches
-        batches += 1
-        reading.set()
-        go_on.wait(20)
-
-    hook = pair.draft.get_decoder().register_forward_pre_hook(hold)
-    try:
+    with held(pair.draft) as reading:
         task = asyncio.create_task(compressor.acompress_documents(long, QUERY))
-        await asyncio.to_thread(reading.wait, 20)
+        await asyncio.to_thread(reading.begun.wait, 20)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        go_on.set()
+        reading.may_go_on.set()
         await asyncio.to_thread(wait_for_no_stream_threads)
-        assert batches == 1, "nothing more is read for a question that nobody asks any more"
-    finally:
-        hook.remove()
+        assert reading.passes == 1, "nothing more is read for a question that nobody asks any more"
     assert await compressor.acompress_documents(docs, QUERY) == expected

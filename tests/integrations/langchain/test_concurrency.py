@@ -9,9 +9,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from integrations.langchain.helpers import scripted, wait_for_no_stream_threads
+from integrations.langchain.helpers import scripted
 from langchain_core.documents import Document
 from langchain_spec_rag import ChatSpecKV, SpecKVLLM, SpecPCCompressor
+from threads import wait_for_no_stream_threads
 
 from spec_rag import SpecKVConfig, SpecPCConfig
 from spec_rag.models.pair import ModelPair

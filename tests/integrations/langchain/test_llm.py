@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from integrations.langchain.helpers import PLAIN_TEMPLATE, Steps, Watching, byte_tokenizer, scripted, tiny_pair
+from integrations.langchain.helpers import PLAIN_TEMPLATE, Steps, Watching, scripted, tiny_pair
+from integrations.tiny_llamas import byte_tokenizer
 from langchain_core.caches import InMemoryCache
 from langchain_core.outputs import Generation, LLMResult
 from langchain_core.prompts import PromptTemplate

@@ -8,25 +8,24 @@ from pathlib import Path
 
 import llama_index.core
 import pytest
-import torch
-from integrations.llama_index.helpers import Observed, Steps, byte_tokenizer, tiny_llama, wait_for_no_stream_threads
+from integrations.llama_index.helpers import Observed, Steps, strict_tokenizer
+from integrations.tiny_llamas import byte_tokenizer, tiny_llama
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.schema import NodeRelationship, NodeWithScore, RelatedNodeInfo, TextNode
+from transformers import LlamaForCausalLM
 
-from spec_rag.config import SpecKVConfig
 from spec_rag.models.pair import ModelPair
 
-torch.set_num_threads(1)
 # llama-index-core 0.13 ships these files and downloads them all the same
 os.environ.setdefault("NLTK_DATA", str(Path(llama_index.core.__file__).parent / "_static" / "nltk_cache"))
 
 
 @pytest.fixture(scope="session")
 def pair() -> ModelPair:
-    tokenizer = byte_tokenizer()
+    tokenizer = strict_tokenizer()
     return ModelPair(
-        draft=tiny_llama(1, tokenizer),
-        target=tiny_llama(2, tokenizer),
+        draft=tiny_llama(LlamaForCausalLM, 1, tokenizer),
+        target=tiny_llama(LlamaForCausalLM, 2, tokenizer),
         tokenizer=tokenizer,
         draft_name="tiny-draft",
         target_name="tiny-target",
@@ -37,12 +36,6 @@ def pair() -> ModelPair:
 def plain_pair(pair: ModelPair) -> ModelPair:
     """The same models without a chat template."""
     return ModelPair(draft=pair.draft, target=pair.target, tokenizer=byte_tokenizer(None), target_name="tiny-plain")
-
-
-@pytest.fixture
-def speckv() -> SpecKVConfig:
-    """Prunes every prompt of more than 32 tokens."""
-    return SpecKVConfig(max_capacity_prompt=32, window_size=8, lookahead_tokens=4)
 
 
 @pytest.fixture
@@ -85,9 +78,3 @@ def steps(pair: ModelPair) -> Iterator[Steps]:
     hook = pair.target.register_forward_pre_hook(counting)
     yield counting
     hook.remove()
-
-
-@pytest.fixture(autouse=True)
-def _no_thread_left_behind() -> Iterator[None]:
-    yield
-    wait_for_no_stream_threads()

@@ -1,19 +1,17 @@
-"""A tiny random model with a byte-level tokenizer, and what watches it: no test needs a download or the network."""
+"""A tokenizer with a strict chat template, and what watches models and LlamaIndex's instrumentation."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
+from integrations.tiny_llamas import byte_tokenizer
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.span import SimpleSpan
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 STRICT_CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
@@ -22,49 +20,11 @@ STRICT_CHAT_TEMPLATE = (
     "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 
 
-def byte_tokenizer(chat_template: str | None = STRICT_CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
-    """One token per byte; an opening token is added to plain text, as Llama's tokenizer does."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 0)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="</s>",
-        additional_special_tokens=SPECIAL[2:],
-        chat_template=chat_template,
-    )
-
-
-def tiny_llama(seed: int, tokenizer: PreTrainedTokenizerFast, context_tokens: int = 8192) -> LlamaForCausalLM:
-    """Random weights; it only ever writes small letters and spaces, so that its text is text."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=context_tokens,
-        initializer_range=0.4,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    model = LlamaForCausalLM(config).eval()
-    letters = set(tokenizer.convert_tokens_to_ids(list("abcdefghijklmnopqrstuvwxyzĠ")))
-    model.generation_config.suppress_tokens = [i for i in range(len(tokenizer)) if i not in letters]
-    return model
+def strict_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer whose chat template wants turns to alternate."""
+    return byte_tokenizer(STRICT_CHAT_TEMPLATE)
 
 
 class _Events(BaseEventHandler):
@@ -105,14 +65,3 @@ class Steps:
         self.count += 1
         self.before_each()
         time.sleep(self.seconds)
-
-
-def stream_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("spec-rag")]
-
-
-def wait_for_no_stream_threads(seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while stream_threads():
-        assert time.monotonic() < deadline, "a generation thread is left behind"
-        time.sleep(0.01)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integrations.llama_index.helpers import Observed, byte_tokenizer, wait_for_no_stream_threads
+from integrations.llama_index.helpers import Observed, strict_tokenizer
+from integrations.tiny_llamas import held
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.node_parser import SentenceWindowNodeParser
 from llama_index.core.postprocessor import MetadataReplacementPostProcessor
@@ -31,6 +32,7 @@ from llama_index.core.schema import (
 )
 from llama_index.llms.spec_rag import SpecKVLLM
 from llama_index.postprocessor.spec_rag import CompressionEvent, SpecPCCompressor
+from threads import wait_for_no_stream_threads
 
 from spec_rag import DocumentIndex
 from spec_rag.config import CompressionConfig
@@ -164,7 +166,7 @@ def test_the_budget_is_counted_as_asked(pair: ModelPair, nodes: list[NodeWithSco
     compressed = words.postprocess_nodes(nodes, query_str=QUERY)
     assert 0 < sum(len(node.text.split()) for node in compressed) <= 12
     assert sum(node.metadata["spec_pc"]["compressed_tokens"] for node in compressed) <= 12
-    by_tokenizer = compressor_of(pair, max_tokens=60, count_with=byte_tokenizer())
+    by_tokenizer = compressor_of(pair, max_tokens=60, count_with=strict_tokenizer())
     assert 0 < _tokens(by_tokenizer.postprocess_nodes(nodes, query_str=QUERY)) <= 60
 
 
@@ -379,27 +381,15 @@ async def test_a_cancelled_task_leaves_the_draft_to_the_next_call(pair: ModelPai
     long = [NodeWithScore(node=TextNode(text=f"Hut {i} is red. {text}Hut {i} is old.")) for i in range(12)]
     compressor = compressor_of(pair)
     expected = [node.text for node in compressor.postprocess_nodes(nodes, query_str=QUERY)]
-    reading, go_on = threading.Event(), threading.Event()
-    batches = 0
-
-    def hold(*_: Any) -> None:
-        nonlocal batches
-        batches += 1
-        reading.set()
-        go_on.wait(20)
-
-    hook = pair.draft.get_decoder().register_forward_pre_hook(hold)
-    try:
+    with held(pair.draft) as reading:
         task = asyncio.create_task(compressor.apostprocess_nodes(long, query_str=QUERY))
-        await asyncio.to_thread(reading.wait, 20)
+        await asyncio.to_thread(reading.begun.wait, 20)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        go_on.set()
+        reading.may_go_on.set()
         await asyncio.to_thread(wait_for_no_stream_threads)
-        assert batches == 1, "nothing more is read for a question that nobody asks any more"
-    finally:
-        hook.remove()
+        assert reading.passes == 1, "nothing more is read for a question that nobody asks any more"
     assert [node.text for node in await compressor.apostprocess_nodes(nodes, query_str=QUERY)] == expected
 
 

@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from integrations.llama_index.helpers import Observed, Steps, byte_tokenizer, tiny_llama, wait_for_no_stream_threads
+from integrations.llama_index.helpers import Observed, Steps, strict_tokenizer
+from integrations.tiny_llamas import tiny_llama
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.callbacks.llama_debug import LlamaDebugHandler
 from llama_index.llms.spec_rag import KVDropEvent, SpecKVLLM
 from llama_index.llms.spec_rag.settings import DraftedLLM
+from threads import wait_for_no_stream_threads
+from transformers import LlamaForCausalLM
 
 from spec_rag import LoadOptions, SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError, IncompatibleModelsError, ModelNotFoundError, PromptTooLongError
@@ -192,7 +195,9 @@ def test_metadata_says_what_the_models_are(pair: ModelPair, plain_pair: ModelPai
     assert (metadata.context_window, metadata.num_output) == (8192, 12)
     assert llm_of(plain_pair).metadata.is_chat_model is False
     assert llm_of(pair, context_window=500).metadata.context_window == 500
-    narrow = ModelPair(draft=tiny_llama(1, byte_tokenizer(), 256), target=pair.target, tokenizer=pair.tokenizer)
+    narrow = ModelPair(
+        draft=tiny_llama(LlamaForCausalLM, 1, strict_tokenizer(), 256), target=pair.target, tokenizer=pair.tokenizer
+    )
     by_draft = SpecKVConfig(lookahead="draft")
     assert llm_of(narrow, speckv=by_draft).metadata.context_window == 256, "the draft reads the prompt too"
     assert llm_of(narrow).metadata.context_window == 8192, "beyond it the target looks ahead itself"
@@ -288,7 +293,9 @@ def test_a_stream_that_nobody_reads_costs_nothing(pair: ModelPair, steps: Steps)
 
 
 async def test_errors_reach_the_caller_of_every_kind(pair: ModelPair) -> None:
-    narrow = ModelPair(draft=None, target=tiny_llama(3, byte_tokenizer(), 64), tokenizer=pair.tokenizer)
+    narrow = ModelPair(
+        draft=None, target=tiny_llama(LlamaForCausalLM, 3, strict_tokenizer(), 64), tokenizer=pair.tokenizer
+    )
     llm = llm_of(narrow, speckv=None)
     with pytest.raises(PromptTooLongError):
         llm.complete("x" * 80)
@@ -463,9 +470,9 @@ def test_every_field_is_described() -> None:
 
 def test_a_draft_of_another_family_answers_long_prompts_or_is_refused_at_once(pair: ModelPair, tmp_path: Path) -> None:
     assert pair.target is not None
-    other = byte_tokenizer()
+    other = strict_tokenizer()
     other.add_tokens(["mule"])
-    for name, tokenizer in (("target", byte_tokenizer()), ("draft", other)):
+    for name, tokenizer in (("target", strict_tokenizer()), ("draft", other)):
         pair.target.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     names = {"target": tmp_path / "target", "draft": tmp_path / "draft", "max_tokens": 4}

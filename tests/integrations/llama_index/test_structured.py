@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from integrations.llama_index.helpers import STRICT_CHAT_TEMPLATE, byte_tokenizer
+from integrations.llama_index.helpers import STRICT_CHAT_TEMPLATE
+from integrations.tiny_llamas import byte_tokenizer
 from llama_index.core.agent.workflow import FunctionAgent, ToolCallResult
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.llms.function_calling import FunctionCallingLLM

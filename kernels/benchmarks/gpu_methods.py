@@ -3,10 +3,12 @@
 What a model says does not matter here; what it costs does not depend on its weights. On a CPU the models are tiny.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -156,7 +158,6 @@ def _overheads(
 
     target, (prompt,) = pair.require_target(), _prompts(pair, tokens, 1)
     ids = prompt[None].to(device)
-    plain: dict[str, float] = {}
 
     def timed(call: Callable[[], object]) -> float:
         return median_seconds({"": call}, 3)[""]
@@ -180,19 +181,15 @@ def _overheads(
         ("overhead of SpecPC's capture", lambda: read_rows(pair, [prompt], None, 1), scored),
     ):
 
-        def measure(name: str = name, base: Any = base, way: Any = way) -> dict[str, Any]:
-            plain[name] = timed(base)
-            seconds = timed(way)
-            return {"TTFT s": seconds, "overhead": seconds / plain[name] - 1}
+        def measure(base: Any = base, way: Any = way) -> dict[str, Any]:
+            plain, seconds = timed(base), timed(way)
+            return {"TTFT s": seconds, "overhead": seconds / plain - 1}
 
         yield name, measure
 
 
 def compression(recorder: Recorder, device: str, small: bool) -> None:
     """Thirty documents and a question on a draft of SmolLM2's shape: read cold, and from an index."""
-    import sys
-    from pathlib import Path
-
     sys.path.append(str(Path(__file__).parents[2] / "tests"))
     from tiny import tiny_tokenizer
 

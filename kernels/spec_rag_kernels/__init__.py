@@ -2,8 +2,8 @@
 
 `window_scores` reduces the attention of a window of queries to one importance per key, `vertical_slash_attention` is
 the sparse prefill, `gather_kv` compacts the kept keys and values, `questions_attention` lets several questions look at
-the same documents. This package knows tensors; it knows nothing of
-models, prompts or caches. It computes no gradients. Importing it does not import triton.
+the same documents. This package knows tensors; it knows nothing of models, prompts or caches. It computes no gradients.
+Importing it does not import triton.
 """
 
 from spec_rag_kernels.backend import BackendError

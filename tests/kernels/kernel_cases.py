@@ -1,4 +1,4 @@
-"""Calls of the three operators drawn at random, and what their results are compared with."""
+"""Calls of window_scores, vertical_slash_attention and gather_kv drawn at random, and what they are compared with."""
 
 import importlib.util
 import random

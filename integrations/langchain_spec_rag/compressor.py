@@ -30,7 +30,6 @@ from spec_rag.errors import ConfigError, unknown_field
 from spec_rag.models.options import DEFAULT_DRAFT
 from spec_rag.presets import with_preset
 from spec_rag.retention import Order
-from spec_rag.text.spans import original_spans
 
 if TYPE_CHECKING:
     from langchain_core.tools import StructuredTool
@@ -337,16 +336,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
 
     def _document(self, compressed: CompressedDocument, draft: str) -> Document:
         source: Document = compressed.source
-        figures = compressed.figures(draft)
-        before = _known_figures(source.metadata)
-        if before is not None:  # it has been compressed before: the spans are those of the first text
-            spans = original_spans(source.page_content, before["kept_spans"], compressed.spans, self.ellipsis)
-            if spans is not None:
-                figures["kept_spans"] = [list(span) for span in spans]
-                figures["handle"] = self.store.view(before.get("handle", ""), spans) or figures["handle"]
-                figures["original_tokens"] = before.get("original_tokens", figures["original_tokens"])
-                whole = figures["original_tokens"]
-                figures["ratio"] = figures["compressed_tokens"] / whole if whole else 1.0
+        figures = self.store.figures(compressed, draft, _known_figures(source.metadata), self.ellipsis)
         added: dict[str, Any] = {}
         if self.metadata_format == "nested":
             added = {METADATA_KEY: figures}

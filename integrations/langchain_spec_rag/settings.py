@@ -262,10 +262,9 @@ def own_token_ids(model: DraftedModel, text: str) -> list[int]:
 
 def _names_of(pair: Any) -> dict[str, Any]:
     """The names of a pair that was given loaded, as the fields have them."""
-    from spec_rag.models.loading import model_name
     from spec_rag.models.pair import ModelPair
 
     if not isinstance(pair, ModelPair):
         raise ValueError(f"pair of type {type(pair).__name__}: give a spec_rag.ModelPair.")
-    draft = None if pair.draft is None else pair.draft_name or model_name(pair.draft)
-    return {"target": pair.target_name or model_name(pair.require_target()), "draft": draft}
+    pair.require_target()
+    return {"target": pair.name_of("target"), "draft": pair.name_of("draft")}

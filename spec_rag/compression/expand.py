@@ -16,7 +16,8 @@ from typing import Any
 from spec_rag.checks import check_integer
 from spec_rag.errors import SpecRagError, UnknownHandleError
 from spec_rag.handles import document_key, handle_of
-from spec_rag.results import CompressionData
+from spec_rag.results import CompressedDocument, CompressionData, kept_share
+from spec_rag.text.spans import original_spans
 from spec_rag.text.units import Span, cut_at_words, kept_text, merged, touched, unit_spans
 
 EXPAND = "expand_document"
@@ -138,6 +139,37 @@ class Originals:
         with self._lock:
             original = self._held.get(key)
             return None if original is None else self._add_view(key, original, spans)
+
+    def figures(
+        self,
+        document: CompressedDocument,
+        draft: str,
+        before: Mapping[str, Any] | None,
+        ellipsis: str,
+        metadata_tokens: int = 0,
+    ) -> dict[str, Any]:
+        """What became of a document, for its metadata; of one that had been compressed before, as of its first text.
+
+        Args:
+            document: what is left of it.
+            draft: the draft's name.
+            before: what such figures said of it when it came, or None.
+            ellipsis: what stands in it where text was left out before.
+            metadata_tokens: tokens that count beside its text.
+        """
+        figures = document.figures(draft)
+        spans = None
+        if before is not None and before.get("kept_spans"):
+            spans = original_spans(document.original_text, before["kept_spans"], document.spans, ellipsis)
+        if before is None or spans is None:
+            figures["original_tokens"] += metadata_tokens
+        else:
+            figures["kept_spans"] = [list(span) for span in spans]
+            figures["handle"] = self.view(before.get("handle", ""), spans) or figures["handle"]
+            figures["original_tokens"] = before.get("original_tokens", figures["original_tokens"])
+        figures["compressed_tokens"] += metadata_tokens
+        figures["ratio"] = kept_share(figures["original_tokens"], figures["compressed_tokens"])
+        return figures
 
     def expand(self, handle: str, context_before: int | None = None, context_after: int | None = None) -> Expansion:
         """What stands behind a handle.

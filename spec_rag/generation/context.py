@@ -26,7 +26,6 @@ from spec_rag.generation.pruned_cache import MASK_PER_HEAD, PrunedCache
 from spec_rag.generation.repetition import PIECE_TOKENS, read_pieces, repetition_scores
 from spec_rag.models.faults import check_finite, explained, ways_of_loading
 from spec_rag.models.fingerprint import fingerprint
-from spec_rag.models.loading import model_name
 from spec_rag.models.pair import ModelPair
 from spec_rag.tensor_files import tensors_from_bytes, tensors_to_bytes
 from spec_rag.text.contexts import context_ids, repetition_ids
@@ -204,7 +203,7 @@ def _explained_reading(pair: ModelPair, tokens: int) -> explained:
     def ways() -> list[str]:
         return [f"a shorter context than {tokens} tokens", *ways_of_loading("target", target)]
 
-    return explained("target", pair.target_name or model_name(target), target, ways)
+    return explained("target", pair.name_of("target") or "", target, ways)
 
 
 def _whole(cache: PrunedCache, tokens: int) -> list[Tensor]:

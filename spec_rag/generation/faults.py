@@ -14,7 +14,6 @@ from transformers import LogitsProcessor
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.generation.sampling import SamplingConfig
 from spec_rag.models.faults import check_finite, explained, ways_of_loading
-from spec_rag.models.loading import model_name
 from spec_rag.models.pair import ModelPair
 
 _LONG_PROMPT = 512  # tokens, from which on reading in chunks and keeping less make a difference
@@ -50,13 +49,11 @@ class Faults:
 
     def of_draft(self) -> explained:
         """Explains what goes wrong while the draft reads."""
-        name = self.pair.draft_name or (model_name(self.pair.draft) if self.pair.draft is not None else "")
-        return explained("draft", name, self.pair.draft, self._ways_of_draft)
+        return explained("draft", self.pair.name_of("draft") or "", self.pair.draft, self._ways_of_draft)
 
     def of_target(self) -> explained:
         """Explains what goes wrong while the target reads and writes."""
-        name = self.pair.target_name or (model_name(self.pair.target) if self.pair.target is not None else "")
-        return explained("target", name, self.pair.target, self._ways_of_target)
+        return explained("target", self.pair.name_of("target") or "", self.pair.target, self._ways_of_target)
 
     @property
     def _longest(self) -> int:

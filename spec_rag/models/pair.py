@@ -9,14 +9,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError, IncompatibleModelsError, PromptTooLongError
 from spec_rag.models.bundled_draft import TOKENIZER_PROBE
 from spec_rag.models.checkpoints import context_tokens
-from spec_rag.models.loading import LoadedModel, load_model
+from spec_rag.models.loading import LoadedModel, load_model, model_name
 from spec_rag.models.lock import FairLock
 from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
 from spec_rag.text.tokens import template_ids
@@ -121,6 +121,11 @@ class ModelPair:
             what = repr(str(given)) if isinstance(given, str | Path) else "model"
             way_out = f"put it into a pair: ModelPair.load(target={what}), with draft=None where there is no draft."
         raise ConfigError(f"pair={given!r:.60} of type {kind}: {way_out}")
+
+    def name_of(self, role: Literal["draft", "target"]) -> str | None:
+        """How a model was asked for, else what it calls itself; None where there is none."""
+        given, model = (self.draft_name, self.draft) if role == "draft" else (self.target_name, self.target)
+        return None if model is None else given or model_name(model)
 
     def loaded_draft(self) -> LoadedModel:
         """The draft with its tokenizer, for reading documents.

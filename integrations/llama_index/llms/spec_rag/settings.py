@@ -115,16 +115,12 @@ class DraftedLLM(FunctionCallingLLM):
         pair = given.get("pair")
         if pair is None:
             return given
-        from spec_rag.models.loading import model_name
         from spec_rag.models.pair import ModelPair
 
         if not isinstance(pair, ModelPair):
             raise ValueError(f"pair of type {type(pair).__name__}: give a ModelPair.")
-        return {
-            **given,
-            "target": pair.target_name or model_name(pair.require_target()),
-            "draft": None if pair.draft is None else pair.draft_name or model_name(pair.draft),
-        }
+        pair.require_target()
+        return {**given, "target": pair.name_of("target"), "draft": pair.name_of("draft")}
 
     @model_validator(mode="after")
     def _check_sampling_and_adopt_pair(self) -> Self:

@@ -37,7 +37,6 @@ from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
 from spec_rag.presets import with_preset
 from spec_rag.retention import Order
 from spec_rag.text.patterns import inline_flags
-from spec_rag.text.spans import original_spans
 
 if TYPE_CHECKING:
     from llama_index.core.tools import FunctionTool
@@ -377,22 +376,9 @@ class SpecPCCompressor(BaseNodePostprocessor):
     ) -> NodeWithScore:
         """A copy of the node with the kept text; what is mutable in the original is not shared where it is changed."""
         node = given.node
-        figures = document.figures(draft)
-        before = node.metadata.get(METADATA_KEY) or {}
-        spans = None
-        if isinstance(before, dict) and before.get("kept_spans"):
-            # compressed before: the spans are those of the first text
-            spans = original_spans(document.original_text, before["kept_spans"], document.spans, self.ellipsis)
-        if spans is not None:
-            figures["kept_spans"] = [list(span) for span in spans]
-            figures["handle"] = self.store.view(before.get("handle", ""), spans) or figures["handle"]
-            figures["original_tokens"] = before.get("original_tokens", figures["original_tokens"])
-        else:
-            figures["original_tokens"] += metadata_tokens
-        figures["compressed_tokens"] += metadata_tokens
-        figures["ratio"] = (
-            figures["compressed_tokens"] / figures["original_tokens"] if figures["original_tokens"] else 1.0
-        )
+        before = node.metadata.get(METADATA_KEY)
+        known = before if isinstance(before, dict) else None
+        figures = self.store.figures(document, draft, known, self.ellipsis, metadata_tokens)
         copy = node.model_copy(
             update={
                 "metadata": {**node.metadata, METADATA_KEY: figures, **self._shown(figures["handle"])},

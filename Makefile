@@ -155,4 +155,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-docs .venv-release site dist mutants .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-*/ site dist mutants .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache

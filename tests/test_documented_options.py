@@ -31,7 +31,8 @@ def rows(page: str, heading: str, default_column: int) -> dict[str, object]:
     for line in section.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("| `"):
-            default = ast.literal_eval(cells[default_column].strip("`"))
+            shown = cells[default_column].strip("`")
+            default = SpecKVConfig() if shown == "SpecKVConfig()" else ast.literal_eval(shown)
             found |= dict.fromkeys(re.findall(r"`(\w+)`", cells[0]), default)
     return found
 
@@ -72,6 +73,20 @@ def test_the_page_lists_what_both_compressors_take() -> None:
         given = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
         given = {name: None if value == LoadOptions() else value for name, value in given.items()}
         assert given == {name: listed[name] for name in fields}
+
+
+def test_the_page_lists_the_llms_fields() -> None:
+    langchain = pytest.importorskip("langchain_spec_rag")
+    llama_index = pytest.importorskip("llama_index.llms.spec_rag")
+    base = pytest.importorskip("langchain_core.language_models")
+    foreign = base.BaseChatModel.model_fields.keys() | base.BaseLLM.model_fields.keys()
+    foreign |= pytest.importorskip("llama_index.core.llms").LLM.model_fields.keys()
+    given = {}
+    for llm in (langchain.ChatSpecKV, langchain.SpecKVLLM, llama_index.SpecKVLLM):
+        for name in llm.model_fields.keys() - foreign:
+            default = llm.model_fields[name].get_default(call_default_factory=True)
+            given[name] = None if default == LoadOptions() else default
+    assert rows(OPTIONS, "## `generate`", 1) == given
 
 
 def test_the_readme_names_options_that_there_are() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import tiny_model, tiny_pair, tiny_tokenizer
+from tiny import saved, tiny_model, tiny_pair
 
 from spec_rag import ModelPair, compress
 from spec_rag.compression.calibration import Calibration
@@ -231,9 +231,7 @@ def test_an_index_folder_is_filled_and_used_again(folder: Path, tiny: ModelPair,
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Iterator[Path]:
     """A folder with a small draft, which the commands load as they load any."""
-    tiny_model(layers=6, max_position_embeddings=8192).save_pretrained(tmp_path / "draft")
-    tiny_tokenizer().save_pretrained(tmp_path / "draft")
-    yield tmp_path / "draft"
+    yield saved(tiny_model(layers=6, max_position_embeddings=8192), tmp_path / "draft")
     unload_models()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from dense import call
-from tiny import random_ids, tiny_model, tiny_pair, tiny_tokenizer
+from tiny import random_ids, target_only, tiny_model, tiny_pair, tiny_tokenizer
 
 from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, agenerate, generate, generate_batch, stream
 from spec_rag.attention.capture import AttentionCall
@@ -24,21 +24,9 @@ from spec_rag.generation.repetition import _Attended
 from spec_rag.text.contexts import context_ids, question_ids
 from spec_rag.text.prompts import chat_ids
 
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "qwen3": {},
-    "gemma3_text": {
-        "sliding_window": 64,
-        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-        "query_pre_attn_scalar": 16,
-    },
-}
+KINDS = ("llama", "qwen3", "gemma3_text")
 TEXT = "The ferry leaves at nine. Saffron the mule carries the mail. The dome was opened in 1931. " * 4
 QUESTIONS = [random_ids(30, seed=30), random_ids(7, seed=7), random_ids(1, seed=1)]
-
-
-def target_only(kind: str = "llama") -> ModelPair:
-    return ModelPair(target=tiny_model(kind, seed=3, layers=3, **FAMILIES[kind]))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +34,7 @@ def pair() -> ModelPair:
     return tiny_pair()
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tokens", [200, 700])
 def test_a_whole_context_gives_the_dense_tokens(kind: str, tokens: int) -> None:
     pair, text = target_only(kind), random_ids(tokens)
@@ -57,7 +45,7 @@ def test_a_whole_context_gives_the_dense_tokens(kind: str, tokens: int) -> None:
     assert [answer.prompt_tokens for answer in asked] == [tokens + len(q) for q in QUESTIONS]
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_question_in_a_batch_equals_the_question_alone_and_leaves_the_context_as_it_was(kind: str) -> None:
     pair = target_only(kind)
     context = ContextCache.read(pair, random_ids(200), keep=0.25)
@@ -281,7 +269,7 @@ def test_the_evaluation_asks_each_context_its_questions(pair: ModelPair) -> None
     assert "| 2 contexts, 4 questions each |" in table(hits)
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("head_budget", ["uniform", "adaptive"])
 def test_each_question_of_a_batch_chooses_its_own_pairs_among_those_kept(kind: str, head_budget: Any) -> None:
     pair = target_only(kind)

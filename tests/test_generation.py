@@ -9,33 +9,17 @@ import threading
 
 import pytest
 import torch
-from tiny import random_ids, tiny_model, tiny_pair, tiny_tokenizer
+from tiny import FAMILIES, random_ids, target_only, tiny_model, tiny_pair, tiny_tokenizer
 
 from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate, generate_batch, score_prompt, stream
 from spec_rag.errors import ConfigError, IncompatibleModelsError, PromptTooLongError
 from spec_rag.generation import decoding, draft, stopping
 from spec_rag.generation.draft import before_end
 
-FAMILIES = {
-    "llama": {},
-    "qwen2": {},
-    "qwen3": {},
-    "mistral": {"sliding_window": None},
-    "gemma3_text": {
-        "sliding_window": 64,
-        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-        "query_pre_attn_scalar": 16,
-    },
-}
-
 
 def everything_kept(tokens: int, **settings: object) -> SpecKVConfig:
     """A capacity that a prompt of so many tokens exceeds by one, so that the pruned path runs and drops nothing."""
     return SpecKVConfig(max_capacity_prompt=tokens - 1, window_size=16, lookahead="none", **settings)
-
-
-def target_only(kind: str) -> ModelPair:
-    return ModelPair(target=tiny_model(kind, seed=3, layers=3, **FAMILIES[kind]))
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

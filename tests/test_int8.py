@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
+from tiny import saved, tiny_model
 from torch import nn
 
 from spec_rag import DocumentIndex, LoadOptions, compress
@@ -26,9 +26,7 @@ TEXTS = [
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tiny_model(layers=6).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
-    return tmp_path
+    return saved(tiny_model(layers=6), tmp_path)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from readings import words
 
 from spec_rag.errors import ConfigError, UnreadableFileError
 from spec_rag.evaluation.tasks import longbench
@@ -22,10 +23,6 @@ ROW = {
     "language": "en",
     "_id": "1",
 }
-
-
-def words(text: str) -> int:
-    return len(text.split())
 
 
 @pytest.fixture

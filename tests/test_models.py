@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import random_ids, tiny_model, tiny_tokenizer
+from tiny import random_ids, saved, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from spec_rag import LoadOptions, ModelPair, SpecKVConfig, compress, generate
@@ -25,9 +25,7 @@ from spec_rag.text.tokens import text_ids
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tiny_model().save_pretrained(tmp_path / "tiny")
-    tiny_tokenizer().save_pretrained(tmp_path / "tiny")
-    return tmp_path / "tiny"
+    return saved(tiny_model(), tmp_path / "tiny")
 
 
 def test_the_same_name_shares_one_set_of_weights(folder: Path) -> None:
@@ -194,9 +192,7 @@ def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint whose config, model and tokenizer are code of its own, which leaves a file `ran` where it runs."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.syspath_prepend(tmp_path / "modules")
-    folder = tmp_path / "own"
-    tiny_model().save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    folder = saved(tiny_model(), tmp_path / "own")
     (folder / "own.py").write_text(OWN_CODE.format(folder=str(folder)))
     maps = {
         "config.json": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"},

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from readings import words
 from tiny import tiny_pair
 from typer.testing import CliRunner
 
@@ -35,10 +36,6 @@ def exchange() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def words(text: str) -> int:
-    return len(text.split())
 
 
 def made() -> list[Tasks]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import random_ids, tiny_model, tiny_pair, tiny_tokenizer
+from tiny import random_ids, saved, tiny_model, tiny_pair, tiny_tokenizer
 
 from spec_rag import DocumentIndex, LoadOptions, ModelPair, SpecKVConfig, compress, generate
 from spec_rag.compression.draft import Draft
@@ -23,9 +23,7 @@ SPECKV = SpecKVConfig(max_capacity_prompt=40, window_size=8, lookahead_tokens=4)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tiny_model(layers=6).save_pretrained(tmp_path / "tiny")
-    tiny_tokenizer().save_pretrained(tmp_path / "tiny")
-    return tmp_path / "tiny"
+    return saved(tiny_model(layers=6), tmp_path / "tiny")
 
 
 def sent(one: Any) -> bytes:

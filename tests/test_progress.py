@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub.utils
 import pytest
 import transformers
-from tiny import tiny_model, tiny_pair, tiny_tokenizer
+from tiny import saved, tiny_model, tiny_pair
 
 from spec_rag import compress
 from spec_rag.models.loading import load_model
@@ -67,8 +67,7 @@ def test_loading_on_a_terminal_shows_downloads_and_leaves_the_users_choice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: bool
 ) -> None:
     """transformers' own bars are switched off together with the hub's, of which the user is to see the downloads."""
-    tiny_model().save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
+    saved(tiny_model(), tmp_path)
     shown: list[bool] = []
     original = transformers.AutoModelForCausalLM.from_pretrained
 

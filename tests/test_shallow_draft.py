@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny import tiny_model, tiny_tokenizer
+from tiny import saved, tiny_model, tiny_tokenizer
 from transformers import AutoConfig
 
 from spec_rag import compress
@@ -24,9 +24,7 @@ TEXTS = [
 
 @pytest.fixture(params=["llama", "gemma3_text"])
 def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    tiny_model(request.param, layers=6).save_pretrained(tmp_path / "tiny")
-    tiny_tokenizer().save_pretrained(tmp_path / "tiny")
-    yield tmp_path / "tiny"
+    yield saved(tiny_model(request.param, layers=6), tmp_path / "tiny")
     unload_models()
 
 

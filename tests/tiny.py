@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import string
+from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -14,6 +16,19 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+# what a random model of a family needs beside its sizes
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {},
+    "mistral": {"sliding_window": None},
+    "gemma3_text": {
+        "sliding_window": 64,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "query_pre_attn_scalar": 16,
+    },
+}
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -66,6 +81,18 @@ def tiny_pair(kind: str = "llama", **overrides: object) -> ModelPair:
         draft_name="tiny-draft",
         target_name="tiny-target",
     )
+
+
+def target_only(kind: str = "llama") -> ModelPair:
+    """A target of that family without a draft."""
+    return ModelPair(target=tiny_model(kind, seed=3, layers=3, **FAMILIES[kind]))
+
+
+def saved(model: PreTrainedModel, folder: Path) -> Path:
+    """The folder, with the model and the tiny tokenizer in it."""
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
 
 
 def random_ids(count: int, seed: int = 0) -> torch.Tensor:

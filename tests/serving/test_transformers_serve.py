@@ -21,7 +21,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from serving.helpers import engine, running, served, settings
 from serving.ten_turns import check_ten_turns, hold_ten_turns
-from tiny import tiny_model, tiny_tokenizer
+from tiny import saved, tiny_model
 
 openai = pytest.importorskip("openai")
 pytest.importorskip("transformers.cli.serving", reason="this transformers has no server", exc_type=ImportError)
@@ -59,11 +59,9 @@ class Server:
 
 @pytest.fixture
 def upstream(tmp_path: Path) -> Iterator[Server]:
-    folder = tmp_path / "model"
     model = tiny_model(seed=2, layers=3, max_position_embeddings=32_768)
     model.lm_head.weight.data[1] = 0  # it never writes its end token
-    model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    folder = saved(model, tmp_path / "model")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

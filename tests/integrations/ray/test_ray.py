@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tiny import tiny_model, tiny_tokenizer
+from tiny import saved, tiny_model
 
 from spec_rag import ModelPair, compress, generate
 from spec_rag.answering.pipeline import answer_messages
@@ -39,8 +39,7 @@ TEXTS = [" ".join(f"Tank {i}-{j} holds {i * j} litres." for j in range(8)) for i
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for name, seed, layers in (("draft", 1, 4), ("target", 2, 3)):
-        tiny_model(seed=seed, layers=layers).save_pretrained(folder / name)
-        tiny_tokenizer().save_pretrained(folder / name)
+        saved(tiny_model(seed=seed, layers=layers), folder / name)
     return folder
 
 

@@ -495,3 +495,22 @@ def test_an_error_that_quotes_a_file_does_not_command_the_terminal(tmp_path: Pat
     assert result.exit_code == 2
     assert not set(result.output) & CONTROLS
     assert "gone.txt" in result.output
+
+
+def test_who_watches_a_terminal_is_told_where_the_page_is(
+    folder: Path, tiny: ModelPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(console, "note", told.append)
+    assert run("compress", folder, "-q", "tank", "--html", tmp_path / "out.html").stdout == ""
+    assert len(told) == 1
+    assert "tokens are kept" in told[0]
+    assert told[0].endswith(str(tmp_path / "out.html"))
+
+
+def test_a_note_is_for_terminals_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    console.note("done")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    console.note("done\x1b[2J")
+    assert capsys.readouterr().err == "done\u241b[2J\n"

@@ -115,7 +115,10 @@ def compress(
         console.print_json(compression_record(compression))
     elif as_text:
         console.print_text(compression.text)
-    elif html is None:
+    elif html is not None:
+        kept = f"{compression.tokens_after:,} of {compression.tokens_before:,} tokens are kept"
+        console.note(f"{kept}: the page is {html}")
+    else:
         from rich.console import Console
 
         Console().print(compression)

@@ -163,6 +163,12 @@ def say(text: str, *, nl: bool = True, err: bool = False) -> None:
     typer.echo(visible(text), nl=nl, err=err)
 
 
+def note(text: str) -> None:
+    """Tell who watches a terminal what was done, on stderr; a script is told nothing."""
+    if sys.stderr.isatty():
+        say(text, err=True)
+
+
 def print_text(text: str) -> None:
     """Print a text as it is, but for control characters where it goes to a terminal."""
     # left to itself, echo takes escapes out of what goes into a pipe

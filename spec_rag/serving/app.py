@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 import spec_rag
 from spec_rag.cancellation import in_thread
-from spec_rag.serving import chat_api, compress_api
+from spec_rag.serving import chat_api, compress_api, upstream_api
 from spec_rag.serving.engine import Engine, LocalEngine
 from spec_rag.serving.errors import ApiError, from_validation
 from spec_rag.serving.front import Front
@@ -27,7 +27,6 @@ from spec_rag.serving.page import add_page
 from spec_rag.serving.settings import ServerSettings
 from spec_rag.serving.state import ServerState
 from spec_rag.serving.upstream import Upstream
-from spec_rag.serving.upstream import router as upstream_router
 
 
 def create_app(
@@ -70,7 +69,7 @@ def create_app(
     app.include_router(compress_api.router)
     _add_common(app, settings, metrics)
     add_page(app)
-    app.include_router(chat_api.router if settings.upstream is None else upstream_router)
+    app.include_router(chat_api.router if settings.upstream is None else upstream_api.router)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.add_middleware(Front, settings=settings, metrics=metrics)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from fastapi import Request
 
@@ -14,9 +13,7 @@ from spec_rag.serving.conversations import Conversations
 from spec_rag.serving.engine import Engine
 from spec_rag.serving.metrics import Metrics
 from spec_rag.serving.settings import ServerSettings
-
-if TYPE_CHECKING:
-    from spec_rag.serving.upstream import Upstream
+from spec_rag.serving.upstream import Upstream
 
 
 @dataclass

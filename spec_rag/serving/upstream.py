@@ -1,22 +1,16 @@
-"""In front of another server: chats are shortened and handed on, everything else under /v1 is handed on as it is.
+"""The server behind this one: requests are handed on, and what it answers reaches the client as it comes.
 
-What the upstream answers reaches the client as it comes, its errors included; what it breaks off is broken off.
+Its errors are the client's, too; what it breaks off is broken off.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import httpx
-from fastapi import APIRouter, Request, Response
-from pydantic import TypeAdapter, ValidationError
+from fastapi import Request, Response
 
-from spec_rag.serving import state
-from spec_rag.serving.compress_api import as_given, compression_for
-from spec_rag.serving.document_schemas import Documents
-from spec_rag.serving.errors import ApiError, from_validation
+from spec_rag.serving.errors import ApiError
 from spec_rag.serving.front import UpstreamCut
 from spec_rag.serving.metrics import Metrics
 from spec_rag.serving.settings import ServerSettings
@@ -28,9 +22,6 @@ _OWN = frozenset(
     {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding"}
     | {"upgrade", "host", "date", "server", "content-length", "authorization", "accept-encoding", "expect"}
 )
-_DOCUMENTS: TypeAdapter[Documents] = TypeAdapter(Documents)
-
-router = APIRouter(prefix="/v1", tags=["upstream"])
 
 
 class Upstream:
@@ -108,53 +99,3 @@ class Upstream:
             headers["authorization"] = given
         headers["accept-encoding"] = request.headers.get("accept-encoding", "identity")
         return headers
-
-
-@router.post("/chat/completions")
-async def chat_completions(request: Request) -> Response:
-    """Shorten a chat, and hand it on: every other field reaches the upstream as it is."""
-    server = state.of(request)
-    body = _read(await request.body())
-    try:
-        documents = _DOCUMENTS.validate_python(body.pop("documents", None) or [])
-    except ValidationError as error:
-        problems = [{**problem, "loc": ("documents", *problem["loc"])} for problem in error.errors()]
-        raise from_validation(problems) from error
-    given = body.pop("spec_rag", None)
-    if given is not None and not isinstance(given, dict):
-        raise ApiError(400, "spec_rag: must be an object.", param="spec_rag", code="invalid_value")
-    config = compression_for(given, server.settings)
-    shortening = server.conversations.shortened(
-        body["messages"], as_given(documents, server.settings), config, state.client_of(request)
-    )
-    conversation = await while_connected(request, shortening)
-    noted = {"tokens_before": conversation.tokens_before, "tokens_after": conversation.tokens_after}
-    request.scope.get("spec_rag", {}).update(noted)
-    sent = json.dumps({**body, "messages": conversation.messages}, ensure_ascii=False).encode("utf-8", "replace")
-    return await _upstream(request).forward(request, "chat/completions", sent, conversation.headers)
-
-
-@router.api_route("/{path:path}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
-async def anything_else(path: str, request: Request) -> Response:
-    """Hand a request on as it is."""
-    return await _upstream(request).forward(request, path, await request.body(), {})
-
-
-def _upstream(request: Request) -> Upstream:
-    upstream = state.of(request).upstream
-    assert upstream is not None
-    return upstream
-
-
-def _read(data: bytes) -> dict[str, Any]:
-    """A chat's body, whose messages are objects; what is in them is the upstream's business."""
-    try:
-        body = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, "The body is no JSON.", code="invalid_json") from error
-    if not isinstance(body, dict):
-        raise ApiError(400, "body: must be an object.", code="invalid_value")
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise ApiError(400, "messages: must be a list of objects.", param="messages", code="invalid_value")
-    return body

@@ -50,6 +50,8 @@ from spec_rag.text.words import words  # noqa: E402
 
 # a step may take this long, and this long per character (over a million of them): a busy machine is slow, not quadratic
 STEP_SECONDS, CHARACTER_SECONDS = 2.0, 2e-5
+# what a tiny model may take beside its text: eager attention over a prompt of 3,500 tokens takes 4 s by itself
+MODEL_CHARACTERS = 300_000
 LANGUAGES = ("en", "de", "fr", "zh", "ja", "ar", "hi", "th", "ru")
 PLANES = [(0x20, 0x7F), (0, 0x20), (0x80, 0x250), (0x300, 0x370), (0x370, 0x600), (0x600, 0x700), (0x900, 0xE00),
           (0xE00, 0x1000), (0x2000, 0x2070), (0x3000, 0xA000), (0xAC00, 0xD7A4), (0xD800, 0xE000), (0xE000, 0xF900),
@@ -196,7 +198,7 @@ def _compressed(chance: random.Random, pair: ModelPair, texts: list[str], questi
     settings = drawn_settings(chance)
     documents = [(text, question) for text in texts]
     try:
-        with step("compress", sum(map(len, texts)) + 10**5):
+        with step("compress", sum(map(len, texts)) + MODEL_CHARACTERS):
             found = compress(documents, question, draft=pair, **settings)
     except PromptTooLongError:
         require(settings["scoring"] == "joint", "only one prompt of all documents can be too long")
@@ -265,7 +267,7 @@ def _answered(chance: random.Random, pair: ModelPair, text: str, question: str) 
         )
         specpc = SpecPCConfig(60, window_size=8, kernel_size=4, starting_layer_index=1, unit="token")
         given = chance.choice([(None, speckv), (None, speckv), (specpc, None), (specpc, speckv), (None, None)])
-        with step("answers", 10**5):
+        with step("answers", MODEL_CHARACTERS):
             answers = generate_batch(pair, prompts, *given, 3, **drawn)
         for answer in answers:
             require(answer.target_prompt_tokens <= answer.prompt_tokens, "no more than the prompt")

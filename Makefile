@@ -85,7 +85,7 @@ mutation: $(READY)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt mutmut
 	@$(BIN)/python tests/mutants.py $(MUTANTS)
 
-# what takes hours: properties with ten times the examples and fresh ones, and documents that nobody would write
+# what takes half an hour or more: properties with ten times the examples and fresh ones, and documents that nobody would write
 nightly: $(READY)
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/test_properties_*.py
 	$(BIN)/python tests/fuzz.py

@@ -294,7 +294,7 @@ def run(name: str, count: int, end: float, seed: int, one: Callable[[random.Rand
             traceback.print_exc()
             print(f"{name}: number {number} of --seed {seed} failed: {type(error).__name__}: {error}", flush=True)
             return False
-        if number % 5000 == 4999:
+        if number % 500 == 499:
             print(f"{name}: {number + 1:,} in {time.time() - begun:.0f} s", flush=True)
     print(f"{name}: {count:,} in {time.time() - begun:.0f} s, all well", flush=True)
     return True

@@ -177,12 +177,13 @@ def test_the_command_reads_files_and_names_unknown_variants(
     line = json.dumps({"question": "Who bakes?", "answers": ["Fenn"], "ctxs": contexts})
     path.write_text(f"{line}\n{line}\n", encoding="utf-8")
     command = ["evaluate", "kept", str(path)]
-    chosen = ["--skip", "1", "--variants", "default, paper", "--charts", str(tmp_path / "charts")]
+    chosen = ["--skip", "1", "--variants", "default, - links", "--charts", str(tmp_path / "charts")]
     done = CliRunner().invoke(app, [*command, str(path), *chosen])
     assert done.exit_code == 0, done.output
     assert done.stdout.count("| answer kept, 1 questions |") == 2
     picture = (tmp_path / "charts" / "few.svg").read_text(encoding="utf-8")
     assert "few: answer kept, 1 questions" in picture
+    assert "- links" in picture
     assert ElementTree.fromstring(picture).tag.endswith("svg")
     for wrong, says in (
         ([*command, "--variants", "best"], "'best' is not one of paper"),

@@ -38,7 +38,7 @@ def kept(
     variants: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
     signals: Annotated[Path | None, typer.Option(help="Folder where what the draft saw is kept between runs.")] = None,
     with_titles: Annotated[bool, typer.Option(help="Count titles into the documents' tokens.")] = False,
-    charts: Annotated[Path | None, typer.Option(help="Folder for a picture per file.")] = None,
+    charts: Annotated[Path | None, typer.Option(help="Folder for a picture per file: all that is named.")] = None,
 ) -> None:
     """How often an answer is still in what is kept, at 1/4, 1/8 and 1/16 of the documents' tokens."""
     from spec_rag.compression.draft import Draft
@@ -58,7 +58,8 @@ def kept(
         if charts:
             charts.mkdir(parents=True, exist_ok=True)
             name = path.name.split(".")[0]
-            shown = {variant: row[::-1] for variant, row in run.points(found).items() if variant[0] not in "+-"}
+            drawn = {variant for variant in chosen if names or variant[0] not in "+-"}  # few enough to be told apart
+            shown = {variant: row[::-1] for variant, row in run.points(found).items() if variant in drawn}
             budgets = [f"1/{part}" for part in reversed(PARTS)]
             draw_kept(f"{name}: answer kept, {len(asked)} questions", budgets, shown, charts / f"{name}.svg")
 

@@ -58,8 +58,9 @@ def kept(
         if charts:
             charts.mkdir(parents=True, exist_ok=True)
             name = path.name.split(".")[0]
-            drawn = {variant for variant in chosen if names or variant[0] not in "+-"}  # few enough to be told apart
-            shown = {variant: row[::-1] for variant, row in run.points(found).items() if variant in drawn}
+            # of all, so few that they can be told apart
+            points = run.points(found)
+            shown = {variant: row[::-1] for variant, row in points.items() if names or variant[0] not in "+-"}
             budgets = [f"1/{part}" for part in reversed(PARTS)]
             draw_kept(f"{name}: answer kept, {len(asked)} questions", budgets, shown, charts / f"{name}.svg")
 

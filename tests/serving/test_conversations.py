@@ -1,6 +1,4 @@
-"""What a server remembers of conversations is bounded by bytes; what was forgotten is shortened again to the
-same.
-"""
+"""What a server remembers of conversations is bounded by bytes; what was forgotten is shortened again to the same."""
 
 from __future__ import annotations
 

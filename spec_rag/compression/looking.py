@@ -28,6 +28,7 @@ from spec_rag.compression.weights import WEIGHTS
 from spec_rag.config import SpecPCConfig
 from spec_rag.errors import ConfigError, PromptTooLongError
 from spec_rag.models.faults import check_finite
+from spec_rag.text.documents import with_title
 from spec_rag.text.words import word_overlap
 
 Encoded = Mapping[int, EncodedPassage]
@@ -180,7 +181,7 @@ def joint_importance(draft: Draft, passages: Sequence[Passage], question: str, b
 
 
 def _titled(titles: Sequence[str | None], texts: Sequence[str], owners: Sequence[int]) -> list[str]:
-    return [f"{titles[d]}. {text}" if titles[d] else text for d, text in zip(owners, texts, strict=True)]
+    return [with_title(titles[d], text) for d, text in zip(owners, texts, strict=True)]
 
 
 def _spread(values: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from spec_rag.errors import ConfigError
-from spec_rag.text.documents import Document
+from spec_rag.text.documents import Document, with_title
 
 _MARK = "spec_rag_document"  # in the metadata, by which a document is known again
 _KNOWN = (
@@ -52,7 +52,7 @@ def scorer_scores(
     """
     if not unit_texts:
         return torch.zeros(0)
-    titled = [_titled(title, text) for title, text in zip(titles, unit_texts, strict=True)]
+    titled = [with_title(title, text) for title, text in zip(titles, unit_texts, strict=True)]
     for method, by_document in _BY_DOCUMENT.items():
         if hasattr(scorer, method):
             scores = _checked(scorer, by_document(scorer, question, documents), len(documents))
@@ -63,10 +63,6 @@ def scorer_scores(
     if ask is None:
         raise ConfigError(f"scorer of type {type(scorer).__name__}: give {_KNOWN}.")
     return _checked(scorer, ask(scorer, question, titled), len(titled))
-
-
-def _titled(title: str | None, text: str) -> str:
-    return f"{title}. {text}" if title else text
 
 
 def _checked(scorer: Any, scores: Any, count: int) -> Tensor:

@@ -34,6 +34,11 @@ class Document:
     source: Any = field(default=None, repr=False, compare=False)
 
 
+def with_title(title: str | None, text: str, between: str = ". ") -> str:
+    """A text with its title before it, if it has one."""
+    return f"{title}{between}{text}" if title else text
+
+
 def as_document(given: Any) -> Document:
     """Read any supported kind of document.
 

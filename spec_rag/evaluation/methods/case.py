@@ -29,6 +29,7 @@ from spec_rag.config import CompressionConfig
 from spec_rag.evaluation.methods.budgets import BUDGETS, budget_tokens
 from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
 from spec_rag.files import write_whole
+from spec_rag.text.documents import with_title
 from spec_rag.text.token_counter import token_counter
 from spec_rag.text.units import unit_spans
 
@@ -170,11 +171,6 @@ class Case:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, save({name: value.contiguous() for name, value in found.items()}))
         return found
-
-
-def with_title(title: str | None, text: str, between: str = ". ") -> str:
-    """A text with its title before it, if it has one."""
-    return f"{title}{between}{text}" if title else text
 
 
 Variant = Callable[[Case], list[str]]

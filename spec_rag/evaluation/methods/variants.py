@@ -16,7 +16,8 @@ from spec_rag.compression.passages import frame, question_tokens
 from spec_rag.compression.scoring import standardised
 from spec_rag.config import SpecPCConfig
 from spec_rag.evaluation.methods.baselines import random_sentences, truncation
-from spec_rag.evaluation.methods.case import Case, Variant, with_title
+from spec_rag.evaluation.methods.case import Case, Variant
+from spec_rag.text.documents import with_title
 from spec_rag.text.words import word_overlap
 
 

@@ -79,6 +79,9 @@ def test_what_was_not_asked_for_longest_is_forgotten_and_the_bound_holds() -> No
     assert [handle in originals for handle in handles] == [True, False, True, True]
     assert originals.remember(compression(text=TEXT + " y" * 9000, best=0))
     assert len(originals) == 3, "a text beyond the bound pushes nothing out"
+    originals.max_bytes = sys.getsizeof(texts[4])
+    originals.remember(compression(text=texts[4], best=0))
+    assert len(originals) == 1
 
 
 def test_an_unknown_handle_says_what_to_do() -> None:
@@ -125,4 +128,5 @@ def test_many_threads_remember_and_expand_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(40)))
     assert 0 < len(originals) <= 20
-    assert originals._bytes == sum(sys.getsizeof(one.text) for one in originals._held.values())
+    held = [text for text, result in zip(texts, results, strict=True) if result.documents[0].handle in originals]
+    assert originals._held.held_bytes == sum(map(sys.getsizeof, held))

@@ -267,6 +267,9 @@ def test_what_is_held_in_memory_is_counted_once_and_what_is_too_large_is_not_hel
     exact = DocumentIndex(memory_bytes=size, storage="float32")
     exact.put("a", passage())
     assert exact.held_bytes == size
+    exact.memory_bytes = 2 * size
+    exact.put("b", passage())
+    assert (exact.memory_bytes, exact.held_bytes) == (2 * size, 2 * size)
     assert (index.stored_bytes("b"), index.disk_bytes) == (0, 0)
 
 

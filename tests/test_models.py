@@ -167,6 +167,22 @@ def test_different_tokenizers_are_named_with_the_way_out(smollm2: ModelPair) -> 
         pair.check_same_tokens()
 
 
+def test_settings_of_one_name_are_one_model_and_other_tokens_are_refused_where_they_matter(
+    folder: Path, tmp_path: Path
+) -> None:
+    name, other = str(folder), str(saved(tiny_model(), tmp_path / "other"))
+    pair = ModelPair.of_settings(name, name, None, {"dtype": "bfloat16"}, same_tokens=True)
+    assert pair.draft is pair.target
+    assert pair.target.dtype == torch.bfloat16
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["quay"])
+    tokenizer.save_pretrained(other)
+    apart = ModelPair.of_settings(other, name, None, {"dtype": "bfloat16"}, same_tokens=False)
+    assert (apart.draft.dtype, apart.target.dtype) == (torch.float32, torch.bfloat16)
+    with pytest.raises(IncompatibleModelsError, match="different tokenizers"):
+        ModelPair.of_settings(other, name, None, {}, same_tokens=True)
+
+
 OWN_CODE = """
 from pathlib import Path
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

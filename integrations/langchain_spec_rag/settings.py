@@ -143,18 +143,9 @@ class DraftedModel(Serializable):
         if self.pair is not None:
             return cast(ModelPair, self.pair)
         if self._pair is None:
-            target_options = cast(LoadOptions, self.target_options)
-            pair = ModelPair.load(
-                draft=self.draft,
-                target=self.target,
-                draft_options=LoadOptions.of_draft(
-                    self.draft, cast(LoadOptions | None, self.draft_options), self.target, target_options
-                ),
-                target_options=target_options,
+            self._pair = ModelPair.of_settings(
+                self.draft, self.target, self.draft_options, self.target_options, same_tokens=self.specpc is not None
             )
-            if self.specpc is not None:
-                pair.check_same_tokens()
-            self._pair = pair
         return self._pair
 
     @property

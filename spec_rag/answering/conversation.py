@@ -8,10 +8,10 @@ models.
 from __future__ import annotations
 
 import sys
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
+
+from spec_rag.lru import LRUCache
 
 NOTHING_KEPT = "(Nothing in this result bears on the question.)"
 PAIR_BYTES = 128  # of two integers in a list, such as a span
@@ -66,50 +66,27 @@ class Frozen(Generic[T]):
     """
 
     def __init__(self, most: int, max_bytes: int, size_of: Callable[[T], int]) -> None:
-        self._most = most
-        self._max_bytes = max_bytes
+        self._held: LRUCache[Hashable, T] = LRUCache(max_bytes, most)
         self._size_of = size_of
-        self._held: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
 
     @property
     def held_bytes(self) -> int:
         """Bytes of what is remembered."""
-        return self._bytes
+        return self._held.held_bytes
 
     def get(self, key: Hashable) -> T | None:
         """What is remembered, or None."""
-        with self._lock:
-            found = self._held.get(key)
-            if found is None:
-                return None
-            self._held.move_to_end(key)
-            return found[0]
+        return self._held.get(key)
 
     def keep(self, key: Hashable, value: T) -> T:
         """Remember a value, and return what is remembered: the first that came stays."""
-        with self._lock:
+        with self._held.lock:
             found = self._held.get(key)
-            if found is None:
-                self._hold(key, value)
-                return value
-            self._held.move_to_end(key)
-            return found[0]
+            if found is not None:
+                return found
+            self.replace(key, value)
+            return value
 
     def replace(self, key: Hashable, value: T) -> None:
         """Remember a value in place of what is remembered, if anything is."""
-        with self._lock:
-            if key in self._held:
-                self._bytes -= self._held.pop(key)[1]
-            self._hold(key, value)
-
-    def _hold(self, key: Hashable, value: T) -> None:
-        size = self._size_of(value) + _ENTRY_BYTES
-        if size > self._max_bytes:
-            return
-        self._held[key] = value, size
-        self._bytes += size
-        while len(self._held) > self._most or self._bytes > self._max_bytes:
-            _, (_, freed) = self._held.popitem(last=False)
-            self._bytes -= freed
+        self._held.put(key, value, self._size_of(value) + _ENTRY_BYTES)

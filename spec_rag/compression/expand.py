@@ -7,7 +7,6 @@ for an agent, which is told what is wrong and not stopped by it. This module doe
 from __future__ import annotations
 
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 from spec_rag.checks import check_integer
 from spec_rag.errors import SpecRagError, UnknownHandleError
 from spec_rag.handles import document_key, handle_of
+from spec_rag.lru import LRUCache
 from spec_rag.results import CompressedDocument, CompressionData, kept_share
 from spec_rag.text.spans import original_spans
 from spec_rag.text.units import Span, cut_at_words, kept_text, merged, touched, unit_spans
@@ -77,10 +77,16 @@ class Originals:
 
     def __init__(self, max_bytes: int = 64 * 2**20) -> None:
         check_integer("max_bytes", max_bytes, 1)
-        self.max_bytes = max_bytes
-        self._held: OrderedDict[str, _Original] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
+        self._held: LRUCache[str, _Original] = LRUCache(max_bytes)
+
+    @property
+    def max_bytes(self) -> int:
+        """Of the texts that are remembered."""
+        return self._held.max_bytes
+
+    @max_bytes.setter
+    def max_bytes(self, given: int) -> None:
+        self._held.max_bytes = given
 
     def remember(self, compression: CompressionData) -> list[str]:
         """Remember the documents of a compression.
@@ -115,19 +121,12 @@ class Originals:
             The handle.
         """
         key = document_key(title, text)
-        size = sys.getsizeof(text)
-        if size > self.max_bytes:
-            return handle_of(key, spans)
-        with self._lock:
-            if key not in self._held:
-                self._held[key] = _Original(text, title, language, dict(metadata or {}))
-                self._bytes += size
-            self._held.move_to_end(key)
-            handle = self._add_view(key, self._held[key], spans)
-            while self._bytes > self.max_bytes:
-                _, oldest = self._held.popitem(last=False)
-                self._bytes -= sys.getsizeof(oldest.text)
-            return handle
+        with self._held.lock:
+            original = self._held.get(key)
+            if original is None:
+                original = _Original(text, title, language, dict(metadata or {}))
+                self._held.put(key, original, sys.getsizeof(text))
+            return self._add_view(key, original, spans)
 
     def view(self, handle: str, spans: Sequence[Sequence[int]]) -> str | None:
         """The handle of other character ranges of a document, such as those that a second compression left of it.
@@ -136,8 +135,8 @@ class Originals:
             None where the document is not remembered.
         """
         key, _, _ = _cleaned(handle).partition("-")
-        with self._lock:
-            original = self._held.get(key)
+        with self._held.lock:
+            original = self._held.peek(key)
             return None if original is None else self._add_view(key, original, spans)
 
     def figures(
@@ -186,10 +185,9 @@ class Originals:
         check_integer("context_before", context_before, 0, optional=True)
         check_integer("context_after", context_after, 0, optional=True)
         key, _, view = _cleaned(handle).partition("-")
-        with self._lock:
+        with self._held.lock:
             found = self._held.get(key)
             if found is not None:
-                self._held.move_to_end(key)
                 spans = found.views.get(view)
         if found is None:
             raise UnknownHandleError(

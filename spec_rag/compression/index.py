@@ -11,13 +11,13 @@ import hashlib
 import json
 import logging
 import threading
-from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from spec_rag.compression.packing import Shape, StorageType, Stored, from_bytes, packed, to_bytes, unpacked
 from spec_rag.errors import ConfigError
 from spec_rag.files import write_whole
+from spec_rag.lru import LRUCache
 
 if TYPE_CHECKING:
     from spec_rag.compression.passages import EncodedPassage
@@ -73,13 +73,11 @@ class DocumentIndex:
         self.folder = None if folder is None else Path(folder).expanduser()
         if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
             raise ConfigError(f"folder={str(folder)!r} is a file: give a folder, which will be made if need be.")
-        self.memory_bytes = memory_bytes
         self.storage: StorageType = self._agreed_storage(storage)
         self.hits = 0
         self.misses = 0
         self.write_error: OSError | None = None
-        self._memory: OrderedDict[str, Stored] = OrderedDict()
-        self._held_bytes = 0
+        self._memory: LRUCache[str, Stored] = LRUCache(memory_bytes)
         self._lock = threading.Lock()
 
     @classmethod
@@ -109,10 +107,7 @@ class DocumentIndex:
             shape: [layers, KV heads, tokens, dim] that it must have; a file that says otherwise is not believed.
             first_layer: the layer that its keys and values begin with.
         """
-        with self._lock:
-            stored = self._memory.get(key)
-            if stored is not None:
-                self._memory.move_to_end(key)
+        stored = self._memory.get(key)
         if stored is None and self.folder is not None:
             stored = self._read(key, shape)
             if stored is not None:
@@ -138,15 +133,21 @@ class DocumentIndex:
         return unpacked(stored, self.storage, passage.first_layer)
 
     def __contains__(self, key: str) -> bool:
-        with self._lock:
-            if key in self._memory:
-                return True
-        return self.folder is not None and self._read(key, None) is not None
+        return key in self._memory or (self.folder is not None and self._read(key, None) is not None)
+
+    @property
+    def memory_bytes(self) -> int:
+        """The most that is held in memory."""
+        return self._memory.max_bytes
+
+    @memory_bytes.setter
+    def memory_bytes(self, given: int) -> None:
+        self._memory.max_bytes = given
 
     @property
     def held_bytes(self) -> int:
         """Bytes held in memory."""
-        return self._held_bytes
+        return self._memory.held_bytes
 
     def stored_bytes(self, key: str) -> int:
         """Bytes of a passage's file; 0 where there is none."""
@@ -204,18 +205,7 @@ class DocumentIndex:
         return about if isinstance(about, dict) else {}
 
     def _hold(self, key: str, stored: Stored) -> None:
-        size = sum(tensor.nbytes for tensor in stored.values())
-        with self._lock:
-            old = self._memory.pop(key, None)
-            if old is not None:
-                self._held_bytes -= sum(tensor.nbytes for tensor in old.values())
-            if size > self.memory_bytes:
-                return
-            self._memory[key] = stored
-            self._held_bytes += size
-            while self._held_bytes > self.memory_bytes:
-                _, dropped = self._memory.popitem(last=False)
-                self._held_bytes -= sum(tensor.nbytes for tensor in dropped.values())
+        self._memory.put(key, stored, sum(tensor.nbytes for tensor in stored.values()))
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None

@@ -106,8 +106,11 @@ class LoadOptions:
 
     @staticmethod
     def of_draft(
-        draft: str | None, given: LoadOptions | None, target: str, target_options: LoadOptions
-    ) -> LoadOptions | None:
+        draft: str | None,
+        given: LoadOptions | Mapping[str, Any] | None,
+        target: str,
+        target_options: LoadOptions | Mapping[str, Any],
+    ) -> LoadOptions | Mapping[str, Any] | None:
         """How an application's draft is loaded: as given, else like the target where both are one model."""
         return target_options if given is None and draft == target else given
 

@@ -106,6 +106,39 @@ class ModelPair:
             )
         return pair
 
+    @classmethod
+    def of_settings(
+        cls,
+        draft: str | None,
+        target: str,
+        draft_options: LoadOptions | Mapping[str, Any] | None,
+        target_options: LoadOptions | Mapping[str, Any],
+        *,
+        same_tokens: bool,
+    ) -> ModelPair:
+        """`load` what an application's settings name.
+
+        Args:
+            draft: hub id, folder or GGUF file; None leaves it out.
+            target: the same of the target.
+            draft_options: None is target_options where both models have one name, else the defaults.
+            target_options: how to load the target.
+            same_tokens: refuse a draft that writes other tokens than the target reads.
+
+        Raises:
+            ModelNotFoundError: a model is not found.
+            IncompatibleModelsError: the tokenizers differ, and same_tokens is set.
+        """
+        pair = cls.load(
+            draft,
+            target,
+            draft_options=LoadOptions.of_draft(draft, draft_options, target, target_options),
+            target_options=target_options,
+        )
+        if same_tokens:
+            pair.check_same_tokens()
+        return pair
+
     @staticmethod
     def check(given: Any) -> ModelPair:
         """The pair, if it is one.

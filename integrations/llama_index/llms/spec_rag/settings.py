@@ -154,18 +154,9 @@ class DraftedLLM(FunctionCallingLLM):
         from spec_rag.models.pair import ModelPair
 
         if self._loaded is None:
-            target_options = cast(LoadOptions, self.target_options)
-            pair = ModelPair.load(
-                draft=self.draft,
-                target=self.target,
-                draft_options=LoadOptions.of_draft(
-                    self.draft, cast(LoadOptions | None, self.draft_options), self.target, target_options
-                ),
-                target_options=target_options,
+            self._loaded = ModelPair.of_settings(
+                self.draft, self.target, self.draft_options, self.target_options, same_tokens=self.specpc is not None
             )
-            if self.specpc is not None:
-                pair.check_same_tokens()
-            self._loaded = pair
         return cast(ModelPair, self._loaded)
 
     async def _aload(self) -> ModelPair:

@@ -2,7 +2,8 @@
 
     python kernels/benchmarks/compile_ahead.py [--targets sm_80,sm_90,gfx942] [--quick] [--json FILE]
 
-Registers, spills and shared memory of the default tilings, as the assembler that comes with triton reports them.
+Registers, spills, shared memory and the instructions per logit of the default tilings, as the assembler that comes
+with triton reports them.
 Needs no GPU, and a process without TRITON_INTERPRET.
 """
 
@@ -10,26 +11,28 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton
+from assembly import assemble
 from spec_rag_kernels.gather_kv.tiling import COPY_TILES
 from spec_rag_kernels.gather_kv.triton import copy_kernel
 from spec_rag_kernels.tiles import Tiles, dot_size
 from spec_rag_kernels.triton_common import dot_precision
 from spec_rag_kernels.vertical_slash_attention.tiling import attention_tiles
 from spec_rag_kernels.vertical_slash_attention.triton import vertical_slash_kernel
-from spec_rag_kernels.window_scores.tiling import logsumexp_tiles, reduce_tiles
-from spec_rag_kernels.window_scores.triton import reduced_probabilities_kernel, row_logsumexp_kernel
+from spec_rag_kernels.window_scores.tiling import MAX_RANGES, logsumexp_tiles, reduce_tiles
+from spec_rag_kernels.window_scores.triton import (
+    reduced_probabilities_kernel,
+    row_logsumexp_kernel,
+    row_offset_kernel,
+)
 from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 TRITON_TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -53,7 +56,9 @@ class Variant:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one compiled kernel takes. Registers and spills are per thread; None where no assembler tells."""
+    """What one compiled kernel takes. Registers and spills are per thread, instructions per thread and logit of the
+    loop without masks; None where no assembler tells or no loop multiplies.
+    """
 
     kernel: str
     dtype: str
@@ -67,6 +72,8 @@ class Resources:
     registers: int | None
     spill_bytes: int | None
     shared_bytes: int
+    instructions_per_logit: float | None
+    exponentials_per_logit: float | None
 
 
 # Plain is the path of every usual model; full is what the operators can do beyond it, all at once.
@@ -96,7 +103,14 @@ def variants(dtype: torch.dtype, head_dim: int, options: str = PLAIN) -> Iterato
         common | {"BLOCK_ROWS": tiles.rows, "BLOCK_KEYS": tiles.keys},
         tiles,
     )
-    tiles = reduce_tiles(dtype, head_dim, restricted=full)
+    tiles = reduce_tiles(dtype, head_dim)
+    yield Variant(
+        "window_scores: row offset",
+        row_offset_kernel,
+        {"partial": "*fp32", "offset": "*fp32"} | ({"sinks": "*fp32", "weights": "*fp32"} if full else {}),
+        {"BLOCK_RANGES": MAX_RANGES, "BLOCK_ROWS": tiles.rows},
+        replace(tiles, warps=4, stages=1),
+    )
     yield Variant(
         "window_scores: reduce",
         reduced_probabilities_kernel,
@@ -113,7 +127,14 @@ def variants(dtype: torch.dtype, head_dim: int, options: str = PLAIN) -> Iterato
         "vertical_slash_attention",
         vertical_slash_kernel,
         pointers
-        | {"columns": "*i32", "column_from": "*i32", "column_to": "*i32", "out": f"*{element}", "scaling": "fp32"}
+        | {
+            "columns": "*i32",
+            "column_from": "*i32",
+            "column_to": "*i32",
+            "column_all": "*i32",
+            "out": f"*{element}",
+            "scaling": "fp32",
+        }
         | ({"key_mask": "*u8", "sinks": "*fp32", "sliding_window": "i32"} if full else {}),
         common | {"BLOCK_ROWS": tiles.rows, "BLOCK_KEYS": tiles.keys},
         tiles,
@@ -131,7 +152,7 @@ def variants(dtype: torch.dtype, head_dim: int, options: str = PLAIN) -> Iterato
 
 def resources(variant: Variant, dtype: torch.dtype, head_dim: int, options: str, target_name: str) -> Resources:
     """Compile one variant for one target and read what it takes."""
-    optional = {"own_key", "key_mask", "own_key_mask", "sinks", "sliding_window"}
+    optional = {"own_key", "key_mask", "own_key_mask", "sinks", "sliding_window", "weights"}
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int], list[list[Any]]] = {}
@@ -151,9 +172,14 @@ def resources(variant: Variant, dtype: torch.dtype, head_dim: int, options: str,
     target = TARGETS[target_name]
     launch = {"num_warps": variant.tiles.warps, "num_stages": variant.tiles.stages}
     compiled = triton.compile(source, target=target, options=launch)
-    registers = spills = None
+    registers = spills = instructions = exponentials = None
     if target.backend == "cuda":
-        registers, spills = _assemble(compiled.asm["ptx"], target_name)
+        assembled = assemble(compiled.asm["ptx"], target)
+        registers, spills = assembled.registers, assembled.spill_bytes
+        if assembled.loop_instructions:
+            logits = variant.tiles.rows * variant.tiles.keys / (32 * variant.tiles.warps)
+            instructions = round(assembled.loop_instructions / logits, 2)
+            exponentials = round(assembled.loop_exponentials / logits, 2)
     elif (text := compiled.asm.get("amdgcn")) is not None:
         registers, spills = _amd_resources(text)
     return Resources(
@@ -169,24 +195,9 @@ def resources(variant: Variant, dtype: torch.dtype, head_dim: int, options: str,
         registers=registers,
         spill_bytes=spills,
         shared_bytes=compiled.metadata.shared,
+        instructions_per_logit=instructions,
+        exponentials_per_logit=exponentials,
     )
-
-
-def _assemble(ptx: str, target_name: str) -> tuple[int, int]:
-    """Registers and spilled bytes (stores and loads) as ptxas reports them."""
-    # Triton brings two assemblers, chooses by architecture and emits "sm_90a" for Hopper; this is the one that it uses.
-    ptxas = get_ptxas(TARGETS[target_name].arch).path
-    arch = "sm_90a" if target_name == "sm_90" else target_name
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "kernel.ptx"
-        source.write_text(ptx)
-        command = [ptxas, "-v", "--regAllocOptLevel=2", f"--gpu-name={arch}", str(source), "-o", os.devnull]
-        report = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    registers = re.search(r"Used (\d+) registers", report)
-    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", report)
-    if registers is None or not spills:
-        raise RuntimeError(f"ptxas told nothing about registers or spills:\n{report}")
-    return int(registers[1]), sum(map(int, spills))
 
 
 def _amd_resources(assembly: str) -> tuple[int | None, int | None]:
@@ -213,18 +224,19 @@ def cases(quick: bool) -> Iterator[tuple[torch.dtype, int, str]]:
 def table(rows: list[Resources]) -> str:
     """The rows as text, one kernel a line."""
     lines = [f"{'kernel':26} {'type':5} {'dim':>4} {'options':12} {'target':7} {'tile':>8} {'warps':>5} {'stages':>6} "
-             f"{'regs':>5} {'spill B':>8} {'shared B':>9}"]  # fmt: skip
+             f"{'regs':>5} {'spill B':>8} {'shared B':>9} {'instr/logit':>11} {'exp/logit':>9}"]  # fmt: skip
     for row in rows:
         lines.append(
             f"{row.kernel:26} {row.dtype:5} {row.head_dim:>4} {row.options:12} {row.target:7} "
             f"{f'{row.rows}x{row.keys}':>8} {row.warps:>5} {row.stages:>6} {_shown(row.registers):>5} "
-            f"{_shown(row.spill_bytes):>8} {row.shared_bytes:>9}"
+            f"{_shown(row.spill_bytes):>8} {row.shared_bytes:>9} "
+            f"{_shown(row.instructions_per_logit):>11} {_shown(row.exponentials_per_logit):>9}"
         )
     return "\n".join(lines)
 
 
-def _shown(value: int | None) -> str:
-    return "?" if value is None else str(value)
+def _shown(value: float | None) -> str:
+    return "-" if value is None else str(value)
 
 
 def main() -> None:

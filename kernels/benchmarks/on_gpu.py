@@ -205,7 +205,8 @@ def _compile_ahead(recorder: Recorder) -> None:
             recorder.add("compile_ahead.py", status=FAILED, note=" ".join(run.stderr.split())[-300:])
             return
         for row in json.loads(path.read_text()):
-            figures = {name: row[name] for name in ("registers", "spill_bytes", "shared_bytes")}
+            names = ("registers", "spill_bytes", "shared_bytes", "instructions_per_logit", "exponentials_per_logit")
+            figures = {name.replace("_", " "): row[name] for name in names if row[name] is not None}
             case = f"{row['kernel']}, {row['dtype']}, dim {row['head_dim']}, {row['options']}"
             spills = bool(row["spill_bytes"])
             recorder.add(case, figures, FAILED if spills else OK, "registers are spilled" if spills else "")

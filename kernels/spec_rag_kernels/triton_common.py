@@ -1,5 +1,7 @@
 """Pieces that the Triton kernels share. Importing this module imports triton."""
 
+from math import e, log2
+
 import torch
 import triton
 import triton.language as tl
@@ -7,17 +9,28 @@ from torch import Tensor
 
 from spec_rag_kernels.backend import interpreting
 
+# A device computes powers of two: what is multiplied by this before is an exponent of e.
+LOG2_E = log2(e)
+
 
 @triton.jit  # type: ignore[untyped-decorator]
 def load_rows(pointer, rows, stride, valid, HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr):  # type: ignore[no-untyped-def]
-    """[rows, BLOCK_DIM] from a matrix with unit stride in its last dimension; zeros where not `valid` or past
-    HEAD_DIM.
+    """[rows, BLOCK_DIM] from a matrix with unit stride in its last dimension; zeros where not `valid` and past
+    HEAD_DIM. None for `valid`: all rows are there, and nothing is asked of any.
     """
     dims = tl.arange(0, BLOCK_DIM)
-    mask = valid[:, None]
-    if HEAD_DIM < BLOCK_DIM:
-        mask = mask & (dims[None, :] < HEAD_DIM)
-    return tl.load(pointer + rows[:, None].to(tl.int64) * stride + dims[None, :], mask=mask, other=0.0)
+    places = pointer + rows[:, None].to(tl.int64) * stride + dims[None, :]
+    dim_exists = dims[None, :] < HEAD_DIM
+    if valid is not None:
+        mask = valid[:, None]
+        if HEAD_DIM < BLOCK_DIM:
+            mask = mask & dim_exists
+        loaded = tl.load(places, mask=mask, other=0.0)
+    elif HEAD_DIM < BLOCK_DIM:
+        loaded = tl.load(places, mask=dim_exists, other=0.0)
+    else:
+        loaded = tl.load(places)
+    return loaded
 
 
 @triton.jit  # type: ignore[untyped-decorator]

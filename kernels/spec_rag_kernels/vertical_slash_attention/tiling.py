@@ -2,7 +2,7 @@
 
 import torch
 
-from spec_rag_kernels.tiles import Tiles
+from spec_rag_kernels.tiles import Tiles, dot_size
 
 
 def attention_tiles(dtype: torch.dtype, head_dim: int) -> Tiles:
@@ -12,9 +12,11 @@ def attention_tiles(dtype: torch.dtype, head_dim: int) -> Tiles:
     """
     if dtype == torch.float32:
         # Multiplied without tensor cores, where every wider tile spills on one of the two.
-        return Tiles(rows=16, keys=32, warps=8, stages=1) if head_dim <= 128 else Tiles(16, 16, warps=8, stages=1)
-    if head_dim <= 64:
-        return Tiles(rows=128, keys=64, warps=8, stages=3)
+        if head_dim <= 64:
+            return Tiles(rows=32, keys=32, warps=8, stages=1)
+        return Tiles(rows=16, keys=32 if head_dim <= 128 else 16, warps=8, stages=1)
     if head_dim <= 128:
-        return Tiles(rows=128, keys=32, warps=8, stages=2)
+        # The mask of a head that does not fill its block takes registers of its own.
+        fills = head_dim == dot_size(head_dim)
+        return Tiles(rows=128, keys=64, warps=8, stages=3) if fills else Tiles(128, 32, warps=8, stages=2)
     return Tiles(rows=64, keys=32, warps=8, stages=2)

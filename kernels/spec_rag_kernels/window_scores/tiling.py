@@ -4,9 +4,8 @@ import torch
 
 from spec_rag_kernels.tiles import Tiles
 
-# Enough programs for the 132 multiprocessors of an H100 with two programs each; more ranges would only add partial
-# sums.
-WANTED_PROGRAMS = 264
+# What the 132 multiprocessors of an H100 hold at once, at three programs each: one more would be a second wave.
+MOST_PROGRAMS = 396
 MAX_RANGES = 64
 
 
@@ -15,33 +14,21 @@ def logsumexp_tiles(dtype: torch.dtype, head_dim: int) -> Tiles:
     if dtype == torch.float32:
         # Multiplied without tensor cores, where a wider tile or a second stage spills.
         return Tiles(rows=32, keys=32, warps=8, stages=1)
-    if head_dim <= 64:
-        return Tiles(rows=128, keys=64, warps=4, stages=3)
     if head_dim <= 128:
-        return Tiles(rows=64, keys=64, warps=4, stages=2)
-    return Tiles(rows=64, keys=64, warps=8, stages=2)
+        return Tiles(rows=128, keys=64, warps=4, stages=3 if head_dim <= 64 else 2)
+    return Tiles(rows=64, keys=64, warps=4, stages=2)
 
 
-def reduce_tiles(dtype: torch.dtype, head_dim: int, restricted: bool = False) -> Tiles:
-    """Second pass: one block of keys against the rows of one head after the other.
-
-    Args:
-        dtype: of queries and keys.
-        head_dim: of both.
-        restricted: by a soft cap, a sliding window or a mask of keys, which take registers of their own.
-    """
+def reduce_tiles(dtype: torch.dtype, head_dim: int) -> Tiles:
+    """Second pass: one block of keys against the rows of one head after the other."""
     if dtype == torch.float32:
-        return Tiles(rows=32, keys=32, warps=4, stages=1)
-    if restricted and 64 < head_dim <= 128:
-        return Tiles(rows=64, keys=64, warps=8, stages=2)
-    if head_dim <= 128:
-        return Tiles(rows=64, keys=128, warps=4, stages=2)
-    return Tiles(rows=32, keys=64, warps=4, stages=2)
+        return Tiles(rows=32, keys=32, warps=8, stages=1)
+    return Tiles(rows=64, keys=128 if head_dim <= 128 else 64, warps=4, stages=2)
 
 
 def key_ranges(keys: int, programs: int, tiles: Tiles) -> tuple[int, int]:
     """How many ranges of keys the first pass takes side by side, and the keys in each (whole blocks)."""
     blocks = -(-keys // tiles.keys)
-    ranges = max(1, min(blocks, MAX_RANGES, -(-WANTED_PROGRAMS // programs)))
+    ranges = max(1, min(blocks, MAX_RANGES, MOST_PROGRAMS // programs))
     blocks_per_range = -(-blocks // ranges)
     return -(-blocks // blocks_per_range), blocks_per_range * tiles.keys

@@ -28,6 +28,8 @@ from spec_rag_kernels import gather_kv, vertical_slash_attention, window_scores
 from torch import Tensor
 
 Calls = dict[str, Callable[[], object]]
+# Of a shape, tokens, a device and a type: each way as a call, the kernel's bound, and the bytes that a way would hold.
+Prepare = Callable[[Shape, int, str, torch.dtype], tuple[Calls, Cost, dict[str, float]]]
 # A way that would hold more than this is left out: there is no such memory.
 MOST_BYTES = 30e9
 
@@ -40,11 +42,7 @@ def run(recorder: Recorder, device: str) -> None:
     torch.manual_seed(0)
     for tokens in lengths:
         for shape in shapes:
-            for name, prepare in (
-                ("window_scores", _window_scores),
-                ("vertical_slash_attention", _vertical_slash),
-                ("gather_kv", _gather_kv),
-            ):
+            for name, prepare in OPERATORS.items():
                 _measure(recorder, device, shape, tokens, name, prepare)
                 release()
 
@@ -55,7 +53,7 @@ def _measure(
     shape: Shape,
     tokens: int,
     name: str,
-    prepare: Callable[[Shape, int, str, torch.dtype], tuple[Calls, Cost, dict[str, float]]],
+    prepare: Prepare,
 ) -> None:
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     try:
@@ -133,14 +131,36 @@ def _vertical_slash(shape: Shape, tokens: int, device: str, dtype: torch.dtype) 
     return calls, ours, {"vertical_slash_attention materialised": whole.once / 2}
 
 
-def _gather_kv(shape: Shape, tokens: int, device: str, dtype: torch.dtype) -> tuple[Calls, Cost, dict[str, float]]:
+def _gather_kv(
+    name: str, kept: int, shape: Shape, tokens: int, device: str, dtype: torch.dtype
+) -> tuple[Calls, Cost, dict[str, float]]:
     _, key, value = _tensors(shape, tokens, 1, device, dtype)
-    kept = min(KEPT, tokens // 2)
     order = torch.rand(1, shape.key_heads, tokens, device=device).argsort(dim=-1)[..., :kept]
     positions = order.sort(dim=-1).values
     index = positions[..., None].expand(-1, -1, -1, shape.dim)
     calls: Calls = {
-        "gather_kv": lambda: gather_kv(key, value, positions),
-        "gather_kv materialised": lambda: (key.gather(2, index.contiguous()), value.gather(2, index.contiguous())),
+        name: lambda: gather_kv(key, value, positions),
+        f"{name} materialised": lambda: (key.gather(2, index.contiguous()), value.gather(2, index.contiguous())),
     }
-    return calls, gather_kv_cost(shape, tokens)[0], {}
+    return calls, gather_kv_cost(shape, kept)[0], {}
+
+
+def _gather_kv_to_capacity(
+    shape: Shape, tokens: int, device: str, dtype: torch.dtype
+) -> tuple[Calls, Cost, dict[str, float]]:
+    return _gather_kv("gather_kv", min(KEPT, tokens // 2), shape, tokens, device, dtype)
+
+
+def _gather_kv_to_an_eighth(
+    shape: Shape, tokens: int, device: str, dtype: torch.dtype
+) -> tuple[Calls, Cost, dict[str, float]]:
+    return _gather_kv("gather_kv to an eighth", tokens // 8, shape, tokens, device, dtype)
+
+
+OPERATORS: dict[str, Prepare] = {
+    "window_scores": _window_scores,
+    "vertical_slash_attention": _vertical_slash,
+    "gather_kv": _gather_kv_to_capacity,
+    # 1,024 of 64k are copied in the time that a launch takes; an eighth shows what the copy itself does
+    "gather_kv to an eighth": _gather_kv_to_an_eighth,
+}

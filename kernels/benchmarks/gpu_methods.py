@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_rows import Recorder, release
+from gpu_rows import BY_ARITHMETIC, Recorder, release
 from measure import median_seconds
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -31,6 +31,7 @@ SIZES: dict[str, tuple[str, tuple[int, int, int, int, int, int, bool]]] = {
     "tiny": ("llama", (64, 96, 4, 4, 2, 320, True)),
 }
 PAIRS = {"8B": ("1B", "8B"), "14B": ("0.5B", "14B")}
+PLANNED = {"8B": ("Llama-3.2-1B", "Llama-3.1-8B"), "14B": ("Qwen2.5-0.5B", "Qwen2.5-14B")}
 
 
 def model_of(size: str, device: str) -> PreTrainedModel:
@@ -77,6 +78,7 @@ def methods(capacity: int, tokens: int) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def run(recorder: Recorder, device: str, pair_name: str, small: bool) -> None:
     """Dense and every method, from the length that matters most to the others; then eight prompts in a batch."""
+    arithmetic(recorder, pair_name)
     sizes = ("tiny", "tiny") if small else PAIRS[pair_name]
     lengths = (200, 400) if small else (65_536, 16_384, 32_768, 131_072)
     capacities = (48, 96) if small else (1024, 4096)
@@ -106,6 +108,25 @@ def run(recorder: Recorder, device: str, pair_name: str, small: bool) -> None:
     for name, options in [("dense", {}), *methods(capacities[0], tokens)]:
         way = partial(_answered, pair, tokens, 8, device, options)
         recorder.run(f"{name}, {pair_name}, 8 prompts of {tokens:,}", way, 10 * slowest * tokens)
+
+
+def arithmetic(recorder: Recorder, pair_name: str, tokens: int = 65_536) -> None:
+    """What operations and bytes allow, however fast the kernels are (docs/plan.md): dense, SpecPC and SpecKV."""
+    from spec_rag.evaluation.planning.costs import Pair, dense, speckv, specpc
+    from spec_rag.evaluation.planning.plan import device_of
+    from spec_rag.evaluation.planning.shapes import model_shape
+
+    draft, target = (model_shape(name) for name in PLANNED[pair_name])
+    pair = Pair(draft, target, device_of("h200"))
+    eighth = SpecPCConfig(max_capacity_prompt=tokens // 8)
+    whole, short = dense(pair, tokens, NEW_TOKENS), specpc(pair, tokens, NEW_TOKENS, eighth)
+    pruned = speckv(pair, tokens, NEW_TOKENS, SpecKVConfig(max_capacity_prompt=1024))
+    for name, cost in (("SpecPC 1/8", short), ("SpecKV to 1,024", pruned)):
+        figures = {
+            "dense prefill over its, operations": whole.prefill_flops / cost.prefill_flops,
+            "GB of weights and KV below dense": (whole.peak_bytes - cost.peak_bytes) / 1e9,
+        }
+        recorder.add(f"{BY_ARITHMETIC} {name}, {pair_name}, {tokens:,}", figures)
 
 
 def _beside_dense(

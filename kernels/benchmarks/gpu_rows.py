@@ -18,6 +18,7 @@ from typing import Any
 from measure import table
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
+BY_ARITHMETIC = "by arithmetic:"  # what a case is called that was computed and not measured
 
 
 @dataclass(frozen=True)

@@ -129,12 +129,12 @@ def vertical_slash_cost(shape: Shape, tokens: int) -> list[Cost]:
     ]
 
 
-def gather_kv_cost(shape: Shape, tokens: int) -> list[Cost]:
-    """The copy, and torch.gather with one int64 index for every number."""
-    moved = 2 * 2 * shape.key_heads * KEPT * shape.dim * ELEMENT
-    index = 8 * shape.key_heads * KEPT
-    loaded = moved + 8 * shape.key_heads * blocks(KEPT, COPY_TILES.keys) * COPY_TILES.keys
-    expanded = 2 * 8 * shape.key_heads * KEPT * shape.dim
+def gather_kv_cost(shape: Shape, kept: int) -> list[Cost]:
+    """The copy, and torch.gather with one int64 index for every number; the prompt's length does not matter."""
+    moved = 2 * 2 * shape.key_heads * kept * shape.dim * ELEMENT
+    index = 8 * shape.key_heads * kept
+    loaded = moved + 8 * shape.key_heads * blocks(kept, COPY_TILES.keys) * COPY_TILES.keys
+    expanded = 2 * 8 * shape.key_heads * kept * shape.dim
     return [
         Cost("gather_kv", moved + index, loaded, 0.0),
         Cost("materialised", moved + index + expanded, moved + index + expanded, 0.0),
@@ -166,7 +166,7 @@ def page() -> str:
     for title, cost in (
         ("window_scores", window_scores_cost),
         ("vertical_slash_attention", vertical_slash_cost),
-        ("gather_kv", gather_kv_cost),
+        ("gather_kv", lambda shape, tokens: gather_kv_cost(shape, KEPT)),
     ):
         lines += [
             "",

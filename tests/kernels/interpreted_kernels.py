@@ -33,12 +33,12 @@ def index(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
         slash = importlib.import_module("spec_rag_kernels.vertical_slash_attention.triton")
         gather = importlib.import_module("spec_rag_kernels.gather_kv.triton")
         monkeypatch.setattr(window, "logsumexp_tiles", lambda dtype, dim: SMALL)
-        monkeypatch.setattr(window, "reduce_tiles", lambda dtype, dim, restricted: SMALL)
+        monkeypatch.setattr(window, "reduce_tiles", lambda dtype, dim: SMALL)
         monkeypatch.setattr(slash, "attention_tiles", lambda dtype, dim: SMALL)
         monkeypatch.setattr(gather, "COPY_TILES", SMALL)
     if number % 3 == 0:
-        # Few programs wanted means few ranges of keys, each of several blocks.
-        monkeypatch.setattr(importlib.import_module("spec_rag_kernels.window_scores.tiling"), "WANTED_PROGRAMS", 2)
+        # Few programs mean few ranges of keys, each of several blocks.
+        monkeypatch.setattr(importlib.import_module("spec_rag_kernels.window_scores.tiling"), "MOST_PROGRAMS", 4)
     return number
 
 

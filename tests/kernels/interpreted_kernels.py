@@ -24,18 +24,22 @@ CASES = range(66)
 SMALL = Tiles(rows=16, keys=16, warps=4, stages=1)
 
 
+def take_small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    window = importlib.import_module("spec_rag_kernels.window_scores.triton")
+    slash = importlib.import_module("spec_rag_kernels.vertical_slash_attention.triton")
+    gather = importlib.import_module("spec_rag_kernels.gather_kv.triton")
+    monkeypatch.setattr(window, "logsumexp_tiles", lambda dtype, dim: SMALL)
+    monkeypatch.setattr(window, "reduce_tiles", lambda dtype, dim: SMALL)
+    monkeypatch.setattr(slash, "attention_tiles", lambda dtype, dim: SMALL)
+    monkeypatch.setattr(gather, "COPY_TILES", SMALL)
+
+
 @pytest.fixture
 def index(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Three of four cases take small tiles, so that short keys make many blocks; the others the default ones."""
     number: int = request.param
     if number % 4:
-        window = importlib.import_module("spec_rag_kernels.window_scores.triton")
-        slash = importlib.import_module("spec_rag_kernels.vertical_slash_attention.triton")
-        gather = importlib.import_module("spec_rag_kernels.gather_kv.triton")
-        monkeypatch.setattr(window, "logsumexp_tiles", lambda dtype, dim: SMALL)
-        monkeypatch.setattr(window, "reduce_tiles", lambda dtype, dim: SMALL)
-        monkeypatch.setattr(slash, "attention_tiles", lambda dtype, dim: SMALL)
-        monkeypatch.setattr(gather, "COPY_TILES", SMALL)
+        take_small_tiles(monkeypatch)
     if number % 3 == 0:
         # Few programs mean few ranges of keys, each of several blocks.
         monkeypatch.setattr(importlib.import_module("spec_rag_kernels.window_scores.tiling"), "MOST_PROGRAMS", 4)
@@ -55,6 +59,26 @@ def test_vertical_slash_attention_agrees_with_float64(index: int, seed: int) -> 
 @pytest.mark.parametrize("index", CASES, indirect=True)
 def test_gather_kv_takes_the_very_entries(index: int, seed: int) -> None:
     check_gather_kv(gather_kv_call(Draw(seed, index)), "triton")
+
+
+def test_window_scores_where_a_window_begins_anywhere_in_a_block(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    take_small_tiles(monkeypatch)
+    draw = Draw(seed, 0)
+    for keys in range(33, 50):
+        query, key = draw.normal(1, 2, 5, 64), draw.normal(1, 1, keys, 64)
+        for reduction in ("max", "sum"):
+            check_window_scores(Call((query, key), {"scaling": 0.125, "reduce_queries": reduction}), "triton")
+
+
+def test_vertical_slash_attention_where_a_band_begins_anywhere_in_a_block(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    take_small_tiles(monkeypatch)
+    draw = Draw(seed, 0)
+    tensors = tuple(draw.normal(1, 1, 70, 64) for _ in range(3))
+    for slash in range(1, 60):
+        columns = torch.randperm(70, generator=draw.generator)[None, None, :40]
+        check_vertical_slash(Call(tensors, {"scaling": 0.125, "columns": columns, "slash": slash}), "triton")
 
 
 def test_window_scores_takes_a_window_of_2048_queries() -> None:

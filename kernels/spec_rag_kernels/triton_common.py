@@ -1,6 +1,7 @@
 """Pieces that the Triton kernels share. Importing this module imports triton."""
 
 from math import e, log2
+from typing import Any
 
 import torch
 import triton
@@ -8,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from spec_rag_kernels.backend import interpreting
+from spec_rag_kernels.tiles import Tiles, dot_size
 
 # A device computes powers of two: what is multiplied by this before is an exponent of e.
 LOG2_E = log2(e)
@@ -66,3 +68,18 @@ def dot_precision(tensor: Tensor) -> str:
     # off where a GPU rounds them.
     exact = tensor.dtype == torch.float32 or (interpreting() and tensor.dtype == torch.bfloat16)
     return "ieee" if exact else "tf32"
+
+
+def launch_options(query: Tensor, tiles: Tiles, softcap: float | None) -> dict[str, Any]:
+    """What every kernel of attention is compiled and launched with; its logits are in powers of two."""
+    dim = query.shape[-1]
+    return {
+        "SOFTCAP": None if softcap is None else softcap * LOG2_E,
+        "PRECISION": dot_precision(query),
+        "HEAD_DIM": dim,
+        "BLOCK_DIM": dot_size(dim),
+        "BLOCK_ROWS": tiles.rows,
+        "BLOCK_KEYS": tiles.keys,
+        "num_warps": tiles.warps,
+        "num_stages": tiles.stages,
+    }

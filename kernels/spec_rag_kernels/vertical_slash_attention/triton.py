@@ -10,8 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spec_rag_kernels.tiles import dot_size
-from spec_rag_kernels.triton_common import LOG2_E, as_bytes, dot_precision, load_rows, multiply, soft_cap, unit_stride
+from spec_rag_kernels.triton_common import LOG2_E, as_bytes, launch_options, load_rows, multiply, soft_cap, unit_stride
 from spec_rag_kernels.vertical_slash_attention.request import VerticalSlashRequest
 from spec_rag_kernels.vertical_slash_attention.tiling import attention_tiles
 
@@ -196,14 +195,7 @@ def vertical_slash_attention_triton(request: VerticalSlashRequest) -> Tensor:
         *query.stride()[:3],
         *key.stride()[:3],
         *value.stride()[:3],
-        SOFTCAP=None if r.softcap is None else r.softcap * LOG2_E,
-        PRECISION=dot_precision(query),
-        HEAD_DIM=dim,
-        BLOCK_DIM=dot_size(dim),
-        BLOCK_ROWS=tiles.rows,
-        BLOCK_KEYS=tiles.keys,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
+        **launch_options(query, tiles, r.softcap),
     )
     return out
 

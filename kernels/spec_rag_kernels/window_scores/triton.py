@@ -16,8 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spec_rag_kernels.tiles import dot_size
-from spec_rag_kernels.triton_common import LOG2_E, as_bytes, dot_precision, load_rows, multiply, soft_cap, unit_stride
+from spec_rag_kernels.triton_common import LOG2_E, as_bytes, launch_options, load_rows, multiply, soft_cap, unit_stride
 from spec_rag_kernels.window_scores.request import WindowScoresRequest
 from spec_rag_kernels.window_scores.tiling import key_ranges, logsumexp_tiles, reduce_tiles
 
@@ -335,14 +334,7 @@ def _row_logsumexp(r: WindowScoresRequest, query: Tensor, key: Tensor) -> Tensor
         *_shared_strides(key),
         *((0, 0, 0) if own is None else own.stride()[:3]),
         0 if key.shape[0] == 1 else keys,
-        SOFTCAP=None if r.softcap is None else r.softcap * LOG2_E,
-        PRECISION=dot_precision(query),
-        HEAD_DIM=dim,
-        BLOCK_DIM=dot_size(dim),
-        BLOCK_ROWS=tiles.rows,
-        BLOCK_KEYS=tiles.keys,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
+        **launch_options(query, tiles, r.softcap),
     )
     return partial
 
@@ -393,14 +385,7 @@ def _reduced(r: WindowScoresRequest, query: Tensor, key: Tensor, partial: Tensor
         SUM_QUERIES=r.reduce_queries == "sum",
         SUM_HEADS=r.head_reduction == "sum",
         PER_HEAD=per_head,
-        SOFTCAP=None if r.softcap is None else r.softcap * LOG2_E,
-        PRECISION=dot_precision(query),
-        HEAD_DIM=dim,
-        BLOCK_DIM=dot_size(dim),
-        BLOCK_ROWS=tiles.rows,
-        BLOCK_KEYS=tiles.keys,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
+        **launch_options(query, tiles, r.softcap),
     )
     return out
 

@@ -17,6 +17,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 KERNELS_PATH = str(Path(__file__).parents[2] / "kernels")
 BENCHMARKS = Path(KERNELS_PATH) / "benchmarks"
+# Older ones compile the kernels as well, but their interpreters fail with the numpy of today.
+INTERPRETER_SINCE = "3.7"
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from kernel_cases import INTERPRETER_SINCE
 from spec_rag_kernels import questions_attention
 
 chunked = importlib.import_module("spec_rag_kernels.questions_attention.chunked")
@@ -88,6 +89,7 @@ def test_without_scores_the_output_is_the_same(seed: int) -> None:
 
 
 def test_the_gpu_path_agrees_under_the_interpreter() -> None:
+    pytest.importorskip("triton", minversion=INTERPRETER_SINCE)
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from test_questions_attention import check, drawn\n"

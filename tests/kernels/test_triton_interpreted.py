@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from kernel_cases import INTERPRETER_SINCE
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion=INTERPRETER_SINCE)
 HERE = Path(__file__).parent
 
 

@@ -249,8 +249,8 @@ def _answered(chance: random.Random, pair: ModelPair, text: str, question: str) 
     count, capacity = chance.randrange(1, 4), chance.choice([8, 32, 100])
     drawn = {"temperature": 1.0, "seed": 1} if chance.random() < 0.3 else {}
     if chance.random() < 0.3:
-        if not text:
-            return
+        if not text.strip():
+            return  # refused
         context = ContextCache.read(pair, text, keep=chance.choice([0.1, 0.5, 1.0]))
         require(context.nbytes > 0, "a context that is kept")
         answers = generate_batch(pair, [question or "?"] * count, None, None, 3, context=context, **drawn)

@@ -32,10 +32,12 @@ for folder in (ROOT / "integrations", ROOT / "kernels", ROOT, HERE):
 from gpu_goals import MISSED, goals  # noqa: E402
 from gpu_rows import FAILED, OK, SKIPPED, Recorder, Row, draw, grid, markdown, read_rows, told, whole_file  # noqa: E402
 from measure import table  # noqa: E402
+from roofline import LENGTHS, MODELS, issue_seconds  # noqa: E402
 
 PACKAGES = ("torch", "triton", "transformers", "flash-attn", "pytest")
 RESERVE_SECONDS = 12.0  # for the pages
 NO_GPU = "no GPU"
+ISSUE = f"µs to issue, {MODELS[0].model}, {LENGTHS[1]:,}"
 GRACE_SECONDS = 5.0  # a stage stops by itself before it is stopped
 
 
@@ -215,6 +217,8 @@ def _compile_ahead(recorder: Recorder) -> None:
         for row in json.loads(path.read_text()):
             names = ("registers", "spill_bytes", "shared_bytes", "instructions_per_logit", "exponentials_per_logit")
             figures = {name.replace("_", " "): row[name] for name in names if row[name] is not None}
+            if row["instructions_per_logit"] is not None and row["head_dim"] == MODELS[0].dim:
+                figures[ISSUE] = 1e6 * issue_seconds(row["kernel"], row["instructions_per_logit"])
             case = f"{row['kernel']}, {row['dtype']}, dim {row['head_dim']}, {row['options']}"
             spills = bool(row["spill_bytes"])
             recorder.add(case, figures, FAILED if spills else OK, "registers are spilled" if spills else "")

@@ -17,6 +17,8 @@ from spec_rag_kernels.window_scores.tiling import key_ranges, logsumexp_tiles, r
 
 BYTES_PER_SECOND = 3.35e12
 OPERATIONS_PER_SECOND = 989e12
+# of a warp: four by each of 132 multiprocessors in a cycle
+INSTRUCTIONS_PER_SECOND = 4 * 132 * 1.755e9
 PAGE = Path(__file__).parents[1] / "ROOFLINE.md"
 DTYPE, ELEMENT = torch.bfloat16, 2
 
@@ -139,6 +141,22 @@ def gather_kv_cost(shape: Shape, kept: int) -> list[Cost]:
         Cost("gather_kv", moved + index, loaded, 0.0),
         Cost("materialised", moved + index + expanded, moved + index + expanded, 0.0),
     ]
+
+
+def issue_seconds(kernel: str, instructions_per_logit: float) -> float:
+    """What a compiled kernel takes at 65,536 tokens of Llama-3.1-8B to issue its instructions alone, whatever it loads
+    and multiplies.
+
+    Args:
+        kernel: as `compile_ahead.py` calls it.
+        instructions_per_logit: per thread, of its loop.
+    """
+    shape, tokens = MODELS[0], LENGTHS[1]
+    if kernel.startswith("window_scores"):
+        logits: float = shape.heads * WINDOW * tokens
+    else:
+        logits = vertical_slash_cost(shape, tokens)[0].operations / (4 * shape.dim)
+    return logits * instructions_per_logit / 32 / INSTRUCTIONS_PER_SECOND
 
 
 def page() -> str:

@@ -1,4 +1,4 @@
-"""Assemble a Triton kernel for an NVIDIA GPU that is not there, and count what its busiest loop does.
+"""Assemble a Triton kernel for an NVIDIA GPU that is not there, and count what its inner loop does.
 
 Without a GPU nothing is timed; but a multiprocessor issues at most four instructions and sixteen exponentials of a
 block's threads per cycle, so that their number per logit bounds the time from below.
@@ -50,13 +50,13 @@ def assemble(ptx: str, target: GPUTarget) -> Assembled:
     spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", report)
     if registers is None or not spills:
         raise RuntimeError(f"ptxas told nothing about registers or spills:\n{report}")
-    loop = busiest_loop(code)
+    loop = inner_loop(code)
     return Assembled(
         int(registers[1]), sum(map(int, spills)), len(loop), sum(one.startswith("MUFU.EX2") for one in loop)
     )
 
 
-def busiest_loop(code: str) -> list[str]:
+def inner_loop(code: str) -> list[str]:
     """The instructions of the shortest loop that multiplies, as nvdisasm writes them: the one without masks."""
     labels: dict[str, int] = {}
     instructions: list[str] = []

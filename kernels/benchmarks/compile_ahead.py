@@ -3,8 +3,7 @@
     python kernels/benchmarks/compile_ahead.py [--targets sm_80,sm_90,gfx942] [--quick] [--json FILE]
 
 Registers, spills, shared memory and the instructions per logit of the default tilings, as the assembler that comes
-with triton reports them.
-Needs no GPU, and a process without TRITON_INTERPRET.
+with triton reports them. Needs no GPU, and a process without TRITON_INTERPRET.
 """
 
 import argparse
@@ -27,7 +26,7 @@ from spec_rag_kernels.triton_common import dot_precision
 from spec_rag_kernels.vertical_slash_attention.tiling import attention_tiles
 from spec_rag_kernels.vertical_slash_attention.triton import vertical_slash_kernel
 from spec_rag_kernels.window_scores.tiling import MAX_RANGES, logsumexp_tiles, reduce_tiles
-from spec_rag_kernels.window_scores.triton import (
+from spec_rag_kernels.window_scores.triton_kernels import (
     reduced_probabilities_kernel,
     row_logsumexp_kernel,
     row_offset_kernel,

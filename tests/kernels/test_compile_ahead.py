@@ -40,3 +40,9 @@ def test_default_tilings_spill_nothing_and_fit_into_shared_memory(tmp_path: Path
         assert row["registers"] > 0, row
         assert row["spill_bytes"] == 0, row
         assert row["shared_bytes"] < SHARED_LIMIT[row["target"]], row
+    on_hopper = [row for row in rows if (row["target"], row["head_dim"], row["options"]) == ("sm_90", 128, "plain")]
+    exponentials = {row["kernel"]: row["exponentials_per_logit"] for row in on_hopper}
+    # one per logit, but where the largest is wanted, one per key and head
+    assert 1 <= exponentials["window_scores: logsumexp"] < 1.2
+    assert exponentials["window_scores: reduce"] < 0.2
+    assert 1 <= exponentials["vertical_slash_attention"] < 1.2

@@ -183,7 +183,7 @@ def vertical_slash_attention_triton(request: VerticalSlashRequest) -> Tensor:
         value,
         r.sorted_columns.to(torch.int32),
         *ranges,
-        None if r.sinks is None else (r.sinks.float() * LOG2_E).contiguous(),
+        None if r.sinks is None else r.sinks.float() * LOG2_E,
         as_bytes(r.key_mask),
         out,
         r.scaling * LOG2_E,

@@ -13,6 +13,7 @@ from spec_rag_kernels.tiles import Tiles, dot_size
 
 # A device computes powers of two: what is multiplied by this before is an exponent of e.
 LOG2_E = log2(e)
+TWICE_LOG2_E = tl.constexpr(2 * LOG2_E)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -37,9 +38,22 @@ def load_rows(pointer, rows, stride, valid, HEAD_DIM: tl.constexpr, BLOCK_DIM: t
 
 @triton.jit  # type: ignore[untyped-decorator]
 def soft_cap(logits, SOFTCAP: tl.constexpr):  # type: ignore[no-untyped-def]
-    """SOFTCAP * tanh(logits / SOFTCAP), by the sigmoid because tl has no tanh; unchanged for None."""
+    """SOFTCAP * tanh(logits / SOFTCAP), which tl does not have; unchanged for None.
+
+    By powers of two where the quotient is large. Where it is small, they would leave the rounding error of a number
+    near 1, times SOFTCAP: there an odd polynomial (least relative error over 0 to .625, 4e-9) has that of the logit.
+    """
     if SOFTCAP is not None:
-        logits = SOFTCAP * (2.0 * tl.sigmoid(logits * (2.0 / SOFTCAP)) - 1.0)
+        quotient = logits * (1.0 / SOFTCAP)
+        size = tl.abs(quotient)
+        large = 1.0 - 2.0 / (tl.exp2(size * TWICE_LOG2_E) + 1.0)
+        square = quotient * quotient
+        series = 0.020639085 - 0.005704985 * square
+        series = -0.053739715 + series * square
+        series = 0.13331442 + series * square
+        series = -0.33333282 + series * square
+        small = quotient + quotient * (square * series)
+        logits = SOFTCAP * tl.where(size < 0.625, small, tl.where(quotient < 0.0, -large, large))
     return logits
 
 

@@ -8,6 +8,8 @@ import importlib
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from kernel_cases import (
     Call,
     Draw,
@@ -19,6 +21,7 @@ from kernel_cases import (
     window_scores_call,
 )
 from spec_rag_kernels.tiles import Tiles
+from spec_rag_kernels.triton_common import soft_cap
 
 CASES = range(66)
 SMALL = Tiles(rows=16, keys=16, warps=4, stages=1)
@@ -84,6 +87,23 @@ def test_vertical_slash_attention_where_a_band_begins_anywhere_in_a_block(
 def test_window_scores_takes_a_window_of_2048_queries() -> None:
     query, key = torch.randn(1, 1, 2048, 64).bfloat16(), torch.randn(1, 1, 2100, 64).bfloat16()
     check_window_scores(Call((query, key), {"scaling": 0.125, "reduce_heads": "kv"}), "triton")
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def soft_cap_kernel(logits, out, COUNT: tl.constexpr, SOFTCAP: tl.constexpr):  # type: ignore[no-untyped-def]
+    places = tl.arange(0, COUNT)
+    tl.store(out + places, soft_cap(tl.load(logits + places), SOFTCAP))
+
+
+@pytest.mark.parametrize("softcap", [5.0, 50.0, 72.134752])
+def test_soft_cap_is_as_exact_as_its_logits(softcap: float) -> None:
+    """Relative to the logit, also where that is a thousandth of the cap; far outside it is the cap itself."""
+    size = softcap * torch.logspace(-4, 4, 4095).float()
+    logits = torch.cat([-size, torch.zeros(2), size])
+    capped = torch.empty_like(logits)
+    soft_cap_kernel[(1,)](logits, capped, COUNT=logits.numel(), SOFTCAP=softcap)
+    truth = softcap * torch.tanh(logits.double() / softcap)
+    torch.testing.assert_close(capped.double(), truth, atol=0.0, rtol=4e-7)
 
 
 def test_padding_may_hold_anything() -> None:

@@ -13,9 +13,10 @@ from kernel_cases import INTERPRETER_SINCE
 
 pytest.importorskip("triton", minversion=INTERPRETER_SINCE)
 HERE = Path(__file__).parent
+FEWEST = {"padding": 1, "soft_cap": 3}
 
 
-@pytest.mark.parametrize("operator", ["window_scores", "vertical_slash_attention", "gather_kv", "padding"])
+@pytest.mark.parametrize("operator", ["window_scores", "vertical_slash_attention", "gather_kv", "padding", "soft_cap"])
 def test_kernels_agree_with_the_naive_truth_under_the_interpreter(operator: str, seed: int) -> None:
     environment = os.environ | {
         "TRITON_INTERPRET": "1",
@@ -49,4 +50,4 @@ def test_kernels_agree_with_the_naive_truth_under_the_interpreter(operator: str,
     assert run.returncode == 0, report
     passed = re.search(r"(\d+) passed", run.stdout)
     assert passed is not None, report
-    assert int(passed[1]) >= (1 if operator == "padding" else 60), report
+    assert int(passed[1]) >= FEWEST.get(operator, 60), report

@@ -16,6 +16,6 @@ _MISSING = ON_GPU and not torch.cuda.is_available()
 
 on_device = [
     pytest.mark.gpu,
-    pytest.mark.skipif(_MISSING, reason="needs a GPU (SPEC_RAG_TEST_DEVICE=cpu runs it small, on the CPU)"),
+    pytest.mark.skipif(_MISSING, reason="needs a GPU (SPEC_RAG_TEST_DEVICE=cpu TRITON_INTERPRET=1 runs it small)"),
 ]
 only_on_gpu = pytest.mark.skipif(not ON_GPU, reason="needs a GPU: there is nothing like it on a CPU")

@@ -97,7 +97,7 @@ def soft_cap_kernel(logits, out, COUNT: tl.constexpr, SOFTCAP: tl.constexpr):  #
 
 @pytest.mark.parametrize("softcap", [5.0, 50.0, 72.134752])
 def test_soft_cap_is_as_exact_as_its_logits(softcap: float) -> None:
-    """Relative to the logit, also where that is a thousandth of the cap; far outside it is the cap itself."""
+    """Relative to the logit, from a ten-thousandth of the cap to where the answer is the cap itself."""
     size = softcap * torch.logspace(-4, 4, 4095).float()
     logits = torch.cat([-size, torch.zeros(2), size])
     capped = torch.empty_like(logits)

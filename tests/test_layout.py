@@ -23,7 +23,7 @@ FLOORS = [
     ["cli"],
 ]
 HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-LONGEST = 300
+LONGEST = 500
 
 
 def module_name(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spec_rag.evaluation.chart import Point, _round_steps, draw_kept, draw_lengths
-from spec_rag.evaluation.run import interval
+from spec_rag.evaluation.kept import interval
 
 
 def test_axes_have_round_numbers_around_the_values() -> None:

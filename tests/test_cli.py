@@ -29,14 +29,14 @@ from spec_rag.answering.chunks import retrieve  # noqa: E402
 from spec_rag.answering.pipeline import answer_messages, find_support  # noqa: E402
 from spec_rag.cli import console  # noqa: E402
 from spec_rag.cli.app import app  # noqa: E402
-from spec_rag.evaluation.tasks.handbook import (  # noqa: E402
+from spec_rag.evaluation.handbook import (  # noqa: E402
     Handbook,
     demo_questions,
     evaluate_handbook,
     find_handbook,
     load_handbook,
 )
-from spec_rag.evaluation.tasks.metrics import holds_answer  # noqa: E402
+from spec_rag.evaluation.metrics import holds_answer  # noqa: E402
 
 POWER = "# Power\n\nThe tank holds 42,500 litres.\n\nThe fuel is blue. It burns.\n\n## Keys\n\nThe key is here.\n"
 LONG = "# Long\n\n" + " ".join(f"Tank {i} is large and grey. Its fuel burns for {i} hours." for i in range(40))
@@ -404,7 +404,7 @@ def test_damaged_or_missing_corpus_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_demo_prints_answers_with_their_place_and_a_table(tiny: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spec_rag.evaluation.tasks.handbook.DEFAULT_TOP_K", 2)
+    monkeypatch.setattr("spec_rag.evaluation.handbook.DEFAULT_TOP_K", 2)
     result = run("demo")
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
@@ -416,7 +416,7 @@ def test_demo_prints_answers_with_their_place_and_a_table(tiny: ModelPair, monke
 
 
 def test_evaluation_counts_each_question_at_each_ratio(tiny: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spec_rag.evaluation.tasks.handbook.DEFAULT_TOP_K", 1)
+    monkeypatch.setattr("spec_rag.evaluation.handbook.DEFAULT_TOP_K", 1)
     handbook = load_handbook()
     few = Handbook(handbook.chunks, [q for q in handbook.questions if q.id in ("single-01", "single-07", "two-01")])
     told: list[str] = []

@@ -12,9 +12,9 @@ import torch
 from pydantic import BaseModel
 from tiny import random_ids, tiny_model, tiny_pair
 
+from benchmarks.json_schemas import fault, schemas, schemas_answered, table
 from spec_rag import ModelPair, SpecKVConfig, generate, generate_batch, stream
 from spec_rag.errors import ConfigError, MissingDependencyError
-from spec_rag.evaluation.tasks.schemas import fault, schemas, schemas_answered, table
 from spec_rag.generation.constrained import ConstrainedLogits, Vocabulary, route_to_end
 from spec_rag.generation.structured import Constraint, read_json
 

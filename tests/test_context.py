@@ -16,10 +16,10 @@ import torch
 from dense import call
 from tiny import random_ids, target_only, tiny_model, tiny_pair, tiny_tokenizer
 
+from benchmarks.context_questions import contexts, contexts_answered, table
 from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, agenerate, generate, generate_batch, stream
 from spec_rag.attention.capture import AttentionCall
 from spec_rag.errors import CancelledError, ConfigError, PromptTooLongError, UnsupportedModelError
-from spec_rag.evaluation.tasks.contexts import contexts, contexts_answered, table
 from spec_rag.generation.repetition import _Attended
 from spec_rag.text.contexts import context_ids, question_ids
 from spec_rag.text.prompts import chat_ids

@@ -109,7 +109,7 @@ def test_the_reference_lists_every_public_name() -> None:
 
     listed = {name for _, _, names in SITE.REFERENCE.values() for name in names}
     packages = ["langchain_spec_rag", "llama_index.llms.spec_rag", "llama_index.postprocessor.spec_rag"]
-    packages += ["spec_rag_kernels", "lm_eval_spec_rag", "bergen_spec_rag"]
+    packages += ["spec_rag_kernels", "lm_eval_spec_rag"]
     public = {f"spec_rag.{name}" for name in spec_rag.__all__}
     public |= {f"{package}.{name}" for package in packages for name in public_names(package)}
     assert public - listed == set()

@@ -17,12 +17,12 @@ from spec_rag.cli.app import app
 from spec_rag.compression.draft import Draft
 from spec_rag.compression.pipeline import compress
 from spec_rag.errors import UnreadableFileError
-from spec_rag.evaluation import run
-from spec_rag.evaluation.methods.budgets import PARTS
-from spec_rag.evaluation.methods.case import Case
-from spec_rag.evaluation.methods.variants import EMBEDDED, VARIANTS
-from spec_rag.evaluation.tasks.metrics import holds_answer
-from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion, read_questions
+from spec_rag.evaluation import kept as run
+from spec_rag.evaluation.budgets import PARTS
+from spec_rag.evaluation.case import Case
+from spec_rag.evaluation.metrics import holds_answer
+from spec_rag.evaluation.questions import AnsweredQuestion, read_questions
+from spec_rag.evaluation.variants import EMBEDDED, VARIANTS
 from spec_rag.text.documents import Document
 
 TEXTS = (
@@ -124,8 +124,8 @@ def test_what_was_read_in_one_run_is_not_read_in_the_next(
     variants = {name: ALL[name] for name in ("default", "paper", "embedding sentences")}
     first = run.kept_answers(draft, [ASKED], variants, embedder=vowels, signals=tmp_path)
     monkeypatch.setattr("spec_rag.compression.draft_reader.DocumentReader._encode_batch", None)
-    monkeypatch.setattr("spec_rag.evaluation.methods.case.joint_importance", None)
-    monkeypatch.setattr("spec_rag.evaluation.methods.case.similarities", None)
+    monkeypatch.setattr("spec_rag.evaluation.case.joint_importance", None)
+    monkeypatch.setattr("spec_rag.evaluation.case.similarities", None)
     assert run.kept_answers(draft, [ASKED], variants, embedder=vowels, signals=tmp_path) == first
     other = replace(ASKED, documents=[Document("Something else. It is new."), *ASKED.documents])
     with pytest.raises(TypeError):

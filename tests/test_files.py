@@ -161,7 +161,7 @@ def context_saved(path: Path) -> Callable[[], None]:
 
 
 def page_written(path: Path) -> Callable[[], None]:
-    from spec_rag.evaluation.page import Section, write_page
+    from benchmarks.results_page import Section, write_page
 
     return lambda: write_page("Title", "about", [Section("One", "text " * 500)], path)
 
@@ -173,8 +173,8 @@ def picture_drawn(path: Path) -> Callable[[], None]:
 
 
 def answers_kept(path: Path) -> Callable[[], None]:
-    from spec_rag.evaluation.run import right_answers
-    from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
+    from spec_rag.evaluation.answers import right_answers
+    from spec_rag.evaluation.questions import AnsweredQuestion
 
     asked = AnsweredQuestion("Who?", ["Fenn"], [])
     return lambda: right_answers(tiny_pair(), [asked], {"method": lambda *_: "x" * 3000}, path) and None

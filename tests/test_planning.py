@@ -11,12 +11,12 @@ from tiny import tiny_model
 from transformers import AutoConfig
 from typer.testing import CliRunner
 
+from benchmarks.plan_check import as_markdown as check_table
+from benchmarks.plan_check import checked
 from spec_rag.cli.app import app
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
 from spec_rag.evaluation.planning import costs, processor
-from spec_rag.evaluation.planning.check import as_markdown as check_table
-from spec_rag.evaluation.planning.check import checked
 from spec_rag.evaluation.planning.costs import Pair, break_even, causal_pairs, prefill_flops
 from spec_rag.evaluation.planning.devices import Device
 from spec_rag.evaluation.planning.plan import as_markdown, device_of, plan

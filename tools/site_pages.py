@@ -110,7 +110,7 @@ REFERENCE: dict[str, tuple[str, str, list[str]]] = {
     "api/evaluation.md": (
         "Evaluation harnesses",
         "",
-        ["lm_eval_spec_rag.SpecRagLM", "bergen_spec_rag.SpecPCContextProcessor"],
+        ["lm_eval_spec_rag.SpecRagLM"],
     ),
     "api/kernels.md": (
         "Kernels",

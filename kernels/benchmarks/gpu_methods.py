@@ -214,9 +214,9 @@ def compression(recorder: Recorder, device: str, small: bool) -> None:
     sys.path.append(str(Path(__file__).parents[2] / "tests"))
     from tiny import tiny_tokenizer
 
+    from benchmarks.costs import generated_documents
     from spec_rag import DocumentIndex, compress
     from spec_rag.compression.draft import Draft
-    from spec_rag.evaluation.speed import generated_documents
 
     # one token per byte stands in for a tokenizer that may not be there; the draft reads as many tokens
     pair = ModelPair(draft=model_of("tiny" if small else "SmolLM2-135M", device), tokenizer=tiny_tokenizer())

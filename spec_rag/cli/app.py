@@ -18,13 +18,15 @@ from spec_rag.errors import SpecRagError
 COMMANDS = ("compress", "ask", "index", "serve", "mcp", "calibrate", "evaluate", "plan", "demo")
 
 
-class _Commands(TyperGroup):
-    """Turns the errors that users can do something about into one line."""
+class Commands(TyperGroup):
+    """A group of commands that prints an error as one line."""
 
     def list_commands(self, ctx: Any) -> list[str]:
+        """The commands in the order in which they were registered."""
         return list(self.commands)
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the command; a package error or an OSError becomes one line and exit code 2."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -38,7 +40,7 @@ class _Commands(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -14,7 +14,7 @@ from spec_rag.cli.ask import described
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from spec_rag.evaluation.tasks.handbook import DemoAnswer, Evaluation, Handbook
+    from spec_rag.evaluation.handbook import DemoAnswer, Evaluation, Handbook
     from spec_rag.models.pair import ModelPair
 
 
@@ -28,7 +28,7 @@ def demo(
     device: console.Device = None,
 ) -> None:
     """Answer five questions from a quarter of what was retrieved, and print what it cost."""
-    from spec_rag.evaluation.tasks.handbook import evaluate_handbook, load_handbook
+    from spec_rag.evaluation.handbook import evaluate_handbook, load_handbook
 
     handbook = load_handbook(corpus)
     with console.progress() as tell:
@@ -55,7 +55,7 @@ def demo(
 
 def _answered_aloud(pair: ModelPair, handbook: Handbook, tell: console.Tell) -> list[DemoAnswer]:
     from spec_rag.compression.index import DocumentIndex
-    from spec_rag.evaluation.tasks.handbook import answer_question, demo_questions
+    from spec_rag.evaluation.handbook import answer_question, demo_questions
 
     answers: list[DemoAnswer] = []
     index = DocumentIndex()

@@ -23,7 +23,7 @@ Measure = Literal["kept", "answers"]
 Row = TypeVar("Row")
 
 _BLOCK_BYTES = 65536
-_ROOMS = ("text", "models", "attention", "compression", "generation", "evaluation/methods", "evaluation/tasks")
+_ROOMS = ("text", "models", "attention", "compression", "generation", "evaluation")
 
 
 @cache

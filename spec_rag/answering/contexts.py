@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spec_rag.answering.generators import LocalGenerator
 from spec_rag.answering.pipeline import INSTRUCTION
 from spec_rag.errors import ConfigError
 
@@ -59,11 +60,4 @@ def answer_from_context(
     emit: Callable[[str], None] = lambda piece: None,
 ) -> Answer:
     """Answer a question on a context; `emit` is called with each piece of the answer as it is written."""
-    from spec_rag.generation.streaming import stream
-
-    with stream(pair, f"Question: {question}", context=context, max_new_tokens=max_new_tokens) as pieces:
-        for piece in pieces:
-            emit(piece)
-        answer = pieces.answer
-    assert answer is not None
-    return answer
+    return LocalGenerator(pair, context=context).answer(f"Question: {question}", max_new_tokens, emit)

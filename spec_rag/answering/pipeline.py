@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spec_rag.answering.chunks import Chunk
+from spec_rag.answering.generators import Generator, LocalGenerator
 
 if TYPE_CHECKING:
+    from spec_rag.compression.draft import Draft
     from spec_rag.compression.index import DocumentIndex
     from spec_rag.config import SpecKVConfig
     from spec_rag.models.pair import ModelPair
@@ -54,51 +56,63 @@ class Support:
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer with all that led to it. `seconds` is wall time from the chunks to the last token."""
+    """An answer with all that led to it.
+
+    Attributes:
+        compression: the chunks and what was kept of them.
+        answer: what was written, and what it cost.
+        support: where the answer's words come from; None where nothing that was kept supports it.
+        seconds: wall time from the chunks to the last token.
+        model: name of the model that answered.
+    """
 
     compression: Compression
     answer: Answer
     support: Support | None
     seconds: float
+    model: str = ""
 
 
 def answer_from(
-    pair: ModelPair,
+    pair: ModelPair | Draft,
     question: str,
     chunks: Sequence[Chunk],
     *,
     speckv: SpecKVConfig | None = None,
+    generator: Generator | None = None,
     max_new_tokens: int = 40,
     index: DocumentIndex | None = None,
     emit: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> Answered:
-    """Compress the chunks with the draft, and let the target answer from what is kept.
+    """Compress the chunks with the draft, and answer from what is kept.
 
     Args:
-        pair: draft and target.
+        pair: draft and target; a draft alone where a generator is given.
         question: the question.
         chunks: what was retrieved, best first.
         speckv: how the target's KV cache is pruned; None keeps it.
+        generator: what answers in place of the target.
         max_new_tokens: at most so many tokens are written.
         index: where encoded chunks are kept for the next question.
         emit: called with each piece of the answer as it is written.
         **settings: fields of CompressionConfig.
+
+    Raises:
+        ConfigError: there is neither a target nor a generator.
     """
     from spec_rag.compression.pipeline import compress
-    from spec_rag.generation.streaming import stream
+    from spec_rag.models.pair import ModelPair
 
+    if generator is None:
+        generator = LocalGenerator(ModelPair.check(pair), speckv=speckv)
     started = time.perf_counter()
     # the chunks' scores are BM25: what words can tell, the draft sees better
     settings = {"retrieval": False, **settings}
     compression = compress(chunks, question, draft=pair, index=index, **settings)
-    with stream(pair, answer_messages(compression), speckv=speckv, max_new_tokens=max_new_tokens) as pieces:
-        for piece in pieces:
-            if emit is not None:
-                emit(piece)
-        answer = pieces.answer
-    assert answer is not None
-    return Answered(compression, answer, find_support(compression, answer.text), time.perf_counter() - started)
+    answer = generator.answer(answer_messages(compression), max_new_tokens, emit or (lambda piece: None))
+    seconds = time.perf_counter() - started
+    return Answered(compression, answer, find_support(compression, answer.text), seconds, generator.model)
 
 
 def answer_messages(compression: Compression) -> list[dict[str, str]]:

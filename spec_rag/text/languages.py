@@ -55,11 +55,13 @@ _LETTERS_OF = (("uk", "іїєґ"), ("fa", "پچژگ"), ("ur", "ٹڈڑے"))
 
 _FUNCTION_WORDS = {
     "en": "the of and to in is it that for on was are as with by at from this be have has or an not which were "
-    "their its a he she they his her but been had will would can what who how when where",
+    "their its a he she they his her but been had will would can what who how when where there one than "
+    "then about into if so do does did no yes you your we our i me my them these those all also only such "
+    "very",
     "de": "der die das und ist nicht ein eine einer eines einem einen zu den dem des mit von auf für im sich "
     "auch es an als nach bis zum zur bei wird werden sind wurde aus hat er sie wie wo wer wann oder aber "
     "über um am im ab vom januar februar märz mai juni juli oktober dezember montag dienstag mittwoch "
-    "donnerstag freitag samstag sonntag uhr",
+    "donnerstag freitag samstag sonntag uhr ja nein ich du wir ihr mein sein ihre diese dieser dieses was",
     "fr": "le la les des et est une un du de dans que qui pour pas sur avec au aux ce cette sont par il elle ne "
     "se plus ou où mais été être ont leur à en",
     "es": "el la los las y es en que de del un una por con para no se su al lo como más pero sus le ha este "

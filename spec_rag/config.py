@@ -97,7 +97,8 @@ class CompressionConfig(RetentionConfig, FromDict):
             "joint" reads one prompt of all documents, as the paper does.
         unit: what is kept or dropped: whole sentences, single tokens (the paper), or whole documents.
         retrieval: let the retriever's scores take part, where every document brings one.
-        language: of the documents, as ISO 639-1 code ("en", "de", "zh" ...), for splitting sentences.
+        language: of the documents, as ISO 639-1 code ("en", "de", "zh" ...), for splitting sentences; "auto" detects
+            each document's.
         contrast: subtract what any question would attend to (per_document only).
         likelihood: let the likelihood of the question, given each passage, take part (per_document only); "auto" does
             so where neither the retriever's scores nor an embedder say how near each document is to the question.
@@ -159,7 +160,9 @@ class CompressionConfig(RetentionConfig, FromDict):
         check_choice("cascade", self.cascade, get_args(Cascade))
         check_choice("version", self.version, get_args(Version))
         if not isinstance(self.language, str) or self.language not in LANGUAGES:
-            raise ConfigError(f"language={self.language!r}: must be an ISO 639-1 code, such as 'en', 'de' or 'zh'.")
+            raise ConfigError(
+                f"language={self.language!r}: must be an ISO 639-1 code, such as 'en', 'de' or 'zh', or 'auto'."
+            )
         if self.calibration is not None and (not isinstance(self.calibration, str) or not self.calibration.strip()):
             raise ConfigError(f"calibration={self.calibration!r}: must be None, 'shipped' or the path of a file.")
         if not isinstance(self.ellipsis, str):

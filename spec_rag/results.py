@@ -15,7 +15,7 @@ from spec_rag.handles import document_key, handle_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "repetition"]
 Reason = Literal["score", "keep", "first", "last", "floor", "context", "cut", "whole"]
 
 
@@ -58,7 +58,8 @@ class Answer:
         prompt_tokens: tokens of the prompt as given.
         target_prompt_tokens: tokens of it that the target read (fewer with SpecPC).
         completion_tokens: generated tokens.
-        finish_reason: "stop" (end token or stop string), "length" or "cancelled".
+        finish_reason: "stop" (end token or stop string), "length", "cancelled", or "repetition" where `spec-rag ask`
+            ended an answer that repeated itself.
         kv_bytes_dense: bytes of keys and values that the target's prompt would hold unpruned; 0 if not pruned.
         kv_bytes_kept: bytes of keys and values that it did hold after the prefill; 0 if not pruned.
         selected_positions: prompt positions that the target read, or None if it read all.

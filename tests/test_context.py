@@ -58,7 +58,7 @@ def test_a_question_in_a_batch_equals_the_question_alone_and_leaves_the_context_
 
 def test_the_share_and_the_bytes_are_kept_to() -> None:
     pair, text = target_only(), random_ids(200)
-    quarter = ContextCache.read(pair, text)
+    quarter = ContextCache.read(pair, text, keep=0.25)
     assert sum(len(layer) for layer in quarter.positions) == 50 * 2 * 3
     pair_bytes = 3 * 2 * 2 * 16 * 4
     assert quarter.nbytes == 50 * pair_bytes
@@ -107,7 +107,7 @@ def test_a_layer_without_keys_of_its_own_is_refused_and_one_that_is_not_shown_to
 
     monkeypatch.setattr(_Attended, "__call__", hides_the_last)
     with pytest.raises(UnsupportedModelError, match="LlamaForCausalLM showed 2 of its 3 layers"):
-        ContextCache.read(pair, random_ids(60))
+        ContextCache.read(pair, random_ids(60), keep=0.25)
 
 
 def test_streams_tasks_sampling_and_schemas_start_from_it(pair: ModelPair) -> None:
@@ -176,6 +176,37 @@ def test_damage_and_other_weights_are_noticed(pair: ModelPair, tmp_path: Path) -
         ContextCache.load(path, pair)
 
 
+def pairs_per_head(context: ContextCache) -> float:
+    return sum(int(own.sum()) for own in context.lengths) / sum(len(own) for own in context.lengths)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "settings", "pairs"),
+    [
+        (100, {}, 100),
+        (256, {}, 256),
+        (600, {}, 256),
+        (1400, {}, 350),
+        (600, {"keep": 0.25}, 150),
+        (600, {"keep": 0.25, "min_pairs": 300}, 300),
+        (600, {"min_pairs": 0}, 150),
+        (200, {"keep": 0.1, "min_pairs": 5000}, 200),
+    ],
+)
+def test_by_default_a_short_context_stays_whole_and_a_longer_one_keeps_256_pairs_of_each_head(
+    tokens: int, settings: dict[str, Any], pairs: int
+) -> None:
+    context = ContextCache.read(target_only(), random_ids(tokens), **settings)
+    assert pairs_per_head(context) == pytest.approx(pairs, abs=1)
+    assert context.settings["kept"] == pairs / tokens
+
+
+def test_bytes_are_a_limit_that_the_floor_does_not_raise() -> None:
+    pair = target_only()
+    whole = ContextCache.read(pair, random_ids(100))
+    assert ContextCache.read(pair, random_ids(100), max_bytes=whole.nbytes // 4).nbytes <= whole.nbytes // 4
+
+
 KILLED = """
 import sys, threading, os, signal, time
 from pathlib import Path
@@ -220,6 +251,7 @@ def test_a_target_of_sliding_layers_alone_keeps_their_windows() -> None:
         ({"keep": 0}, "keep=0"),
         ({"keep": 1.5}, "keep=1.5"),
         ({"max_bytes": 0}, "max_bytes=0"),
+        ({"min_pairs": -1}, "min_pairs=-1"),
         ({"max_bytes": 5}, "a single token take 768 bytes"),
         ({"context": " "}, "is empty"),
         ({"system": "Be brief.", "context": [1, 2]}, "needs a context that is text"),

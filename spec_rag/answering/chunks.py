@@ -1,7 +1,7 @@
-"""From documents to the chunks that a question is answered from: split at paragraphs, rank by BM25.
+"""From documents to the chunks that a question is answered from: split at paragraphs or as the draft reads them.
 
-Each chunk knows the characters of its file that it is. A small, well-behaved retriever for the command line and the
-demo; in a chain the framework's own retriever takes its place. This module does not know models.
+Chunks are ranked by BM25, and each knows its character range in its file. A small retriever for the command line and
+the demo; in a chain the framework's own retriever takes its place. This module does not know models.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from spec_rag.errors import ConfigError
 from spec_rag.text.documents import Document
-from spec_rag.text.units import Span, sentence_spans
+from spec_rag.text.languages import AUTO
+from spec_rag.text.units import Span, passage_spans, sentence_spans, unit_spans
 from spec_rag.text.words import word_overlap
 
 DEFAULT_CHUNK_CHARS = 900
@@ -57,6 +58,19 @@ def split_chunks(document: Document, max_chars: int = DEFAULT_CHUNK_CHARS) -> li
     return [_chunk(document, start, end) for start, end in spans]
 
 
+def passage_chunks(document: Document, language: str = AUTO) -> list[Chunk]:
+    """Cut a document into the passages that the draft reads in one piece, at most 2,000 characters long.
+
+    An index that was filled with the whole document holds these chunks as well.
+
+    Args:
+        document: the document.
+        language: of its sentences, as in CompressionConfig; the index must have been filled with the same.
+    """
+    units = unit_spans(document.text, "sentence", language)
+    return [_chunk(document, start, end) for start, end in passage_spans(document.text, units)]
+
+
 def retrieve(question: str, chunks: Sequence[Chunk], top_k: int = DEFAULT_TOP_K) -> list[Chunk]:
     """The chunks that share the most telling words with the question, best first, with their BM25 scores.
 
@@ -86,7 +100,7 @@ def _pieces(text: str, max_chars: int) -> list[Span]:
         if end - start <= max_chars:
             pieces.append((start, end))
         else:
-            pieces += [(start + a, start + b) for a, b in sentence_spans(text[start:end])]
+            pieces += [(start + a, start + b) for a, b in sentence_spans(text[start:end], AUTO)]
     return pieces
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spec_rag.answering.generators import LocalGenerator
 from spec_rag.answering.pipeline import INSTRUCTION
 from spec_rag.errors import ConfigError
 
@@ -26,13 +27,14 @@ def context_of(pair: ModelPair, documents: Sequence[Document], path: Path, keep:
         pair: the models; the target is needed.
         documents: whole, in their order.
         path: the file, which is written where the context had to be read.
-        keep: share of the pairs that is kept; None is the default, or what the file was made with.
+        keep: share of the pairs that is kept; None is the default, or what the file was made with. At least 256 pairs
+            of each KV head are kept in any case.
 
     Raises:
         ConfigError: there is no text, or the file is of another target.
         PromptTooLongError: the documents are beyond the target's context.
     """
-    from spec_rag.generation.context import ContextCache
+    from spec_rag.generation.context import MIN_PAIRS, ContextCache
     from spec_rag.text.contexts import context_ids
 
     texts = [f"{document.title}: {document.text}" if document.title else document.text for document in documents]
@@ -43,9 +45,10 @@ def context_of(pair: ModelPair, documents: Sequence[Document], path: Path, keep:
     if path.exists():
         found = ContextCache.load(path, pair)
         same = found.ids.tolist() == context_ids(pair.tokenizer, text, system).tolist()
-        if same and keep in (None, found.settings["asked"]):
+        enough = round(found.settings["kept"] * found.tokens) >= min(MIN_PAIRS, found.tokens)
+        if same and enough and keep in (None, found.settings["asked"]):
             return found
-    made = ContextCache.read(pair, text, system=system, keep=keep)
+    made = ContextCache.read(pair, text, system=system, keep=keep, min_pairs=MIN_PAIRS)
     made.save(path)
     return made
 
@@ -59,11 +62,4 @@ def answer_from_context(
     emit: Callable[[str], None] = lambda piece: None,
 ) -> Answer:
     """Answer a question on a context; `emit` is called with each piece of the answer as it is written."""
-    from spec_rag.generation.streaming import stream
-
-    with stream(pair, f"Question: {question}", context=context, max_new_tokens=max_new_tokens) as pieces:
-        for piece in pieces:
-            emit(piece)
-        answer = pieces.answer
-    assert answer is not None
-    return answer
+    return LocalGenerator(pair, context=context).answer(f"Question: {question}", max_new_tokens, emit)

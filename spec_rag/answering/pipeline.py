@@ -6,7 +6,6 @@ This module does not know files, terminals or which model answers.
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spec_rag.answering.chunks import Chunk
+from spec_rag.answering.generators import Generator, LocalGenerator
+from spec_rag.text.languages import function_words
+from spec_rag.text.words import is_unspaced, telling_words
 
 if TYPE_CHECKING:
+    from spec_rag.compression.draft import Draft
     from spec_rag.compression.index import DocumentIndex
     from spec_rag.config import SpecKVConfig
     from spec_rag.models.pair import ModelPair
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
 INSTRUCTION = "Answer the question in one short sentence, using only the given text."
 DEFAULT_KV_CAPACITY = 256
 
-_WORD = re.compile(r"\d[\d.,:]*\d|\w+")
 _QUESTION_WORD_WEIGHT = 0.3  # an answer's own words point to its support; the question's words break ties
 
 
@@ -54,51 +56,63 @@ class Support:
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer with all that led to it. `seconds` is wall time from the chunks to the last token."""
+    """An answer with all that led to it.
+
+    Attributes:
+        compression: the chunks and what was kept of them.
+        answer: what was written, and what it cost.
+        support: where the answer's words come from; None where nothing that was kept supports it.
+        seconds: wall time from the chunks to the last token.
+        model: name of the model that answered.
+    """
 
     compression: Compression
     answer: Answer
     support: Support | None
     seconds: float
+    model: str = ""
 
 
 def answer_from(
-    pair: ModelPair,
+    pair: ModelPair | Draft,
     question: str,
     chunks: Sequence[Chunk],
     *,
     speckv: SpecKVConfig | None = None,
+    generator: Generator | None = None,
     max_new_tokens: int = 40,
     index: DocumentIndex | None = None,
     emit: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> Answered:
-    """Compress the chunks with the draft, and let the target answer from what is kept.
+    """Compress the chunks with the draft, and answer from what is kept.
 
     Args:
-        pair: draft and target.
+        pair: draft and target; a draft alone where a generator is given.
         question: the question.
         chunks: what was retrieved, best first.
         speckv: how the target's KV cache is pruned; None keeps it.
+        generator: what answers in place of the target.
         max_new_tokens: at most so many tokens are written.
         index: where encoded chunks are kept for the next question.
         emit: called with each piece of the answer as it is written.
         **settings: fields of CompressionConfig.
+
+    Raises:
+        ConfigError: there is neither a target nor a generator.
     """
     from spec_rag.compression.pipeline import compress
-    from spec_rag.generation.streaming import stream
+    from spec_rag.models.pair import ModelPair
 
+    if generator is None:
+        generator = LocalGenerator(ModelPair.check(pair), speckv=speckv)
     started = time.perf_counter()
     # the chunks' scores are BM25: what words can tell, the draft sees better
     settings = {"retrieval": False, **settings}
     compression = compress(chunks, question, draft=pair, index=index, **settings)
-    with stream(pair, answer_messages(compression), speckv=speckv, max_new_tokens=max_new_tokens) as pieces:
-        for piece in pieces:
-            if emit is not None:
-                emit(piece)
-        answer = pieces.answer
-    assert answer is not None
-    return Answered(compression, answer, find_support(compression, answer.text), time.perf_counter() - started)
+    answer = generator.answer(answer_messages(compression), max_new_tokens, emit or (lambda piece: None))
+    seconds = time.perf_counter() - started
+    return Answered(compression, answer, find_support(compression, answer.text), seconds, generator.model)
 
 
 def answer_messages(compression: Compression) -> list[dict[str, str]]:
@@ -109,14 +123,19 @@ def answer_messages(compression: Compression) -> list[dict[str, str]]:
 
 
 def find_support(compression: Compression, answer: str) -> Support | None:
-    """The kept text that the answer's words come from, or else the most important one; None if nothing was kept."""
+    """The kept text that the answer's words come from, or else the most important one.
+
+    Function words, the question's own words and the numbers of list items do not count.
+
+    Returns:
+        None where nothing was kept, or no text shares a word with the answer and none was scored.
+    """
     kept = list(_kept_texts(compression))
-    if not kept:
-        return None
-    words = [_words(piece.text) for piece in kept]
+    ignored = function_words(" ".join(piece.text for piece in kept)) | function_words(answer)
+    asked = set(telling_words(compression.query, ignored))
+    told = set(telling_words(answer, ignored)) - asked
+    words = [_matchable(piece.text) for piece in kept]
     frequency = Counter(word for own in words for word in own)
-    asked = _words(compression.query)
-    told = _words(answer) - asked
 
     def weight(shared: set[str]) -> float:
         return sum(math.log(1 + len(kept) / frequency[word]) for word in shared)
@@ -125,7 +144,9 @@ def find_support(compression: Compression, answer: str) -> Support | None:
         own = weight(words[i] & told)
         return (own + _QUESTION_WORD_WEIGHT * weight(words[i] & asked) if own else 0.0, kept[i].importance)
 
-    best = max(range(len(kept)), key=rank)
+    best = max(range(len(kept)), key=rank, default=None)
+    if best is None or not (words[best] & told or kept[best].importance):
+        return None
     piece = kept[best]
     metadata = getattr(piece.document.source, "metadata", None) or {}
     offset = int(metadata.get("start", 0))
@@ -166,5 +187,7 @@ def _kept_texts(compression: Compression) -> Iterator[_KeptText]:
                 yield _KeptText(document, max(unit.start, start), min(unit.end, end), unit.importance)
 
 
-def _words(text: str) -> set[str]:
-    return set(_WORD.findall(text.casefold()))
+def _matchable(text: str) -> set[str]:
+    """The telling words of a text; of scripts without spaces also single characters, which may be a whole answer."""
+    found = set(telling_words(text))
+    return found | {character for word in found if is_unspaced(word) for character in word}

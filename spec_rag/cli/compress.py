@@ -56,6 +56,7 @@ def compress(
     cascade: console.Cascade = None,
     likelihood: console.Likelihood = None,
     calibration: console.Calibration = None,
+    language: console.Language = "auto",
     keep: Keep = None,
     keep_first: KeepFirst = 0,
     keep_last: KeepLast = 0,
@@ -92,6 +93,7 @@ def compress(
         cascade=cascade,
         likelihood=likelihood,
         calibration=calibration,
+        language=language,
         keep=keep or (),
         keep_first=keep_first,
         keep_last=keep_last,
@@ -108,11 +110,12 @@ def compress(
     if html is not None:
         console.check_writable(html)
     with console.progress() as tell:
-        compression = _compressed(files, query, settings, draft, device, index, reader, tell)
+        compression, use = _compressed(files, query, settings, draft, device, index, reader, tell)
     if html is not None:
         write_whole(html, compression.to_html())
     if as_json:
-        console.print_json(compression_record(compression))
+        record = compression_record(compression)
+        console.print_json(record if use is None else {**record, "index": console.index_record(use)})
     elif as_text:
         console.print_text(compression.text)
     elif html is not None:
@@ -122,6 +125,8 @@ def compress(
         from rich.console import Console
 
         Console().print(compression)
+        if use is not None:
+            console.say(f"{use}.")
 
 
 def compression_settings(**given: Any) -> dict[str, Any]:
@@ -143,7 +148,7 @@ def _compressed(
     index: Path | None,
     reader: console.FileReader,
     tell: console.Tell,
-) -> Compression:
+) -> tuple[Compression, console.IndexUse | None]:
     tell("Reading files")
     documents = reader.read(files)
     tell("Loading the draft")
@@ -154,7 +159,9 @@ def _compressed(
 
     loaded = Draft.of(draft or DEFAULT_DRAFT, console.load_options(device), CompressionConfig.from_dict(settings))
     tell(f"The draft reads {console.counted(len(documents), 'document')}")
-    return compress_documents(documents, query, draft=loaded, index=DocumentIndex(index) if index else None, **settings)
+    store = DocumentIndex(index) if index else None
+    use = console.IndexUse.of(documents, loaded, store, settings) if store is not None else None
+    return compress_documents(documents, query, draft=loaded, index=store, **settings), use
 
 
 def compression_record(compression: Compression) -> dict[str, Any]:

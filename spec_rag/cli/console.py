@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +29,13 @@ from spec_rag.text.terminal import visible
 if TYPE_CHECKING:
     from spec_rag.text.documents import Document
 
-Files = Annotated[list[Path], typer.Argument(help="Files (.txt, .md, .html, .pdf, .docx) and folders of them.")]
+Files = Annotated[
+    list[Path],
+    typer.Argument(help="Files (.txt, .md, .html, .pdf, .docx) and folders of them; - reads standard input."),
+]
+Language = Annotated[
+    str, typer.Option(help="Of the documents, for splitting sentences: a code such as de, or auto to detect it.")
+]
 Draft = Annotated[str | None, typer.Option(help="Draft model: hub id, folder or .gguf file (default: SmolLM2-135M).")]
 Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu (default: the best there is).")]
 Encoding = Annotated[str | None, typer.Option(help="Encoding of the text files (default: utf-8).")]
@@ -66,6 +72,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 
 Tell = Callable[[str], None]
 
+STANDARD_INPUT = "-"
+_FORMATS = (
+    (".pdf", re.compile(rb"\s*%PDF-")),
+    (".docx", re.compile(rb"PK\x03\x04")),
+    (".html", re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|\?xml)", re.IGNORECASE)),
+)
+
 _UNPRINTABLE = re.compile("[\x7f-\x9f\ud800-\udfff]")  # what JSON may spell out, and does below U+0020 by itself
 
 
@@ -90,10 +103,63 @@ class FileReader:
         return cls(encoding, ReadLimits(max(1, int(megabytes * 2**20)), depth, seconds))
 
     def read(self, files: Sequence[Path]) -> list[Document]:
-        """The files and what is in the folders; what cannot be read in a folder is told and skipped."""
+        """The files and what is in the folders; what cannot be read in a folder is told and skipped.
+
+        "-" stands for standard input, which is read once.
+        """
         from spec_rag.answering.loaders import read_files
 
-        return list(read_files(files, encoding=self.encoding, limits=self.limits, skipped=warn_skipped))
+        documents: list[Document] = []
+        named = [path for path in files if str(path) != STANDARD_INPUT]
+        if named:
+            documents += read_files(named, encoding=self.encoding, limits=self.limits, skipped=warn_skipped)
+        if len(named) < len(files):
+            documents.append(self._standard_input())
+        return documents
+
+    def _standard_input(self) -> Document:
+        """What is written to standard input, as a document of the format that its first bytes show."""
+        from spec_rag.answering.loaders import read_bytes
+
+        if sys.stdin.isatty():
+            note("Reading standard input; Ctrl-D ends it.")
+        data = sys.stdin.buffer.read(int(self.limits.max_bytes) + 1)
+        suffix = next((suffix for suffix, pattern in _FORMATS if pattern.match(data)), ".txt")
+        name = f"standard input{suffix}"
+        document = read_bytes(name, data, encoding=self.encoding, limits=self.limits)
+        title = None if document.title == Path(name).stem else document.title
+        metadata = {**document.metadata, "source": STANDARD_INPUT}
+        return replace(document, title=title, id=STANDARD_INPUT, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class IndexUse:
+    """How many of a question's passages an index held before the question, and how many there are."""
+
+    found: int
+    passages: int
+    folder: Path
+
+    @classmethod
+    def of(cls, documents: Sequence[Document], draft: Any, index: Any, settings: dict[str, Any]) -> IndexUse:
+        """Look the passages of the documents up.
+
+        Args:
+            documents: that a question is asked about.
+            draft: that reads them.
+            index: a DocumentIndex with a folder.
+            settings: fields of CompressionConfig that the question is asked with.
+        """
+        from spec_rag.compression.reading import indexed_passages
+        from spec_rag.config import CompressionConfig
+
+        found, passages = indexed_passages(documents, draft, index, CompressionConfig.from_dict(settings))
+        return cls(found, passages, index.folder)
+
+    def __str__(self) -> str:
+        none = self.passages and not self.found and any(self.folder.glob("*/*.safetensors"))
+        why = "; it was filled with other settings or another draft, or with other files" if none else ""
+        return f"{self.found} of {counted(self.passages, 'passage')} from the index in {self.folder}{why}"
 
 
 DEFAULT_MB, DEFAULT_SECONDS, DEFAULT_DEPTH = ReadLimits.max_bytes / 2**20, ReadLimits.max_seconds, ReadLimits.max_depth
@@ -151,6 +217,11 @@ def bar(description: str) -> Iterator[Callable[[int, int], None]]:
         task = shown.add_task(description, total=None)
         with listening(lambda what, done, total: None):  # one bar is enough
             yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def index_record(use: IndexUse) -> dict[str, Any]:
+    """An IndexUse as JSON says it."""
+    return {"folder": str(use.folder), "passages": use.passages, "found": use.found}
 
 
 def counted(count: int, noun: str) -> str:

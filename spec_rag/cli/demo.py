@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spec_rag.cli import console
-from spec_rag.cli.ask import described
+from spec_rag.cli.answer_lines import described, ending_mark, model_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,6 +48,8 @@ def demo(
     from rich.console import Console
 
     Console().print(_answers_table(answers))
+    if answers:
+        console.say(model_line(answers[0].answered.model))
     if evaluation is not None:
         typer.echo(_counts(evaluation))
     typer.echo(f"{len(answers)} questions in {time.perf_counter() - started:.0f} seconds.")
@@ -70,7 +72,8 @@ def _answered_aloud(pair: ModelPair, handbook: Handbook, tell: console.Tell) -> 
             console.say((label.pop() if label else "") + piece, nl=False)
 
         answers.append(answer_question(pair, handbook, question, index=index, emit=emit))
-        console.say(f"\n{described(answers[-1].answered)}\n")
+        answered = answers[-1].answered
+        console.say(f"{ending_mark(answered.answer)}\n{described(answered, model=False)}\n")
     return answers
 
 

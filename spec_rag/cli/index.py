@@ -28,6 +28,7 @@ def index(
     folder: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index; made if need be.")],
     likelihood: console.Likelihood = None,
     calibration: console.Calibration = None,
+    language: console.Language = "auto",
     draft: console.Draft = None,
     device: console.Device = None,
     encoding: console.Encoding = None,
@@ -38,7 +39,7 @@ def index(
         str | None,
         typer.Option(help="int4, int8, float16 or float32 (default: the folder's own; int4 for a new one)."),
     ] = None,
-    whole: Annotated[bool, typer.Option("--whole", help="Index whole files, as `compress` reads them.")] = False,
+    whole: Annotated[bool, typer.Option("--whole", hidden=True)] = False,
     workers: Annotated[
         int | None, typer.Option("--ray", help="Read with so many workers on a Ray cluster (or this machine).", min=1)
     ] = None,
@@ -46,21 +47,19 @@ def index(
 ) -> None:
     """Read FILES with the draft and keep what it read in a folder.
 
-    What is read are the chunks that `ask` retrieves, or with --whole the files as `compress` takes them.
+    One folder serves `spec-rag compress --index` and `spec-rag ask --index`, which say how many of their passages come
+    from it.
 
-    Give --no-likelihood and --calibration as the questions will: they decide how deep the draft reads. Questions take
-    the folder's storage by themselves.
-    Files that are already there are skipped; an interrupted run goes on where it stopped. Use the folder with
-    `spec-rag compress --index` and `spec-rag ask --index`.
+    Give --no-likelihood, --calibration and --language as the questions will: they decide how deep the draft reads, and
+    where passages end. Questions take the folder's storage by themselves.
+    Files that are already there are skipped; an interrupted run goes on where it stopped.
     """
-    from spec_rag.answering.chunks import split_chunks
     from spec_rag.compression.index import DocumentIndex
 
     store = DocumentIndex(folder, memory_bytes=0, storage=storage)  # type: ignore[arg-type]
     documents = console.FileReader.of(encoding, max_file_mb, max_file_seconds, max_html_depth).read(files)
-    if not whole:
-        documents = [chunk for document in documents for chunk in split_chunks(document)]
-    config = CompressionConfig.from_dict(compression_settings(likelihood=likelihood, calibration=calibration))
+    settings = compression_settings(likelihood=likelihood, calibration=calibration, language=language)
+    config = CompressionConfig.from_dict(settings)
     if workers is not None:
         found = _with_ray(documents, folder, config, draft or DEFAULT_DRAFT, storage, workers, device)
     else:

@@ -18,13 +18,13 @@ from transformers import PreTrainedTokenizerBase
 from spec_rag.errors import ConfigError
 from spec_rag.text.documents import Document
 from spec_rag.text.tokens import encoded_text, template_ids, text_ids
-from spec_rag.text.units import Span
+from spec_rag.text.units import PASSAGE_CHARS as PASSAGE_CHARS
+from spec_rag.text.units import Span, passage_spans
 
 INSTRUCTION = (
     "Write a high-quality answer for the given question using only the provided search results "
     "(some of which might be irrelevant).\n\n"
 )
-PASSAGE_CHARS = 2000  # longer documents are read in passages of whole units, so that cost stays linear
 _DOCUMENTS, _QUESTION = "\ue002", "\ue003"
 
 Query = str | Sequence[Mapping[str, str]]
@@ -200,15 +200,9 @@ def split_passages(
     passages: list[Passage] = []
     first_token = 0
     for d, (document, spans) in enumerate(zip(documents, units, strict=True)):
-        start = 0
-        for i, span in enumerate(spans):
-            is_last = i + 1 == len(spans)
-            if not is_last and spans[i + 1][1] - start <= PASSAGE_CHARS:
-                continue
-            end = len(document.text) if is_last else span[1]
+        for start, end in passage_spans(document.text, spans):
             passages.append(_passage(tokenizer, document, d, start, end, first_token))
             first_token += len(passages[-1].ids)
-            start = end if is_last else spans[i + 1][0]
     return passages
 
 

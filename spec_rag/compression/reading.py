@@ -61,10 +61,8 @@ def index_documents(
     config = config or CompressionConfig()
     given = as_documents(documents)
     draft = Draft.of(draft, config=config)
-    units = [unit_spans(document.text, config.unit, config.language) for document in given]
-    passages = split_passages(draft.tokenizer, given, units)
     reader = reader_for(draft, config)
-    keys = [[passage_key(reader, index, given[p.document], p, *part) for part in _ranges(reader)] for p in passages]
+    passages, keys = _addresses(given, draft, reader, index, config)
     missing = [i for i, parts in enumerate(keys) if not all(part in index for part in parts)]
     done = len(passages) - len(missing)
     tell(done, len(passages))
@@ -89,6 +87,32 @@ def index_documents(
         sum(len(p.ids) for p in passages),
         sum(index.stored_bytes(key) for parts in keys for key in parts),
     )
+
+
+def indexed_passages(
+    documents: Any, draft: Any, index: DocumentIndex, config: CompressionConfig | None = None
+) -> tuple[int, int]:
+    """Passages of the documents that are on the disk already, and all of them; nothing is read or stored.
+
+    Args:
+        documents, draft, index, config: as for `index_documents`.
+    """
+    config = config or CompressionConfig()
+    given = as_documents(documents)
+    draft = Draft.of(draft, config=config)
+    _, keys = _addresses(given, draft, reader_for(draft, config), index, config)
+    return sum(all(index.stored_bytes(key) for key in parts) for parts in keys), len(keys)
+
+
+def _addresses(
+    documents: Sequence[Document], draft: Draft, reader: DocumentReader, index: DocumentIndex, config: CompressionConfig
+) -> tuple[list[Passage], list[list[str]]]:
+    """The passages of the documents, and per passage the addresses of its parts in the index."""
+    units = [unit_spans(document.text, config.unit, config.language) for document in documents]
+    passages = split_passages(draft.tokenizer, documents, units)
+    parts = _ranges(reader)
+    keys = [[passage_key(reader, index, documents[p.document], p, *part) for part in parts] for p in passages]
+    return passages, keys
 
 
 def read_passages(

@@ -20,6 +20,7 @@ from torch import Tensor
 from spec_rag.attention.capture import base_attention
 from spec_rag.attention.selection import select_across_layers
 from spec_rag.cancellation import check
+from spec_rag.checks import check_integer
 from spec_rag.errors import ConfigError
 from spec_rag.files import write_whole
 from spec_rag.generation.pruned_cache import MASK_PER_HEAD, PrunedCache
@@ -31,6 +32,9 @@ from spec_rag.tensor_files import tensors_from_bytes, tensors_to_bytes
 from spec_rag.text.contexts import context_ids, repetition_ids
 
 DEFAULT_KEEP = 0.25
+MIN_PAIRS = 256
+"""Pairs that each KV head keeps by default, at least: from fewer, answers fall apart. Shorter texts stay whole."""
+
 _FORMAT = "2"
 _PARTS = ("keys", "values", "positions", "lengths")
 _ALWAYS_KEPT = 4  # the first tokens, which every query leans on
@@ -69,6 +73,7 @@ class ContextCache:
         system: str | None = None,
         keep: float | None = None,
         max_bytes: int | None = None,
+        min_pairs: int | None = None,
         cancelled: threading.Event | None = None,
         backend: str | None = None,
     ) -> ContextCache:
@@ -85,6 +90,8 @@ class ContextCache:
             keep: share of the pairs that is kept, above 0 and at most 1; None is 0.25, or what
                 max_bytes allows.
             max_bytes: keep at most so many bytes of keys and values.
+            min_pairs: pairs that each KV head keeps on average, at least, whatever keep says; max_bytes is stronger. A
+                context of fewer tokens stays whole. None is 256 where keep is None, else 0.
             cancelled: an event that ends the reading when it is set.
             backend: kernel backend; None chooses by device.
 
@@ -97,6 +104,9 @@ class ContextCache:
         """
         target = ModelPair.check(pair).require_target()
         _check_share(keep, max_bytes)
+        check_integer("min_pairs", min_pairs, 0, optional=True)
+        if min_pairs is None:
+            min_pairs = MIN_PAIRS if keep is None else 0
         ids = context_ids(pair.tokenizer, context, system)
         pair.check_context(target, len(ids) + PIECE_TOKENS, "target", "split the context.")
         with pair.lock.hold(cancelled) as mine, _explained_reading(pair, len(ids)):
@@ -105,7 +115,7 @@ class ContextCache:
             read_pieces(target, ids, cache, cancelled)
             check_finite(cache.layers[-1].keys, "keys")
             pair_bytes = sum(layer.keys[:, :, :1].nbytes + layer.values[:, :, :1].nbytes for layer in cache.layers)
-            kept = _kept_tokens(len(ids), pair_bytes, keep, max_bytes)
+            kept = _kept_tokens(len(ids), pair_bytes, keep, max_bytes, min_pairs)
             chosen = _whole(cache, len(ids))
             if kept < len(ids):
                 asked, repeated = repetition_ids(pair.tokenizer, context)
@@ -239,10 +249,10 @@ def _check_share(keep: float | None, max_bytes: int | None) -> None:
         raise ConfigError(f"max_bytes={max_bytes!r}: must be an integer of at least 1.")
 
 
-def _kept_tokens(tokens: int, pair_bytes: int, keep: float | None, max_bytes: int | None) -> int:
+def _kept_tokens(tokens: int, pair_bytes: int, keep: float | None, max_bytes: int | None, min_pairs: int) -> int:
     """Pairs that a KV head keeps on average."""
     share = keep if keep is not None else DEFAULT_KEEP if max_bytes is None else 1.0
-    kept = max(1, math.ceil(share * tokens))
+    kept = max(1, math.ceil(share * tokens), min(min_pairs, tokens))
     if max_bytes is None:
         return kept
     if max_bytes < pair_bytes:

@@ -15,6 +15,11 @@ _UNSPACED = re.compile(
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+)"
 )
 
+_MARKS = re.compile(r"^\s*(?:[-*+•]\s+|#+\s+)?\(?\d{1,3}[.)](?=\s|$)|\[\d{1,3}(?:\s*,\s*\d{1,3})*\]", re.MULTILINE)
+_NUMBER = re.compile(r"(?<![^\W_])(?:\d{1,3}(?:[ \u00a0\u202f]\d{3})+|\d+(?:[.,:'’]\d+)*)(?![^\W_])")
+_GROUPS = re.compile(r"\d{1,3}(?:[.,'’\u00a0\u202f ]\d{3})+")
+_GROUPED = re.compile(r"\D")
+
 
 def words(text: str) -> list[str]:
     """The words of a text, case folded, in reading order.
@@ -39,6 +44,19 @@ def _runs() -> re.Pattern[str]:
     """Letters, digits and the marks that belong to them, which `\\w` leaves out: vowel signs of Thai, Hindi ..."""
     marks = "".join(chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code))[0] == "M")
     return re.compile(rf"[\w{re.escape(marks)}]+")
+
+
+def telling_words(text: str, ignored: frozenset[str] = frozenset()) -> list[str]:
+    """The words of a text that say something about its subject, case folded.
+
+    The ignored words, such as function words, the numbers of list items ("1.", "2)") and of citations ("[3]") are left
+    out. A number is one word, without the marks that group its digits: "42,500" and "42 500" are "42500".
+    """
+    found: list[str] = []
+    text = _MARKS.sub(" ", text)
+    for number in _NUMBER.findall(text):
+        found.append(_GROUPED.sub("", number) if _GROUPS.fullmatch(number) else number)
+    return found + [word for word in words(_NUMBER.sub(" ", text)) if word not in ignored]
 
 
 def is_unspaced(text: str) -> bool:

@@ -63,7 +63,7 @@ class GrowingText:
         self.text = ""
         self.settled = 0
         self._tokenizer = tokenizer
-        self._hidden = hidden
+        self._hidden = frozenset(hidden) | (special_ids(tokenizer) if skip else frozenset())
         self._skip = skip
         self._window: list[int] = []
         self._before = ""  # text in front of the window's own

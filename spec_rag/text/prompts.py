@@ -288,7 +288,7 @@ def _block_text(block: Any, role: str) -> str | None:
     text = block.get("text", block.get(kind))
     if not isinstance(text, str):
         raise ConfigError(
-            f"A {role} message carries a block of type {kind!r} without text: give blocks of type 'text'."
+            f"A {role} message carries a block of type {kind!r} without text: give text blocks."
         )
     return text
 

@@ -20,9 +20,10 @@ from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.evaluation.budgets import budget_tokens
 from spec_rag.generation.batch import Batch
 from spec_rag.generation.decoding import PaddedPrompts, generate_from
+from spec_rag.generation.end_tokens import answer_ends
 from spec_rag.generation.pipeline import generate
 from spec_rag.generation.pruned_cache import PrunedCache
-from spec_rag.generation.sampling import GREEDY, eos_token_ids
+from spec_rag.generation.sampling import GREEDY
 from spec_rag.models.pair import ModelPair
 from spec_rag.results import Answer
 from spec_rag.text.prompts import prompt_ids
@@ -113,8 +114,9 @@ def streaming_llm(request: Request) -> Answer:
     with capture(target, cut), torch.no_grad():
         target.get_decoder()(input_ids=prompts.ids, past_key_values=cache, use_cache=True)
     kept_bytes, dense_bytes = cache.kept_bytes, cache.dense_bytes
-    written = generate_from(target, prompts, cache, request.case.max_new_tokens, **GREEDY)[0, len(ids) :].tolist()
-    ends = eos_token_ids(target)
+    ends = answer_ends(pair)
+    options = {**GREEDY, "eos_token_id": ends or None}
+    written = generate_from(target, prompts, cache, request.case.max_new_tokens, **options)[0, len(ids) :].tolist()
     end = next((i for i, token in enumerate(written) if token in ends), len(written) - 1)
     text = pair.require_tokenizer().decode(written[: end + 1], skip_special_tokens=True)
     return Answer(

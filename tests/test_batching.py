@@ -173,6 +173,9 @@ def test_a_row_of_a_stream_ends_with_its_end_token_before_its_batch_does() -> No
         def __init__(self, into: list[object]) -> None:
             self.into = into
 
+        def start(self) -> None:
+            self.into.append("start")
+
         def put(self, value: torch.Tensor) -> None:
             self.into.append(value.tolist())
 
@@ -183,4 +186,4 @@ def test_a_row_of_a_stream_ends_with_its_end_token_before_its_batch_does() -> No
     for value in ([[1, 2], [1, 2], [3, 4]], [5, 5, 6], [9, 5, 6], [0, 5, 7]):
         streamer.put(torch.tensor(value))
     streamer.end()
-    assert told == [[[1, 2], [5], [9], "end"], [[3, 4], [6], [6], [7], "end"]]
+    assert told == [["start", [1, 2], [5], [9], "end"], ["start", [3, 4], [6], [6], [7], "end"]]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import BaseModel
-from tiny import random_ids, tiny_model, tiny_pair
+from tiny import random_ids, tiny_model, tiny_pair, tiny_tokenizer
 
 from benchmarks.json_schemas import fault, schemas, schemas_answered, table
 from spec_rag import ModelPair, SpecKVConfig, generate, generate_batch, stream
@@ -220,8 +220,10 @@ def test_what_need_not_end_is_left_by_a_short_way(pair: ModelPair, asked: dict[s
 
 
 def test_a_target_without_an_end_token_is_refused() -> None:
-    pair = tiny_pair()
-    pair = ModelPair(target=tiny_model("llama", eos_token_id=None), tokenizer=pair.tokenizer)
+    tokenizer = tiny_tokenizer()
+    pair = ModelPair(target=tiny_model("llama", eos_token_id=None), tokenizer=tokenizer)
+    assert json.loads(generate(pair, random_ids(60), schema=MULE, max_new_tokens=60).text), "the tokenizer names one"
+    tokenizer.eos_token = tokenizer.chat_template = None
     with pytest.raises(ConfigError, match="names no end token"):
         generate(pair, random_ids(60), schema=MULE)
 

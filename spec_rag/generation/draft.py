@@ -20,8 +20,9 @@ from spec_rag.attention.selection import select_prompt_tokens
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError
 from spec_rag.generation.batch import Batch, lookahead_by
+from spec_rag.generation.end_tokens import lookahead_ends
 from spec_rag.generation.faults import FiniteLogits
-from spec_rag.generation.sampling import GREEDY, eos_token_ids, pad_token_id
+from spec_rag.generation.sampling import GREEDY, SamplingConfig, pad_token_id
 from spec_rag.generation.stopping import CancelCriterion, Cancelled, EndedRows
 from spec_rag.generation.whole_units import select_units
 from spec_rag.models.faults import check_finite
@@ -52,11 +53,13 @@ def read_with_draft(
     max_new_tokens: int,
     cancelled: Cancelled = None,
     backend: str | None = None,
+    sampling: SamplingConfig | None = None,
 ) -> None:
     """Let the draft read what does not fit, drop what SpecPC does not keep, and note the look-ahead.
 
     With both, the look-ahead is as long as `speckv.lookahead_tokens`, else `specpc.lookahead_tokens` where that is more
-    than 1, else `max_new_tokens`; importance always counts the first `specpc.lookahead_tokens` of it.
+    than 1, else `max_new_tokens`; importance always counts the first `specpc.lookahead_tokens` of it. It ends where an
+    answer would; `sampling` tells which end tokens the caller chose.
 
     Raises:
         IncompatibleModelsError: the draft writes other tokens than the target reads.
@@ -79,7 +82,7 @@ def read_with_draft(
     written = max(steps if ahead else 0, observed if compresses else 1)
     started = time.perf_counter()
     rows = [batch.rows[i] for i in read]
-    reading = read_rows(pair, rows, specpc if compresses else None, written, cancelled, backend)
+    reading = read_rows(pair, rows, specpc if compresses else None, written, cancelled, backend, sampling)
     for i in ahead:
         ids, mask = reading.lookahead_ids[read.index(i)], reading.lookahead_mask[read.index(i)]
         batch.lookahead[i] = ids[mask][:steps].cpu()
@@ -95,6 +98,7 @@ def read_rows(
     lookahead_tokens: int,
     cancelled: Cancelled = None,
     backend: str | None = None,
+    sampling: SamplingConfig | None = None,
 ) -> DraftReading:
     """Run the draft once over the prompts and let it write at most `lookahead_tokens` tokens greedily.
 
@@ -105,6 +109,7 @@ def read_rows(
         lookahead_tokens: at least 1; a row's look-ahead ends with its end token.
         cancelled: what ends the look-ahead when it is set: of all rows, or of each.
         backend: kernel backend; None chooses by device.
+        sampling: how the answer will be written, for its end tokens.
 
     Raises:
         ConfigError: there is no draft, or the longest row is shorter than the observation window.
@@ -126,9 +131,10 @@ def read_rows(
     ids, mask = (x.to(draft.device) for x in left_pad(rows, pad_token_id(draft)))
     padded = not bool(mask.all())
     observer = PromptImportance(specpc, mask.bool() if padded else None, backend) if specpc else None
+    ends = lookahead_ends(pair, sampling)
     criteria: list[StoppingCriteria] = [CancelCriterion(cancelled)]
     if observer is not None:
-        criteria.append(EndedRows(ids.shape[1], eos_token_ids(draft), observer.tell_going_on))
+        criteria.append(EndedRows(ids.shape[1], ends, observer.tell_going_on))
     with capture(draft, observer) if observer else contextlib.nullcontext(), torch.no_grad():
         sequences = draft.generate(
             input_ids=ids,
@@ -137,10 +143,11 @@ def read_rows(
             stopping_criteria=StoppingCriteriaList(criteria),
             logits_processor=LogitsProcessorList([FiniteLogits()]),
             pad_token_id=pad_token_id(draft),
+            eos_token_id=ends or None,
             **GREEDY,
         )
     lookahead = sequences[:, ids.shape[1] :]
-    there = before_end(lookahead, eos_token_ids(draft))
+    there = before_end(lookahead, ends)
     importance = observer.result() if observer else None
     if importance is not None:
         check_finite(importance.masked_fill(mask == 0, 0), "token importances")
@@ -149,7 +156,7 @@ def read_rows(
 
 def before_end(written: Tensor, ends: list[int]) -> Tensor:
     """bool [batch, tokens]: what stands no later than a row's first end token."""
-    ended = torch.isin(written, torch.tensor(ends, device=written.device))
+    ended = torch.isin(written, torch.tensor(ends, dtype=torch.long, device=written.device))
     return ended.cumsum(dim=1) - ended.long() == 0
 
 

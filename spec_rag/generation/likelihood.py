@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from spec_rag.attention.capture import base_attention, capture
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError
 from spec_rag.generation.batch import Batch, is_pruned
-from spec_rag.generation.decoding import PaddedPrompts, pruned_cache
+from spec_rag.generation.decoding import PaddedPrompts, pruned_cache, read_logits
 from spec_rag.generation.draft import read_with_draft
+from spec_rag.generation.end_tokens import answer_ends
 from spec_rag.generation.faults import Faults
 from spec_rag.generation.pipeline import PromptRow
 from spec_rag.generation.pruned_cache import DecodeMasks
@@ -79,19 +78,17 @@ def _likelihood(pair: ModelPair, batch: Batch, answer_ids: list[int], speckv: Sp
     pair.check_context(target, last + 1 + len(answer_ids), "target", "compress the documents first.")
     cache, masks = None, contextlib.nullcontext()
     if speckv is not None and is_pruned(prompts.tokens, speckv):
-        cache = pruned_cache(target, batch, prompts, speckv)
+        cache = pruned_cache(target, batch, prompts, speckv, ends=answer_ends(pair))
         if cache.needs_masks:
             masks = capture(target, DecodeMasks(cache, base_attention(target), target))  # type: ignore[assignment]
     answer = torch.tensor([answer_ids], device=prompts.ids.device)
     steps = torch.arange(1, len(answer_ids), device=prompts.ids.device)
     ids = torch.cat([prompts.ids, answer[:, :-1]], dim=1)
     positions = torch.cat([prompts.positions, prompts.positions[:, -1:] + steps], dim=1)
-    options: dict[str, Any] = {"use_cache": False}
     if cache is not None:  # it holds all of the prompt but the last token
         ids, positions = ids[:, -len(answer_ids) :], positions[:, -len(answer_ids) :]
-        options = {"past_key_values": cache, "use_cache": True}
-    with masks, torch.no_grad():
-        logits: Tensor = target(input_ids=ids, position_ids=positions, **options).logits
+    with masks:
+        logits = read_logits(target, ids, positions, cache)
     chances = logits[0, -len(answer_ids) :].float().log_softmax(dim=-1)
     told = chances.gather(1, answer[0, :, None])
     check_finite(chances.amax(), "logits")

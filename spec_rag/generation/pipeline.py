@@ -25,9 +25,10 @@ from spec_rag.generation.chunked import chunked_feed_forward
 from spec_rag.generation.context import ContextCache
 from spec_rag.generation.decoding import decode
 from spec_rag.generation.draft import read_rows, read_with_draft
+from spec_rag.generation.end_tokens import answer_ends
 from spec_rag.generation.faults import Faults
 from spec_rag.generation.row_streams import RowsStreamer, RowStreamer
-from spec_rag.generation.sampling import SamplingConfig, eos_token_ids
+from spec_rag.generation.sampling import SamplingConfig
 from spec_rag.generation.stopping import Cancelled
 from spec_rag.generation.whole_units import select_units
 from spec_rag.models.pair import ModelPair
@@ -153,7 +154,7 @@ def generate_together(
 
     def run(asked: Sequence[_Asked], stop: Sequence[threading.Event | None]) -> list[Answer]:
         streamers = [one.streamer for one in asked]
-        together = RowsStreamer(streamers, eos_token_ids(target)) if any(streamers) else None
+        together = RowsStreamer(streamers, answer_ends(pair, sampling)) if any(streamers) else None
         rows = [one.row for one in asked]
         return answer_rows(pair, rows, specpc, speckv, sampling, together, stop, backend, context)
 
@@ -229,7 +230,7 @@ def answer_rows(
     with chunked_feed_forward([draft, pair.target], sampling.prefill_chunk_size):
         if context is None:
             with faults.of_draft():
-                read_with_draft(pair, batch, specpc, speckv, sampling.max_new_tokens, cancelled, backend)
+                read_with_draft(pair, batch, specpc, speckv, sampling.max_new_tokens, cancelled, backend, sampling)
         with faults.of_target():
             return decode(pair, batch, speckv, sampling, streamer, cancelled, backend, context)
 

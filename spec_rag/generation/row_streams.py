@@ -21,6 +21,9 @@ class RowStreamer(Protocol):
 
     begun: bool
 
+    def start(self) -> None:
+        """Forget what was put and not handed on: the answer is written from its first token."""
+
     def put(self, value: Tensor) -> None:
         """Take the prompt first, int64 [tokens], then one token after the other, int64 [1]."""
 
@@ -37,6 +40,9 @@ class RowsStreamer(BaseStreamer):  # type: ignore[misc]
     """
 
     def __init__(self, streamers: Sequence[RowStreamer | None], ends: Sequence[int]) -> None:
+        for streamer in streamers:
+            if streamer is not None:
+                streamer.start()
         self._open = dict(enumerate(streamers))
         self._ends = set(ends)
         self._prompt_is_put = False

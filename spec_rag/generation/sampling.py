@@ -32,8 +32,31 @@ GREEDY: dict[str, Any] = {
     "temperature": 1.0,
     "top_p": 1.0,
     "top_k": 50,
+    "min_p": None,
+    "typical_p": 1.0,
+    "top_h": None,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    # how a checkpoint would be generated with elsewhere: the cache, and what needs arguments of its own, is ours
+    "use_cache": True,
+    "cache_implementation": None,
+    "cache_config": None,
+    "stop_strings": None,
+    "prompt_lookup_num_tokens": None,
+    "guidance_scale": None,
+    "max_time": None,
 }
 _SAMPLES = ("temperature", "top_p", "top_k", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
+# values that leave the probabilities as they are; a temperature of 1 asks for sampling
+_NEUTRAL = {"top_p": 1, "top_k": 0, "min_p": 0, "typical_p": 1, "top_h": 1, "epsilon_cutoff": 0, "eta_cutoff": 0}
+_RANGES = {  # smallest and largest, and whether the smallest itself is allowed
+    "min_p": (0, 1, True),
+    "typical_p": (0, 1, False),
+    "top_h": (0, 1, False),
+    "epsilon_cutoff": (0, 1, True),
+    "eta_cutoff": (0, 1, True),
+    "repetition_penalty": (0, float("inf"), False),
+}
 _REFUSED = {
     "max_length": "max_new_tokens counts generated tokens alone",
     "assistant_model": "the draft already writes the look-ahead",
@@ -42,7 +65,10 @@ _REFUSED = {
     "cache_implementation": "SpecKV brings its own cache",
     "return_dict_in_generate": "an Answer is returned",
     "stop_strings": "use stop",
+    "cache_config": "SpecKV brings its own cache",
+    "use_cache": "the target always generates with a cache, which gives the same answer faster: leave it out",
 }
+_REFUSED_BUT = {"num_return_sequences": 1, "use_cache": True}  # the value that is allowed
 
 
 @dataclass(frozen=True)
@@ -58,11 +84,13 @@ class SamplingConfig:
             takes less memory and gives the same tokens; None reads it at once.
         options: temperature, top_p, top_k, repetition_penalty, num_beams, eos_token_id, max_time ... Greedy, unless a
             temperature above 0 or another option that only sampling knows (top_p, top_k, min_p ...) is given, or
-            do_sample. A temperature of 0 is greedy.
+            do_sample. A temperature of 0 is greedy, whatever top_p, top_k, min_p and the like are. Values that change
+            no probability (top_p=1, top_k=0, min_p=0, typical_p=1 ...) do not switch sampling on. `eos_token_id` is
+            an id or several, instead of those of the model and its tokenizer; -1 stands for none.
 
     Raises:
-        ConfigError: a value is out of range, an option is unknown, or options of sampling stand beside
-            temperature=0 or do_sample=False.
+        ConfigError: a value is out of range, an option is unknown, do_sample=True stands beside temperature=0, or
+            options of sampling beside do_sample=False.
     """
 
     max_new_tokens: int = 256
@@ -119,7 +147,7 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     known = set(GenerationConfig().to_dict()) | set(GREEDY)
     chosen = {name: value for name, value in options.items() if value is not None}
     for name, value in chosen.items():
-        if name in _REFUSED and not (name == "num_return_sequences" and value == 1):
+        if name in _REFUSED and not (name in _REFUSED_BUT and value == _REFUSED_BUT[name]):
             raise ConfigError(f"{name}={value!r} is not supported: {_REFUSED[name]}.")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -132,19 +160,45 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"top_p={top_p!r}: must be above 0 and at most 1.")
     if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0):
         raise ConfigError(f"top_k={top_k!r}: must be an integer of at least 1, or 0 for all tokens.")
-    greedy = "temperature=0" if temperature == 0 else "do_sample=False" if chosen.get("do_sample") is False else ""
-    asked = [name for name in _SAMPLES if name in chosen and not (name == "top_p" and top_p == 1)]
-    asked += ["do_sample"] if chosen.get("do_sample") is True else []
+    _check_ranges(chosen)
+    chosen = {
+        name: float(value) if name in (*_RANGES, "temperature", "top_p") else value for name, value in chosen.items()
+    }
+    if "eos_token_id" in chosen:
+        chosen["eos_token_id"] = _checked_ends(chosen["eos_token_id"])
+    asked = [name for name in _SAMPLES if name in chosen and chosen[name] != _NEUTRAL.get(name)]
+    do_sample = chosen.get("do_sample")
+    if do_sample is True and temperature == 0:
+        raise ConfigError(
+            "temperature=0 is greedy, so do_sample=True does nothing: leave it out, or raise temperature."
+        )
     contradicting = [name for name in asked if not (name == "temperature" and temperature in (0, 1))]
-    if greedy and contradicting:
+    if do_sample is False and contradicting:
         name = contradicting[0]
         raise ConfigError(
-            f"{greedy} is greedy, so {name}={chosen[name]!r} does nothing: leave it out, or "
-            f"{'raise temperature' if temperature == 0 else 'leave do_sample out'}."
+            f"do_sample=False is greedy, so {name}={chosen[name]!r} does nothing: leave it out, or leave do_sample out."
         )
-    if greedy or not asked:
+    if temperature == 0 or do_sample is False or not (asked or do_sample):
         return {**GREEDY, **{name: value for name, value in chosen.items() if name not in _SAMPLES}, "do_sample": False}
     return {**GREEDY, **chosen, "do_sample": True}
+
+
+def _check_ranges(chosen: Mapping[str, Any]) -> None:
+    for name, (low, high, inclusive) in _RANGES.items():
+        value = chosen.get(name)
+        if value is None:
+            continue
+        if not _is_number(value) or not (low <= value <= high) or (value == low and not inclusive):
+            limits = f"{'at least' if inclusive else 'above'} {low}" + ("" if high > 1 else f" and at most {high}")
+            raise ConfigError(f"{name}={value!r}: must be a number {limits}.")
+
+
+def _checked_ends(value: Any) -> list[int]:
+    """The end tokens that a caller names, as a list without those that no model writes."""
+    ends = list(value) if isinstance(value, Sequence | Set) and not isinstance(value, str) else [value]
+    if any(isinstance(token, bool) or not isinstance(token, int) for token in ends):
+        raise ConfigError(f"eos_token_id={value!r:.80}: must be a token id or a list of token ids; -1 stands for none.")
+    return [token for token in ends if token >= 0]
 
 
 def _is_number(value: Any) -> bool:

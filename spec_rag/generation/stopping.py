@@ -1,4 +1,4 @@
-"""Stopping criteria that watch a generation from inside: its first token, its ended rows, whether it is cancelled."""
+"""Stopping criteria that watch a generation from inside: its first token, ended rows, stop strings, cancellation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria
+
+from spec_rag.text.answer_text import AnswerText
 
 Cancelled: TypeAlias = threading.Event | Sequence[threading.Event | None] | None
 """What ends a generation when it is set: one event for all rows, one or none for each, or nothing."""
@@ -61,3 +63,31 @@ class EndedRows(StoppingCriteria):  # type: ignore[misc]
         ended = torch.isin(input_ids[:, self.prompt_tokens :], self.ends.to(input_ids.device)).any(dim=1)
         self.tell(~ended)
         return torch.zeros_like(ended)
+
+
+class StopStrings(StoppingCriteria):  # type: ignore[misc]
+    """Stops each row at the first stop string in the text that it has written; the prompt's text does not count.
+
+    Args:
+        prompt_tokens: tokens of the prompts, padding included.
+        read: makes the text of a row that has written nothing yet.
+    """
+
+    def __init__(self, prompt_tokens: int, read: Callable[[], AnswerText]) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.read = read
+        self._rows: dict[int, tuple[list[int], AnswerText]] = {}
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """bool [rows]: whether to stop."""
+        written = input_ids[:, self.prompt_tokens :].tolist()
+        stop = [self._is_stopped(row, ids) for row, ids in enumerate(written)]
+        return torch.tensor(stop, dtype=torch.bool, device=input_ids.device)
+
+    def _is_stopped(self, row: int, ids: list[int]) -> bool:
+        known, text = self._rows.get(row, ([], None))
+        if text is None or ids[: len(known)] != known:  # a beam has taken the place of another
+            known, text = [], self.read()
+        text.add(*ids[len(known) :])
+        self._rows[row] = (ids, text)
+        return text.stopped

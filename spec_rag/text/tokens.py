@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from spec_rag.errors import ConfigError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_MARKUP = re.compile(r"\s*[<\[{|].*[>\]}|]\s*", re.DOTALL)
+MARKUP = re.compile(r"\s*[<\[{|].*[>\]}|]\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _copied(backend: Tokenizer, vocabulary: int) -> _Backends:
     added = settings["added_tokens"]
     # added words and runs of spaces are text like any other
     control = frozenset(
-        t["content"] for t in added if t["content"] and (t["special"] or _MARKUP.fullmatch(t["content"]))
+        t["content"] for t in added if t["content"] and (t["special"] or MARKUP.fullmatch(t["content"]))
     )
     for token in added:
         # recognised letter by letter alone: not what a normalizer makes of other letters

@@ -17,12 +17,14 @@ from typing import Any
 import huggingface_hub.utils
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError, ModelNotFoundError, SpecRagError
 from spec_rag.models.bundled_draft import name_end_of_turn
-from spec_rag.models.checkpoints import context_tokens, decoder_layers, keep_first_layers, locate
+from spec_rag.models.checkpoints import context_tokens, decoder_layers, forget_wheel, keep_first_layers, locate
 from spec_rag.models.faults import explained
+from spec_rag.models.hub_errors import explanation, is_of_hub
 from spec_rag.models.int8 import quantize_linears
 from spec_rag.models.lock import FairLock
 from spec_rag.models.options import LoadOptions
@@ -150,13 +152,14 @@ def checkpoint_layers(name: str | Path, options: LoadOptions | Mapping[str, Any]
     if found is not None:
         return found.total_layers
     with _quiet_transformers(), _explained(str(name), options):
-        return decoder_layers(_config(*locate(str(name), options), options))
+        return decoder_layers(_config(*locate(str(name), options, "config"), options))
 
 
 def unload_models() -> None:
     """Forget the shared models; their memory is freed when nobody else holds them."""
     with _loading:
         _loaded.clear()
+        forget_wheel()
 
 
 def model_name(model: Any) -> str:
@@ -172,7 +175,7 @@ def _as_loaded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
     with _loading:
         if model not in _tokenizers:
             with contextlib.suppress(OSError, ValueError), _quiet_transformers():
-                source, where = locate(name, LoadOptions())
+                source, where = locate(name, LoadOptions(), "tokenizer")
                 _tokenizers[model] = AutoTokenizer.from_pretrained(source, **where, trust_remote_code=False)
         return LoadedModel(model, _tokenizers.get(model), name)
 
@@ -210,11 +213,20 @@ def _explained(name: str, options: LoadOptions) -> Iterator[None]:
         yield
     except SpecRagError:
         raise
+    except SafetensorError as error:
+        raise ModelNotFoundError(
+            f"Model {name!r}: a file of its weights is damaged ({_first_line(error)}): delete it, and download or copy "
+            "it again."
+        ) from error
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error) and not options.trust_remote_code:
             raise ConfigError(
                 f"Model {name!r} brings code of its own, which trust_remote_code=False does not run. If you trust it, "
                 "load it with LoadOptions(trust_remote_code=True); else choose a model that transformers knows."
+            ) from error
+        if is_of_hub(error):
+            raise ModelNotFoundError(
+                f"Model {name!r} cannot be loaded. {explanation(name, options.revision, error)}"
             ) from error
         raise ModelNotFoundError(
             f"Model {name!r} cannot be loaded: {_first_line(error)} Give a hub id that exists (and a network or a "

@@ -9,12 +9,16 @@ Work says what it is doing and how far it is; this module decides who hears of i
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 Listener = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
+
+_SECONDS = 1.0  # between two drawings of a bar that does not move
 
 _listener: ContextVar[Listener | None] = ContextVar("spec_rag_progress", default=None)
 
@@ -55,5 +59,23 @@ def steps(what: str, total: int, *, only_told: bool = False) -> Iterator[Callabl
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=what, leave=False) as bar:
+    with tqdm(total=total, desc=what, leave=False) as bar, _refreshed(bar):
         yield lambda: bar.update() and None
+
+
+@contextmanager
+def _refreshed(bar: Any) -> Iterator[None]:
+    """Draw the bar again every second, so that its clock runs on during a long step."""
+    ended = threading.Event()
+
+    def refresh() -> None:
+        while not ended.wait(_SECONDS):
+            bar.refresh()
+
+    thread = threading.Thread(target=refresh, name="spec-rag-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

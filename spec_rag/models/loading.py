@@ -6,26 +6,28 @@ This module knows checkpoints and devices; it does not know prompts, attention, 
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import huggingface_hub.utils
 import torch
-import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError, ModelNotFoundError, SpecRagError
 from spec_rag.models.bundled_draft import name_end_of_turn
-from spec_rag.models.checkpoints import context_tokens, decoder_layers, keep_first_layers, locate
+from spec_rag.models.checkpoints import context_tokens, decoder_layers, forget_wheel, keep_first_layers, locate
 from spec_rag.models.faults import explained
+from spec_rag.models.gguf_files import GgufFile, correct_config, correct_model, correct_tokenizer, counted_tensors
+from spec_rag.models.hub_errors import explanation, is_of_hub
 from spec_rag.models.int8 import quantize_linears
 from spec_rag.models.lock import FairLock
 from spec_rag.models.options import LoadOptions
+from spec_rag.models.quiet import quiet_transformers
+from spec_rag.progress import steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +134,7 @@ def load_model(
     with _loading:
         found = _loaded.get(key)
         if found is None or found.loaded_layers < min(layers or found.total_layers, found.total_layers):
-            with _quiet_transformers(), explained("model", str(name), None, lambda: _ways_of_loading(options)):
+            with quiet_transformers(), explained("model", str(name), None, lambda: _ways_of_loading(options)):
                 found = _load(str(name), options, layers)
             _loaded[key] = found  # the deeper one serves everybody from now on
         return found
@@ -149,14 +151,15 @@ def checkpoint_layers(name: str | Path, options: LoadOptions | Mapping[str, Any]
         found = _loaded.get((str(name), repr(options)))
     if found is not None:
         return found.total_layers
-    with _quiet_transformers(), _explained(str(name), options):
-        return decoder_layers(_config(*locate(str(name), options), options))
+    with quiet_transformers(), _explained(str(name), options):
+        return decoder_layers(_config(*locate(str(name), options, "config"), options))
 
 
 def unload_models() -> None:
     """Forget the shared models; their memory is freed when nobody else holds them."""
     with _loading:
         _loaded.clear()
+        forget_wheel()
 
 
 def model_name(model: Any) -> str:
@@ -171,8 +174,8 @@ def _as_loaded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
         return LoadedModel(model, tokenizer, name)
     with _loading:
         if model not in _tokenizers:
-            with contextlib.suppress(OSError, ValueError), _quiet_transformers():
-                source, where = locate(name, LoadOptions())
+            with contextlib.suppress(OSError, ValueError), quiet_transformers():
+                source, where = locate(name, LoadOptions(), "tokenizer")
                 _tokenizers[model] = AutoTokenizer.from_pretrained(source, **where, trust_remote_code=False)
         return LoadedModel(model, _tokenizers.get(model), name)
 
@@ -182,39 +185,26 @@ def _loaded_again(name: str, options: LoadOptions, layers: int | None) -> Loaded
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No list of the weights that were left out on purpose, and no bars but those of downloads on a terminal."""
-    shown = transformers.utils.logging.is_progress_bar_enabled()
-    downloads_hidden = huggingface_hub.utils.are_progress_bars_disabled()
-    level = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.disable_progress_bar()  # those of the hub too
-    if not downloads_hidden and sys.stderr.isatty():
-        huggingface_hub.utils.enable_progress_bars()
-    transformers.utils.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.utils.logging.set_verbosity(level)
-        if shown:
-            transformers.utils.logging.enable_progress_bar()  # and, unasked, those of the hub
-        if downloads_hidden:
-            huggingface_hub.utils.disable_progress_bars()
-        else:
-            huggingface_hub.utils.enable_progress_bars()
-
-
-@contextlib.contextmanager
 def _explained(name: str, options: LoadOptions) -> Iterator[None]:
     """Turn what transformers says of a checkpoint that cannot be loaded into what to do about it."""
     try:
         yield
     except SpecRagError:
         raise
+    except SafetensorError as error:
+        raise ModelNotFoundError(
+            f"Model {name!r}: a file of its weights is damaged ({_first_line(error)}): delete it, and download or copy "
+            "it again."
+        ) from error
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error) and not options.trust_remote_code:
             raise ConfigError(
                 f"Model {name!r} brings code of its own, which trust_remote_code=False does not run. If you trust it, "
                 "load it with LoadOptions(trust_remote_code=True); else choose a model that transformers knows."
+            ) from error
+        if is_of_hub(error):
+            raise ModelNotFoundError(
+                f"Model {name!r} cannot be loaded. {explanation(name, options.revision, error)}"
             ) from error
         raise ModelNotFoundError(
             f"Model {name!r} cannot be loaded: {_first_line(error)} Give a hub id that exists (and a network or a "
@@ -224,18 +214,11 @@ def _explained(name: str, options: LoadOptions) -> Iterator[None]:
 
 def _load(name: str, options: LoadOptions, layers: int | None) -> LoadedModel:
     source, where = locate(name, options)
-    trust = {"trust_remote_code": options.trust_remote_code}
-    total = None
     with _explained(name, options):
-        arguments = {**where, **options.from_pretrained_arguments()}
-        tokenizer = AutoTokenizer.from_pretrained(source, **where, **trust)
-        if layers is not None:
-            config = _config(source, where, options)
-            total = decoder_layers(config)
-            if layers < total:
-                keep_first_layers(config, layers)
-                arguments["config"] = config
-        model = AutoModelForCausalLM.from_pretrained(source, **arguments)
+        if "gguf_file" in where:
+            model, tokenizer, total = _read_gguf(Path(source) / where["gguf_file"], options, layers)
+        else:
+            model, tokenizer, total = _read(source, where, options, layers)
     if options.device_map is None:
         model = model.to(options.resolved_device())
     if options.quantize:
@@ -247,6 +230,40 @@ def _load(name: str, options: LoadOptions, layers: int | None) -> LoadedModel:
         quantize_linears(model.get_decoder())
     name_end_of_turn(model, tokenizer)
     return LoadedModel(model.eval(), tokenizer, name, checkpoint_layers=total, options=options)
+
+
+_Read: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerBase, int | None]
+"""A model, its tokenizer, and the layers of the checkpoint where only some may have been asked for."""
+
+
+def _read(source: str, where: dict[str, Any], options: LoadOptions, layers: int | None) -> _Read:
+    arguments = {**where, **options.from_pretrained_arguments()}
+    tokenizer = AutoTokenizer.from_pretrained(source, **where, trust_remote_code=options.trust_remote_code)
+    total = None
+    if layers is not None:
+        config = _config(source, where, options)
+        total = decoder_layers(config)
+        if layers < total:
+            keep_first_layers(config, layers)
+            arguments["config"] = config
+    return AutoModelForCausalLM.from_pretrained(source, **arguments), tokenizer, total
+
+
+def _read_gguf(path: Path, options: LoadOptions, layers: int | None) -> _Read:
+    file = GgufFile.read(path)
+    source, where = str(path.parent), {"gguf_file": path.name}
+    with steps(f"Reading {path.name}", len(file.tensors)) as done, counted_tensors(done):
+        tokenizer = AutoTokenizer.from_pretrained(source, **where, trust_remote_code=options.trust_remote_code)
+        correct_tokenizer(tokenizer, file)
+        config = _config(source, where, options)
+        correct_config(config, file)
+        total = None if layers is None else decoder_layers(config)
+        if layers is not None:
+            keep_first_layers(config, min(layers, decoder_layers(config)))
+        arguments = {**where, **options.from_pretrained_arguments(), "config": config}
+        model = AutoModelForCausalLM.from_pretrained(source, **arguments)
+    correct_model(model, file)
+    return model, tokenizer, total
 
 
 def _ways_of_loading(options: LoadOptions) -> list[str]:

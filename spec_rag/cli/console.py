@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spec_rag.answering.limits import ReadLimits
 from spec_rag.config import Cascade as CascadeName
 from spec_rag.config import Preset as KVPresetName
 from spec_rag.errors import ConfigError, UnreadableFileError
+from spec_rag.loaders.limits import ReadLimits
 from spec_rag.models.options import LoadOptions
 from spec_rag.presets import COMPRESSION_PRESETS
 from spec_rag.progress import listening
@@ -91,7 +91,7 @@ class FileReader:
 
     def read(self, files: Sequence[Path]) -> list[Document]:
         """The files and what is in the folders; what cannot be read in a folder is told and skipped."""
-        from spec_rag.answering.loaders import read_files
+        from spec_rag.loaders.reading import read_files
 
         return list(read_files(files, encoding=self.encoding, limits=self.limits, skipped=warn_skipped))
 

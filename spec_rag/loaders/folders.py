@@ -1,8 +1,8 @@
 """Access to the files of a folder. Links that lead out of the folder are never followed.
 
 Every reader of folders uses this module: the command line, the MCP server and `read_files`.
-A path is resolved first and refused if the result is outside the folder. The file is then opened one path component at a
-time without following links, so that a link that is put in place between the two steps is not followed either.
+A path is resolved first and refused if the result is outside the folder. The file is then opened one path component at
+a time without following links, so that a link that is put in place between the two steps is not followed either.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def find_inside(folders: Sequence[Path], path: PathLike) -> FoundFile:
         if _is_shown(root, real) and os.path.exists(real):
             return FoundFile(Path(folder) / real.relative_to(root), real, root)
     raise UnreadableFileError(
-        f"path={str(path)!r:.200}: there is no such file or folder below the given folders. Hidden files and links that "
-        "lead out of the folders are not read."
+        f"path={str(path)!r:.200}: there is no such file or folder below the given folders. Hidden files and links "
+        "that lead out of the folders are not read."
     )
 
 

@@ -1,7 +1,7 @@
 """Tools for agents over the Model Context Protocol: compress texts, search files and compress, expand what was kept.
 
 Only files inside the folders that the server was started with are read; links that lead out of them are not followed.
-Every kept passage has a handle, from which its surroundings come back as long as the server runs and remembers the text.
+Every kept passage has a handle, which returns its surroundings as long as the server runs and remembers the text.
 """
 
 from __future__ import annotations

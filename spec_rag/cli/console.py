@@ -107,7 +107,7 @@ def be_quiet() -> None:
     # waiting threads sleep: spinning ones slow everything several times when the cores are shared
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore")
-    for name in ("pypdf", "bm25s", "huggingface_hub"):
+    for name in ("pypdfium2", "bm25s", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -8,7 +8,7 @@ from langchain_core.documents import Document
 from langchain_spec_rag import ChatSpecKV, SpecPCCompressor
 
 from spec_rag.answering.chunks import retrieve, split_chunks
-from spec_rag.answering.loaders import read_file
+from spec_rag.loaders.reading import read_file
 from spec_rag.text.units import sentence_spans
 
 HANDBOOK = sorted((Path(__file__).parent / "handbook").glob("[0-9]*.md"))

@@ -27,7 +27,6 @@ from tiny import tiny_pair, tiny_tokenizer  # noqa: E402
 
 from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, compress, generate_batch  # noqa: E402
 from spec_rag.answering.chunks import retrieve, split_chunks  # noqa: E402
-from spec_rag.answering.loaders import read_bytes  # noqa: E402
 from spec_rag.compression.passages import split_passages  # noqa: E402
 from spec_rag.compression.pipeline import keep  # noqa: E402
 from spec_rag.compression.selection import Reading  # noqa: E402
@@ -39,6 +38,7 @@ from spec_rag.errors import (  # noqa: E402
     UnreadableFileError,
     UnsupportedModelError,
 )
+from spec_rag.loaders.reading import read_bytes  # noqa: E402
 from spec_rag.text.chat_units import chat_units  # noqa: E402
 from spec_rag.text.documents import Document  # noqa: E402
 from spec_rag.text.patterns import PATTERNS, named_spans  # noqa: E402

@@ -21,7 +21,7 @@ from typing import Any, Self
 START = """
 import importlib, json, os, signal, sys
 import torch, transformers, bm25s
-import spec_rag.cli.app, spec_rag.answering.pipeline, spec_rag.answering.chunks, spec_rag.answering.loaders
+import spec_rag.cli.app, spec_rag.answering.pipeline, spec_rag.answering.chunks, spec_rag.loaders.reading
 import spec_rag.compression.pipeline, spec_rag.generation.streaming, benchmarks.grid, benchmarks.results_page
 import tiny
 from spec_rag import compress, generate

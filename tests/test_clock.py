@@ -13,11 +13,11 @@ from test_layout import CORE
 from tiny import random_ids, tiny_pair
 
 from spec_rag import DocumentIndex, files
-from spec_rag.answering.limits import ReadLimits
-from spec_rag.answering.loaders import read_bytes
 from spec_rag.compression.passages import EncodedPassage
 from spec_rag.errors import UnreadableFileError
 from spec_rag.generation.requests import Requests
+from spec_rag.loaders.limits import ReadLimits
+from spec_rag.loaders.reading import read_bytes
 
 YEARS = 3e8
 # when an answer or a server began, as APIs tell it; the day on a page; and how old an unfinished file is

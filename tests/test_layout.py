@@ -13,7 +13,7 @@ CORE = ROOT / "spec_rag"
 # from the ground up; rooms on one floor do not know each other. Modules of no room are the ground.
 FLOORS = [
     ["text"],
-    ["models"],
+    ["models", "loaders"],
     ["attention"],
     ["compression", "generation"],
     ["answering"],

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from spec_rag.answering.loaders import ReadLimits, read_bytes, read_file, read_files
 from spec_rag.errors import ConfigError, UnreadableFileError
+from spec_rag.loaders.limits import ReadLimits
+from spec_rag.loaders.reading import read_bytes, read_file, read_files
 
 pypdf = pytest.importorskip("pypdf")
 pytest.importorskip("lxml")
@@ -59,6 +60,12 @@ def test_text_is_exactly_what_open_gives(tmp_path: Path) -> None:
     document = read_file(path)
     assert document.text == path.read_text(encoding="utf-8") == "One.\n\n  Zwei ä.\n"
     assert (document.title, document.metadata) == ("notes", {"source": str(path)})
+
+
+@pytest.mark.parametrize(("name", "title"), [("Makefile", "Makefile"), ("a.unknown", "a"), (".profile", ".profile")])
+def test_a_file_of_an_unknown_kind_is_read_if_it_is_text(tmp_path: Path, name: str, title: str) -> None:
+    document = read_file(written(tmp_path, name, "all: käse\n\ttouch \x1b[0m\n"))
+    assert (document.text, document.title) == ("all: käse\n\ttouch \x1b[0m\n", title)
 
 
 def test_markdown_takes_its_first_heading_as_title(tmp_path: Path) -> None:
@@ -120,7 +127,9 @@ def scanned_pdf() -> bytes:
         ("a.html", b"PK\x00\x00", "binary"),
         ("a.docx", b"PK", "not a readable Word document"),
         ("a.odt", b"PK", "'.odt' cannot be read"),
-        ("Makefile", b"all:", "without a suffix"),
+        ("Makefile", b"all:\xff", "without a suffix"),
+        ("a.unknown", b"one\x01two", "'.unknown'"),
+        ("a.xlsx", b"PK", "Save it as .csv"),
         ("a.pdf", b"not a pdf at all", "not a readable PDF"),
         ("a.pdf", b"", "not a readable PDF"),
         ("a.pdf", encrypted_pdf(), "password"),

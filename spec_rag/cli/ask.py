@@ -253,7 +253,7 @@ def files_and_question(words: list[str], query: str | None) -> tuple[list[Path],
 
 def _is_file_name(word: str) -> bool:
     """Whether an argument is a file or folder, or names one that does not exist, in place of a question."""
-    from spec_rag.answering.loaders import SUFFIXES
+    from spec_rag.loaders.reading import SUFFIXES
 
     if word == console.STANDARD_INPUT:
         return True

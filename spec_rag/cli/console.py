@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spec_rag.answering.limits import ReadLimits
 from spec_rag.config import Cascade as CascadeName
 from spec_rag.config import Preset as KVPresetName
 from spec_rag.errors import ConfigError, UnreadableFileError
+from spec_rag.loaders.limits import ReadLimits
 from spec_rag.models.options import LoadOptions
 from spec_rag.presets import COMPRESSION_PRESETS
 from spec_rag.progress import listening
@@ -107,7 +107,7 @@ class FileReader:
 
         "-" stands for standard input, which is read once.
         """
-        from spec_rag.answering.loaders import read_files
+        from spec_rag.loaders.reading import read_files
 
         documents: list[Document] = []
         named = [path for path in files if str(path) != STANDARD_INPUT]
@@ -119,7 +119,7 @@ class FileReader:
 
     def _standard_input(self) -> Document:
         """What is written to standard input, as a document of the format that its first bytes show."""
-        from spec_rag.answering.loaders import read_bytes
+        from spec_rag.loaders.reading import read_bytes
 
         if sys.stdin.isatty():
             note("Reading standard input; Ctrl-D ends it.")
@@ -173,7 +173,7 @@ def be_quiet() -> None:
     # waiting threads sleep: spinning ones slow everything several times when the cores are shared
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore")
-    for name in ("pypdf", "bm25s", "huggingface_hub"):
+    for name in ("pypdfium2", "bm25s", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

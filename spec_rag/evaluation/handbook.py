@@ -118,10 +118,11 @@ def load_handbook(folder: Path | None = None) -> Handbook:
         FileNotFoundError: see `find_handbook`.
         ConfigError: questions.json is not what it should be.
     """
-    from spec_rag.answering.loaders import read_files
+    from spec_rag.loaders.reading import read_files
 
     folder = find_handbook(folder)
-    documents = read_files(sorted(path for path in folder.glob("*.md") if path.name != "README.md"))
+    names = sorted(path.name for path in folder.glob("*.md") if path.name != "README.md")
+    documents = read_files(names, within=[folder])
     try:
         entries = json.loads((folder / "questions.json").read_text(encoding="utf-8"))["questions"]
         questions = [

@@ -14,11 +14,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Request, Response, UploadFile
 
 from spec_rag.answering.chunks import DEFAULT_CHUNK_CHARS, Chunk, retrieve, split_chunks
-from spec_rag.answering.loaders import read_bytes
 from spec_rag.answering.pipeline import answer_messages
 from spec_rag.cancellation import in_thread
 from spec_rag.config import CompressionConfig
 from spec_rag.errors import ConfigError, UnreadableFileError
+from spec_rag.loaders.reading import read_bytes
 from spec_rag.report import Compression
 from spec_rag.serving import state
 from spec_rag.serving.document_schemas import (

@@ -1,7 +1,7 @@
 """Tools for agents over the Model Context Protocol: compress texts, search files and compress, expand what was kept.
 
-Files are read inside the folders alone that the server was started with. Every kept passage has a handle, from which
-its surroundings come back as long as the server runs and remembers the text.
+Only files inside the folders that the server was started with are read; links that lead out of them are not followed.
+Every kept passage has a handle, which returns its surroundings as long as the server runs and remembers the text.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pydantic import BaseModel, Field
 
 import spec_rag
 from spec_rag.answering.chunks import DEFAULT_TOP_K, Chunk, retrieve, split_chunks
-from spec_rag.answering.loaders import SUFFIXES, read_files
 from spec_rag.cancellation import in_thread
 from spec_rag.compression.expand import MAX_CHARS, Originals
 from spec_rag.config import CompressionConfig
 from spec_rag.errors import SpecRagError
+from spec_rag.loaders.reading import KINDS, read_files
 from spec_rag.report import Compression
 from spec_rag.serving.engine import Engine, LocalEngine
 from spec_rag.serving.settings import ServerSettings
@@ -73,7 +73,7 @@ class Tools:
     Args:
         engine: what reads; None loads the draft of the settings when it is first needed.
         settings: which draft.
-        folders: where files may be read.
+        folders: the folders that may be read; a folder may itself be a link.
     """
 
     def __init__(self, settings: ServerSettings, folders: Sequence[Path], engine: Engine | None = None) -> None:
@@ -101,17 +101,17 @@ class Tools:
 
         Args:
             query: the question.
-            paths: files or folders below the server's folders; nothing given searches all of them.
+            paths: files or folders, relative to the server's folders; nothing given searches all of them.
             max_tokens: keep at most so many tokens.
             top_k: look at so many chunks of about 900 characters.
         """
         skipped: list[str] = []
-        wanted = [self._inside(path) for path in paths] if paths else self._folders
-        if not wanted:
+        if not self._folders:
             raise ToolError("The server was started without a folder: spec-rag mcp FOLDER")
 
         def found() -> tuple[list[Chunk], dict[str, str]]:
-            documents = read_files(wanted, skipped=lambda error: skipped.append(str(error)))
+            wanted = paths or self._folders
+            documents = read_files(wanted, within=self._folders, skipped=lambda error: skipped.append(str(error)))
             chunks = [chunk for one in documents for chunk in split_chunks(one)]
             return retrieve(query, chunks, top_k), {str(one.id): one.text for one in documents}
 
@@ -159,13 +159,6 @@ class Tools:
                 self._engine = await in_thread(lambda cancelled: LocalEngine.load(self._settings, answers=False))
             return self._engine
 
-    def _inside(self, path: str) -> Path:
-        for folder in self._folders:
-            found = (folder / path).resolve()
-            if found.is_relative_to(folder) and found.exists():
-                return found
-        raise ToolError(f"path={path!r:.200}: there is no such file or folder below the server's folders.")
-
     def _found(self, compression: Compression, files: Mapping[str, str], skipped: list[str]) -> Found:
         passages = []
         for left in compression.documents:
@@ -196,7 +189,7 @@ def create_server(settings: ServerSettings, folders: Sequence[Path], engine: Eng
         "spec-rag",
         version=spec_rag.__version__,
         instructions="Search files or compress long texts for a question instead of reading them whole; expand a "
-        f"passage by its handle where its surroundings are needed. Files: {', '.join(SUFFIXES)}.",
+        f"passage by its handle where its surroundings are needed. Files: {KINDS}.",
         log_level="ERROR",
     )
     for tool in (tools.compress, tools.search_and_compress, tools.expand):

@@ -10,6 +10,10 @@ from collections.abc import Callable
 
 from lxml.etree import HTMLParser
 
+from spec_rag.errors import UnreadableFileError
+from spec_rag.loaders.plain_text import UTF16_MARKS, decoded
+from spec_rag.loaders.source import Content, SourceFile
+
 _PIECE = 2**16  # characters between two looks at the clock
 _DECLARED = re.compile(rb"""<meta\s[^>]{0,500}?charset\s{0,9}=\s{0,9}["']?\s{0,9}([\w.:-]{1,40})""", re.IGNORECASE)
 _DECLARED_IN = 4096
@@ -133,3 +137,23 @@ class _Page:
     def _add(self, text: str) -> None:
         if not self._unread:
             self._pieces.append(text)
+
+
+def read(source: SourceFile) -> Content:
+    """The content of a page.
+
+    Raises:
+        UnreadableFileError: it is binary, nests its tags too deeply or takes too long.
+    """
+    data = source.data
+    if source.encoding is None and b"\x00" in data and not data.startswith(UTF16_MARKS):
+        raise UnreadableFileError(f"{source.path} is a binary file, not HTML.")
+    markup = decoded(source.path, data, source.encoding) if source.encoding else decoded_page(data)
+    try:
+        title, text = page_text(markup, max_depth=source.limits.max_depth, check=source.check)
+    except TooDeepError as error:
+        raise UnreadableFileError(
+            f"{source.path} has more than {source.limits.max_depth} tags open at once: close them, or raise "
+            "max_depth of ReadLimits (--max-html-depth)."
+        ) from error
+    return Content(text, title)

@@ -35,7 +35,7 @@ def text_of(message: BaseMessage) -> str:
     Raises:
         ConfigError: (a ValueError) it carries an image, audio, video or file.
     """
-    from spec_rag.text.prompts import content_text
+    from spec_rag.text.messages import content_text
 
     return content_text(message.content, message.type)
 

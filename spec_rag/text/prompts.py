@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError
 from spec_rag.text.marks import marked, pieces
+from spec_rag.text.messages import content_text
 from spec_rag.text.tokens import template_ids, text_ids
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
@@ -42,7 +43,6 @@ class Chat:
 Prompt: TypeAlias = str | Messages | Chat | Sequence[int] | Tensor
 
 _ROLES = {"human": "user", "ai": "assistant", "developer": "system", "function": "tool"}
-_MEDIA = ("image", "audio", "video", "file", "document", "media")
 _TOOL_PROBE = {"type": "function", "function": {"name": "probe", "description": "", "parameters": {}}}
 
 
@@ -193,34 +193,6 @@ def without_system_turn(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, An
         rest.insert(0, {"role": "user", "content": ""})
     rest[0]["content"] = "\n\n".join(part for part in [*system, rest[0]["content"]] if part)
     return rest
-
-
-def content_text(content: Any, role: str) -> str:
-    """The text of a message's content.
-
-    Args:
-        content: a string, text blocks as OpenAI's API has them, or None.
-        role: whose it is, for the error.
-
-    Raises:
-        ConfigError: it carries an image, audio, video or file.
-    """
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence):
-        raise ConfigError(f"content of a {role} message of type {type(content).__name__}: give a string.")
-    texts = []
-    for block in content:
-        kind = "text" if isinstance(block, str) else str(block.get("type", ""))
-        if any(kind.startswith(media) or kind.endswith(media) for media in _MEDIA):
-            raise ConfigError(f"A {role} message carries a block of type {kind!r}: this model reads text alone.")
-        if isinstance(block, str):
-            texts.append(block)
-        elif kind == "text":
-            texts.append(str(block.get("text", "")))
-    return "\n".join(texts)
 
 
 def _turn(message: Mapping[str, Any], called: Mapping[Any, str], speaks_of_tools: bool) -> dict[str, Any] | None:

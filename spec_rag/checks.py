@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from spec_rag.errors import ConfigError, unknown_field
+
+MAX_DEPTH = 64
+"""Levels of dicts and lists that JSON from outside (messages, tools, schemas, arguments) may have."""
 
 
 def check_integer(name: str, value: object, minimum: int, *, optional: bool = False) -> None:
@@ -38,6 +42,24 @@ def check_window_fits(capacity: int | None, window: int) -> None:
             f"max_capacity_prompt={capacity} leaves no room beside the observation window of window_size={window} "
             f"tokens, which is always kept: raise max_capacity_prompt above {window} or lower window_size."
         )
+
+
+def depth_of(value: object) -> int:
+    """Levels of dicts and lists in a value, 0 for a string; counting stops one level beyond MAX_DEPTH."""
+    level, depth = [value], 0
+    while level := [one for one in level if isinstance(one, Mapping | list | tuple)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            break
+        inner = (entry for one in level for entry in (one.values() if isinstance(one, Mapping) else one))
+        level = list({id(entry): entry for entry in inner}.values())  # each once, however many places share it
+    return depth
+
+
+def check_depth(name: str, value: object) -> None:
+    """Refuse what is nested more than MAX_DEPTH levels deep."""
+    if depth_of(value) > MAX_DEPTH:
+        raise ConfigError(f"{name} is nested more than {MAX_DEPTH} levels deep: give a flatter one.")
 
 
 class FromDict:

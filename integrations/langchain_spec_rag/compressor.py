@@ -13,15 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from langchain_core.callbacks import Callbacks, adispatch_custom_event, dispatch_custom_event
 from langchain_core.documents import BaseDocumentCompressor, Document
-from langchain_core.messages import BaseMessage
-from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSerializable
 from pydantic import ConfigDict, InstanceOf, PrivateAttr, field_validator, model_validator
 
 import spec_rag
-from langchain_spec_rag.messages import plain_messages
 from langchain_spec_rag.plain_values import Options, name_of, plain, unserializable
-from langchain_spec_rag.retriever import ScoreSource, SpecPCRetriever
+from langchain_spec_rag.retriever import QUERY_KEYS, ScoreSource, SpecPCRetriever
 from spec_rag.cancellation import in_thread
 from spec_rag.compression.expand import EXPAND, Originals, expander
 from spec_rag.compression.index import DocumentIndex
@@ -30,6 +27,7 @@ from spec_rag.errors import ConfigError, unknown_field
 from spec_rag.models.options import DEFAULT_DRAFT
 from spec_rag.presets import with_preset
 from spec_rag.retention import Order
+from spec_rag.text.vectors import is_vector, without_vectors
 
 if TYPE_CHECKING:
     from langchain_core.tools import StructuredTool
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from spec_rag.results import CompressedDocument
 
 DOCUMENTS_KEYS = ("documents", "context", "docs")
-QUERY_KEYS = ("query", "question", "input")
 EVENT = METADATA_KEY = "spec_pc"
 _making_stores = threading.Lock()
 _OTHER_NAMES = {"embeddings": "embedder", "embed_model": "embedder"}
@@ -55,7 +52,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         compressor.wrap(retriever)                                                  # a retriever again
 
     The documents that come out are new ones, in the order in which they came in unless `order` says otherwise, with
-    their ids and metadata and, under the key `spec_pc`, original_tokens, compressed_tokens, ratio, draft_model, handle
+    their ids and metadata (but no embedding of a text that was shortened) and, under the key `spec_pc`, original_tokens, compressed_tokens, ratio, draft_model, handle
     (for `expand_tool`) and kept_spans: character ranges in the original text, also where the document has been through
     a compressor before. A `relevance_score` in the metadata takes part in the choice. Each run is a traced span that
     sends the custom event "spec_pc" with the tokens before and after and the draft's seconds.
@@ -211,7 +208,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
 
         Args:
             documents: Documents, which are not changed.
-            query: the question, or a chat history whose last turns are the question.
+            query: the question, or messages whose last turns are the question; of content parts the text counts.
             callbacks: told of the run.
         """
         return self._run.invoke(_inputs(documents, query), self._run_config({"callbacks": callbacks}))
@@ -314,11 +311,9 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         return self._results(compression)
 
     def _call(self, given: Mapping[str, Any], cancelled: threading.Event | None = None) -> Compression:
-        query = given["query"]
-        is_chat = isinstance(query, Sequence) and not isinstance(query, str)
         return spec_rag.compress(
             given["documents"],
-            plain_messages(query) if is_chat and query else query,
+            given["query"],
             draft=str(self.draft) if isinstance(self.draft, Path) else self.draft,
             draft_options=cast(Any, self.draft_options),
             index=self.index,
@@ -343,8 +338,25 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         elif self.metadata_format == "flat":
             spans_text = ",".join(f"{start}-{end}" for start, end in figures["kept_spans"])
             added = {f"{METADATA_KEY}_{k}": v for k, v in {**figures, "kept_spans": spans_text}.items()}
-        metadata = {**source.metadata, **added}
-        return source.model_copy(update={"page_content": compressed.text, "metadata": metadata})
+        if compressed.text == source.page_content:
+            return source.model_copy(update={"metadata": {**source.metadata, **added}})
+        metadata = {**without_vectors(source.metadata), **added}
+        return source.model_copy(update={"page_content": compressed.text, "metadata": metadata, **_reset(source)})
+
+
+def _reset(document: Document) -> dict[str, Any]:
+    """The fields of a kind of Document of its own, such as EmbeddingsFilter's, without embeddings of its text."""
+    fields = {name: value for name, value in document.__dict__.items() if name not in Document.model_fields}
+    kinds = type(document).model_fields
+    changed = {}
+    for name, value in fields.items():
+        if is_vector(name, value):
+            field = kinds.get(name)
+            required = field is None or field.is_required()
+            changed[name] = None if required or field is None else field.get_default(call_default_factory=True)
+        elif isinstance(value, Mapping):
+            changed[name] = without_vectors(value)
+    return changed
 
 
 def _known_figures(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -385,12 +397,7 @@ def _documents_and_query(given: Any) -> dict[str, Any]:
             '{"documents": retriever, "query": RunnablePassthrough()} | compressor.'
         )
     documents = _first(given, DOCUMENTS_KEYS)
-    query = _first(given, QUERY_KEYS)
-    if isinstance(query, PromptValue):
-        query = query.to_messages()
-    if isinstance(query, BaseMessage):
-        query = [query]
-    return _inputs(documents, query)
+    return _inputs(documents, _first(given, QUERY_KEYS))
 
 
 def _first(given: Mapping[str, Any], keys: Sequence[str]) -> Any:

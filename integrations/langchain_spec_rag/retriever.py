@@ -5,17 +5,21 @@ Needs langchain-core alone. How documents are compressed is the compressor's bus
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableConfig
 from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import ConfigDict
 
 from spec_rag.compression.retrieval import rank_relevance, relevance
+from spec_rag.errors import ConfigError
+from spec_rag.text.messages import question_of
 
+QUERY_KEYS = ("query", "question", "input")
 ScoreSource = Literal["auto", "rank", "none"]
 
 
@@ -25,7 +29,8 @@ class SpecPCRetriever(BaseRetriever):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
     retriever: Any
-    """Any Runnable from a query to Documents. What `invoke` is given besides the query goes to it."""
+    """Any Runnable from a query, or from a dict with it, to Documents: a retriever, or a chain such as that of
+    create_history_aware_retriever. What `invoke` is given besides the query goes to it."""
     compressor: BaseDocumentCompressor
     """What compresses."""
     scores: ScoreSource = "auto"
@@ -57,21 +62,48 @@ class SpecPCRetriever(BaseRetriever):
         return _with_scores(found, rank_relevance(len(found)))
 
     def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
+        self, query: Any, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
+        question = _question(query)
         retriever = self._scored_retriever()
-        found = retriever.invoke(query, {"callbacks": run_manager.get_child("retrieve")}, **kwargs)
-        found = self._ranked(found)
-        return list(self.compressor.compress_documents(found, query, callbacks=run_manager.get_child("compress")))
+        config: RunnableConfig = {"callbacks": run_manager.get_child("retrieve")}
+        found = self._ranked(retriever.invoke(self._searched(query, question), config, **kwargs))
+        return list(self.compressor.compress_documents(found, question, callbacks=run_manager.get_child("compress")))
 
     async def _aget_relevant_documents(
-        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
+        self, query: Any, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
+        question = _question(query)
         retriever = self._scored_retriever()
-        found = await retriever.ainvoke(query, {"callbacks": run_manager.get_child("retrieve")}, **kwargs)
-        found = self._ranked(found)
+        config: RunnableConfig = {"callbacks": run_manager.get_child("retrieve")}
+        found = self._ranked(await retriever.ainvoke(self._searched(query, question), config, **kwargs))
         compress = self.compressor.acompress_documents
-        return list(await compress(found, query, callbacks=run_manager.get_child("compress")))
+        return list(await compress(found, question, callbacks=run_manager.get_child("compress")))
+
+    def _searched(self, query: Any, question: str) -> Any:
+        """What the retriever is given: the input as it is, but a string where it takes nothing else."""
+        takes_strings = isinstance(self.retriever, BaseRetriever) and not isinstance(self.retriever, SpecPCRetriever)
+        return question if takes_strings and not isinstance(query, str) else query
+
+
+def _question(query: Any) -> str:
+    """The question in a retriever's input: a string, messages, content parts, or a chain's dict with a chat history.
+
+    Raises:
+        ConfigError: (a ValueError) there is none.
+    """
+    asked = query
+    if isinstance(query, Mapping) and "role" not in query and not isinstance(query.get("type"), str):
+        asked = next((query[key] for key in QUERY_KEYS if query.get(key)), None)
+        if isinstance(asked, str) and isinstance(query.get("chat_history"), list | tuple):
+            asked = [*query["chat_history"], ("user", asked)]
+    question = question_of(asked)
+    if question is None:
+        raise ConfigError(
+            f"query={query!r:.80} of type {type(query).__name__}: give a string, chat messages, or a dict with the "
+            f"question under {', '.join(map(repr, QUERY_KEYS))}."
+        )
+    return question
 
 
 class ScoringVectorStoreRetriever(VectorStoreRetriever):

@@ -27,7 +27,7 @@ from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import unknown_field
 from spec_rag.generation.requests import Requests
 from spec_rag.generation.sampling import SamplingConfig, overriding
-from spec_rag.generation.structured import Constraint
+from spec_rag.generation.tool_calls import ToolChoice
 from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
 
 if TYPE_CHECKING:
@@ -181,10 +181,10 @@ class DraftedModel(Serializable):
             copy._pair = self._pair
         return copy
 
-    def requests(self, constraint: Constraint | None = None) -> Requests:
-        """How requests are made with these settings, and with what answers are held to; loads the models."""
-        held = {} if constraint is None else {"constraint": constraint}
-        return Requests(self.load(), {**self._arguments(), **held}, self.timeout, self.max_retries)
+    def requests(self, choice: ToolChoice | None = None) -> Requests:
+        """How requests are made with these settings, for what may be called; loads the models."""
+        arguments = self._arguments() if choice is None else choice.held(self._arguments())
+        return Requests(self.load(), arguments, self.timeout, self.max_retries)
 
     def _own_settings(self) -> set[str]:
         """Names of the settings that the adapter has beside the common ones."""

@@ -59,7 +59,8 @@ def compress(
     Args:
         documents: strings, (title, text) pairs, spec_rag.Document, LangChain Documents or LlamaIndex nodes. Retrieval
             scores that come with them take part.
-        query: the question, or a chat history whose last turns are the question.
+        query: the question, or a chat history whose last turns are the question: messages as dicts, of LangChain or
+            of LlamaIndex. Of content parts the text counts; images and other media are left out.
         draft: the model that reads: a name or path, a loaded model, or the pair that has it.
         draft_options: how to load it: LoadOptions, or a dict of its fields.
         tokenizer: of a draft that is given as a model; None takes the one that lies beside its weights.

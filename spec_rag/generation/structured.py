@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from spec_rag.checks import check_depth
 from spec_rag.errors import ConfigError, MissingDependencyError
 
 _INSTRUCTION = (
-    "Answer with one JSON object that fits the JSON schema below, and with nothing else: no explanation, no code "
+    "{opening} with one JSON object that fits the JSON schema below, and with nothing else: no explanation, no code "
     "fence, no schema.\n\n{schema}"
 )
-_JSON_OBJECT = {"type": "object"}
+JSON_OBJECT = {"type": "object"}
 # as json.dumps writes it: what models have seen most, and no room for white space without an end
-_JSON_STYLE = {
+JSON_STYLE = {
     "whitespace_flexible": False,
     "item_separator": ", ",
     "key_separator": ": ",
@@ -66,56 +67,46 @@ class Constraint:
         if regex is not None:
             if not isinstance(regex, str) or not regex:
                 raise ConfigError(f"regex={regex!r}: must be a regular expression of at least one character.")
-            return cls("regex", regex)._checked("regex", regex)
-        given: Any = _JSON_OBJECT if schema is True else schema
+            return cls("regex", regex).checked("regex", regex)
+        given: Any = JSON_OBJECT if schema is True else schema
         if hasattr(given, "model_json_schema"):
-            given, strict = given.model_json_schema(), bool(strict)
+            given, strict = schema_of(given), bool(strict)
         if isinstance(given, str):
             try:
                 given = json.loads(given)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ConfigError(f"schema={schema!r:.80} is no JSON: {error}.") from error
         if not isinstance(given, Mapping):
             raise ConfigError(
                 f"schema={schema!r:.80} of type {type(schema).__name__}: give a JSON schema as a dict or as JSON, a "
                 "pydantic class, or True for any JSON object."
             )
-        return cls("json", json.dumps(_closed(given), ensure_ascii=False), strict is not False)._checked(
+        check_depth("schema", given)
+        return cls("json", json.dumps(closed_schema(given), ensure_ascii=False), strict is not False).checked(
             "schema", schema
         )
-
-    @classmethod
-    def tool_call(cls, tools: Sequence[Mapping[str, Any]], chosen: str, closing: str) -> Constraint:
-        """What follows the beginning of a forced tool call (`tool_calls.beginning_of_call`): arguments that fit.
-
-        Args:
-            tools: as OpenAI's API has them.
-            chosen: a tool's name, or "any" of them.
-            closing: what ends a call.
-        """
-        functions = {tool["function"]["name"]: tool["function"].get("parameters") or _JSON_OBJECT for tool in tools}
-        named = chosen == "any" and len(functions) > 1
-        if chosen != "any":
-            functions = {chosen: functions[chosen]}
-        rules = []
-        for name, parameters in functions.items():
-            body = json.dumps({**_closed(parameters), "x-guidance": _JSON_STYLE}, ensure_ascii=False)
-            opening = json.dumps(f'{name}", "arguments": ') + " " if named else ""
-            rules.append(f"{opening}%json {body}")
-        end = json.dumps("}\n" + closing)
-        return cls("lark", f"start: ({' | '.join(rules)}) {end}", strict=False)._checked("tools", list(functions))
 
     @property
     def grammar(self) -> str:
         """The grammar as llguidance reads it."""
         matcher = llguidance().LLMatcher
         if self.kind == "json":
-            return str(matcher.grammar_from_json_schema(self.text, overrides=_JSON_STYLE))
+            return str(matcher.grammar_from_json_schema(self.text, overrides=JSON_STYLE))
         if self.kind == "regex":
             return str(matcher.grammar_from_regex(self.text))
         return str(matcher.grammar_from_lark(self.text))
 
-    def _checked(self, name: str, given: Any) -> Constraint:
+    def checked(self, name: str, given: Any) -> Constraint:
+        """The constraint, if it can be read.
+
+        Args:
+            name: the argument that it was made from.
+            given: the argument's value.
+
+        Raises:
+            ConfigError: it cannot be read, or it is strict and has keywords that an answer cannot be held to.
+            MissingDependencyError: llguidance is not installed.
+        """
         failed, messages = llguidance().LLMatcher.validate_grammar_with_warnings(self.grammar)
         if failed:
             raise ConfigError(f"{name}={given!r:.200} cannot be read: {' '.join(str(messages[0]).split())}")
@@ -128,7 +119,24 @@ class Constraint:
         return self
 
 
-def _closed(schema: Any) -> Any:
+def schema_of(model: Any) -> dict[str, Any]:
+    """The JSON schema of a pydantic class.
+
+    Raises:
+        ConfigError: it has none, or is nested too deeply.
+    """
+    from pydantic.errors import PydanticUserError
+
+    try:
+        schema: dict[str, Any] = model.model_json_schema()
+    except (PydanticUserError, RecursionError) as error:
+        raise ConfigError(
+            f"schema={getattr(model, '__name__', model)!r}: no JSON schema can be made of it ({error})."
+        ) from error
+    return schema
+
+
+def closed_schema(schema: Any) -> Any:
     """The schema without room for properties that it does not name: what fits it fits the schema as well.
 
     Left as it is where schemas are put together, of which each names its part of the properties.
@@ -186,9 +194,39 @@ def llguidance() -> Any:
     return llguidance
 
 
-def schema_instruction(schema: Mapping[str, Any]) -> str:
-    """What a system message says to get JSON of that schema."""
-    return _INSTRUCTION.format(schema=json.dumps(schema, ensure_ascii=False))
+def schema_instruction(schema: Mapping[str, Any], *, has_tools: bool = False) -> str:
+    """What a system message says to get JSON of that schema, or calls of tools and then JSON of that schema."""
+    opening = "Call tools where you need them. When you answer, answer" if has_tools else "Answer"
+    return _INSTRUCTION.format(opening=opening, schema=json.dumps(schema, ensure_ascii=False))
+
+
+def answer_format(response_format: Any) -> tuple[dict[str, Any] | None, Constraint | None]:
+    """The schema that a `response_format` asks for, and what holds the answer to it; None for free text.
+
+    Args:
+        response_format: as OpenAI's API has it ("text", "json_object" or "json_schema"), or a pydantic class.
+
+    Raises:
+        ConfigError: it cannot be read.
+        MissingDependencyError: llguidance is not installed.
+    """
+    if response_format is None:
+        return None, None
+    if hasattr(response_format, "model_json_schema"):
+        return schema_of(response_format), Constraint.of(response_format)
+    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
+    if kind == "text":
+        return None, None
+    if kind == "json_object":
+        return dict(JSON_OBJECT), Constraint.of(True)
+    wanted = response_format.get("json_schema") if kind == "json_schema" else None
+    if not isinstance(wanted, Mapping):
+        raise ConfigError(
+            f"response_format={response_format!r:.80}: give {{'type': 'json_schema', 'json_schema': {{'name': ..., "
+            "'schema': ...}}, {'type': 'json_object'}, {'type': 'text'} or a pydantic class."
+        )
+    schema = dict(wanted.get("schema") or {})
+    return schema, Constraint.of(schema, strict=bool(wanted.get("strict")))
 
 
 def read_json(text: str) -> Any:

@@ -15,12 +15,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from spec_rag.errors import ConfigError
-from spec_rag.generation.structured import Constraint, schema_instruction
-from spec_rag.generation.tool_calls import CallsHeldBack, ReadCalls, ToolChoice, read_tool_calls
+from spec_rag.generation.structured import answer_format, schema_instruction
+from spec_rag.generation.tool_calls import ReadCalls, ToolChoice
 from spec_rag.results import Answer
 from spec_rag.serving import state
-from spec_rag.serving.chat_schemas import ChatRequest, CompletionRequest, ResponseFormat, Sampling
+from spec_rag.serving.chat_schemas import ChatRequest, CompletionRequest, Sampling
 from spec_rag.serving.compress_api import as_given, compression_for
 from spec_rag.serving.conversations import Conversation
 from spec_rag.serving.document_schemas import ErrorResponse
@@ -50,23 +49,21 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     tools = [tool.model_dump(exclude_none=True) for tool in body.tools or []]
     chosen = body.tool_choice if isinstance(body.tool_choice, str | None) else body.tool_choice.model_dump()
     try:
-        choice = ToolChoice.of(tools, chosen)
+        choice = ToolChoice.of(tools, chosen, body.parallel_tool_calls)
     except ValueError as error:
         raise ApiError(400, f"tools: {error}", param="tools", code="invalid_value") from error
     tokens = _tokens(body, request, body.max_completion_tokens)
-    instruction, form = _format(body.response_format)
-    options = {**body.options(), "constraint": choice.constraint or form}
+    instruction, options = _format(body, choice)
     ask = Ask([*instruction, *conversation.messages], tokens, choice.offered, choice.beginning, options)
     reply = _Reply(f"chatcmpl-{uuid.uuid4().hex}", "chat.completion", body.model, conversation)
     if body.stream:
-        return await _streamed(request, body, reply, ask, _ChatPieces(reply, choice, bool(tools)))
+        return await _streamed(request, body, reply, ask, _ChatPieces(reply, choice))
     answer = await while_connected(request, server.engine.answer(ask))
     server.note_answer(request, answer)
-    read = read_tool_calls(choice.beginning + answer.text) if tools else ReadCalls(answer.text, [], [])
-    content: str | None = read.text + "".join(call.text for call in read.unreadable)
-    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    read = choice.read(answer.text)
+    message: dict[str, Any] = {"role": "assistant", "content": read.whole_text, "refusal": None}
     if read.calls:
-        message |= {"content": content or None, "tool_calls": [call.to_dict() for call in read.calls]}
+        message |= {"content": read.whole_text or None, "tool_calls": [call.to_dict() for call in read.calls]}
     reason = "tool_calls" if read.calls else _reason(answer)
     choices = [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}]
     return JSONResponse(reply.whole(choices, [answer]), headers=conversation.headers)
@@ -149,9 +146,9 @@ class _Reply:
 class _ChatPieces:
     """The events of a chat's stream."""
 
-    def __init__(self, reply: _Reply, choice: ToolChoice, has_tools: bool) -> None:
+    def __init__(self, reply: _Reply, choice: ToolChoice) -> None:
         self._reply = reply
-        self._held = CallsHeldBack(choice.beginning) if has_tools else None
+        self._held = choice.stream()
 
     def opening(self) -> list[bytes]:
         """What comes first."""
@@ -164,9 +161,8 @@ class _ChatPieces:
 
     def closing(self, answer: Answer) -> list[bytes]:
         """The calls, the rest of the text, and why it ended."""
-        read = self._held.rest() if self._held else ReadCalls("", [], [])
-        text = read.text + "".join(call.text for call in read.unreadable)
-        events = [self._delta({"content": text})] if text else []
+        read = self._held.rest() if self._held else ReadCalls.of_text("")
+        events = [self._delta({"content": read.whole_text})] if read.whole_text else []
         for i, call in enumerate(read.calls):
             events.append(self._delta({"tool_calls": [{"index": i, **call.to_dict()}]}))
         return [*events, self._delta({}, "tool_calls" if read.calls else _reason(answer))]
@@ -245,21 +241,18 @@ def _tokens(body: Sampling, request: Request, other: int | None = None) -> int:
     return tokens
 
 
-def _format(wanted: ResponseFormat | None) -> tuple[list[dict[str, Any]], Constraint | None]:
-    """The system message that asks for JSON, and what holds the answer to it."""
-    if wanted is None or wanted.type == "text":
-        return [], None
-    if wanted.type == "json_schema" and wanted.json_schema is None:
-        raise ConfigError("response_format: the type 'json_schema' needs json_schema.")
-    schema: dict[str, Any] = {"type": "object"}
-    strict = False
-    if wanted.type == "json_schema" and wanted.json_schema is not None:
-        schema, strict = wanted.json_schema.schema_, bool(wanted.json_schema.strict)
+def _format(body: ChatRequest, choice: ToolChoice) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The system message that asks for JSON, and the options of generation, with what holds the answer to a form."""
+    given = None if body.response_format is None else body.response_format.model_dump(by_alias=True, exclude_none=True)
     try:
-        held = Constraint.of(schema, strict=strict)
+        schema, form = answer_format(given)
+        options = choice.held({**body.options(), "constraint": form})
     except ValueError as error:  # also of what JSON cannot say
         raise ApiError(400, f"response_format: {error}", param="response_format", code="invalid_value") from error
-    return [{"role": "system", "content": schema_instruction(schema)}], held
+    if schema is None:
+        return [], options
+    instruction = schema_instruction(schema, has_tools=bool(choice.offered))
+    return [{"role": "system", "content": instruction}], options
 
 
 def _reason(answer: Answer) -> str:

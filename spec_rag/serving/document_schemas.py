@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from spec_rag.text.messages import question_of
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Integer = Annotated[int, Field(strict=True)]
@@ -62,11 +64,20 @@ class CompressionFields(Body):
         return {name: value for name in CompressionFields.model_fields if (value := getattr(self, name)) is not None}
 
 
+def _question(given: Any) -> Any:
+    """The text of a question that is given as messages or content parts."""
+    question = None if isinstance(given, str) else question_of(given)
+    return given if question is None else question
+
+
+Question = Annotated[str, BeforeValidator(_question)]
+
+
 class CompressRequest(CompressionFields):
     """Documents, and the question that decides what is kept of them."""
 
     documents: Documents
-    query: str
+    query: Question
     top_k: Annotated[int, Field(strict=True, ge=1)] | None = None
     """Split the documents into chunks first, and compress only so many that share most with the question."""
     chunk_chars: Annotated[int, Field(strict=True, ge=1, le=10**6)] | None = None
@@ -79,7 +90,7 @@ class CompressRequest(CompressionFields):
 class RerankRequest(Body):
     """Documents to be put into the order of their relevance to a question."""
 
-    query: str
+    query: Question
     documents: Annotated[Documents, Field(min_length=1)]
     model: str | None = None
     top_n: Annotated[int, Field(strict=True, ge=1)] | None = None

@@ -14,7 +14,7 @@ from spec_rag.answering.conversation import PAIR_BYTES, Frozen, text_bytes
 from spec_rag.cancellation import Cancellation, in_thread
 from spec_rag.config import CompressionConfig, SpecKVConfig
 from spec_rag.errors import ConfigError
-from spec_rag.generation.tool_calls import OPENING
+from spec_rag.generation.tool_grammars import OPENING
 from spec_rag.progress import Listener, listening
 from spec_rag.results import Answer
 from spec_rag.retention import RetentionConfig

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError
-from spec_rag.text.prompts import Chat, Prompt, as_chat, chat_ids, content_text, prompt_ids
+from spec_rag.text.messages import content_text
+from spec_rag.text.prompts import Chat, Prompt, as_chat, chat_ids, prompt_ids
 from spec_rag.text.tokens import text_ids
 from spec_rag.text.units import unit_spans
 

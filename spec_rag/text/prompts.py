@@ -27,6 +27,7 @@ from spec_rag.text.arrangements import (
     without_system_turn,
 )
 from spec_rag.text.marks import marked, pieces
+from spec_rag.text.messages import content_text
 from spec_rag.text.tokens import template_ids, text_ids
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
@@ -74,9 +75,6 @@ _ROLES = {
     "developer": "system",
     "function": "tool",
 }
-_MEDIA = ("image", "audio", "video", "file", "document", "media")
-# what a model thought, and calls, which stand in "tool_calls", are no text of a message
-_NO_TEXT = ("thinking", "reasoning", "redacted_thinking", "tool_use", "tool_call", "function_call", "server_tool")
 # a template is a program: these are what it raises on turns that it was not written for
 _REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
 _PROBE = "zq0{}0qz"
@@ -250,47 +248,6 @@ def template_turns(messages: Messages, *, speaks_of_tools: bool) -> list[dict[st
     called = {call.get("id"): call["function"]["name"] for call in calls}
     turns = [_turn(message, called, speaks_of_tools) for message in messages]
     return joined_turns([turn for turn in turns if turn is not None])
-
-
-def content_text(content: Any, role: str) -> str:
-    """The text of a message's content.
-
-    Args:
-        content: a string, text blocks as OpenAI's API has them, or None.
-        role: whose it is, for the error.
-
-    Raises:
-        ConfigError: it carries an image, audio, video or file.
-    """
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence):
-        raise ConfigError(f"content of a {role} message of type {type(content).__name__}: give a string.")
-    texts = [_block_text(block, role) for block in content]
-    return "\n".join(text for text in texts if text is not None)
-
-
-def _block_text(block: Any, role: str) -> str | None:
-    """The text of one content block; None for what is no text of the message, such as the model's own thoughts."""
-    if isinstance(block, str):
-        return block
-    if not isinstance(block, Mapping):
-        raise ConfigError(f"content of a {role} message holds a {type(block).__name__}: give text blocks.")
-    kind = str(block.get("type", "text"))
-    if kind.startswith(_NO_TEXT):
-        return None
-    if any(kind.startswith(media) or kind.endswith(media) for media in _MEDIA):
-        raise ConfigError(f"A {role} message carries a block of type {kind!r}: this model reads text alone.")
-    if kind == "tool_result":
-        return content_text(block.get("content"), role)
-    text = block.get("text", block.get(kind))
-    if not isinstance(text, str):
-        raise ConfigError(
-            f"A {role} message carries a block of type {kind!r} without text: give text blocks."
-        )
-    return text
 
 
 def _arranged(messages: Messages, knows_tools: bool) -> Iterator[tuple[Turns, Turns]]:

@@ -57,7 +57,7 @@ class TinyLlama(LlamaForCausalLM):
             text = self.script(self.tokenizer.decode(input_ids[0]))
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             writes = _Writes([*ids, self.tokenizer.eos_token_id], input_ids.shape[1])
-            arguments["logits_processor"] = LogitsProcessorList([writes])
+            arguments["logits_processor"] = LogitsProcessorList([writes, *arguments.get("logits_processor", ())])
         return super().generate(input_ids=input_ids, **arguments)
 
 

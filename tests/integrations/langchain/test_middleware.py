@@ -75,6 +75,20 @@ def compressing_threads(monkeypatch: pytest.MonkeyPatch) -> list[threading.Threa
     return threads
 
 
+@pytest.mark.parametrize("keep_last", [2, 3, 5])
+def test_nothing_is_shortened_where_all_results_are_among_the_newest(pair: ModelPair, keep_last: int) -> None:
+    messages = conversation()
+    middleware = SpecPCMiddleware(draft=pair, ratio=0.4, min_chars=1, keep_last=keep_last)
+    assert read_by_model(middleware, messages) == messages
+
+
+def test_a_question_beside_an_image_is_a_question(middleware: SpecPCMiddleware) -> None:
+    messages = conversation()
+    parts = [{"type": "text", "text": QUESTION}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]
+    plain = read_by_model(middleware, messages)
+    assert read_by_model(middleware, [HumanMessage(parts), *messages[1:]])[2].content == plain[2].content != LONG
+
+
 def test_long_results_are_shortened_and_the_rest_is_not(middleware: SpecPCMiddleware) -> None:
     messages = conversation()
     read = read_by_model(middleware, messages)

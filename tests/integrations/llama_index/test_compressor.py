@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from integrations.llama_index.helpers import Observed, strict_tokenizer
 from integrations.tiny_llamas import held
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.node_parser import SentenceWindowNodeParser
 from llama_index.core.postprocessor import MetadataReplacementPostProcessor
@@ -65,6 +66,51 @@ def test_each_node_keeps_its_identity_and_only_its_own_text(pair: ModelPair, nod
         assert all(original.text[start:end] in node.text for start, end in spans)
         assert node.node.start_char_idx == original.node.start_char_idx + spans[0][0]
         assert node.node.end_char_idx == original.node.start_char_idx + spans[-1][1]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_only_a_node_with_its_whole_text_keeps_its_embedding(pair: ModelPair, whole: bool) -> None:
+    text = "The dome was opened in 1931. It is painted copper green. The mule was called Saffron."
+    resource = MediaResource(text=text, mimetype="text/markdown", embeddings={"dense": [1.0, 2.0]})
+    own = {"embedding": [0.5, 0.25], "metadata": {"vector": [1, 2], "title": "Dome"}, "text_template": "{content}!"}
+    given = [
+        NodeWithScore(node=TextNode(text=f"0. {text}", mimetype="text/markdown", **own)),
+        NodeWithScore(node=Node(text_resource=resource, **own)),
+        NodeWithScore(node=Document(text=f"2. {text}", **own)),
+    ]
+    before = [one.node.model_copy(deep=True) for one in given]
+    compressor = compressor_of(pair, document_max_tokens=200 if whole else 60, ratio=1.0, keep_empty=True)
+    compressed = compressor.postprocess_nodes(given, query_str=QUERY)
+    for one, original in zip(compressed, given, strict=True):
+        assert (one.get_content() == original.get_content()) is whole
+        assert one.node.embedding == ([0.5, 0.25] if whole else None)
+        assert ("vector" in one.metadata) is whole
+        assert one.node.get_content(MetadataMode.LLM).endswith("!")
+    for one in compressed[:2]:
+        resource = getattr(one.node, "text_resource", one.node)
+        assert resource.mimetype == "text/markdown"
+        assert getattr(resource, "embeddings", None) == (
+            before[1].text_resource.embeddings if whole and resource is not one.node else None
+        )
+    assert [one.node for one in given] == before
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        QueryBundle(QUERY),
+        QUERY,
+        [ChatMessage(role="user", blocks=[TextBlock(text=QUERY), ImageBlock(url="http://127.0.0.1/x.png")])],
+        [{"role": "user", "content": [{"type": "text", "text": QUERY}]}],
+        QueryBundle([{"type": "text", "text": QUERY}]),  # type: ignore[arg-type]
+    ],
+)
+def test_a_query_of_content_parts_is_its_text(
+    pair: ModelPair, nodes: list[NodeWithScore], observed: Observed, query: Any
+) -> None:
+    compressor_of(pair).postprocess_nodes(nodes, query_bundle=query)
+    (event,) = [one for one in observed.events.seen if isinstance(one, CompressionEvent)]
+    assert event.query == QUERY
 
 
 def test_the_nodes_that_came_in_are_not_changed(pair: ModelPair, nodes: list[NodeWithScore]) -> None:

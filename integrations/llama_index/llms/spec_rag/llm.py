@@ -31,7 +31,7 @@ from llama_index.llms.spec_rag.streams import aclose_with_consumer, closes_with_
 from llama_index.llms.spec_rag.structured import StructuredLLM
 
 from spec_rag.generation.structured import read_json
-from spec_rag.generation.tool_calls import CallsHeldBack, ReadCalls, ToolChoice, read_tool_calls
+from spec_rag.generation.tool_calls import ReadCalls, ToolChoice
 from spec_rag.results import Answer
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 dispatcher = get_dispatcher(__name__)
 
+_TOOL_ARGUMENTS = ("tools", "tool_choice", "parallel_tool_calls")
 _Piece: TypeAlias = tuple[str, str, Answer | None]
 
 
@@ -125,7 +126,8 @@ class SpecKVLLM(StructuredLLM):
 
         Args:
             messages: the chat.
-            **kwargs: call arguments; besides, tools (as OpenAI's API has them) and tool_choice.
+            **kwargs: call arguments; besides, tools (as OpenAI's API has them), tool_choice, and parallel_tool_calls,
+                of which False takes the first call alone.
 
         Raises:
             ValueError: there are no messages, or one carries media.
@@ -177,6 +179,7 @@ class SpecKVLLM(StructuredLLM):
             "messages": messages,
             "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools] or None,
             "tool_choice": tool_choice if tool_choice is not None else "any" if tool_required else "auto",
+            "parallel_tool_calls": allow_parallel_tool_calls,
             **kwargs,
         }
 
@@ -248,26 +251,23 @@ class SpecKVLLM(StructuredLLM):
         return pieces_ids(tokenizer, text, add_special_tokens=not opened)
 
     def _chat_response(self, answer: Answer, choice: ToolChoice) -> ChatResponse:
-        read = ReadCalls(answer.text, [], [])
-        if choice.offered:
-            read = read_tool_calls(choice.beginning + answer.text)
-        return ChatResponse(message=assistant_message(read), raw=self._account(answer))
+        return ChatResponse(message=assistant_message(choice.read(answer.text)), raw=self._account(answer))
 
     def _writing(self, choice: ToolChoice) -> Any:
         """Turns the pieces of a stream into responses, holding back what may be a tool call until it is whole."""
         account, shown = self._accountant(), ""
-        held = CallsHeldBack(choice.beginning) if choice.offered else None
+        held = choice.stream()
 
         def write(text: str, delta: str, answer: Answer | None) -> ChatResponse:
             nonlocal shown
-            read = ReadCalls("", [], [])
+            read = ReadCalls.of_text("")
             if held is not None and answer is None:
                 delta = held.feed(delta)
             elif held is not None:
                 read = held.rest()
-                delta = read.text
+                delta = read.whole_text
             shown += delta
-            message = assistant_message(ReadCalls(shown, read.calls, read.unreadable))
+            message = assistant_message(ReadCalls(shown, read.calls, whole_text=shown))
             return ChatResponse(message=message, delta=delta, raw=account(answer))
 
         return write
@@ -323,7 +323,7 @@ class SpecKVLLM(StructuredLLM):
 
 
 def _choice(given: Mapping[str, Any]) -> tuple[ToolChoice, dict[str, Any]]:
-    """What a call says of tools, and its other arguments."""
-    rest = {name: value for name, value in given.items() if name not in ("tools", "tool_choice")}
-    choice = ToolChoice.of(given.get("tools"), given.get("tool_choice"))
-    return choice, rest if choice.constraint is None else {**rest, "constraint": choice.constraint}
+    """What a call says of tools, and its other arguments, with what its answer is held to."""
+    rest = {name: value for name, value in given.items() if name not in _TOOL_ARGUMENTS}
+    choice = ToolChoice.of(*map(given.get, _TOOL_ARGUMENTS))
+    return choice, choice.held(rest)

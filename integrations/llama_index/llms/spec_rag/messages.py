@@ -65,7 +65,7 @@ def marked_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[ChatM
 def assistant_message(read: ReadCalls) -> ChatMessage:
     """What the model wrote, with its tool calls where LlamaIndex's own LLMs have them."""
     calls = {"tool_calls": [call.to_dict() for call in read.calls]} if read.calls else {}
-    return ChatMessage(role=MessageRole.ASSISTANT, content=read.text, additional_kwargs=calls)
+    return ChatMessage(role=MessageRole.ASSISTANT, content=read.whole_text, additional_kwargs=calls)
 
 
 def _plain(message: ChatMessage) -> dict[str, Any]:

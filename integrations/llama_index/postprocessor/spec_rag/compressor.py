@@ -36,7 +36,9 @@ from spec_rag.handles import document_key, handle_of
 from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
 from spec_rag.presets import with_preset
 from spec_rag.retention import Order
+from spec_rag.text.messages import question_of
 from spec_rag.text.patterns import inline_flags
+from spec_rag.text.vectors import without_vectors
 
 if TYPE_CHECKING:
     from llama_index.core.tools import FunctionTool
@@ -57,7 +59,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
 
     Nodes go on as copies with their ids, scores, relationships, metadata and order (unless `order` says otherwise); the
     ones that came in are not changed. Each copy's metadata has one more key, `spec_pc`, hidden from the LLM and the
-    embedding model: `{original_tokens, compressed_tokens, ratio, draft_model, kept_spans, handle}`, spans being
+    embedding model, and without the embedding of a text that was shortened: `{original_tokens, compressed_tokens, ratio, draft_model, kept_spans, handle}`, spans being
     character ranges of the node's text, also where it has been through a compressor before, and the handle being for
     `expand_tool`. `start_char_idx` and `end_char_idx` cover what was kept, where they described the node's text. Nodes
     without text, images among them, go on as they are, in their places. Where all nodes fit the budget, their text is
@@ -257,7 +259,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
         """
         if not nodes:
             return []
-        query = query_bundle.query_str.strip() if query_bundle is not None else ""
+        query = _question(query_bundle)
         if not query:
             raise ValueError(
                 "Compression is guided by a question, and there is none: call "
@@ -379,17 +381,24 @@ class SpecPCCompressor(BaseNodePostprocessor):
         before = node.metadata.get(METADATA_KEY)
         known = before if isinstance(before, dict) else None
         figures = self.store.figures(document, draft, known, self.ellipsis, metadata_tokens)
+        is_whole = document.text == document.original_text
+        metadata = node.metadata if is_whole else without_vectors(node.metadata)
         copy = node.model_copy(
             update={
-                "metadata": {**node.metadata, METADATA_KEY: figures, **self._shown(figures["handle"])},
+                "metadata": {**metadata, METADATA_KEY: figures, **self._shown(figures["handle"])},
                 "excluded_llm_metadata_keys": _with_keys(node.excluded_llm_metadata_keys, METADATA_KEY),
                 "excluded_embed_metadata_keys": _with_keys(
                     node.excluded_embed_metadata_keys, METADATA_KEY, *self._shown("")
                 ),
                 "relationships": dict(node.relationships),
+                **({} if is_whole else {"embedding": None}),
             }
         )
-        copy.set_content(document.text)
+        if isinstance(copy, Node) and copy.text_resource is not None:  # set_content would lose its MIME type
+            changed = {} if is_whole else {"text": document.text, "embeddings": None, "data": None}
+            copy.text_resource = copy.text_resource.model_copy(update=changed)
+        else:
+            copy.set_content(document.text)
         if isinstance(copy, TextNode) and document.spans and _describes(node, document.original_text):
             start = cast(int, copy.start_char_idx)
             copy.start_char_idx = start + document.spans[0][0]
@@ -399,6 +408,14 @@ class SpecPCCompressor(BaseNodePostprocessor):
     def _shown(self, handle: str) -> dict[str, str]:
         """What of the handle the LLM sees."""
         return {HANDLE_KEY: handle} if self.show_handle else {}
+
+
+def _question(query_bundle: Any) -> str:
+    """The text of a query bundle, which may hold messages or content parts; "" where there is none."""
+    question = "" if query_bundle is None else question_of(query_bundle)
+    if question is None:
+        raise ValueError(f"query_bundle={query_bundle!r:.80}: give a QueryBundle, a string or chat messages.")
+    return question
 
 
 def _has_text(node: BaseNode) -> bool:

@@ -1,0 +1,137 @@
+"""Texts of messages and questions, whatever framework they come from.
+
+Messages are dicts of OpenAI's API, LangChain messages, LlamaIndex ChatMessages or (role, text) pairs. Their attributes
+tell them apart, so neither framework is needed. This module does not know templates or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from spec_rag.checks import check_depth
+from spec_rag.errors import ConfigError
+
+_MEDIA = ("image", "audio", "video", "file", "document", "media")
+# thoughts of the model, and calls, which stand in "tool_calls", are not text of the message
+_NO_TEXT = ("thinking", "reasoning", "redacted_thinking", "tool_use", "tool_call", "function_call", "server_tool")
+_ASKING = ("user", "human")
+_ANSWERING = ("assistant", "ai", "chatbot", "model")
+
+
+def content_text(content: Any, role: str, *, skip_media: bool = False) -> str:
+    """The text of a message's content, its parts joined by line breaks.
+
+    Args:
+        content: a string, a list of text parts (OpenAI's dicts, LlamaIndex blocks, or strings), one such part, or None.
+        role: whose message it is, for the error.
+        skip_media: leave out images, audio, video and files instead of refusing them.
+
+    Raises:
+        ConfigError: it carries media, is nested too deeply, or is of another kind.
+    """
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if _is_part(content):
+        content = [content]
+    if not isinstance(content, Sequence) or isinstance(content, bytes | bytearray):
+        raise ConfigError(f"content of a {role} message of type {type(content).__name__}: give a string.")
+    check_depth(f"content of a {role} message", content)
+    texts = [_part_text(part, role, skip_media) for part in content]
+    return "\n".join(text for text in texts if text is not None)
+
+
+def _part_text(part: Any, role: str, skip_media: bool) -> str | None:
+    """The text of one part; None for a part that holds no text of the message."""
+    if isinstance(part, str):
+        return part
+    kind = _kind(part, role)
+    if kind.startswith(_NO_TEXT):
+        return None
+    if any(kind.startswith(media) or kind.endswith(media) for media in _MEDIA):
+        if skip_media:
+            return None
+        raise ConfigError(f"A {role} message carries a block of type {kind!r}: this model reads text alone.")
+    if kind == "tool_result" and isinstance(part, Mapping):
+        return content_text(part.get("content"), role, skip_media=skip_media)
+    text = part.get("text", part.get(kind)) if isinstance(part, Mapping) else getattr(part, "text", None)
+    if not isinstance(text, str):
+        raise ConfigError(f"A {role} message carries a block of type {kind!r} without text: give text blocks.")
+    return text
+
+
+def turns_of(query: Any) -> list[tuple[str, str]] | None:
+    """A question as turns: "user" or "assistant", and the text. Turns of others, and those without text, are left out.
+
+    Args:
+        query: a string, a message, a list of messages, the parts of one message's content, a LangChain PromptValue, or
+            a LlamaIndex QueryBundle. Media beside the text is left out.
+
+    Returns:
+        None where it is of another kind.
+    """
+    if hasattr(query, "to_messages"):
+        query = query.to_messages()
+    elif hasattr(query, "query_str"):
+        query = query.query_str
+    if isinstance(query, str) or _is_part(query):
+        return _spoken([("user", query)])
+    if isinstance(query, Mapping) and "content" not in query:
+        return None
+    if _as_message(query) is not None:
+        query = [query]
+    if not isinstance(query, Sequence) or isinstance(query, bytes | bytearray):
+        return None
+    if query and all(isinstance(one, str) or _is_part(one) for one in query):
+        only_strings = all(isinstance(one, str) for one in query)  # a list of documents, more likely than a question
+        return None if only_strings else _spoken([("user", query)])
+    messages = [("user", one) if isinstance(one, str) else _as_message(one) for one in query]
+    known = [message for message in messages if message is not None]
+    return _spoken(known) if len(known) == len(messages) else None
+
+
+def question_of(query: Any, last_turns: int = 3) -> str | None:
+    """The text of a question's last turns, which may be blank; None where `turns_of` cannot read it."""
+    turns = turns_of(query)
+    return None if turns is None else "\n".join(text for _, text in turns[-last_turns:]).strip()
+
+
+def _spoken(messages: Sequence[tuple[str, Any]]) -> list[tuple[str, str]]:
+    turns = []
+    for role, content in messages:
+        if role in _ASKING or role in _ANSWERING:
+            text = content_text(content, role, skip_media=True)
+            turns += [("user" if role in _ASKING else "assistant", text)] if text else []
+    return turns
+
+
+def _as_message(one: Any) -> tuple[str, Any] | None:
+    """The role and the content of a message, or None where it is none."""
+    if isinstance(one, Mapping):
+        role = one.get("role", one.get("type") if "content" in one else None)
+        return None if role is None else (str(role), one.get("content"))
+    if isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) and not _is_part(one[1]):
+        return one[0], one[1]
+    if hasattr(one, "blocks") and hasattr(one, "role"):  # LlamaIndex
+        return str(getattr(one.role, "value", one.role)), one.blocks
+    if hasattr(one, "content") and hasattr(one, "type"):  # LangChain
+        return str(getattr(one, "role", one.type)), one.content
+    return None
+
+
+def _is_part(one: Any) -> bool:
+    """Whether it is a part of a content: it has a type, and no role and no content."""
+    if isinstance(one, Mapping):
+        return isinstance(one.get("type"), str) and "content" not in one and "role" not in one
+    return isinstance(getattr(one, "block_type", None), str)
+
+
+def _kind(part: Any, role: str) -> str:
+    if isinstance(part, Mapping):
+        return str(part.get("type", "text"))
+    kind = getattr(part, "block_type", None)
+    if kind is None:
+        raise ConfigError(f"content of a {role} message has a part of type {type(part).__name__}: give strings and dicts with 'type'.")
+    return str(kind)

@@ -19,7 +19,6 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from spec_rag import cancellation
 from spec_rag.compression.cascade import gather_signals, looks
 from spec_rag.compression.draft import Draft
 from spec_rag.compression.index import DocumentIndex
@@ -95,7 +94,7 @@ def compress(
     question = question_text(query)
     given = as_documents(documents)
     reader = Draft.of(draft, draft_options, config, tokenizer)
-    count = token_counter(count_with, reader.tokenizer)
+    count = cache(token_counter(count_with, reader.tokenizer))  # texts are counted to read, choose and report
     blank = not any(document.text.strip() for document in given)
     if blank or not config.needs_reading([count(document.text) for document in given]):
         reading = Reading.unread(given, question, reader.name)
@@ -136,10 +135,7 @@ def read_documents(
     units = [unit_spans(document.text, config.unit, config.language) for document in given]
     passages = split_passages(draft.tokenizer, given, units)
     inquiry = Inquiry(given, units, passages, question, config, index, embedder, scorer, backend, cancelled)
-    with draft.lock.hold(cancelled) as mine:
-        if not mine:
-            cancellation.check(cancelled)
-        signals = gather_signals(draft, inquiry)
+    signals = gather_signals(draft, inquiry)
     return Reading(
         documents=given,
         question=question,
@@ -164,7 +160,7 @@ def keep(reading: Reading, config: CompressionConfig, count: Counter) -> Compres
     Raises:
         BudgetTooSmallError: what is held does not fit.
     """
-    count = cache(count)  # units are counted to choose, to cut and to report
+    count = count if hasattr(count, "cache_info") else cache(count)
     texts = [document.text for document in reading.documents]
     before = [count(text) for text in texts]
     budget = min(config.budget_tokens(sum(before)), sum(before))

@@ -85,11 +85,11 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     count_with: Any = "draft"
     """What the budget's tokens are: "draft", a tokenizer, a tiktoken or OpenAI model name, a function."""
     max_tokens: int | None = None
-    """Keep at most so many tokens of all documents together."""
-    min_tokens: int = 0
-    """Never compress below so many tokens; less than that passes whole."""
+    """Keep at most this many tokens of all documents together; at least one sentence stays."""
+    min_tokens: int | None = None
+    """Never compress below this many tokens; shorter inputs pass whole. None is 128 where no budget is given, else 0."""
     ratio: float | None = None
-    """Keep at most this share of the tokens, above 0 and at most 1; a quarter if no budget is given."""
+    """Keep at most this share of the tokens, above 0 and at most 1; without any budget a quarter, or 128 tokens."""
     coverage: float | None = None
     """Keep the fewest units that carry this share of the importance, above 0 and at most 1."""
     scoring: Scoring = "per_document"

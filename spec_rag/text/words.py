@@ -41,6 +41,11 @@ def _runs() -> re.Pattern[str]:
     return re.compile(rf"[\w{re.escape(marks)}]+")
 
 
+def has_words(text: str) -> bool:
+    """Whether it has a letter or digit: rules, bullets, emoji and punctuation have none."""
+    return any(map(str.isalnum, text))
+
+
 def is_unspaced(text: str) -> bool:
     """Whether it has characters of a script that puts no spaces between words."""
     return _UNSPACED.search(text) is not None

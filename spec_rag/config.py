@@ -110,7 +110,8 @@ class CompressionConfig(RetentionConfig, FromDict):
         cascade: which passages the draft reads: "auto" leaves out those that retrieval scores or an embedder, with
             words and titles, put far behind; "always" does so by words and titles alone too, where nothing else is
             known; "never" reads all, and asks all for the likelihood of the question, not only those that compete.
-        links: raise what belongs to a document whose title a promising unit of another document names.
+        links: let titles lead: raise a document whose title is the question, and documents whose title a promising
+            unit of another document names.
         calibration: which heads of the draft to trust besides the best of each layer (per_document only): "shipped"
             takes the weights that come with the package, if it has some for the draft; None trusts no others; else
             the path of a file that `spec-rag calibrate` wrote.

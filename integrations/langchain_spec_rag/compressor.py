@@ -103,7 +103,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     likelihood: bool | Literal["auto"] = "auto"
     """Let the likelihood of the question, given each passage, take part; "auto": where nothing else tells."""
     links: bool = True
-    """Raise documents whose title a promising unit of another document names."""
+    """Raise documents whose title is the question, or is named by a promising unit of another document."""
     retrieval: bool = True
     """Let the retriever's scores take part, where every document has one."""
     cascade: Cascade = "auto"

@@ -19,7 +19,7 @@ from spec_rag.compression.scorers import scorer_scores
 from spec_rag.compression.signals import Inquiry, Signals
 from spec_rag.compression.weights import WEIGHTS
 from spec_rag.text.documents import Document, given_score, with_title
-from spec_rag.text.words import word_overlap
+from spec_rag.text.words import title_match, word_overlap
 
 
 def outside_signals(inquiry: Inquiry) -> Signals:
@@ -30,7 +30,7 @@ def outside_signals(inquiry: Inquiry) -> Signals:
     """
     documents, owners, texts = inquiry.documents, inquiry.owners, inquiry.unit_texts
     config, titles = inquiry.config, [document.title for document in inquiry.documents]
-    similarity = scorer = links = None
+    similarity = scorer = links = stated = None
     retrieval = retrieval_scores(documents, owners) if config.retrieval else None
     if inquiry.embedder is not None:
         similarity = finite_scores(
@@ -42,6 +42,7 @@ def outside_signals(inquiry: Inquiry) -> Signals:
         own = [titles[d] for d in owners]
         scorer = scorer_scores(inquiry.scorer, inquiry.question, texts, own, documents, owners)
     if config.links:
+        stated = title_matches(titles, owners, inquiry.question)
         links = title_links(titles, texts, owners, inquiry.question, WEIGHTS[config.version].links)
     aligned = align_units(inquiry.units, inquiry.passages)
     return Signals(
@@ -50,6 +51,7 @@ def outside_signals(inquiry: Inquiry) -> Signals:
         retrieval=retrieval,
         similarity=similarity,
         scorer=scorer,
+        titles=stated,
         links=links,
         version=config.version,
     )
@@ -64,6 +66,14 @@ def look_at_words(inquiry: Inquiry, known: Signals) -> Signals:
     ]
     whole = torch.tensor(word_overlap(inquiry.question, passages))[known.passages]
     return replace(known, words=_spread(units) + _spread(whole))
+
+
+def title_matches(titles: Sequence[str | None], owners: Sequence[int], question: str) -> Tensor | None:
+    """[units]: how far the title of the unit's document states the question; None where no title or each one does."""
+    found = [title_match(question, title) for title in titles]
+    if len(set(found)) < 2:
+        return None
+    return torch.tensor([found[d] for d in owners])
 
 
 def retrieval_scores(documents: Sequence[Document], owners: Sequence[int]) -> Tensor | None:

@@ -90,7 +90,10 @@ class SpecPCCompressor(BaseNodePostprocessor):
         default="auto",
         description="Let the question's likelihood given each passage take part; auto: where nothing else tells.",
     )
-    links: bool = Field(default=True, description="Raise documents whose title a promising unit of another names.")
+    links: bool = Field(
+        default=True,
+        description="Raise nodes whose title is the question, or is named by a promising unit of another node.",
+    )
     retrieval: bool = Field(default=True, description="Let the nodes' scores take part, where each has one.")
     cascade: Cascade = Field(
         default="auto",

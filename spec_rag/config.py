@@ -19,6 +19,7 @@ from spec_rag.text.languages import LANGUAGES
 
 __all__ = ["CompressionConfig", "Lookahead", "Preset", "SpecKVConfig", "SpecPCConfig"]
 
+DEFAULT_RATIO, DEFAULT_MIN_TOKENS = 0.25, 128  # of a compression without a size; see docs/measurements.md
 Positions = Literal["packed", "original"]
 PromptUnit = Literal["auto", "sentence", "token"]
 Scoring = Literal["per_document", "joint"]
@@ -85,12 +86,17 @@ class CompressionConfig(RetentionConfig, FromDict):
     """Settings of the compression of documents; those of RetentionConfig are fields of it too.
 
     Of `max_tokens`, `ratio` and `coverage`, at most two are given: a size (`max_tokens` or `ratio`) is the cap, and
-    `coverage` stops below it. With none, a quarter of the tokens is kept.
+    `coverage` stops below it. With none, a quarter of the tokens is kept, and at least 128 tokens.
+
+    The result is never empty where a unit has words: if no unit of at least average importance fits, the best one is
+    kept whole, beyond the budget, and `Compression.over_budget` says by how many tokens. With `cut_units` it is cut to
+    fit. `threshold` may still drop every unit.
 
     Args:
-        max_tokens: keep at most so many tokens of all documents together.
-        min_tokens: never compress below so many tokens: less than that passes whole, and `ratio` and `coverage` leave
-            room for at least so many.
+        max_tokens: keep at most this many tokens of all documents together.
+        min_tokens: never compress below this many tokens: shorter inputs pass whole, and `ratio`, `coverage` and
+            `threshold` leave at least this many. None is 128 where neither `max_tokens`, `ratio` nor `coverage` is
+            given, else 0; a `threshold` still drops units below 128 tokens.
         ratio: keep at most this share of the tokens, above 0 and at most 1.
         coverage: keep the fewest units that carry this share of the importance, above 0 and at most 1.
         scoring: "per_document" reads each document on its own and lets the question look at all of them at once;
@@ -105,7 +111,8 @@ class CompressionConfig(RetentionConfig, FromDict):
         cascade: which passages the draft reads: "auto" leaves out those that retrieval scores or an embedder, with
             words and titles, put far behind; "always" does so by words and titles alone too, where nothing else is
             known; "never" reads all, and asks all for the likelihood of the question, not only those that compete.
-        links: raise what belongs to a document whose title a promising unit of another document names.
+        links: let titles lead: raise a document whose title is the question, and documents whose title a promising
+            unit of another document names.
         calibration: which heads of the draft to trust besides the best of each layer (per_document only): "shipped"
             takes the weights that come with the package, if it has some for the draft; None trusts no others; else
             the path of a file that `spec-rag calibrate` wrote.
@@ -114,14 +121,14 @@ class CompressionConfig(RetentionConfig, FromDict):
         ellipsis: what stands where text was dropped, such as " … "; "" joins the kept pieces with a space.
             Where a line break was dropped, one stays.
         cut_units: let the best words of a unit that does not fit whole be kept, with "…" where it was cut. False keeps
-            whole units alone, so that nothing is kept where none fits.
+            only whole units.
 
     Raises:
         ConfigError: a value is out of range, or two of them contradict each other.
     """
 
     max_tokens: int | None = None
-    min_tokens: int = 0
+    min_tokens: int | None = None
     ratio: float | None = None
     coverage: float | None = None
     scoring: Scoring = "per_document"
@@ -140,8 +147,8 @@ class CompressionConfig(RetentionConfig, FromDict):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("max_tokens", self.max_tokens, 1, optional=True)
-        check_integer("min_tokens", self.min_tokens, 0)
-        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+        check_integer("min_tokens", self.min_tokens, 0, optional=True)
+        if self.max_tokens is not None and self.min_tokens is not None and self.min_tokens > self.max_tokens:
             raise ConfigError(
                 f"min_tokens={self.min_tokens} is above max_tokens={self.max_tokens}: lower min_tokens, or raise "
                 "max_tokens."
@@ -187,8 +194,10 @@ class CompressionConfig(RetentionConfig, FromDict):
         """The most tokens that may be kept of `tokens_before`."""
         if self.max_tokens is not None:
             return self.max_tokens
-        share = self.ratio if self.ratio is not None else (1.0 if self.coverage is not None else 0.25)
-        return max(int(tokens_before * share), min(self.min_tokens, tokens_before))
+        has_size = self.ratio is not None or self.coverage is not None
+        share = self.ratio if self.ratio is not None else (1.0 if has_size else DEFAULT_RATIO)
+        floor = self.min_tokens if self.min_tokens is not None else (0 if has_size else DEFAULT_MIN_TOKENS)
+        return max(int(tokens_before * share), min(floor, tokens_before))
 
     def needs_reading(self, tokens: Sequence[int]) -> bool:
         """Whether documents of so many tokens each have to be read: to choose among them, or to order them."""
@@ -200,5 +209,5 @@ class CompressionConfig(RetentionConfig, FromDict):
         if self.document_max_tokens is not None and max(tokens, default=0) > self.document_max_tokens:
             return False
         if self.coverage is not None or self.threshold is not None:
-            return before <= self.min_tokens
+            return before <= (self.min_tokens or 0)
         return before <= self.budget_tokens(before)

@@ -218,6 +218,8 @@ class CompressionData:
         draft_seconds: wall time of the draft; 0.0 when everything fitted and the draft was not asked.
         settings: how it was scored and selected.
         passages: what the draft looked at; empty when everything fitted.
+        over_budget: tokens by which the kept text exceeds the budget, or a document its own. Above 0 only where no
+            unit of at least average importance fits and the best one is kept whole.
     """
 
     documents: list[CompressedDocument]
@@ -227,6 +229,7 @@ class CompressionData:
     draft_seconds: float
     settings: Mapping[str, Any] = field(default_factory=dict)
     passages: Sequence[PassageLook] = field(default=(), repr=False)
+    over_budget: int = 0
 
     @property
     def text(self) -> str:

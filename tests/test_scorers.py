@@ -29,7 +29,7 @@ def scores(scorer: Any) -> list[float]:
     titles = [DOCUMENTS[d].title for d in OWNERS]
     found = scorer_scores(scorer, QUESTION, UNITS, titles, DOCUMENTS, OWNERS)
     assert found.shape == (5,)
-    assert found.dtype == torch.float32
+    assert found.dtype == torch.float64
     return found.tolist()  # type: ignore[no-any-return]
 
 
@@ -148,7 +148,7 @@ def test_a_pruner_that_answers_with_lists_of_one_is_understood() -> None:
         (lambda question, texts: torch.zeros(5, 3), "returned 5 x 3 for 5 texts"),
         (lambda question, texts: ["a"] * 5, "must return one number for each text"),
         (lambda question, texts: None, "must return one number for each text"),
-        (lambda question, texts: [float("nan")] * 5, "no number"),
+        (lambda question, texts: [float("nan")] * 5, "no score that is a finite number"),
     ],
 )
 def test_what_is_no_scorer_is_refused(scorer: Any, message: str) -> None:

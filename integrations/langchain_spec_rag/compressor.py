@@ -82,11 +82,11 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     count_with: Any = "draft"
     """What the budget's tokens are: "draft", a tokenizer, a tiktoken or OpenAI model name, a function."""
     max_tokens: int | None = None
-    """Keep at most so many tokens of all documents together."""
-    min_tokens: int = 0
-    """Never compress below so many tokens; less than that passes whole."""
+    """Keep at most this many tokens of all documents together; at least one sentence stays."""
+    min_tokens: int | None = None
+    """Never compress below so many tokens; less than that passes whole. None: 128 where no budget is given, else 0."""
     ratio: float | None = None
-    """Keep at most this share of the tokens, above 0 and at most 1; a quarter if no budget is given."""
+    """Keep at most this share of the tokens, above 0 and at most 1; without any budget a quarter, or 128 tokens."""
     coverage: float | None = None
     """Keep the fewest units that carry this share of the importance, above 0 and at most 1."""
     scoring: Scoring = "per_document"
@@ -100,7 +100,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     likelihood: bool | Literal["auto"] = "auto"
     """Let the likelihood of the question, given each passage, take part; "auto": where nothing else tells."""
     links: bool = True
-    """Raise documents whose title a promising unit of another document names."""
+    """Raise documents whose title is the question, or is named by a promising unit of another document."""
     retrieval: bool = True
     """Let the retriever's scores take part, where every document has one."""
     cascade: Cascade = "auto"

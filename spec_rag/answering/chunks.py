@@ -14,7 +14,7 @@ from spec_rag.errors import ConfigError
 from spec_rag.text.documents import Document
 from spec_rag.text.languages import AUTO
 from spec_rag.text.units import Span, passage_spans, sentence_spans, unit_spans
-from spec_rag.text.words import word_overlap
+from spec_rag.text.words import title_match, word_overlap
 
 DEFAULT_CHUNK_CHARS = 900
 DEFAULT_TOP_K = 8
@@ -74,7 +74,9 @@ def passage_chunks(document: Document, language: str = AUTO) -> list[Chunk]:
 def retrieve(question: str, chunks: Sequence[Chunk], top_k: int = DEFAULT_TOP_K) -> list[Chunk]:
     """The chunks that share the most telling words with the question, best first, with their BM25 scores.
 
-    Chunks that share none are left out, unless none shares any: then the first ones come, with a score of 0.
+    A title that states the question counts apart, as much as the words of the best chunk, so that a text which repeats
+    the question's words does not come first. Chunks that share no word are left out, unless none shares any: then the
+    first ones come, with a score of 0.
 
     Raises:
         ConfigError: the question is empty, or `top_k` is below 1.
@@ -87,6 +89,8 @@ def retrieve(question: str, chunks: Sequence[Chunk], top_k: int = DEFAULT_TOP_K)
         return []
     texts = [f"{chunk.title or ''}\n{chunk.text}" for chunk in chunks]
     scores = word_overlap(question, texts)
+    best = max(scores)
+    scores = [s + best * title_match(question, chunk.title) for s, chunk in zip(scores, chunks, strict=True)]
     order = sorted(range(len(chunks)), key=lambda i: (-scores[i], i))[:top_k]
     found = [i for i in order if scores[i] > 0] or order
     return [replace(chunks[i], score=float(scores[i])) for i in found]

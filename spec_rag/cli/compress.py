@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from spec_rag.results import CompressedDocument
 
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", "--budget", help="Keep at most so many tokens.")]
-Ratio = Annotated[float | None, typer.Option(help="Keep at most this share of the tokens (default: 0.25).")]
+Ratio = Annotated[float | None, typer.Option(help="Keep at most this share of the tokens (without any size: 0.25).")]
 Coverage = Annotated[float | None, typer.Option(help="Keep the fewest units with this share of the importance.")]
 ScoringOption = Annotated[Scoring | None, typer.Option("--scoring", help="How the draft reads the documents.")]
 UnitOption = Annotated[Unit | None, typer.Option("--unit", help="What is kept or dropped as a whole.")]
@@ -174,6 +174,7 @@ def compression_record(compression: Compression) -> dict[str, Any]:
         "tokens_before": compression.tokens_before,
         "tokens_after": compression.tokens_after,
         "ratio": compression.ratio,
+        "over_budget": compression.over_budget,
         "settings": dict(compression.settings),
         "text": compression.text,
         "documents": [_document_record(document) for document in compression.documents],

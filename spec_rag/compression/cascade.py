@@ -13,16 +13,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from spec_rag import cancellation
 from spec_rag.compression.draft import Draft, layers_for
 from spec_rag.compression.draft_reader import reader_for
 from spec_rag.compression.faults import explained_reading
-from spec_rag.compression.looking import (
-    look_around,
-    look_at_words,
-    look_for_likelihood,
-    look_jointly,
-    look_side_by_side,
-)
+from spec_rag.compression.looking import look_for_likelihood, look_jointly, look_side_by_side
+from spec_rag.compression.outside_scores import look_at_words, outside_signals
 from spec_rag.compression.passages import Passage
 from spec_rag.compression.scoring import prior_scores, unit_scores
 from spec_rag.compression.signals import Inquiry, Signals
@@ -36,7 +32,7 @@ _LIFT = 2.0  # deviations: a passage that is further behind the best one is not 
 
 
 def gather_signals(draft: Draft, inquiry: Inquiry) -> Signals:
-    """Ask around, let the draft read what is in doubt, and line up all that is known of each unit.
+    """Gather scores from outside, then let the draft read what they leave in doubt, under its lock.
 
     Raises:
         ConfigError: an index was given for scoring="joint", which cannot use it.
@@ -44,20 +40,22 @@ def gather_signals(draft: Draft, inquiry: Inquiry) -> Signals:
         CancelledError: the inquiry was cancelled.
         OutOfMemoryError, NotFiniteError: the draft ran out of memory, or computed nan or inf.
     """
-    known = look_around(inquiry)
-    with explained_reading(draft, len(inquiry.passages), inquiry.config, inquiry.index):
-        return _read_signals(draft, inquiry, known)
-
-
-def _read_signals(draft: Draft, inquiry: Inquiry, known: Signals) -> Signals:
-    """With what the draft sees."""
-    if inquiry.config.scoring == "joint":
-        return look_jointly(draft, inquiry, known)
-    if chooses(inquiry, known):
+    known = outside_signals(inquiry)
+    asked = list(range(len(inquiry.passages)))
+    if inquiry.config.scoring != "joint" and chooses(inquiry, known):
         known = look_at_words(inquiry, known)
         asked = in_doubt(known, tokens_wanted(inquiry))
-    else:
-        asked = list(range(len(inquiry.passages)))
+    with draft.lock.hold(inquiry.cancelled) as acquired:
+        if not acquired:
+            cancellation.check(inquiry.cancelled)
+        with explained_reading(draft, len(inquiry.passages), inquiry.config, inquiry.index):
+            return _read_signals(draft, inquiry, known, asked)
+
+
+def _read_signals(draft: Draft, inquiry: Inquiry, known: Signals, asked: Sequence[int]) -> Signals:
+    """With what the draft sees in the passages `asked`."""
+    if inquiry.config.scoring == "joint":
+        return look_jointly(draft, inquiry, known)
     competes = wants_likelihood(inquiry, known) and len(asked) > 1
     every = inquiry.config.cascade == "never" or len(asked) <= _ASKED_FOR_LIKELIHOOD
     deep = competes and inquiry.index is None and (every or _deep_at_once(draft, inquiry, len(asked)))
@@ -98,10 +96,12 @@ def in_doubt(known: Signals, tokens: int) -> list[int]:
     lengths = (known.passage_ranges[:, 1] - known.passage_ranges[:, 0]).tolist()
     least = max(_READ_AT_LEAST, math.ceil(_READ_SHARE * len(lengths)))
     asked: list[int] = []
+    asked_tokens = 0
     for i in _per_passage(prior_scores(known), known).argsort(descending=True, stable=True).tolist():
-        if len(asked) >= least and sum(lengths[j] for j in asked) >= tokens:
+        if len(asked) >= least and asked_tokens >= tokens:
             break
         asked.append(i)
+        asked_tokens += lengths[i]
     return sorted(asked)
 
 

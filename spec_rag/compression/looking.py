@@ -1,4 +1,4 @@
-"""Asking each source what it knows: the draft, the retriever, an embedding model, words and titles.
+"""What the draft says of passages: attention of the question, likelihood of the question, joint attention.
 
 Passages are read, or found read, and what is seen is lined up per unit or token. This module does not decide who is
 asked, or what is kept.
@@ -18,60 +18,16 @@ from spec_rag.attention.selection import smooth
 from spec_rag.compression.calibration import layer_range
 from spec_rag.compression.draft import Draft, calibration_for
 from spec_rag.compression.draft_reader import DocumentReader
-from spec_rag.compression.embedding import similarities
-from spec_rag.compression.links import title_links
-from spec_rag.compression.passages import EncodedPassage, Passage, align_units, frame, question_tokens
+from spec_rag.compression.passages import EncodedPassage, Passage, frame, question_tokens
 from spec_rag.compression.reading import read_passages
-from spec_rag.compression.scorers import scorer_scores
 from spec_rag.compression.signals import Inquiry, Signals
-from spec_rag.compression.weights import WEIGHTS
 from spec_rag.config import SpecPCConfig
 from spec_rag.errors import ConfigError, PromptTooLongError
 from spec_rag.models.faults import check_finite
-from spec_rag.text.documents import with_title
-from spec_rag.text.words import word_overlap
 
 Encoded = Mapping[int, EncodedPassage]
 """Passages as they were read, by their place among all."""
 NEUTRAL_QUESTIONS = ("what is this about?", "tell me more about it", "who, what, when and where?")
-
-
-def look_around(inquiry: Inquiry) -> Signals:
-    """What does not need the draft: retrieval scores, embeddings, words, titles."""
-    documents, owners, texts = inquiry.documents, inquiry.owners, inquiry.unit_texts
-    config, titles = inquiry.config, [document.title for document in inquiry.documents]
-    given = [document.score for document in documents]
-    retrieval = similarity = scorer = links = None
-    if config.retrieval and all(score is not None for score in given) and len(set(given)) > 1:
-        retrieval = torch.tensor([float(given[d] or 0.0) for d in owners])
-    if inquiry.embedder is not None:
-        similarity = similarities(inquiry.embedder, inquiry.question, _titled(titles, texts, owners))
-    if inquiry.scorer is not None:
-        own = [titles[d] for d in owners]
-        scorer = scorer_scores(inquiry.scorer, inquiry.question, texts, own, documents, owners)
-    if config.links:
-        links = title_links(titles, texts, owners, inquiry.question, WEIGHTS[config.version].links)
-    aligned = align_units(inquiry.units, inquiry.passages)
-    return Signals(
-        **aligned,
-        attention=torch.zeros(1, 1, 0),
-        retrieval=retrieval,
-        similarity=similarity,
-        scorer=scorer,
-        links=links,
-        version=config.version,
-    )
-
-
-def look_at_words(inquiry: Inquiry, known: Signals) -> Signals:
-    """With the words that units and their passages, titles included, share with the question (BM25)."""
-    titles = [document.title for document in inquiry.documents]
-    units = torch.tensor(word_overlap(inquiry.question, _titled(titles, inquiry.unit_texts, inquiry.owners)))
-    passages = [
-        f"{titles[p.document] or ''}\n{inquiry.documents[p.document].text[p.start : p.end]}" for p in inquiry.passages
-    ]
-    whole = torch.tensor(word_overlap(inquiry.question, passages))[known.passages]
-    return replace(known, words=_spread(units) + _spread(whole))
 
 
 def look_side_by_side(
@@ -178,15 +134,6 @@ def joint_importance(draft: Draft, passages: Sequence[Passage], question: str, b
     importance = observer.result()[0].float().cpu()
     check_finite(importance, "attention scores")
     return importance[len(layout.head) :]
-
-
-def _titled(titles: Sequence[str | None], texts: Sequence[str], owners: Sequence[int]) -> list[str]:
-    return [with_title(titles[d], text) for d, text in zip(owners, texts, strict=True)]
-
-
-def _spread(values: Tensor) -> Tensor:
-    """In deviations from the mean; zeros where all are equal."""
-    return (values - values.mean()) / values.std().clamp(min=1e-6) if len(values) > 1 else torch.zeros_like(values)
 
 
 def _tokens_of(passages: Sequence[Passage]) -> Tensor:

@@ -8,6 +8,7 @@ in its own module.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -19,7 +20,6 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from spec_rag import cancellation
 from spec_rag.compression.cascade import gather_signals, looks
 from spec_rag.compression.draft import Draft
 from spec_rag.compression.index import DocumentIndex
@@ -37,6 +37,8 @@ from spec_rag.results import CompressedDocument, KeptUnit
 from spec_rag.text.documents import as_documents
 from spec_rag.text.token_counter import Counter, token_counter
 from spec_rag.text.units import Span, unit_spans
+
+logger = logging.getLogger(__name__)
 
 
 def compress(
@@ -74,11 +76,13 @@ def compress(
         backend: kernel backend; None chooses by device.
         cancelled: an event that ends the work between two batches of passages when it is set; a
             `spec_rag.Cancellation` also ends the wait for the draft at once.
-        **settings: fields of CompressionConfig: max_tokens, ratio, coverage, scoring, unit ...
+        **settings: fields of CompressionConfig: max_tokens, ratio, coverage, scoring, unit ... Without max_tokens,
+            ratio and coverage, a quarter of the tokens is kept, and at least 128: shorter inputs pass whole.
 
     Returns:
-        A Compression with one entry per document, in the given order unless order="relevance"; never more tokens than
-        the budget.
+        A Compression with one entry per document, in the given order unless order="relevance". It has at most the
+        budget's tokens, with one exception: where no unit of at least average importance fits, the best one is kept
+        whole, and `over_budget` says by how many tokens it exceeds the budget.
 
     Raises:
         ConfigError: an argument is of the wrong kind or out of range, or the query is empty.
@@ -96,7 +100,7 @@ def compress(
     question = question_text(query)
     given = as_documents(documents)
     reader = Draft.of(draft, draft_options, config, tokenizer)
-    count = token_counter(count_with, reader.tokenizer)
+    count = cache(token_counter(count_with, reader.tokenizer))  # texts are counted to read, choose and report
     blank = not any(document.text.strip() for document in given)
     if blank or not config.needs_reading([count(document.text) for document in given]):
         reading = Reading.unread(given, question, reader.name)
@@ -137,10 +141,7 @@ def read_documents(
     units = [unit_spans(document.text, config.unit, config.language) for document in given]
     passages = split_passages(draft.tokenizer, given, units)
     inquiry = Inquiry(given, units, passages, question, config, index, embedder, scorer, backend, cancelled)
-    with draft.lock.hold(cancelled) as mine:
-        if not mine:
-            cancellation.check(cancelled)
-        signals = gather_signals(draft, inquiry)
+    signals = gather_signals(draft, inquiry)
     return Reading(
         documents=given,
         question=question,
@@ -155,7 +156,7 @@ def read_documents(
 
 
 def keep(reading: Reading, config: CompressionConfig, count: Counter) -> Compression:
-    """Keep the best units within the budget.
+    """Keep the best units within the budget, and at least one.
 
     Args:
         reading: scored documents.
@@ -165,7 +166,7 @@ def keep(reading: Reading, config: CompressionConfig, count: Counter) -> Compres
     Raises:
         BudgetTooSmallError: what is held does not fit.
     """
-    count = cache(count)  # units are counted to choose, to cut and to report
+    count = count if hasattr(count, "cache_info") else cache(count)
     texts = [document.text for document in reading.documents]
     before = [count(text) for text in texts]
     budget = min(config.budget_tokens(sum(before)), sum(before))
@@ -195,10 +196,38 @@ def keep(reading: Reading, config: CompressionConfig, count: Counter) -> Compres
         )
         for document, own, left, tokens in zip(reading.documents, units, kept, before, strict=True)
     ]
+    over_budget = _over_budget(documents, config, budget)
     settings = {field.name: getattr(config, field.name) for field in fields(config)}
     if config.order == "relevance" and reading.scores is not None:
         documents.sort(key=_best_kept, reverse=True)  # stable: what is dropped stays in the given order, at the end
-    return Compression(documents, reading.question, budget, reading.draft, reading.seconds, settings, reading.looks)
+    return Compression(
+        documents,
+        reading.question,
+        budget,
+        reading.draft,
+        reading.seconds,
+        settings,
+        reading.looks,
+        over_budget,
+    )
+
+
+def _over_budget(documents: Sequence[CompressedDocument], config: CompressionConfig, budget: int) -> int:
+    """Tokens beyond the budget, or beyond the cap of a document; logs a warning where there are some."""
+    cap = config.document_max_tokens
+    after = [document.tokens_after for document in documents]
+    beyond = sum(after) - budget
+    beyond_cap = max(after, default=0) - cap if cap is not None else 0
+    over = max(beyond, beyond_cap, 0)
+    if over:
+        limit = f"the budget of {budget}" if beyond >= beyond_cap else f"document_max_tokens={cap}"
+        logger.warning(
+            "No unit of at least average importance fits %s tokens: the best one, of %d tokens, is kept whole. Raise "
+            "the budget, or set cut_units=True to cut it.",
+            limit,
+            sum(after),
+        )
+    return over
 
 
 def _whole(text: str, units: Sequence[Span]) -> Kept:

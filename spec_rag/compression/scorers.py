@@ -8,6 +8,7 @@ counts, so their scale does not matter. No package of a scorer is imported unles
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -15,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spec_rag.compression.finite_scores import document_name, finite_scores
 from spec_rag.errors import ConfigError
-from spec_rag.text.documents import Document, with_title
+from spec_rag.text.documents import Document, as_number, with_title
 
 _MARK = "spec_rag_document"  # in the metadata, by which a document is known again
 _KNOWN = (
@@ -45,32 +47,61 @@ def scorer_scores(
         owners: the document of each unit.
 
     Returns:
-        float32 [units]. Scores mean nothing beside their order; equal ones are equally good.
+        float64 [units]. Scores mean nothing beside their order; equal ones are equally good. One that is nan or inf
+        takes the median of the others, -inf comes last, with one warning.
 
     Raises:
-        ConfigError: it is no scorer, or it does not return one finite score per text.
+        ConfigError: it is no scorer, it does not return one score per text, or no score is a number.
     """
     if not unit_texts:
-        return torch.zeros(0)
+        return torch.zeros(0, dtype=torch.float64)
     titled = [with_title(title, text) for title, text in zip(titles, unit_texts, strict=True)]
     for method, by_document in _BY_DOCUMENT.items():
         if hasattr(scorer, method):
             scores = _checked(scorer, by_document(scorer, question, documents), len(documents))
-            return scores[torch.tensor(owners)]
+            return _finite(scorer, scores, documents, range(len(documents)))[torch.tensor(owners)]
     if hasattr(scorer, "process"):
         return _pruner(scorer, question, unit_texts, documents, owners)
     ask = next((ask for fits, ask in _BY_TEXT if fits(scorer)), None)
     if ask is None:
         raise ConfigError(f"scorer of type {type(scorer).__name__}: give {_KNOWN}.")
-    return _checked(scorer, ask(scorer, question, titled), len(titled))
+    return _finite(scorer, _checked(scorer, ask(scorer, question, titled), len(titled)), documents, owners)
+
+
+def _name(scorer: Any) -> str:
+    return scorer.__name__ if inspect.isfunction(scorer) else type(scorer).__name__
+
+
+def _finite(scorer: Any, scores: Tensor, documents: Sequence[Document], owners: Sequence[int]) -> Tensor:
+    """The scores without what is not finite.
+
+    Args:
+        scores: float64 [n].
+        owners: the document of each score.
+
+    Raises:
+        ConfigError: none is finite, and one is nan.
+    """
+    if not bool(scores.isfinite().any()):
+        if bool(scores.isnan().any()):
+            raise ConfigError(f"scorer={_name(scorer)} returned no score that is a finite number.")
+        return scores.sign()  # infinities alone still have an order
+    found = finite_scores(
+        scores, source=f"scorer={_name(scorer)}", name=lambda i: document_name(documents, owners[i]), below_lowest=1.0
+    )
+    assert found is not None
+    return found
 
 
 def _checked(scorer: Any, scores: Any, count: int) -> Tensor:
-    """The scores as float32 [count]."""
-    name = type(scorer).__name__ if not inspect.isfunction(scorer) else scorer.__name__
+    """The scores as float64 [count]; None counts as nan."""
+    name = _name(scorer)
     try:
-        found = torch.as_tensor(scores if not isinstance(scores, list | tuple) else [float(one) for one in scores])
-        found = found.detach().float().cpu()
+        if isinstance(scores, Tensor):
+            found = scores.detach().to("cpu", torch.float64)
+        else:
+            listed = scores.tolist() if hasattr(scores, "tolist") else list(scores)
+            found = torch.tensor([one if isinstance(one, list) else _float(one) for one in listed], dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"scorer={name} returned {scores!r:.80}: it must return one number for each text.") from error
     if found.ndim == 2 and found.shape[1] == 1:
@@ -78,16 +109,22 @@ def _checked(scorer: Any, scores: Any, count: int) -> Tensor:
     if found.shape != (count,):
         shape = " x ".join(map(str, found.shape)) or "one number"
         raise ConfigError(f"scorer={name} returned {shape} for {count} texts: it must return one number for each.")
-    if bool(found.isnan().any()):
-        raise ConfigError(f"scorer={name} returned a score that is no number (nan).")
     return found
 
 
-def _in_order(results: Sequence[tuple[int, float | None]], count: int) -> list[float]:
+def _float(value: Any) -> float:
+    if value is None:
+        return math.nan
+    return as_number(value) if isinstance(value, int) and not isinstance(value, bool) else float(value)
+
+
+def _in_order(results: Sequence[tuple[int, Any]], count: int) -> list[float]:
     """Scores of documents from what a reranker returned: by its own scores if each has one, else by their order."""
-    own = [score for _, score in results if score is not None]
-    scores = own if len(own) == len(results) else [float(-rank) for rank in range(len(results))]
-    found = [min(scores, default=0.0) - 1.0] * count  # those that were not returned
+    scores = [as_number(score) for _, score in results]
+    finite = [score for score in scores if math.isfinite(score)]
+    if not finite or any(score is None for _, score in results):
+        finite = scores = [float(-rank) for rank in range(len(results))]
+    found = [min(finite, default=0.0) - 1.0] * count  # those that were not returned
     for (document, _), score in reversed(list(zip(results, scores, strict=True))):
         found[document] = score
     return found
@@ -156,8 +193,9 @@ def _pruner(
                 "with 'pruned_context', and 'reranking_score' if it has one."
             )
         pruned.append(" ".join(_one(found["pruned_context"]).split()))
-        relevance.append(float(_one(found.get("reranking_score") or 0.0)))
-    ranks = _checked(scorer, relevance, len(documents)).sigmoid()
+        relevance.append(_one(found.get("reranking_score") or 0.0))
+    checked = _checked(scorer, relevance, len(documents))
+    ranks = _finite(scorer, checked, documents, range(len(documents))).sigmoid()
     kept = [_stands_in(text, pruned[d]) for text, d in zip(unit_texts, owners, strict=True)]
     return torch.tensor(kept).float() + ranks[torch.tensor(owners)] / 2
 
@@ -185,7 +223,7 @@ def _colbert(scorer: Any, question: str, texts: Sequence[str]) -> list[float]:
 
 def _rerank(scorer: Any, question: str, texts: Sequence[str]) -> list[float]:
     found = scorer.rerank(query=question, documents=list(texts), k=len(texts))
-    return _in_order([(int(one["result_index"]), float(one["score"])) for one in found], len(texts))
+    return _in_order([(int(one["result_index"]), one["score"]) for one in found], len(texts))
 
 
 def _rank(scorer: Any, question: str, texts: Sequence[str]) -> list[float]:

@@ -24,7 +24,7 @@ _WORDS = 0.5  # beside 1 for what a retriever or an embedder says
 _FUSION_OFFSET = 5.0  # reciprocal ranks: how little the first place is worth more than the second
 _FUSED = 1.5  # deviation of a fused score
 
-_PER_UNIT = ("similarity", "scorer", "retrieval", "words")
+_PER_UNIT = ("similarity", "scorer", "retrieval", "words", "titles")
 
 Part = Callable[[Signals, Tensor], Tensor]
 
@@ -137,6 +137,13 @@ def scorer(signals: Signals, score: Tensor) -> Tensor:
     return _FUSED * standardised(reciprocal_rank(score) + shared_reciprocal_rank(signals.scorer))
 
 
+def titles(signals: Signals, score: Tensor) -> Tensor:
+    """More for all units of a document whose title is the question."""
+    if signals.titles is None:
+        return score
+    return score + WEIGHTS[signals.version].title * signals.titles
+
+
 def links(signals: Signals, score: Tensor) -> Tensor:
     """More for a document whose title a promising unit of another names."""
     if signals.links is None:
@@ -150,6 +157,7 @@ PARTS: Mapping[str, Part] = {
     "retrieval": retrieval,
     "similarity": similarity,
     "scorer": scorer,
+    "titles": titles,
     "links": links,
 }
 
@@ -167,7 +175,7 @@ def unit_scores(signals: Signals) -> Tensor:
 
 
 def prior_scores(signals: Signals) -> Tensor:
-    """[units]: what is known without the draft: retrieval scores, similarity, scorer, words, where titles lead."""
+    """[units]: what is known without the draft: retrieval scores, similarity, scorer, words, titles."""
     ranked = None if signals.scorer is None else shared_reciprocal_rank(signals.scorer)
     told = [known for known in (signals.retrieval, signals.similarity, ranked) if known is not None]
     score = torch.zeros(len(signals.ranges))
@@ -175,7 +183,7 @@ def prior_scores(signals: Signals) -> Tensor:
         score = score + standardised(known.float())
     if signals.words is not None:
         score = score + (_WORDS if told else 1.0) * standardised(signals.words)
-    return links(signals, standardised(score))
+    return links(signals, titles(signals, standardised(score)))
 
 
 def _scores_of_read(signals: Signals) -> Tensor:

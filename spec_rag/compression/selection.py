@@ -1,7 +1,7 @@
 """Which units are kept within a budget: what is held, then by falling score each that fits, with its neighbours.
 
-The kept text never exceeds the budget, as counted on the text itself. This module knows numbers and spans; it does not
-know models, or where scores come from.
+The kept text stays within the budget, as counted on the text itself, unless nothing worth keeping fits: then it is the
+best unit. This module knows numbers and spans; it does not know models, or where scores come from.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from spec_rag.results import PassageLook, Reason
 from spec_rag.text.documents import Document
 from spec_rag.text.token_counter import Counter
 from spec_rag.text.units import Span, kept_text, merged, word_spans
+from spec_rag.text.words import has_words
 
 _MIN_CUT_TOKENS, _MIN_CUT_SHARE = 8, 0.5
 _CUT_MARK = "…"
@@ -81,7 +82,7 @@ def select(reading: Reading, config: CompressionConfig, count: Counter, budget: 
         reading: scored documents.
         config: unit, coverage, ellipsis, cut_units, and what is held.
         count: tokens of a text.
-        budget: the most tokens of the kept texts together.
+        budget: the most tokens of the kept texts together. Only a best unit that is kept alone may exceed it.
 
     Raises:
         BudgetTooSmallError: what is held does not fit.
@@ -111,11 +112,11 @@ class Taking:
         self.reasons: dict[int, Reason] = {}
         self.taken_tokens, self.taken_mass = 0, 0.0
         self._tokens, self._documents, self._mass = tokens, documents, mass
-        self._room, self._rooms = room, list(rooms)
+        self.room, self._rooms = room, list(rooms)
 
     def room_for(self, unit: int) -> int:
         """Tokens that are left where this unit stands; negative where too many were held."""
-        return min(self._room - self.taken_tokens, self._rooms[self._documents[unit]])
+        return min(self.room - self.taken_tokens, self._rooms[self._documents[unit]])
 
     def take(self, unit: int, reason: Reason, tokens: int | None = None) -> None:
         """Take a unit, or a part of it that is `tokens` long, whether or not there is room."""
@@ -146,19 +147,24 @@ class _Selection:
         self.tokens = [max(1, count(self._unit_text(i))) for i in range(len(self.span))]
         stands_for = self._repeats()
         self.scores = _once_each(reading.scores, stands_for)
-        best_first = self.scores.argsort(descending=True, stable=True).tolist()
-        self.order = [i for i in best_first if self.scores[i] != -torch.inf]
-        self.mass = self.scores.float().softmax(0).tolist() if self.span else []
+        scored = self.scores.masked_fill(~self._have_words(), -torch.inf)
+        self.order = [i for i in scored.argsort(descending=True, stable=True).tolist() if scored[i] != -torch.inf]
+        self.mass = scored.float().softmax(0).tolist() if self.order else [0.0] * len(self.span)
         self.protected = _moved(protected(self.texts, reading.units, config), stands_for)
         self.held = self.protected | floors(self.own, self.order, self.protected, config, self._tokens_of)
 
     def within(self, budget: int) -> list[Kept]:
-        """Kept text per document, together at most `budget` tokens long.
+        """Kept text per document, together at most `budget` tokens long, or the best unit alone.
 
         Raises:
             BudgetTooSmallError: what is held does not fit.
         """
         self._check(budget)
+        kept = self._fitting(budget)
+        best = self._best_left_out(kept)
+        return kept if best is None else self._alone(best, budget)
+
+    def _fitting(self, budget: int) -> list[Kept]:
         cap = min(self.config.document_max_tokens or budget, budget)
         room, rooms = budget, [cap] * len(self.own)
         while True:
@@ -194,10 +200,40 @@ class _Selection:
             any(self._cut(unit, taking, cut) for unit in self.order)
         return [self._left_of(d, taking.reasons, cut) for d in range(len(self.own))]
 
+    def _best_left_out(self, kept: Sequence[Kept]) -> int | None:
+        """The best unit, if it was wanted and nothing that was kept can stand in for it.
+
+        A unit of less than average importance, such as a heading, does not answer the question by itself. Whole
+        documents may be far longer than the budget, so any that fits is taken.
+        """
+        if not self.order or self.held:
+            return None
+        best = self.order[0]
+        threshold = None if self.config.min_tokens else self.config.threshold
+        if threshold is not None and float(self.scores[best]) < threshold:
+            return None
+        taken = [i for own, one in zip(self.own, kept, strict=True) for i in own if one.reasons[i - own.start]]
+        average = float(self.scores[self.order].mean())
+        enough = self.config.unit == "document" or any(float(self.scores[i]) >= average for i in taken)
+        return None if taken and enough else best
+
+    def _alone(self, unit: int, budget: int) -> list[Kept]:
+        """One unit, cut to fit where units may be cut and its words fit, else whole."""
+        room = min(self.config.document_max_tokens or budget, budget)
+        taking = Taking(self.tokens, self.document, self.mass, room, [room] * len(self.own))
+        cut: dict[int, Span] = {}
+        while self._cuts and self._cut(unit, taking, cut):
+            kept = [self._left_of(d, {unit: "cut"}, cut) for d in range(len(self.own))]
+            excess = self.count(kept[self.document[unit]].text) - room
+            if excess <= 0:
+                return kept
+            taking = Taking(self.tokens, self.document, self.mass, taking.room - excess, [room] * len(self.own))
+        return [self._left_of(d, {unit: "score"}, {}) for d in range(len(self.own))]
+
     def _is_enough(self, unit: int, taking: Taking) -> bool:
         """Whether a unit is not wanted even if there is room."""
         config = self.config
-        if taking.taken_tokens < config.min_tokens:
+        if taking.taken_tokens < (config.min_tokens or 0):
             return False
         covered = config.coverage is not None and taking.taken_mass >= config.coverage
         return covered or (config.threshold is not None and float(self.scores[unit]) < config.threshold)
@@ -240,6 +276,12 @@ class _Selection:
             return list(range(len(self.span)))
         at_edge = [i in (0, len(own) - 1) for own in self.own for i in range(len(own))]
         return originals([self._unit_text(i) for i in range(len(self.span))], at_edge)
+
+    def _have_words(self) -> Tensor:
+        """bool [units]: what may be kept for its score. Single words of punctuation may, they join the others."""
+        if self.config.unit == "token":
+            return torch.ones(len(self.span), dtype=torch.bool)
+        return torch.tensor([has_words(self._unit_text(i)) for i in range(len(self.span))], dtype=torch.bool)
 
     def _unit_text(self, unit: int) -> str:
         return self.texts[self.document[unit]][slice(*self.span[unit])]

@@ -79,8 +79,9 @@ class Signals:
             passage that was not asked; or None.
         similarity: [units], embedding similarity of unit and question, or None.
         scorer: [units], what a scorer of the user's own says, of which only the order counts; or None.
-        retrieval: [units], the retriever's score of the unit's document, or None.
+        retrieval: [units], the retriever's score of the unit's document, scaled into [-1, 1], or None.
         words: [units], how many telling words the unit and its passage share with the question, or None.
+        titles: [units], how far the title of the unit's document states the question (0 to 1), or None.
         links: float64 [links, 3], a unit, a document whose title it names, and how far (0 to 1); or None.
         version: of the weights.
     """
@@ -99,5 +100,6 @@ class Signals:
     scorer: Tensor | None = None
     retrieval: Tensor | None = None
     words: Tensor | None = None
+    titles: Tensor | None = None
     links: Tensor | None = None
     version: Version = "2026"

@@ -40,6 +40,7 @@ class Weights:
         retrieval: the retriever's score of the document.
         similarity: of question and unit, by an embedding model; None fuses its ranks with those of the score so far.
         document_similarity: the most that a unit of the document has.
+        title: of a document whose title is the question; larger than what other parts put between two documents.
         links: how links are followed.
     """
 
@@ -47,6 +48,7 @@ class Weights:
     retrieval: float = 0.75
     similarity: float | None = 0.75
     document_similarity: float = 0.25
+    title: float = 5.0
     links: LinkRule = LinkRule()
 
 
@@ -57,6 +59,7 @@ WEIGHTS: Mapping[Version, Weights] = {
         retrieval=0.5,
         similarity=None,
         document_similarity=0.0,
+        title=0.0,
         links=LinkRule(weight=2.0, sharpness=1.5, share=0.6, smoothing=0.0, only_news=False),
     ),
 }

@@ -221,6 +221,7 @@ def _as_json(compression: Compression, body: CompressRequest) -> CompressRespons
         tokens_before=compression.tokens_before,
         tokens_after=compression.tokens_after,
         ratio=compression.ratio,
+        over_budget=compression.over_budget,
         text=compression.text,
         documents=texts,
         messages=answer_messages(compression),

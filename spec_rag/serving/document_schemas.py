@@ -134,6 +134,8 @@ class CompressResponse(BaseModel):
     tokens_before: int
     tokens_after: int
     ratio: float
+    over_budget: int
+    """Tokens beyond the budget; above 0 only where nothing worth keeping fits and the best unit is kept whole."""
     text: str
     documents: list[CompressedText]
     messages: list[dict[str, str]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spec_rag.answering.conversation import PAIR_BYTES, Frozen, text_bytes
@@ -209,7 +210,7 @@ class LocalEngine:
         draft, documents = self._reader(), as_documents(documents)
         if not query.strip():
             raise ConfigError(f"query={query!r} is empty: compression is guided by a question, so give one.")
-        count = token_counter("draft", draft.tokenizer)
+        count = cache(token_counter("draft", draft.tokenizer))
         blank = not any(document.text.strip() for document in documents)
         if blank or not config.needs_reading([count(document.text) for document in documents]):
             reading = Reading.unread(documents, query, draft.name)

@@ -6,8 +6,9 @@ neither framework is needed. Inputs are never changed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from spec_rag.errors import ConfigError
@@ -22,7 +23,8 @@ class Document:
         title: what the draft reads before it, or None.
         id: identity, handed on.
         metadata: handed on.
-        score: how relevant the retriever thought it is (higher is better), or None.
+        score: how relevant the retriever thought it is (higher is better), or None. A value that is no number reads as
+            nan; `compress` leaves scores out that are not finite.
         source: the object it was made from; the Document itself if it was given as one.
     """
 
@@ -46,7 +48,7 @@ def as_document(given: Any) -> Document:
         ConfigError: it is of another kind.
     """
     if isinstance(given, Document):
-        return given if given.source is not None else _with_source(given)
+        return _with_float_score(given) if given.source is not None else _with_source(given)
     if isinstance(given, str):
         return Document(given, source=given)
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], str):
@@ -58,7 +60,7 @@ def as_document(given: Any) -> Document:
             title=_title(metadata),
             id=getattr(given, "id", None),
             metadata=metadata,
-            score=_number(metadata.get("relevance_score")),
+            score=_score(metadata.get("relevance_score")),
             source=given,
         )
     node = getattr(given, "node", given)  # LlamaIndex NodeWithScore or node
@@ -68,7 +70,7 @@ def as_document(given: Any) -> Document:
             title=_title(node.metadata),
             id=getattr(node, "node_id", None),
             metadata=dict(node.metadata),
-            score=_number(getattr(given, "score", None)),
+            score=_score(getattr(given, "score", None)),
             source=given,
         )
     raise ConfigError(
@@ -97,6 +99,31 @@ def as_documents(given: Any) -> list[Document]:
     return found
 
 
+def given_score(document: Document) -> Any:
+    """The score as it came with the document's source, before it was read as a float."""
+    source = document.source
+    if hasattr(source, "page_content"):
+        return (getattr(source, "metadata", None) or {}).get("relevance_score", document.score)
+    return getattr(source, "score", document.score)
+
+
+def as_number(value: Any) -> float:
+    """A number of any type (int, Decimal, numpy or torch scalar, string) as a float.
+
+    Returns:
+        nan for what is no number: a bool, an arbitrary string, None; infinity for what is too large for a float.
+    """
+    is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
+    if value is None or is_bool:
+        return math.nan
+    try:
+        return float(value.detach() if hasattr(value, "detach") else value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    except (TypeError, ValueError, ArithmeticError, RuntimeError):
+        return math.nan
+
+
 def _is_document(given: Any) -> bool:
     return isinstance(given, str | Document) or any(
         hasattr(given, name) for name in ("page_content", "get_content", "node")
@@ -104,7 +131,13 @@ def _is_document(given: Any) -> bool:
 
 
 def _with_source(document: Document) -> Document:
-    return Document(document.text, document.title, document.id, document.metadata, document.score, source=document)
+    score = _score(document.score)
+    return Document(document.text, document.title, document.id, document.metadata, score, source=document)
+
+
+def _with_float_score(document: Document) -> Document:
+    score = document.score
+    return document if score is None or type(score) is float else replace(document, score=_score(score))
 
 
 def _title(metadata: Mapping[str, Any]) -> str | None:
@@ -112,8 +145,5 @@ def _title(metadata: Mapping[str, Any]) -> str | None:
     return title.strip() if isinstance(title, str) and title.strip() else None
 
 
-def _number(value: Any) -> float | None:
-    try:
-        return None if value is None else float(value)
-    except (TypeError, ValueError):
-        return None
+def _score(value: Any) -> float | None:
+    return None if value is None else as_number(value)

@@ -133,5 +133,7 @@ def _kind(part: Any, role: str) -> str:
         return str(part.get("type", "text"))
     kind = getattr(part, "block_type", None)
     if kind is None:
-        raise ConfigError(f"content of a {role} message has a part of type {type(part).__name__}: give strings and dicts with 'type'.")
+        raise ConfigError(
+            f"content of a {role} message has a part of type {type(part).__name__}: give strings and dicts with 'type'."
+        )
     return str(kind)

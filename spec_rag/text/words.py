@@ -19,6 +19,7 @@ _MARKS = re.compile(r"^\s*(?:[-*+•]\s+|#+\s+)?\(?\d{1,3}[.)](?=\s|$)|\[\d{1,3}
 _NUMBER = re.compile(r"(?<![^\W_])(?:\d{1,3}(?:[ \u00a0\u202f]\d{3})+|\d+(?:[.,:'’]\d+)*)(?![^\W_])")
 _GROUPS = re.compile(r"\d{1,3}(?:[.,'’\u00a0\u202f ]\d{3})+")
 _GROUPED = re.compile(r"\D")
+_TITLE_NAMES = 0.6  # F1 up to which a title may share words with a question without stating it
 
 
 def words(text: str) -> list[str]:
@@ -59,9 +60,36 @@ def telling_words(text: str, ignored: frozenset[str] = frozenset()) -> list[str]
     return found + [word for word in words(_NUMBER.sub(" ", text)) if word not in ignored]
 
 
+def has_words(text: str) -> bool:
+    """Whether it has a letter or digit: rules, bullets, emoji and punctuation have none."""
+    return any(map(str.isalnum, text))
+
+
 def is_unspaced(text: str) -> bool:
     """Whether it has characters of a script that puts no spaces between words."""
     return _UNSPACED.search(text) is not None
+
+
+def title_match(question: str, title: str | None) -> float:
+    """How far a title states the question, apart from the text below it.
+
+    Both are compared as sets of words, each weighing its length, so that "how", "do" and "I" weigh little: F1 of the
+    shared weight. A title that only names something in the question does not match.
+
+    Returns:
+        0 to 1: 1 for the same words, 0 up to an F1 of 0.6 or without a title. Of a question of several lines, such as
+        the last turns of a chat, the last line counts as well.
+    """
+    named = set(words(title or ""))
+    lines = [question, *question.splitlines()[-1:]]
+    best = max((_shared_weight(set(words(line)), named) for line in lines), default=0.0)
+    return max(0.0, (best - _TITLE_NAMES) / (1 - _TITLE_NAMES))
+
+
+def _shared_weight(asked: set[str], named: set[str]) -> float:
+    """F1 of two sets of words, each weighing its length; 0 where one is empty."""
+    both = sum(map(len, asked & named))
+    return 2 * both / (sum(map(len, asked)) + sum(map(len, named))) if both else 0.0
 
 
 def word_overlap(question: str, texts: Sequence[str]) -> list[float]:

@@ -174,7 +174,7 @@ def test_without_a_question_nothing_is_done(middleware: SpecPCMiddleware) -> Non
 
 
 def test_a_result_without_anything_for_the_question_says_so(middleware: SpecPCMiddleware, pair: ModelPair) -> None:
-    few = SpecPCMiddleware(draft=pair, max_tokens=1, min_chars=100)
+    few = SpecPCMiddleware(draft=pair, threshold=100.0, min_chars=100)
     assert read_by_model(few, conversation())[2].content == NOTHING_KEPT
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -87,6 +88,15 @@ class TestRetrievalScores:
         given = self.given(monkeypatch, store.as_retriever(search_kwargs={"k": 3}))
         assert given == sorted(given, reverse=True)
         assert len(set(given)) > 1
+
+    def test_one_result_without_a_finite_score_leaves_the_others_theirs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Holed(InMemoryVectorStore):
+            def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> Any:
+                return list(zip(documents()[:3], (0.9, math.nan, 0.2), strict=True))
+
+        store = Holed.from_documents(documents(), DeterministicFakeEmbedding(size=8))
+        given = self.given(monkeypatch, store.as_retriever(search_kwargs={"k": 3}))
+        assert given == pytest.approx([0.9, math.nan, 0.2], nan_ok=True)
 
     def test_a_threshold_search_keeps_its_threshold(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Relevance(InMemoryVectorStore):

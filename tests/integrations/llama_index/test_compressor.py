@@ -254,7 +254,7 @@ async def test_the_event_loop_goes_on_and_the_result_is_the_same(pair: ModelPair
 async def test_instrumentation_sees_a_span_and_the_figures(
     pair: ModelPair, nodes: list[NodeWithScore], observed: Observed
 ) -> None:
-    await compressor_of(pair).apostprocess_nodes(nodes, query_str=QUERY)
+    await compressor_of(pair, ratio=0.25).apostprocess_nodes(nodes, query_str=QUERY)
     spans = {span.id_: span for span in observed.completed_spans}
     names = [name.split("-")[0] for name in spans]
     assert names == ["SpecPCCompressor._postprocess_nodes", "SpecPCCompressor._apostprocess_nodes"]

@@ -73,7 +73,11 @@ class SpecPCCompressor(BaseNodePostprocessor):
 
     preset: str | None = Field(default=None, description="Settings by name, which others change: paper, 2025-default.")
     max_tokens: int | None = Field(default=None, description="Keep at most so many tokens of all nodes together.")
-    min_tokens: int = Field(default=0, description="Never compress below so many tokens; less than that passes whole.")
+    min_tokens: int | None = Field(
+        default=None,
+        description="Never compress below this many tokens; shorter inputs pass whole. None is 128 where no budget is "
+        "given, else 0.",
+    )
     ratio: float | None = Field(
         default=None, description="Keep at most this share of the tokens; a quarter where no size is given."
     )
@@ -88,7 +92,10 @@ class SpecPCCompressor(BaseNodePostprocessor):
         default="auto",
         description="Let the question's likelihood given each passage take part; auto: where nothing else tells.",
     )
-    links: bool = Field(default=True, description="Raise documents whose title a promising unit of another names.")
+    links: bool = Field(
+        default=True,
+        description="Raise nodes whose title is the question, or is named by a promising unit of another node.",
+    )
     retrieval: bool = Field(default=True, description="Let the nodes' scores take part, where each has one.")
     cascade: Cascade = Field(
         default="auto",
@@ -445,7 +452,8 @@ def _beside_metadata(
             f"The metadata of {len(nodes)} nodes takes {metadata_tokens} tokens of a budget of {budget}: raise "
             "max_tokens or ratio, retrieve fewer nodes, set excluded_llm_metadata_keys, or use metadata_mode='none'."
         )
-    return {**settings, "max_tokens": budget - metadata_tokens, "ratio": None}
+    room, least = budget - metadata_tokens, settings["min_tokens"]
+    return {**settings, "max_tokens": room, "ratio": None, "min_tokens": None if least is None else min(least, room)}
 
 
 def _describes(node: BaseNode, text: str) -> bool:

@@ -90,6 +90,8 @@ def api_error(error: BaseException) -> ApiError | None:
         return ApiError(
             400, f"The model's chat template refuses these messages: {error}", param="messages", code="chat_template"
         )
+    if isinstance(error, RecursionError):
+        return ApiError(400, "The request is nested too deeply: send a flatter one.", code="nested_too_deeply")
     if is_out_of_memory(error):
         message = "The model ran out of memory: try again, or send less."
         return ApiError(503, message, code="out_of_memory", headers={"Retry-After": "1"})

@@ -24,6 +24,7 @@ import spec_rag
 from spec_rag.cancellation import in_thread
 from spec_rag.errors import ConfigError
 from spec_rag.serving import chat_api, compress_api, upstream_api
+from spec_rag.serving.document_schemas import ErrorResponse
 from spec_rag.serving.engine import Engine, LocalEngine
 from spec_rag.serving.errors import ApiError, from_validation
 from spec_rag.serving.front import Front
@@ -110,10 +111,29 @@ def _add_common(app: FastAPI, settings: ServerSettings, metrics: Metrics) -> Non
     @app.get("/v1/models", tags=["OpenAI"])
     async def models(request: Request) -> dict[str, Any]:
         """The models that can be asked for."""
-        server: ServerState = request.app.state.server
-        one = {"id": server.model_name, "object": "model", "created": server.started, "owned_by": "spec-rag"}
-        about = {"draft": server.draft_name, "kv_bytes_per_token": server.engine.kv_bytes_per_token}
-        return {"object": "list", "data": [{**one, "spec_rag": about}]}
+        return {"object": "list", "data": [_model(request)]}
+
+    @app.get("/v1/models/{name:path}", tags=["OpenAI"], responses={404: {"model": ErrorResponse}})
+    async def model(name: str, request: Request) -> dict[str, Any]:
+        """One of them; its name may have slashes."""
+        found = _model(request)
+        if name != found["id"]:
+            raise ApiError(
+                404, f"model={name!r:.100}: this server has {found['id']!r}.", param="model", code="model_not_found"
+            )
+        return found
+
+
+def _model(request: Request) -> dict[str, Any]:
+    server: ServerState = request.app.state.server
+    about = {"draft": server.draft_name, "kv_bytes_per_token": server.engine.kv_bytes_per_token}
+    return {
+        "id": server.model_name,
+        "object": "model",
+        "created": server.started,
+        "owned_by": "spec-rag",
+        "spec_rag": about,
+    }
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

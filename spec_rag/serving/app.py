@@ -76,6 +76,7 @@ def create_app(
         redoc_url=None,
     )
     app.include_router(compress_api.router)
+    app.include_router(compress_api.rerank_router)
     _add_common(app, settings, metrics)
     add_page(app)
     app.include_router(chat_api.router if settings.upstream is None else upstream_api.router)

@@ -76,8 +76,11 @@ class Engine(Protocol):
     ) -> Compression:
         """Keep of the documents what matters for the question; `listener` hears of the reading's progress."""
 
-    async def relevance(self, documents: Sequence[Document], query: str) -> list[float]:
-        """How relevant each document is to the question; higher is better."""
+    async def relevance(self, documents: Sequence[Document], query: str, config: CompressionConfig) -> list[float]:
+        """How relevant each document is to the question, scored as `config` says; higher is better."""
+
+    async def shortened(self, documents: Sequence[Document], max_tokens: int) -> list[Document]:
+        """The documents, each cut after this many of the draft's tokens."""
 
     async def count(self, texts: Sequence[str]) -> int:
         """Tokens of the texts, as the draft counts them."""
@@ -142,15 +145,19 @@ class LocalEngine:
         """See Engine; the same documents and question at another budget are not read again."""
         return await in_thread(lambda cancelled: self._compressed(documents, query, config, listener, cancelled))
 
-    async def relevance(self, documents: Sequence[Document], query: str) -> list[float]:
+    async def relevance(self, documents: Sequence[Document], query: str, config: CompressionConfig) -> list[float]:
         """See Engine: the importance of the best unit, after all parts of the score have joined."""
         if not any(document.text.strip() for document in documents):
             return [float("-inf")] * len(documents)
-        config = CompressionConfig(ratio=1.0)
         reading = await in_thread(lambda cancelled: self._read(documents, query, config, None, cancelled))
         assert reading.scores is not None
         scores = iter(reading.scores.tolist())
         return [max((next(scores) for _ in own), default=float("-inf")) for own in reading.units]
+
+    async def shortened(self, documents: Sequence[Document], max_tokens: int) -> list[Document]:
+        """See Engine; a document is cut between two tokens, and keeps its own spelling."""
+        tokenizer = self._reader().tokenizer
+        return await in_thread(lambda cancelled: [_cut(tokenizer, document, max_tokens) for document in documents])
 
     async def count(self, texts: Sequence[str]) -> int:
         """See Engine."""
@@ -262,6 +269,13 @@ class LocalEngine:
         if self.draft is None:
             raise ConfigError("draft=None: reading documents needs a draft.")
         return self.draft
+
+
+def _cut(tokenizer: Any, document: Document, max_tokens: int) -> Document:
+    from spec_rag.text.tokens import encoded_text
+
+    offsets = encoded_text(tokenizer, document.text).offsets
+    return document if len(offsets) <= max_tokens else replace(document, text=document.text[: offsets[max_tokens][0]])
 
 
 def _bytes_of(reading: Reading) -> int:

@@ -190,6 +190,8 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "model": [*NO_TEXT, "other"],
             "top_n": NO_COUNT,
             "return_documents": NO_FLAG,
+            "max_tokens_per_doc": NO_COUNT,
+            "rank_fields": [["title"], "text"],
             "unheard_of": [1],
         },
     ),

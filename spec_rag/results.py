@@ -49,6 +49,23 @@ class PromptScore:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """The log-probability of one token of an answer.
+
+    Attributes:
+        token_id: the token.
+        logprob: natural logarithm of its probability.
+        text: the token alone, decoded; "" without a tokenizer.
+        top: the most probable tokens at its place, the most probable first.
+    """
+
+    token_id: int
+    logprob: float
+    text: str = ""
+    top: list[TokenLogprob] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Answer:
     """One generated answer and what it cost.
 
@@ -69,6 +86,7 @@ class Answer:
         guessed_tokens: tokens of the look-ahead that were checked as guesses of the answer.
         right_guesses: those of them that the target wrote as well; each saved a pass of the target.
         timings: where the seconds went.
+        logprobs: the log-probability of each of `output_ids`, or None where none was asked for.
     """
 
     text: str
@@ -85,6 +103,7 @@ class Answer:
     guessed_tokens: int = 0
     right_guesses: int = 0
     timings: Timings = Timings()
+    logprobs: list[TokenLogprob] | None = field(default=None, repr=False)
 
     @property
     def usage(self) -> dict[str, int]:

@@ -42,9 +42,13 @@ class DraftReplica:
         """See `spec_rag.serving.engine.Engine`."""
         return await self._engine.compress(documents, query, config)
 
-    async def relevance(self, documents: Sequence[Document], query: str) -> list[float]:
+    async def relevance(self, documents: Sequence[Document], query: str, config: CompressionConfig) -> list[float]:
         """See `spec_rag.serving.engine.Engine`."""
-        return await self._engine.relevance(documents, query)
+        return await self._engine.relevance(documents, query, config)
+
+    async def shortened(self, documents: Sequence[Document], max_tokens: int) -> list[Document]:
+        """See `spec_rag.serving.engine.Engine`."""
+        return await self._engine.shortened(documents, max_tokens)
 
     async def count(self, texts: Sequence[str]) -> int:
         """See `spec_rag.serving.engine.Engine`."""
@@ -86,9 +90,13 @@ class RayEngine:
         """See `spec_rag.serving.engine.Engine`; progress stays with the replica."""
         return await _asked(lambda: self._draft.compress.remote(list(documents), query, config))
 
-    async def relevance(self, documents: Sequence[Document], query: str) -> list[float]:
+    async def relevance(self, documents: Sequence[Document], query: str, config: CompressionConfig) -> list[float]:
         """See `spec_rag.serving.engine.Engine`."""
-        return await _asked(lambda: self._draft.relevance.remote(list(documents), query))
+        return await _asked(lambda: self._draft.relevance.remote(list(documents), query, config))
+
+    async def shortened(self, documents: Sequence[Document], max_tokens: int) -> list[Document]:
+        """See `spec_rag.serving.engine.Engine`."""
+        return await _asked(lambda: self._draft.shortened.remote(list(documents), max_tokens))
 
     async def count(self, texts: Sequence[str]) -> int:
         """See `spec_rag.serving.engine.Engine`."""

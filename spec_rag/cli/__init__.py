@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from spec_rag.cli.interrupted import INTERRUPTED, leave_interrupted, tell_interrupted
+from spec_rag.cli.interrupted import INTERRUPTED, ServerStopped, leave_at_once, leave_interrupted, tell_interrupted
 
 
 def main() -> None:
@@ -23,6 +23,8 @@ def run_interruptible(run: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         tell_interrupted()
         leave_interrupted()
+    except ServerStopped:
+        leave_at_once(0)
     except SystemExit as left:
         if left.code == INTERRUPTED:
             leave_interrupted()

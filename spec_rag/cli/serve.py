@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +14,7 @@ import typer
 
 from spec_rag.cli import console
 from spec_rag.cli.compress import Coverage, MaxTokens, Ratio, compression_settings
+from spec_rag.cli.interrupted import ServerStopped
 from spec_rag.config import CompressionConfig, SpecKVConfig
 from spec_rag.errors import ConfigError, MissingDependencyError
 from spec_rag.models.options import DEFAULT_DRAFT
@@ -23,6 +28,22 @@ Upstream = Annotated[
 ]
 KeyFile = Annotated[
     Path | None, typer.Option("--api-keys", help="File of keys, one a line; else SPEC_RAG_API_KEYS, with commas.")
+]
+AllowedHosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allowed-host",
+        help="Host header that is answered; may be repeated, * for all (default on loopback: this machine's names).",
+        show_default=False,
+    ),
+]
+Origins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cors-origin",
+        help="Origin whose web pages may use the API, such as https://example.com; may be repeated, * for all.",
+        show_default=False,
+    ),
 ]
 
 
@@ -39,6 +60,8 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     api_keys: KeyFile = None,
+    allowed_host: AllowedHosts = None,
+    cors_origin: Origins = None,
     max_tokens: MaxTokens = None,
     ratio: Ratio = None,
     coverage: Coverage = None,
@@ -46,19 +69,22 @@ def serve(
     min_chars: Annotated[int, typer.Option(help="Tool results below this length are left as they are.", min=1)] = 1000,
     kv_capacity: Annotated[int, typer.Option(help="KV pairs each head keeps of a prompt; 0 keeps all.", min=0)] = 0,
     kv_preset: console.KVPreset = "scaled",
-    max_completion_tokens: Annotated[int, typer.Option(help="The most that a request may ask for.", min=1)] = 2048,
-    max_requests: Annotated[int, typer.Option(help="So many run or wait; the next gets status 429.", min=1)] = 64,
-    max_body_mib: Annotated[int, typer.Option(help="Size of a request, at most, in MiB.", min=1)] = 16,
-    conversation_mib: Annotated[int, typer.Option(help="What is remembered of conversations, in MiB.", min=1)] = 256,
+    max_completion_tokens: Annotated[int, typer.Option(help="Tokens that a request may ask for.", min=1)] = 2048,
+    max_requests: Annotated[int, typer.Option(help="Requests that run or wait; more get status 429.", min=1)] = 64,
+    max_body_mib: Annotated[int, typer.Option(help="Longest body of a request, in MiB.", min=1)] = 16,
+    conversation_mib: Annotated[int, typer.Option(help="Memory for earlier conversations, in MiB.", min=1)] = 256,
     timeout: Annotated[float, typer.Option(help="Seconds to an answer's last token, the wait included.", min=1)] = 300,
-    shutdown_seconds: Annotated[float, typer.Option(help="What runs may take to finish at the end.", min=1)] = 60,
+    header_timeout: Annotated[float, typer.Option(help="Seconds for a request's headers; idle connections.")] = 15,
+    body_timeout: Annotated[float, typer.Option(help="Seconds for a request's body, and 1 more per 16 KiB.")] = 30,
+    shutdown_seconds: Annotated[float, typer.Option(help="Seconds to finish after SIGTERM.", min=1)] = 60,
     device: console.Device = None,
     index: console.Index = None,
 ) -> None:
     """Serve /v1/chat/completions, /v1/completions, /v1/compress, /v1/rerank and more.
 
-    With --upstream, the documents, tool results and marked texts of a request are shortened, and the request is handed
-    on. The upstream's own key is read from SPEC_RAG_UPSTREAM_KEY; without it the client's is handed on.
+    With --upstream, the documents, tool results and marked texts of a request are shortened, and the request is
+    forwarded. The upstream's key is read from SPEC_RAG_UPSTREAM_KEY; without it, and without --api-keys, the
+    client's credentials are forwarded.
     """
     if target is not None and upstream is not None:
         raise ConfigError(f"--target {target} and --upstream {upstream} both answer: give one of them.")
@@ -71,6 +97,8 @@ def serve(
         device=device,
         index=str(index) if index else None,
         api_keys=read_keys(api_keys),
+        allowed_hosts=tuple(allowed_host or ()),
+        cors_origins=tuple(cors_origin or ()),
         compression=CompressionConfig.from_dict(
             compression_settings(max_tokens=max_tokens, ratio=ratio, coverage=coverage, likelihood=likelihood)
         ),
@@ -82,6 +110,8 @@ def serve(
         default_completion_tokens=min(256, max_completion_tokens),
         max_requests=max_requests,
         timeout_seconds=timeout,
+        header_timeout_seconds=header_timeout,
+        body_timeout_seconds=body_timeout,
         shutdown_seconds=shutdown_seconds,
     )
     run(settings, host, port)
@@ -102,16 +132,17 @@ def open_app(
         device=device,
         index=str(index) if index else None,
     )
-    address = f"http://127.0.0.1:{port}/app/"
-    run(settings, "127.0.0.1", port, started=lambda: _show(address, browser))
+    run(settings, "127.0.0.1", port, started=lambda url: _show(f"{url}/app/", browser))
 
 
 def _show(address: str, browser: bool) -> None:
     typer.echo(f"The page is at {address} (stop with Ctrl-C).", err=True)
     if browser:
+        import threading
         import webbrowser
 
-        webbrowser.open(address)
+        # some browsers return only when they are closed
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 
 def run(settings: ServerSettings, host: str, port: int, **options: Any) -> None:
@@ -119,13 +150,40 @@ def run(settings: ServerSettings, host: str, port: int, **options: Any) -> None:
 
     Raises:
         MissingDependencyError: a package that serving needs is not installed.
+        ConfigError: the address cannot be taken.
     """
     try:
         from spec_rag.serving.app import run as run_server
+        from spec_rag.serving.engine import LocalEngine
     except ModuleNotFoundError as error:
         raise MissingDependencyError(f'Serving needs {error.name}: pip install "spec-rag[serve]"') from error
-    console.quiet_transformers()
-    run_server(settings, host, port, **options)
+
+    def load() -> LocalEngine:
+        console.quiet_transformers()
+        models = " and ".join(dict.fromkeys(name for name in (settings.draft, settings.target) if name))
+        with console.progress() as tell:
+            tell(f"Loading {models}")
+            if not sys.stderr.isatty():
+                console.say(f"Loading {models}", err=True)
+            return LocalEngine.load(settings)
+
+    with _stopping_at_sigterm():
+        run_server(settings, host, port, load=load, **options)
+    raise ServerStopped(0)
+
+
+@contextmanager
+def _stopping_at_sigterm() -> Iterator[None]:
+    """End with exit code 0 at SIGTERM while models load: no request runs yet."""
+
+    def stop(number: int, frame: object) -> None:
+        raise ServerStopped(0)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def read_keys(path: Path | None) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ from spec_rag.generation.sampling import GREEDY, SamplingConfig, pad_token_id, s
 from spec_rag.generation.second_choice import choose_again, chooses_again
 from spec_rag.generation.speculation import Guesses, VerifiedDecoding, can_verify
 from spec_rag.generation.stopping import CancelCriterion, Cancelled, StopStrings, is_cancelled
+from spec_rag.generation.token_logits import AnswerPenalties, LogprobRecorder
 from spec_rag.models.pair import ModelPair
 from spec_rag.results import Answer, FinishReason, Timings
 from spec_rag.text.answer_text import AnswerText, answer_text
@@ -100,8 +101,8 @@ def decode(
         criteria.append(StopStrings(prompts.tokens, lambda: AnswerText(tokenizer, sampling.stop, ends)))
     options = {**sampling.options, "eos_token_id": ends or None}
     options |= {"streamer": streamer, "stopping_criteria": StoppingCriteriaList(criteria)}
-    if held is not None:
-        options["processors"] = [held]
+    recorder = None if sampling.logprobs is None else LogprobRecorder(prompts.tokens, sampling.logprobs)
+    options["processors"] = _processors(sampling, prompts.tokens, held, recorder)
     guesses = Guesses(batch.lookahead[0].tolist())
     if cache is not None and speckv is not None and can_verify(batch, cache, speckv, sampling):
         options["custom_generate"] = VerifiedDecoding(cache, guesses, streamer)
@@ -126,11 +127,25 @@ def decode(
         )
         for i in range(len(batch.rows))
     ]
+    if recorder is not None:
+        tokenizer = pair.tokenizer
+        noted = recorder.rows(sequences, lambda token: str(tokenizer.decode([token])) if tokenizer is not None else "")
+        answers = [replace(one, logprobs=noted[i][: len(one.output_ids)]) for i, one in enumerate(answers)]
     if context is not None:
         answers = [replace(answer, prompt_tokens=context.tokens + answer.prompt_tokens) for answer in answers]
     for row in {row // sampling.beams for row in held.steered} if held is not None else ():
         answers[row] = replace(answers[row], finish_reason="length")  # it ended where it was made to
     return answers
+
+
+def _processors(
+    sampling: SamplingConfig, prompt_tokens: int, held: LogitsProcessor | None, recorder: LogprobRecorder | None
+) -> list[LogitsProcessor]:
+    """What changes or notes the logits, in this order: penalties, the constraint, the recorder."""
+    processors: list[LogitsProcessor] = []
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        processors.append(AnswerPenalties(prompt_tokens, sampling.presence_penalty, sampling.frequency_penalty))
+    return [*processors, *(one for one in (held, recorder) if one is not None)]
 
 
 @dataclass(frozen=True)

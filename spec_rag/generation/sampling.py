@@ -57,6 +57,7 @@ _RANGES = {  # smallest and largest, and whether the smallest itself is allowed
     "eta_cutoff": (0, 1, True),
     "repetition_penalty": (0, float("inf"), False),
 }
+_MOST_LOGPROBS = 20
 _REFUSED = {
     "max_length": "max_new_tokens counts generated tokens alone",
     "assistant_model": "the draft already writes the look-ahead",
@@ -82,6 +83,10 @@ class SamplingConfig:
         constraint: what the answer is held to, or None.
         prefill_chunk_size: the feed-forward layers of draft and target read a prompt so many tokens at a time, which
             takes less memory and gives the same tokens; None reads it at once.
+        presence_penalty: -2 to 2; subtracted from the logit of each token that the answer has already.
+        frequency_penalty: -2 to 2; subtracted for each time that the answer has the token.
+        logprobs: note the log-probability of each token of the answer, with this many of the most probable tokens at
+            its place (0 to 20); None notes none. Not with num_beams above 1.
         options: temperature, top_p, top_k, repetition_penalty, num_beams, eos_token_id, max_time ... Greedy, unless a
             temperature above 0 or another option that only sampling knows (top_p, top_k, min_p ...) is given, or
             do_sample. A temperature of 0 is greedy, whatever top_p, top_k, min_p and the like are. Values that change
@@ -98,6 +103,9 @@ class SamplingConfig:
     seed: int | None = None
     constraint: Constraint | None = None
     prefill_chunk_size: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logprobs: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -108,7 +116,16 @@ class SamplingConfig:
         if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0):
             raise ConfigError(f"seed={self.seed!r}: must be a non-negative integer or None.")
         check_integer("prefill_chunk_size", self.prefill_chunk_size, 1, optional=True)
+        check_integer("logprobs", self.logprobs, 0, optional=True)
+        if self.logprobs is not None and self.logprobs > _MOST_LOGPROBS:
+            raise ConfigError(f"logprobs={self.logprobs}: must be at most {_MOST_LOGPROBS}.")
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            if not _is_number(value) or not -2 <= value <= 2:
+                raise ConfigError(f"{name}={value!r}: must be a number from -2 to 2.")
         object.__setattr__(self, "options", _checked_options(self.options))
+        if self.logprobs is not None and self.beams > 1:
+            raise ConfigError(f"logprobs={self.logprobs} with num_beams={self.beams}: give one of them.")
 
     @classmethod
     def of(cls, max_new_tokens: int, options: Mapping[str, Any]) -> SamplingConfig:
@@ -118,6 +135,9 @@ class SamplingConfig:
         """
         own = {f.name for f in fields(cls)} - {"options", "max_new_tokens"}
         chosen = {name: value for name, value in options.items() if name in own}
+        for name in ("presence_penalty", "frequency_penalty"):
+            if chosen.get(name, 0.0) is None:
+                del chosen[name]
         stop = chosen.pop("stop", None)
         if stop is not None and not isinstance(stop, str | Sequence | Set):
             raise ConfigError(f"stop={stop!r:.80} of type {type(stop).__name__}: give a string, or a list of strings.")

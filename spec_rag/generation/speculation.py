@@ -28,6 +28,9 @@ _FIRST = 8
 def can_verify(batch: Batch, cache: PrunedCache, speckv: SpecKVConfig, sampling: SamplingConfig) -> bool:
     """Whether the look-ahead is checked as a guess of the answer: one row, greedy, no beams, no sliding windows."""
     one_greedy_row = len(batch.rows) == 1 and sampling.beams == 1 and not sampling.options["do_sample"]
+    one_by_one = sampling.logprobs is not None or bool(sampling.presence_penalty or sampling.frequency_penalty)
+    if one_by_one:  # what was written so far changes or notes the logits of each step
+        return False
     return speckv.verify_lookahead and one_greedy_row and len(batch.lookahead[0]) > 0 and cache.can_roll_back
 
 

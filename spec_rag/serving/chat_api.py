@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -25,6 +25,7 @@ from spec_rag.serving.conversations import Conversation
 from spec_rag.serving.document_schemas import ErrorResponse
 from spec_rag.serving.engine import Ask
 from spec_rag.serving.errors import ApiError
+from spec_rag.serving.logprobs import chat_logprobs, text_logprobs
 from spec_rag.serving.streams import DONE, Events, begun, event, while_connected
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -38,7 +39,7 @@ Choice = Callable[[str | None, str | None], dict[str, Any]]
 
 @router.post("/chat/completions", responses=_RESPONSES)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
-    """Go on with a chat."""
+    """Continue a chat."""
     server = state.of(request)
     _check_model(body, request)
     messages = [message.model_dump(exclude_none=True) for message in body.messages]
@@ -46,54 +47,76 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     config = compression_for(body.spec_rag, server.settings)
     shortening = server.conversations.shortened(messages, documents, config, state.client_of(request))
     conversation = await while_connected(request, shortening)
-    tools = [tool.model_dump(exclude_none=True) for tool in body.tools or []]
-    chosen = body.tool_choice if isinstance(body.tool_choice, str | None) else body.tool_choice.model_dump()
     try:
+        tools, chosen = body.offered()
         choice = ToolChoice.of(tools, chosen, body.parallel_tool_calls)
     except ValueError as error:
         raise ApiError(400, f"tools: {error}", param="tools", code="invalid_value") from error
     tokens = _tokens(body, request, body.max_completion_tokens)
     instruction, options = _format(body, choice)
-    ask = Ask([*instruction, *conversation.messages], tokens, choice.offered, choice.beginning, options)
+    prompt = [*instruction, *conversation.messages]
+    ask = Ask(prompt, tokens, choice.offered, choice.beginning, options, body.template_variables())
     reply = _Reply(f"chatcmpl-{uuid.uuid4().hex}", "chat.completion", body.model, conversation)
+    asks = repeated(ask, body.choices)
     if body.stream:
-        return await _streamed(request, body, reply, ask, _ChatPieces(reply, choice))
-    answer = await while_connected(request, server.engine.answer(ask))
-    server.note_answer(request, answer)
+        pieces = [_ChatPieces(reply, choice, index) for index in range(len(asks))]
+        return await _streamed(request, body, reply, asks, pieces)
+    answers = await while_connected(request, _all(server.engine.answer, asks))
+    for answer in answers:
+        server.note_answer(request, answer)
+    choices = [_chat_choice(index, answer, choice) for index, answer in enumerate(answers)]
+    return JSONResponse(reply.whole(choices, answers, len(asks)), headers=conversation.headers)
+
+
+def _chat_choice(index: int, answer: Answer, choice: ToolChoice) -> dict[str, Any]:
     read = choice.read(answer.text)
     message: dict[str, Any] = {"role": "assistant", "content": read.whole_text, "refusal": None}
     if read.calls:
         message |= {"content": read.whole_text or None, "tool_calls": [call.to_dict() for call in read.calls]}
     reason = "tool_calls" if read.calls else _reason(answer)
-    choices = [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}]
-    return JSONResponse(reply.whole(choices, [answer]), headers=conversation.headers)
+    logprobs = chat_logprobs(answer.logprobs)
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
+
+
+def repeated(ask: Ask, times: int) -> list[Ask]:
+    """Requests for several answers to one prompt; with a seed, each has one of its own."""
+    seed = ask.options.get("seed")
+    if seed is None:
+        return [ask] * times
+    return [replace(ask, options={**ask.options, "seed": (seed + i) % 2**63}) for i in range(times)]
 
 
 @router.post("/completions", responses=_RESPONSES)
 async def completions(body: CompletionRequest, request: Request) -> Response:
-    """Go on with a text."""
+    """Continue a text, or several."""
     server = state.of(request)
     _check_model(body, request)
     prompts = body.prompts()
-    if len(prompts) > server.settings.max_requests:
+    if len(prompts) * body.choices > server.settings.max_requests:
         raise ApiError(
-            400, f"prompt: {len(prompts)} prompts, but {server.settings.max_requests} are allowed.", param="prompt"
+            400,
+            f"prompt: {len(prompts)} prompts with n={body.choices}: at most {server.settings.max_requests} answers.",
+            param="prompt",
+            code="invalid_value",
         )
     tokens = _tokens(body, request)
-    asks = [Ask(prompt, tokens, options=body.options()) for prompt in prompts]
+    asks = [one for prompt in prompts for one in repeated(Ask(prompt, tokens, options=body.options()), body.choices)]
     reply = _Reply(f"cmpl-{uuid.uuid4().hex}", "text_completion", body.model)
     if body.stream:
-        if len(asks) > 1:
-            raise ApiError(400, "prompt: one prompt alone can be streamed.", param="prompt", code="invalid_value")
-        return await _streamed(request, body, reply, asks[0], _TextPieces(reply))
+        return await _streamed(request, body, reply, asks, [_TextPieces(reply, index) for index in range(len(asks))])
     answers = await while_connected(request, _all(server.engine.answer, asks))
     for answer in answers:
         server.note_answer(request, answer)
     choices = [
-        {"index": i, "text": answer.text, "logprobs": None, "finish_reason": _reason(answer)}
+        {
+            "index": i,
+            "text": answer.text,
+            "logprobs": text_logprobs(answer.logprobs),
+            "finish_reason": _reason(answer),
+        }
         for i, answer in enumerate(answers)
     ]
-    return JSONResponse(reply.whole(choices, answers))
+    return JSONResponse(reply.whole(choices, answers, body.choices))
 
 
 async def _all(answer: Callable[[Ask], Any], asks: list[Ask]) -> list[Answer]:
@@ -107,7 +130,7 @@ async def _all(answer: Callable[[Ask], Any], asks: list[Ask]) -> list[Answer]:
 
 @dataclass
 class _Reply:
-    """What all pieces of one response have in common."""
+    """The fields that all pieces of one response share."""
 
     id: str
     object: str
@@ -115,12 +138,12 @@ class _Reply:
     conversation: Conversation = field(default_factory=lambda: Conversation([]))
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, choices: list[dict[str, Any]], answers: list[Answer]) -> dict[str, Any]:
-        """The response in one piece."""
+    def whole(self, choices: list[dict[str, Any]], answers: list[Answer], choices_each: int) -> dict[str, Any]:
+        """The response in one piece; `choices_each` answers share a prompt, which counts once."""
         return {
             **self._head(self.object),
             "choices": choices,
-            "usage": _usage(answers),
+            "usage": _usage(answers, choices_each),
             "spec_rag": self.figures(answers),
         }
 
@@ -146,8 +169,9 @@ class _Reply:
 class _ChatPieces:
     """The events of a chat's stream."""
 
-    def __init__(self, reply: _Reply, choice: ToolChoice) -> None:
+    def __init__(self, reply: _Reply, choice: ToolChoice, index: int = 0) -> None:
         self._reply = reply
+        self._index = index
         self._held = choice.stream()
 
     def opening(self) -> list[bytes]:
@@ -165,53 +189,70 @@ class _ChatPieces:
         events = [self._delta({"content": read.whole_text})] if read.whole_text else []
         for i, call in enumerate(read.calls):
             events.append(self._delta({"tool_calls": [{"index": i, **call.to_dict()}]}))
-        return [*events, self._delta({}, "tool_calls" if read.calls else _reason(answer))]
+        logprobs = chat_logprobs(answer.logprobs)
+        return [*events, self._delta({}, "tool_calls" if read.calls else _reason(answer), logprobs)]
 
-    def _delta(self, delta: Mapping[str, Any], reason: str | None = None) -> bytes:
-        return self._reply.chunk([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}])
+    def _delta(
+        self, delta: Mapping[str, Any], reason: str | None = None, logprobs: Mapping[str, Any] | None = None
+    ) -> bytes:
+        choice = {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        return self._reply.chunk([choice])
 
 
 class _TextPieces:
     """The events of a completion's stream."""
 
-    def __init__(self, reply: _Reply) -> None:
+    def __init__(self, reply: _Reply, index: int = 0) -> None:
         self._reply = reply
+        self._index = index
 
     def opening(self) -> list[bytes]:
         """Nothing."""
         return []
 
-    def piece(self, text: str, reason: str | None = None) -> list[bytes]:
+    def piece(self, text: str, reason: str | None = None, logprobs: Mapping[str, Any] | None = None) -> list[bytes]:
         """A piece of text."""
-        return [self._reply.chunk([{"index": 0, "text": text, "logprobs": None, "finish_reason": reason}])]
+        choice = {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        return [self._reply.chunk([choice])]
 
     def closing(self, answer: Answer) -> list[bytes]:
-        """Why it ended."""
-        return self.piece("", _reason(answer))
+        """Why it ended, and the log-probabilities of its tokens."""
+        return self.piece("", _reason(answer), text_logprobs(answer.logprobs))
 
 
 async def _streamed(
-    request: Request, body: Sampling, reply: _Reply, ask: Ask, pieces: _ChatPieces | _TextPieces
+    request: Request,
+    body: Sampling,
+    reply: _Reply,
+    asks: Sequence[Ask],
+    pieces: Sequence[_ChatPieces | _TextPieces],
 ) -> Response:
+    """A response of events; of several answers one follows the other, each with its own index."""
     server = state.of(request)
     started = time.perf_counter()
-    source = await begun(request, server.engine.stream(ask))
+    first = await begun(request, server.engine.stream(asks[0]))
     server.metrics.first_piece_seconds.observe(time.perf_counter() - started)
 
     async def events() -> AsyncGenerator[bytes, None]:
+        answers: list[Answer] = []
+        source = first
         try:
-            for one in pieces.opening():
-                yield one
-            async for piece in source:
-                if isinstance(piece, str):
-                    for one in pieces.piece(piece):
-                        yield one
-                    continue
-                server.note_answer(request, piece)
-                for one in pieces.closing(piece):
+            for index, own in enumerate(pieces):
+                source = first if index == 0 else server.engine.stream(asks[index])
+                for one in own.opening():
                     yield one
-                if body.stream_options and body.stream_options.include_usage:
-                    yield reply.chunk([], usage=_usage([piece]), spec_rag=reply.figures([piece]))
+                async for piece in source:
+                    if isinstance(piece, str):
+                        for one in own.piece(piece):
+                            yield one
+                        continue
+                    server.note_answer(request, piece)
+                    answers.append(piece)
+                    for one in own.closing(piece):
+                        yield one
+                await source.aclose()
+            if body.stream_options and body.stream_options.include_usage:
+                yield reply.chunk([], usage=_usage(answers, body.choices), spec_rag=reply.figures(answers))
             yield DONE
         finally:
             await source.aclose()
@@ -238,6 +279,13 @@ def _tokens(body: Sampling, request: Request, other: int | None = None) -> int:
             param=name,
             code="invalid_value",
         )
+    if (body.min_tokens or 0) > tokens:
+        raise ApiError(
+            400,
+            f"min_tokens={body.min_tokens}: the answer has at most {tokens} tokens.",
+            param="min_tokens",
+            code="invalid_value",
+        )
     return tokens
 
 
@@ -261,6 +309,8 @@ def _reason(answer: Answer) -> str:
     return answer.finish_reason
 
 
-def _usage(answers: list[Answer]) -> dict[str, int]:
-    usages = [answer.usage for answer in answers]
-    return {name: sum(one[name] for one in usages) for name in usages[0]}
+def _usage(answers: list[Answer], choices_each: int) -> dict[str, int]:
+    """Tokens of all prompts and answers; a prompt with several answers counts once."""
+    prompts = sum(answer.usage["prompt_tokens"] for answer in answers[::choices_each])
+    written = sum(answer.usage["completion_tokens"] for answer in answers)
+    return {"prompt_tokens": prompts, "completion_tokens": written, "total_tokens": prompts + written}

@@ -30,6 +30,7 @@ from spec_rag.serving.document_schemas import (
     RerankedDocument,
     RerankRequest,
     RerankResponse,
+    RerankText,
     Unit,
 )
 from spec_rag.serving.errors import ApiError
@@ -81,22 +82,27 @@ async def compress(body: CompressRequest, request: Request) -> Response:
     return Response(response(compression, body).model_dump_json(), media_type="application/json")
 
 
-@router.post("/rerank", responses=_ERRORS)
+@router.post("/rerank", responses=_ERRORS, response_model_exclude_none=True)
 async def rerank(body: RerankRequest, request: Request) -> RerankResponse:
-    """Put the documents into the order of their relevance to the question, by what the draft looks at."""
+    """Put the documents into the order of their relevance to the question, as the draft scores them."""
     server = state.of(request)
-    if body.model not in (None, server.draft_name):
+    if server.settings.upstream is None and body.model not in (None, server.draft_name, server.model_name):
         raise ApiError(
             404,
-            f"model={body.model!r:.100}: this server has {server.draft_name!r}.",
+            f"model={body.model!r:.100}: this server has {server.model_name!r} with the draft {server.draft_name!r}.",
             param="model",
             code="model_not_found",
         )
-    documents = as_given(body.documents, server.settings)
-    if not body.query.strip():
+    documents = as_given(body.given(), server.settings)
+    if not body.question.strip():
         raise ApiError(400, "query is empty: give a question.", param="query", code="invalid_value")
-    scores = await while_connected(request, server.engine.relevance(documents, body.query))
+    config = server.settings.compression_with({"ratio": 1.0})
+    if body.max_tokens_per_doc is not None:
+        documents = await server.engine.shortened(documents, body.max_tokens_per_doc)
+    scores = await while_connected(request, server.engine.relevance(documents, body.question, config))
     order = sorted(range(len(documents)), key=lambda i: (-scores[i], i))[: body.top_n]
+    tokens = await server.engine.count([body.question, *(one.text for one in documents)])
+    request.scope.get("spec_rag", {}).update(tokens_before=tokens)
     return RerankResponse(
         id=f"rerank-{uuid.uuid4().hex}",
         model=server.draft_name,
@@ -104,12 +110,26 @@ async def rerank(body: RerankRequest, request: Request) -> RerankResponse:
             RerankedDocument(
                 index=i,
                 relevance_score=_probability(scores[i]),
-                document={"text": documents[i].text} if body.return_documents else None,
+                document=_as_returned(body.documents[i]) if body.return_documents else None,
             )
             for i in order
         ],
-        usage={"total_tokens": await server.engine.count([body.query, *(one.text for one in documents)])},
+        meta={
+            "api_version": {"version": "2"},
+            "billed_units": {"search_units": 1},
+            "tokens": {"input_tokens": tokens, "output_tokens": 0},
+        },
+        usage={"total_tokens": tokens, "prompt_tokens": tokens},
     )
+
+
+rerank_router = APIRouter(tags=["documents"])
+for _path in ("/rerank", "/v2/rerank"):
+    rerank_router.post(_path, responses=_ERRORS, response_model_exclude_none=True)(rerank)
+
+
+def _as_returned(document: str | RerankText) -> dict[str, Any]:
+    return {"text": document} if isinstance(document, str) else {"text": document.text}
 
 
 @router.post("/read", responses={**_ERRORS, 200: {"content": {"text/event-stream": {}}}})

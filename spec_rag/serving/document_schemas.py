@@ -87,14 +87,43 @@ class CompressRequest(CompressionFields):
     """Send events: the progress of the reading, then the compression."""
 
 
-class RerankRequest(Body):
-    """Documents to be put into the order of their relevance to a question."""
+class RerankText(BaseModel):
+    """A text as rerank APIs have it; other fields of a document are ignored."""
 
-    query: Question
-    documents: Annotated[Documents, Field(min_length=1)]
+    model_config = ConfigDict(extra="ignore")
+    text: str
+    title: str | None = None
+
+
+class RerankRequest(Body):
+    """Documents to be put into the order of their relevance to a question.
+
+    The common form of Cohere's, Jina's and litellm's APIs. `max_chunks_per_doc` and `priority` are accepted and have no
+    effect here: a document is read whole, or its first `max_tokens_per_doc` tokens.
+    """
+
+    query: Question | RerankText
+    documents: Annotated[list[str | RerankText], Field(min_length=1)]
     model: str | None = None
     top_n: Annotated[int, Field(strict=True, ge=1)] | None = None
-    return_documents: Flag = False
+    return_documents: Flag | None = None
+    max_tokens_per_doc: Annotated[int, Field(strict=True, ge=1)] | None = None
+    max_chunks_per_doc: Annotated[int, Field(strict=True, ge=1)] | None = None
+    rank_fields: list[Literal["text"]] | None = None
+    priority: Annotated[int, Field(strict=True, ge=0)] | None = None
+    truncation: Flag | None = None
+    user: str | None = None
+
+    @property
+    def question(self) -> str:
+        """The query's text."""
+        return self.query if isinstance(self.query, str) else self.query.text
+
+    def given(self) -> list[str | GivenDocument]:
+        """The documents as other requests have them."""
+        return [
+            one if isinstance(one, str) else GivenDocument(text=one.text, title=one.title) for one in self.documents
+        ]
 
 
 class Unit(BaseModel):
@@ -142,7 +171,7 @@ class CompressResponse(BaseModel):
 
 
 class RerankedDocument(BaseModel):
-    """A document's place and relevance, 0 to 1."""
+    """A document's place among those given, and its relevance, 0 to 1; the document itself where it is asked for."""
 
     index: int
     relevance_score: float
@@ -150,11 +179,13 @@ class RerankedDocument(BaseModel):
 
 
 class RerankResponse(BaseModel):
-    """The documents, the most relevant first."""
+    """The documents, the most relevant first; `meta` has Cohere's figures, `usage` Jina's."""
 
     id: str
+    object: Literal["list"] = "list"
     model: str
     results: list[RerankedDocument]
+    meta: dict[str, Any]
     usage: dict[str, int]
 
 

@@ -50,7 +50,9 @@ class Ask:
         tools: what the model may call, as OpenAI's API has them.
         beginning: what the answer is begun with.
         max_new_tokens: at most so many tokens.
-        options: further keywords of `spec_rag.generate`.
+        options: further keywords of `spec_rag.generate`, and `stop_token_ids`, which end an answer besides its end
+            tokens.
+        template_variables: further variables of the chat template.
     """
 
     prompt: str | Sequence[Mapping[str, Any]] | Sequence[int]
@@ -58,6 +60,7 @@ class Ask:
     tools: Sequence[Mapping[str, Any]] = ()
     beginning: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -74,8 +77,11 @@ class Engine(Protocol):
     ) -> Compression:
         """Keep of the documents what matters for the question; `listener` hears of the reading's progress."""
 
-    async def relevance(self, documents: Sequence[Document], query: str) -> list[float]:
-        """How relevant each document is to the question; higher is better."""
+    async def relevance(self, documents: Sequence[Document], query: str, config: CompressionConfig) -> list[float]:
+        """How relevant each document is to the question, scored as `config` says; higher is better."""
+
+    async def shortened(self, documents: Sequence[Document], max_tokens: int) -> list[Document]:
+        """The documents, each cut after this many of the draft's tokens."""
 
     async def count(self, texts: Sequence[str]) -> int:
         """Tokens of the texts, as the draft counts them."""
@@ -140,15 +146,19 @@ class LocalEngine:
         """See Engine; the same documents and question at another budget are not read again."""
         return await in_thread(lambda cancelled: self._compressed(documents, query, config, listener, cancelled))
 
-    async def relevance(self, documents: Sequence[Document], query: str) -> list[float]:
+    async def relevance(self, documents: Sequence[Document], query: str, config: CompressionConfig) -> list[float]:
         """See Engine: the importance of the best unit, after all parts of the score have joined."""
         if not any(document.text.strip() for document in documents):
             return [float("-inf")] * len(documents)
-        config = CompressionConfig(ratio=1.0)
         reading = await in_thread(lambda cancelled: self._read(documents, query, config, None, cancelled))
         assert reading.scores is not None
         scores = iter(reading.scores.tolist())
         return [max((next(scores) for _ in own), default=float("-inf")) for own in reading.units]
+
+    async def shortened(self, documents: Sequence[Document], max_tokens: int) -> list[Document]:
+        """See Engine; a document is cut between two tokens, and keeps its own spelling."""
+        tokenizer = self._reader().tokenizer
+        return await in_thread(lambda cancelled: [_cut(tokenizer, document, max_tokens) for document in documents])
 
     async def count(self, texts: Sequence[str]) -> int:
         """See Engine."""
@@ -174,26 +184,38 @@ class LocalEngine:
 
     def _requests(self, ask: Ask) -> Requests:
         from spec_rag.generation.requests import Requests
+        from spec_rag.generation.sampling import eos_token_ids
 
-        arguments = {**ask.options, "max_new_tokens": ask.max_new_tokens, "speckv": self._speckv}
+        options = {name: value for name, value in ask.options.items() if name != "stop_token_ids"}
+        if stop := ask.options.get("stop_token_ids"):
+            options["eos_token_id"] = [*eos_token_ids(self.pair.require_target()), *stop]
+        if bias := ask.options.get("sequence_bias"):
+            self._check_tokens("logit_bias", [ids[0] for ids, _ in bias])
+        arguments = {**options, "max_new_tokens": ask.max_new_tokens, "speckv": self._speckv}
         return Requests(self.pair, arguments, self._timeout_seconds)
 
     def _prompt(self, ask: Ask) -> list[int]:
-        from spec_rag.text.prompts import chat_ids, prompt_ids, speaks_of_tools, template_text
+        from spec_rag.serving.chat_templates import served_chat_ids, with_template_variables
+        from spec_rag.text.prompts import prompt_ids, speaks_of_tools, template_text
 
         tokenizer = self.pair.require_tokenizer()
         prompt: Any = ask.prompt
         if isinstance(prompt, str) or all(isinstance(token, int) for token in prompt):
             ids: list[int] = prompt_ids(tokenizer, prompt).tolist()
-            known = self.pair.require_target().get_input_embeddings().num_embeddings
-            if max(ids) >= known:
-                raise ConfigError(f"prompt: {max(ids)} is no token of the model, which has {known}.")
+            self._check_tokens("prompt", ids)
             return ids
+        if ask.template_variables:
+            tokenizer = with_template_variables(tokenizer, ask.template_variables)
         if ask.tools and not speaks_of_tools(tokenizer):
             raise ConfigError("tools: the model's chat template does not speak of tools. Leave them out.")
         if ask.beginning and OPENING not in template_text(tokenizer):
             raise ConfigError("tool_choice: the model's chat template does not say how a call begins: give 'auto'.")
-        return chat_ids(tokenizer, prompt, ask.tools, ask.beginning)
+        return served_chat_ids(tokenizer, prompt, ask.tools, ask.beginning)
+
+    def _check_tokens(self, name: str, ids: Sequence[int]) -> None:
+        known = self.pair.require_target().get_input_embeddings().num_embeddings
+        if max(ids) >= known:
+            raise ConfigError(f"{name}: {max(ids)} is not a token of the model, which has {known}.")
 
     def _compressed(
         self,
@@ -248,6 +270,13 @@ class LocalEngine:
         if self.draft is None:
             raise ConfigError("draft=None: reading documents needs a draft.")
         return self.draft
+
+
+def _cut(tokenizer: Any, document: Document, max_tokens: int) -> Document:
+    from spec_rag.text.tokens import encoded_text
+
+    offsets = encoded_text(tokenizer, document.text).offsets
+    return document if len(offsets) <= max_tokens else replace(document, text=document.text[: offsets[max_tokens][0]])
 
 
 def _bytes_of(reading: Reading) -> int:

@@ -77,7 +77,7 @@ def api_error(error: BaseException) -> ApiError | None:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, PromptTooLongError):
-        return ApiError(400, str(error), param="messages", code="context_length_exceeded")
+        return ApiError(400, _as_requested(str(error)), param="messages", code="context_length_exceeded")
     if isinstance(error, CancelledError):
         return ApiError(503, "The server is shutting down: try again.", code="shutting_down")
     if isinstance(error, TimeoutError):
@@ -85,11 +85,14 @@ def api_error(error: BaseException) -> ApiError | None:
     if isinstance(error, MissingDependencyError):
         return ApiError(501, str(error), code="missing_dependency")
     if isinstance(error, SpecRagError) and isinstance(error, ValueError | NotImplementedError):
-        return ApiError(400, str(error), param=_field(str(error)), code="invalid_value")
+        message = _as_requested(str(error))
+        return ApiError(400, message, param=_field(message), code="invalid_value")
     if isinstance(error, TemplateError):
         return ApiError(
             400, f"The model's chat template refuses these messages: {error}", param="messages", code="chat_template"
         )
+    if isinstance(error, RecursionError):
+        return ApiError(400, "The request is nested too deeply: send a flatter one.", code="nested_too_deeply")
     if is_out_of_memory(error):
         message = "The model ran out of memory: try again, or send less."
         return ApiError(503, message, code="out_of_memory", headers={"Retry-After": "1"})
@@ -104,11 +107,46 @@ def for_operators(error: BaseException) -> str | None:
 
 
 def from_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
-    """What a client is told of a body that does not fit the schema: the first problem, with its place."""
-    first = problems[0]
-    place = [str(part) for part in first["loc"] if part != "body"]
+    """What a client is told of a body that does not fit the schema: the first wrong field, and where it is."""
+    field = problems[0]["loc"][:2]
+    # of a field that takes several forms, the form that was meant fails deepest
+    first = max((one for one in problems if one["loc"][:2] == field), key=lambda one: len(_place(one["loc"])))
     if first["type"] == "json_invalid":
-        return ApiError(400, f"The body is no JSON: {first['ctx']['error']}.", code="invalid_json")
+        return ApiError(400, f"The body is not JSON: {first['ctx']['error']}.", code="invalid_json")
+    message = str(first["msg"])
+    if first["type"] == "value_error":
+        message = str(first["ctx"]["error"])
+    place = _place(first["loc"])
+    if named := re.match(r"([a-z_]+): ", message):
+        place, message = [*place, named.group(1)], message[named.end() :]
     param = ".".join(place) or None
     code = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}.get(first["type"])
-    return ApiError(400, f"{param or 'body'}: {first['msg']}.", param=param, code=code or "invalid_value")
+    return ApiError(400, f"{param or 'body'}: {message}.", param=param, code=code or "invalid_value")
+
+
+def _place(loc: Sequence[str | int]) -> list[str]:
+    """Names and indices of fields; pydantic adds the names of types that a field may have."""
+    parts = [part for part in loc if part != "body"]
+    return [
+        str(part)
+        for part in parts
+        if isinstance(part, int) or (_FIELD.fullmatch(part) and part not in ("str", "int", "float", "bool", "nullable"))
+    ]
+
+
+_FIELD = re.compile(r"[a-z_][a-z0-9_]*|[0-9]+")
+# arguments of the package, as requests call them
+_REQUEST_NAMES = {
+    "max_new_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
+    "sequence_bias": "logit_bias",
+    "set SpecPCConfig, or ": "or ",
+    "set SpecPCConfig, ": "",
+}
+
+
+def _as_requested(message: str) -> str:
+    """A message of the package in the words of a request."""
+    for name, requested in _REQUEST_NAMES.items():
+        message = message.replace(name, requested)
+    return message

@@ -1,7 +1,7 @@
-"""What stands before every request: an id, keys, limits, the bounded queue, metrics, one line of log.
+"""What stands before every request: an id, hosts, keys, limits, the bounded queue, metrics, one line of log.
 
-Plain ASGI, so that streams pass through untouched. The log never has a word of a request or an answer: of an error
-nobody expected it names kind and place.
+Plain ASGI, so that streams pass through untouched. The log never has a word of a request or an answer: of an unexpected
+error it names kind and place.
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable
-from typing import Any
+from datetime import UTC, datetime
 
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spec_rag.serving.errors import CLIENT_LEFT, ApiError, api_error, for_operators
+from spec_rag.serving.hosts import check_host
 from spec_rag.serving.metrics import Metrics
+from spec_rag.serving.request_body import BodyReader, replayed
 from spec_rag.serving.settings import ServerSettings
+from spec_rag.serving.shutdown import Shutdown
 
 log = logging.getLogger("spec_rag.serving")
 
-_COUNTED = "/v1/"
-_OPEN = ("/health", "/metrics", "/app", "/openapi.json", "/docs")
+_QUEUED = ("POST", "PUT", "PATCH")
+_OPEN = ("/", "/health", "/ready", "/metrics", "/openapi.json", "/docs", "/app")
 
 
 class UpstreamCut(Exception):
@@ -40,14 +44,17 @@ class Front:
 
     Args:
         app: the application.
-        settings: keys and limits.
+        settings: hosts, keys and limits.
         metrics: what is counted.
+        shutdown: the requests that run.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, shutdown: Shutdown) -> None:
         self._app = app
         self._settings = settings
         self._metrics = metrics
+        self._shutdown = shutdown
+        self._bodies = BodyReader(settings)
         self._keys = [_digest(key) for key in settings.api_keys]
         self._in_flight = 0
 
@@ -57,30 +64,34 @@ class Front:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        seen = _Seen(scope, send)
+        response = ResponseTracker(scope, send, self._settings.timeout_seconds)
         try:
-            await self._admitted(scope, _Reading(receive, self._settings), seen)
+            async with self._shutdown.running_request():
+                await self._admitted(scope, receive, response)
         except asyncio.CancelledError:
-            seen.failed = "cancelled"
+            response.failed = "cancelled"
             raise
         except ClientDisconnect:
-            seen.failed = "client left"
+            response.failed = "client left"
         except UpstreamCut as error:
-            seen.failed = f"upstream cut: {error}"
+            response.failed = f"upstream cut: {error}"
         except Exception as error:
-            told = api_error(error)
-            seen.failed = for_operators(error)
-            if told is None:
-                seen.failed = _place(error)
-                told = ApiError(500, f"The server failed. Its log names this request: {seen.id}.", code="internal")
-            if not seen.status:
-                await seen.refuse(told)
+            answer = api_error(error)
+            response.failed = for_operators(error)
+            if answer is not None and answer.code == "shutting_down":
+                response.failed = "cut at shutdown"
+            if answer is None:
+                response.failed = _place(error)
+                message = f"The server failed. Its log names this request: {response.id}."
+                answer = ApiError(500, message, code="internal")
+            await response.fail(answer)
         finally:
-            self._note(scope, seen, time.perf_counter() - started)
+            self._note(scope, response, time.perf_counter() - started)
 
-    async def _admitted(self, scope: Scope, receive: _Reading, seen: _Seen) -> None:
-        path = scope["path"]
-        if self._keys and not path.startswith(_OPEN) and path != "/" and not self._knows(scope):
+    async def _admitted(self, scope: Scope, receive: Receive, response: ResponseTracker) -> None:
+        headers = dict(scope["headers"])
+        check_host(headers.get(b"host"), self._settings.allowed_hosts)
+        if self._keys and not _is_open(scope["path"]) and not self._knows(headers.get(b"authorization", b"")):
             self._metrics.refused.labels("key").inc()
             raise ApiError(
                 401,
@@ -88,129 +99,155 @@ class Front:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        if not path.startswith(_COUNTED) or scope["method"] != "POST":
-            await self._app(scope, receive, seen)
+        queued = scope["method"] in _QUEUED
+        if queued:
+            self._check_queue()
+        # a slow body holds no place of the queue
+        receive = replayed(await self._bodies.read(headers, receive), receive)
+        if not queued:
+            await self._app(self._with_get_for_head(scope), receive, response)
             return
-        if self._in_flight >= self._settings.max_requests:
-            self._metrics.refused.labels("queue").inc()
-            raise ApiError(
-                429,
-                f"{self._in_flight} requests run or wait already: try again in a moment.",
-                code="queue_full",
-                headers={"Retry-After": "1"},
-            )
-        receive.check_declared(scope)
+        self._check_queue()
         self._in_flight += 1
         self._metrics.in_flight.inc()
         # a client that has its whole answer may ask again at once: its place is free before it sees the end
-        seen.before_end = self._free_place
+        response.before_end = self._free_place
         try:
-            await self._app(scope, receive, seen)
+            await self._app(scope, receive, response)
         finally:
-            seen.end()
+            response.end()
+
+    def _with_get_for_head(self, scope: Scope) -> Scope:
+        """Every route that answers GET answers HEAD; an upstream answers its own."""
+        if scope["method"] != "HEAD" or (self._settings.upstream is not None and scope["path"].startswith("/v1/")):
+            return scope
+        return {**scope, "method": "GET"}
+
+    def _check_queue(self) -> None:
+        if self._in_flight < self._settings.max_requests:
+            return
+        self._metrics.refused.labels("queue").inc()
+        raise ApiError(
+            429,
+            f"{self._in_flight} requests run or wait already: try again in a moment.",
+            code="queue_full",
+            headers={"Retry-After": "1"},
+        )
 
     def _free_place(self) -> None:
         self._in_flight -= 1
         self._metrics.in_flight.dec()
 
-    def _knows(self, scope: Scope) -> bool:
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        kind, _, key = given.partition(b" ")
+    def _knows(self, authorization: bytes) -> bool:
+        kind, _, key = authorization.partition(b" ")
         digest = hashlib.sha256(key.strip()).digest()
         # every key is compared, each in constant time
         matches = [hmac.compare_digest(digest, own) for own in self._keys]
         return kind.lower() == b"bearer" and any(matches)
 
-    def _note(self, scope: Scope, seen: _Seen, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", None) or "other"
-        left = seen.failed in ("client left", "cancelled") or seen.status == CLIENT_LEFT
-        status = seen.status or (CLIENT_LEFT if left else 500)
+    def _note(self, scope: Scope, response: ResponseTracker, seconds: float) -> None:
+        route = _route(scope)
+        left = response.failed in ("client left", "cancelled") or response.status == CLIENT_LEFT
+        status = response.status or (CLIENT_LEFT if left else 500)
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
         if left:
             self._metrics.left.inc()
+        client = scope.get("client")
         line = {
             "event": "request",
-            "id": seen.id,
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "id": response.id,
+            "client": client[0] if client else None,
             "method": scope["method"],
             "route": route,
             "status": status,
             "seconds": round(seconds, 4),
             **scope.get("spec_rag", {}),
-            **({"error": seen.failed} if seen.failed else {}),
+            **({"error": response.failed} if response.failed else {}),
         }
         log.log(logging.ERROR if status >= 500 else logging.INFO, json.dumps(line))
 
 
-class _Seen:
-    """Sends a response on, sees its status, and tells of its end before the client knows."""
+class ResponseTracker:
+    """Sends a response on, notes its status, and says that it ends before the client knows.
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    Args:
+        scope: of the request.
+        send: ASGI's channel of the response.
+        send_seconds: how long a client may take to receive a piece.
+    """
+
+    def __init__(self, scope: Scope, send: Send, send_seconds: float) -> None:
         self.id = uuid.uuid4().hex
         self.status = 0
         self.failed: str | None = None
         self.before_end: Callable[[], None] | None = None
         self._send = send
+        self._send_seconds = send_seconds
         self._bytes_left = math.inf
+        self._is_events = False
+        self._ended = False
+        self._has_body = scope["method"] != "HEAD"
         scope["spec_rag"] = {}
 
     async def __call__(self, message: Message) -> None:
+        """Send a part of the response."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            declared = dict(message["headers"]).get(b"content-length")
+            headers = dict(message["headers"])
+            declared = headers.get(b"content-length")
             self._bytes_left = math.inf if declared is None else int(declared)
-            message = {**message, "headers": [*message["headers"], (b"x-request-id", self.id.encode())]}
+            self._is_events = declared is None and headers.get(b"content-type", b"").startswith(b"text/event-stream")
+            if b"x-request-id" not in headers:
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", self.id.encode())]}
         elif message["type"] == "http.response.body":
             self._bytes_left -= len(message.get("body", b""))
-            if self._bytes_left <= 0 or not message.get("more_body", False):
+            self._ended = not message.get("more_body", False)
+            if self._bytes_left <= 0 or self._ended:
                 self.end()
-        await self._send(message)
+            message = message if self._has_body else {**message, "body": b""}
+        try:
+            async with asyncio.timeout(self._send_seconds):
+                await self._send(message)
+        except TimeoutError as error:  # the client does not read
+            raise ClientDisconnect from error
 
     def end(self) -> None:
-        """Tell that the response ends, once."""
-        told, self.before_end = self.before_end, None
-        if told is not None:
-            told()
+        """Say that the response ends, once."""
+        before_end, self.before_end = self.before_end, None
+        if before_end is not None:
+            before_end()
 
-    async def refuse(self, error: ApiError) -> None:
+    async def fail(self, error: ApiError) -> None:
+        """Tell the client of an error: as a response, or as the last event of a stream."""
         body = json.dumps(error.body()).encode()
+        if self._ended:
+            return
+        if self.status:
+            if self._is_events:
+                await self({"type": "http.response.body", "body": b"\n\ndata: " + body + b"\n\n"})
+            return
         named = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
         headers = [(name.lower().encode(), value.encode()) for name, value in named.items()]
         await self({"type": "http.response.start", "status": error.status, "headers": headers})
         await self({"type": "http.response.body", "body": body})
 
 
-class _Reading:
-    """Receives a body that is neither too long nor too slow."""
+def _is_open(path: str) -> bool:
+    """Whether a path needs no key."""
+    return path in _OPEN or path.startswith("/app/")
 
-    def __init__(self, receive: Receive, settings: ServerSettings) -> None:
-        self._receive = receive
-        self._settings = settings
-        self._bytes = 0
-        self._whole = False
 
-    def check_declared(self, scope: Scope) -> None:
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._settings.max_body_bytes:
-            raise self._too_long()
-
-    async def __call__(self) -> Any:
-        if self._whole:
-            return await self._receive()
-        try:
-            message = await asyncio.wait_for(self._receive(), self._settings.body_timeout_seconds)
-        except TimeoutError:
-            late = ApiError(408, "The body did not come in time: send it faster.", code="body_timeout")
-            raise late.raised_below() from late
-        self._bytes += len(message.get("body", b""))
-        if self._bytes > self._settings.max_body_bytes:
-            raise self._too_long().raised_below()
-        self._whole = not message.get("more_body", False)
-        return message
-
-    def _too_long(self) -> ApiError:
-        limit = self._settings.max_body_bytes
-        return ApiError(413, f"The body is longer than {limit} bytes: send less.", code="body_too_long")
+def _route(scope: Scope) -> str:
+    """The path of the route that a request belongs to, also where it was refused before it came there."""
+    found = getattr(scope.get("route"), "path", None)
+    if found:
+        return str(found)
+    for route in scope["app"].routes if "app" in scope else ():
+        if route.matches(scope)[0] is not Match.NONE:
+            return str(getattr(route, "path", None) or "other")
+    return "other"
 
 
 def _digest(key: str) -> bytes:

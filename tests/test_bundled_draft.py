@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tiny import tiny_model, tiny_tokenizer
-from transformers import GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig
 
 from spec_rag.errors import MissingDependencyError, ModelNotFoundError
 from spec_rag.models import bundled_draft, checkpoints
@@ -77,6 +79,38 @@ def test_a_conversion_that_changes_the_tokenizer_is_refused_and_leaves_nothing(
     with pytest.raises(ModelNotFoundError, match=r"reads the tokenizer of .+ back wrongly"):
         bundled_draft.converted_bundle()
     assert [path for path in cache.iterdir() if path.is_dir()] == []
+
+
+def test_another_version_of_the_conversion_converts_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gguf")
+    first = bundled_draft.converted_bundle()
+    assert bundled_draft.converted_bundle() == first
+    monkeypatch.setattr(bundled_draft, "CONVERSION", bundled_draft.CONVERSION + 1)
+    second = bundled_draft.converted_bundle()
+    assert second != first
+    assert (second / "config.json").is_file()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_conversion_shows_how_far_it_is_on_a_terminal_and_nothing_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    pytest.importorskip("gguf")
+    from test_gguf_files import byte_level, written
+
+    file = written(tmp_path / "tiny.gguf", tiny_model(vocab_size=261), lambda writer: byte_level(writer, "smollm"))
+    monkeypatch.setattr(bundled_draft, "bundled_gguf", lambda: file)
+    monkeypatch.setenv("SPEC_RAG_CACHE", str(tmp_path / "cache"))
+    shown = io.StringIO()
+    shown.isatty = lambda: terminal  # type: ignore[method-assign]
+    capfd.readouterr()
+    monkeypatch.setattr(sys, "stderr", shown)
+    folder = bundled_draft.converted_bundle()
+    assert ("Converting tiny.gguf, once" in shown.getvalue()) == terminal
+    assert terminal or shown.getvalue() == ""
+    assert capfd.readouterr() == ("", "")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.tokenize("a  1911") == ["a", "ĠĠ", "1", "9", "1", "1"]
 
 
 @pytest.mark.parametrize("missing", ["gguf", "accelerate"])

@@ -260,7 +260,7 @@ def test_the_default_draft_is_converted_whole_or_not_at_all(cache: Path) -> None
 def _name() -> str:
     import transformers
 
-    return f"tiny-0-transformers-{transformers.__version__}"
+    return f"tiny-0-transformers-{transformers.__version__}-v{bundled_draft.CONVERSION}"
 
 
 def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(cache: Path) -> None:

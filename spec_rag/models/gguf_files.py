@@ -89,7 +89,7 @@ def correct_tokenizer(tokenizer: PreTrainedTokenizerBase, file: GgufFile) -> Non
 
 
 def correct_config(config: PretrainedConfig, file: GgufFile) -> None:
-    """Set how the file scales rotary frequencies, in place.
+    """Set which dimensions the file rotates and how it scales their frequencies, in place.
 
     Scaling that transformers cannot express limits the context to the original length, with a warning.
 
@@ -99,17 +99,17 @@ def correct_config(config: PretrainedConfig, file: GgufFile) -> None:
     text = config.get_text_config(decoder=True)
     if file.architecture == "gpt-oss":
         return  # the only one whose scaling transformers reads
-    scaling = _scaling(text, file)
-    if scaling is None:
+    changes = _partial(text, file) | (_scaling(text, file) or {})
+    if not changes:
         return
     parameters = dict(getattr(text, "rope_parameters", None) or {})
     if "full_attention" in parameters:  # one set for each kind of layers; sliding ones are never scaled
-        parameters["full_attention"] = {**parameters["full_attention"], **scaling}
+        parameters["full_attention"] = {**parameters["full_attention"], **changes}
     else:
-        parameters |= scaling
+        parameters |= changes
     text.rope_parameters = parameters
-    if scaling["rope_type"] == "longrope":
-        text.original_max_position_embeddings = scaling["original_max_position_embeddings"]
+    if changes.get("rope_type") == "longrope":
+        text.original_max_position_embeddings = changes["original_max_position_embeddings"]
 
 
 def correct_model(model: PreTrainedModel, file: GgufFile) -> None:
@@ -200,6 +200,15 @@ def _leave_out_space_prefix(backend: Any) -> None:
     if isinstance(backend.normalizer, normalizers.Prepend | normalizers.Sequence):
         backend.normalizer = normalizers.Replace(" ", "\u2581")
     backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+
+
+def _partial(config: PretrainedConfig, file: GgufFile) -> dict[str, Any]:
+    """The share of a head's dimensions that are rotated, where transformers takes it from elsewhere."""
+    rotated, size = file.rope("dimension_count"), getattr(config, "head_dim", None)
+    size = size or config.hidden_size // config.num_attention_heads
+    if file.architecture not in ("phi3", "stablelm", "nemotron") or not rotated or rotated > size:
+        return {}
+    return {"partial_rotary_factor": rotated / size}
 
 
 def _scaling(config: PretrainedConfig, file: GgufFile) -> dict[str, Any] | None:

@@ -157,6 +157,12 @@ def test_arguments_that_are_no_json_are_refused_by_the_tools_name() -> None:
         template_turns([{"role": "assistant", "content": "", "tool_calls": [call]}], speaks_of_tools=True)
 
 
+@pytest.mark.parametrize("call", [{}, {"id": "1"}, {"function": {"arguments": "{}"}}, {"function": "search"}, "search"])
+def test_a_call_without_a_name_is_refused(call: Any) -> None:
+    with pytest.raises(ConfigError, match="tool_calls="):
+        template_turns([{"role": "assistant", "content": "", "tool_calls": [call]}], speaks_of_tools=True)
+
+
 def test_a_template_without_a_system_role_is_told_by_the_user() -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}]
     tokenizer = with_template(WITHOUT_SYSTEM)

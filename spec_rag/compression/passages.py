@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from spec_rag.errors import ConfigError
 from spec_rag.text.documents import Document
 from spec_rag.text.messages import question_of
+from spec_rag.text.prompts import chat_text
 from spec_rag.text.tokens import encoded_text, template_ids, text_ids
 from spec_rag.text.units import PASSAGE_CHARS as PASSAGE_CHARS
 from spec_rag.text.units import Span, passage_spans
@@ -166,7 +167,7 @@ def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
         shell = f"<|im_start|>user\n{_DOCUMENTS}{_QUESTION}<|im_end|>\n<|im_start|>assistant\n"
     elif template:
         turn = [{"role": "user", "content": _DOCUMENTS + _QUESTION}]
-        shell = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        shell = chat_text(tokenizer, turn)
     else:
         shell = f"{tokenizer.bos_token or ''}{_DOCUMENTS}{_QUESTION}\n"
     before, _, rest = shell.partition(_DOCUMENTS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import weakref
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -21,11 +22,16 @@ _CLEAN_UP_CHARACTERS = 8  # clean_up_tokenization_spaces changes at most this ma
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 _REPLACEMENT = "\ufffd"
 
+_added: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, frozenset[int]]] = weakref.WeakKeyDictionary()
+
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Ids of the tokens that `skip_special_tokens` leaves out of a text."""
-    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return frozenset(added | set(tokenizer.all_special_ids))
+    known = _added.get(tokenizer)
+    if known is None or known[0] != len(tokenizer):  # some tokenizers have thousands, and list them slowly
+        special = frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+        known = _added[tokenizer] = (len(tokenizer), special)
+    return known[1] | frozenset(tokenizer.all_special_ids)
 
 
 def hidden_ids(tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = ()) -> frozenset[int]:

@@ -245,7 +245,8 @@ def template_turns(messages: Messages, *, speaks_of_tools: bool) -> list[dict[st
     if not messages:
         raise ConfigError("messages=[]: give at least one message.")
     calls = [call for message in messages for call in message.get("tool_calls") or ()]
-    called = {call.get("id"): call["function"]["name"] for call in calls}
+    names = [_called_function(call)["name"] for call in calls]
+    called = {call.get("id"): name for call, name in zip(calls, names, strict=True)}
     turns = [_turn(message, called, speaks_of_tools) for message in messages]
     return joined_turns([turn for turn in turns if turn is not None])
 
@@ -314,9 +315,17 @@ def _turn(message: Mapping[str, Any], called: Mapping[Any, str], speaks_of_tools
     return {"role": role, "content": content, "tool_calls": calls}
 
 
+def _called_function(call: Any) -> Mapping[str, Any]:
+    """The function of a tool call, with its name."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise ConfigError(f"tool_calls={call!r:.80}: give calls as {{'id': ..., 'function': {{'name': ..., ...}}}}.")
+    return function
+
+
 def _plain_call(call: Mapping[str, Any]) -> dict[str, Any]:
     """The call with its arguments as an object, which is what templates write down."""
-    function = call["function"]
+    function = _called_function(call)
     arguments = function.get("arguments", {})
     if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
         arguments = {}  # a call without arguments

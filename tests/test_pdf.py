@@ -150,6 +150,14 @@ def test_a_table_of_contents_is_dropped_and_a_price_list_is_not() -> None:
     document = read(contents, paragraph([*FULL, LAST], 700))
     assert document.text == " ".join([*FULL, LAST])
     assert document.metadata["page_starts"] == [0, 0]
+    plain = [
+        "1 | Snow | 2",
+        "2 | A title that is too long for a line of the contents",
+        "and goes on | 3",
+        "3 | Fuel | 5",
+    ]
+    contents = [Text("Contents", 72, 740, 14, "F2"), *[Text(line, 72, 700 - 14 * i) for i, line in enumerate(plain)]]
+    assert read([*contents, *paragraph([*FULL, LAST], 600)]).text == " ".join([*FULL, LAST])
     prices = [f"Soup {i} ............ {price}" for i, price in enumerate((700, 450, 900, 320, 800))]
     assert "Soup 4 ............ 800" in read([Text(line, 72, 700 - 14 * i) for i, line in enumerate(prices)]).text
 

@@ -114,7 +114,7 @@ def _add_page(text: _Text, page: Page, last: Line | None, check: Callable[[], No
 def _border_between_pages(last: Line | None, line: Line) -> str:
     if last is None or last.is_row or line.is_row or last.monospaced or line.monospaced:
         return "\n\n"
-    if last.hyphenated:
+    if last.hyphenated and line.text[0].islower():
         return ""
     goes_on = line.text[0].islower() and not _SENTENCE_END.search(last.text) and last.has_size_of(line)
     return "" if goes_on else "\n\n"
@@ -135,6 +135,8 @@ def _border(paragraph: Sequence[Line], line: Line, spacing: dict[float, float], 
     above = paragraph[-1]
     if above.turns != line.turns:
         return "\n\n"
+    if above.hyphenated and line.text[0].islower():
+        return ""
     gap = above.base - line.base
     if _is_mark(above) and above.size < line.size * 1.02 and abs(gap) < line.size:
         return ""  # the raised number of a footnote

@@ -103,21 +103,12 @@ def page_text(
         return None, ""
     page = _Page(max_depth, with_navigation)
     parser = HTMLParser(target=page, huge_tree=True)
-    markup = _without_declaration(markup.replace("\x00", "\ufffd"))
+    markup = markup.replace("\x00", "\ufffd")
     for start in range(0, len(markup), _PIECE):
         check()
         parser.feed(markup[start : start + _PIECE])
     parser.close()
     return page.title, page.text
-
-
-def _without_declaration(markup: str) -> str:
-    """The markup without an XML declaration: the parser would decode a decoded page again."""
-    start = markup[:200].lstrip("\ufeff \t\r\n")
-    if start.startswith("<?xml"):
-        end = markup.find("?>", 0, 500)
-        return markup[end + 2 :] if end >= 0 else markup
-    return markup
 
 
 @dataclass

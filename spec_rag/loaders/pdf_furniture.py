@@ -241,7 +241,8 @@ def _without_plain_contents(page: Page) -> Page:
     for heading, line in enumerate(page.lines):
         if not _CONTENTS.fullmatch(line.text):
             continue
-        numbers, last = [], heading
+        numbers: list[int] = []
+        last = heading
         for i, entry in enumerate(page.lines[heading + 1 :], heading + 1):
             number = int(entry.text.split()[-1]) if _ends_with_page(entry) else None
             if number is not None and number >= max(numbers, default=0):

@@ -156,6 +156,18 @@ def test_a_link_that_the_user_names_is_followed(served: Path) -> None:
     assert texts([served / "link.txt"]) == [SECRET]
 
 
+def test_the_command_line_reports_links_once(served: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    console = pytest.importorskip("spec_rag.cli.console")
+    for i in range(8):
+        (served / f"link{i}.txt").symlink_to(served.parent / "outside" / "secret.txt")
+    (document,) = console.FileReader.of(None, 1, 60, 1000).read([served, served])
+    assert document.text == "The vault is in the cellar."
+    told = capsys.readouterr().err
+    assert told.count("skipped:") == 1
+    assert "8 links lead out of the folder" in told
+    assert SECRET not in told
+
+
 def test_loops_broken_links_and_pipes_in_a_folder_are_skipped_without_being_opened(served: Path) -> None:
     (served / "a.txt").symlink_to("b.txt")
     (served / "b.txt").symlink_to("a.txt")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -238,6 +241,15 @@ HOSTILE: dict[str, tuple[str, Callable[[int], str]]] = {
     "open tags": ("a.html", lambda n: "y" + "x<a " * n),
     "ends of nothing": ("a.html", lambda n: "y" + "</b>" * n),
     "entities": ("a.html", lambda n: "x&am" * n),
+    "open navigation": ("a.html", lambda n: "y" + "<nav>x<header>" * (n // 100)),
+    "unread blocks": ("a.html", lambda n: "y" + "<nav>x</nav><header>z</header>" * n),
+    "fences": ("a.md", lambda n: "```\n# x\n" * n),
+    "underlines": ("a.rst", lambda n: "x" + "=" * n + "\n=\n" * n),
+    "ticks of a notebook": ("a.ipynb", lambda n: '{"cells": [{"cell_type": "code", "source": "%s"}]}' % ("```x" * n)),
+    "escapes of a notebook": (
+        "a.ipynb",
+        lambda n: '{"cells": [{"cell_type": "code", "outputs": [{"text": "x%s"}]}]}' % ("\\u001b[" * n),
+    ),
     "open declarations": ("a.html", lambda n: "y" + "<meta " * n),
 }
 
@@ -290,6 +302,33 @@ def test_a_file_that_takes_too_long_is_given_up(name: str, data: bytes) -> None:
 def test_limits_are_numbers_above_zero(limits: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(limits))):
         ReadLimits(**limits)  # type: ignore[arg-type]
+
+
+def test_a_missing_package_is_named_and_the_others_are_not_needed() -> None:
+    code = """
+import sys
+for package in ("pypdfium2", "docx", "lxml"):
+    sys.modules[package] = None
+from spec_rag.errors import MissingDependencyError
+from spec_rag.loaders.reading import read_bytes
+for name in ("a.pdf", "a.docx", "a.html", "a.epub"):
+    try:
+        read_bytes(name, b"x")
+    except MissingDependencyError as error:
+        print(error)
+notebook = b'{"cells": [{"cell_type": "markdown", "source": "One"}]}'
+print(read_bytes("a.ipynb", notebook).text, read_bytes("a.csv", b"1,2").text)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    *errors, read = done.stdout.splitlines()
+    assert [re.sub(r": pip.*", "", error) for error in errors] == [
+        "a.pdf: reading PDF needs pypdfium2",
+        "a.docx: reading .docx needs python-docx",
+        "a.html: reading HTML needs lxml",
+        "a.epub: reading .epub needs lxml",
+    ]
+    assert all('pip install "spec-rag[cli]"' in error for error in errors)
+    assert read == "One 1,2"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")

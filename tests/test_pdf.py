@@ -17,6 +17,8 @@ from pdf_files import Text, paragraph, pdf
 from spec_rag.errors import UnreadableFileError
 from spec_rag.loaders import pdf as pdf_reader
 from spec_rag.loaders.limits import ReadLimits, clock
+from spec_rag.loaders.pdf_layout import page_texts
+from spec_rag.loaders.pdf_lines import Line, Page
 from spec_rag.loaders.reading import read_bytes
 from spec_rag.text.documents import Document
 
@@ -150,6 +152,14 @@ def test_a_table_of_contents_is_dropped_and_a_price_list_is_not() -> None:
     document = read(contents, paragraph([*FULL, LAST], 700))
     assert document.text == " ".join([*FULL, LAST])
     assert document.metadata["page_starts"] == [0, 0]
+    plain = [
+        "1 | Snow | 2",
+        "2 | A title that is too long for a line of the contents",
+        "and goes on | 3",
+        "3 | Fuel | 5",
+    ]
+    contents = [Text("Contents", 72, 740, 14, "F2"), *[Text(line, 72, 700 - 14 * i) for i, line in enumerate(plain)]]
+    assert read([*contents, *paragraph([*FULL, LAST], 600)]).text == " ".join([*FULL, LAST])
     prices = [f"Soup {i} ............ {price}" for i, price in enumerate((700, 450, 900, 320, 800))]
     assert "Soup 4 ............ 800" in read([Text(line, 72, 700 - 14 * i) for i, line in enumerate(prices)]).text
 
@@ -225,6 +235,22 @@ def test_time_is_that_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "thread_time", lambda: now + 1.5)
     with pytest.raises(UnreadableFileError, match="seconds to read"):
         check()
+
+
+@pytest.mark.parametrize("piece", ["x", "www.", "-", ". ", "…", "x-", "1 ", "((", "´a", "x\t", " \t", "9. 1", "."])
+def test_putting_lines_together_takes_time_linear_in_their_length(piece: str) -> None:
+    def seconds(length: int) -> float:
+        lines = [Line(piece * length, 72, 500, 700 - 12 * i, 10, hyphenated=i == 1) for i in range(4)]
+
+        def once() -> float:
+            start = time.process_time()
+            page_texts([Page(612, 792, lines)] * 4, lambda: None)
+            return time.process_time() - start
+
+        return min(once() for _ in range(3))
+
+    short = max(seconds(1000), 0.002)
+    assert seconds(8000) < 32 * short
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="limits of processes are those of POSIX")

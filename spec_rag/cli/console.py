@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 Files = Annotated[
     list[Path],
-    typer.Argument(help="Files (.txt, .md, .html, .pdf, .docx) and folders of them; - reads standard input."),
+    typer.Argument(
+        help="Files (text, Markdown, HTML, PDF, .docx, EPUB, notebooks, data, code) and folders; - reads standard input."
+    ),
 ]
 Language = Annotated[
     str, typer.Option(help="Of the documents, for splitting sentences: a code such as de, or auto to detect it.")
@@ -40,7 +42,7 @@ Draft = Annotated[str | None, typer.Option(help="Draft model: hub id, folder or 
 Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu (default: the best there is).")]
 Encoding = Annotated[str | None, typer.Option(help="Encoding of the text files (default: utf-8).")]
 MaxFileMB = Annotated[float, typer.Option("--max-file-mb", help="Refuse files of more megabytes (MiB).")]
-MaxFileSeconds = Annotated[float, typer.Option(help="Refuse files of HTML or PDF that take longer to read.")]
+MaxFileSeconds = Annotated[float, typer.Option(help="Refuse files that take more seconds of processor time to read.")]
 MaxHtmlDepth = Annotated[int, typer.Option(help="Refuse HTML with more tags open at once.")]
 Index = Annotated[Path | None, typer.Option(help="Folder where read documents are kept for the next question.")]
 Likelihood = Annotated[

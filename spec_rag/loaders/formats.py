@@ -32,6 +32,8 @@ _MODULES: dict[str, tuple[str, str, str]] = {
     **dict.fromkeys((".html", ".htm", ".xhtml"), ("html", "HTML", "lxml")),
     ".pdf": ("pdf", "PDF", "pypdfium2"),
     ".docx": ("word", ".docx", "python-docx"),
+    ".epub": ("epub", ".epub", "lxml"),
+    ".ipynb": ("notebook", ".ipynb", "nothing"),
 }
 # formats that no reader understands, and what to save such a file as
 _REFUSED = {
@@ -47,7 +49,7 @@ _REFUSED = {
 SUFFIXES = (*_MARKDOWN, *_RESTRUCTURED_TEXT, *_MODULES, *_TEXT)
 """Files with other suffixes are left out when a folder is read, and read as text when they are named."""
 
-KINDS = "text, Markdown, reStructuredText, HTML, PDF, Word (.docx), CSV, JSON, YAML and source code"
+KINDS = "text, Markdown, reStructuredText, HTML, PDF, Word (.docx), EPUB, notebooks, CSV, JSON, YAML and source code"
 
 
 def reader_of(path: Path) -> Reader:

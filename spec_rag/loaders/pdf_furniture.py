@@ -22,6 +22,7 @@ _HEAD_GAP = 1.6  # in font sizes, from a running head to the text; lines of text
 _LARGEST_HEAD = 1.25  # in font sizes of the text; what is larger is a title
 _HEIGHT = 4.0  # points; lines at heights that differ by less are at the same height
 _LEAST_ENTRIES = 3  # lines with leaders on a page that has a table of contents
+_LEAST_PLAIN_ENTRIES = 2  # lines without leaders below a heading
 _GAP_LINES = 3  # lines between two entries that belong to the table of contents
 _LONGEST_ENTRY = 300
 _LONGEST_NUMBER_LINE = 40
@@ -49,7 +50,7 @@ def without_furniture(pages: Sequence[Page]) -> list[Page]:
         replace(page, lines=[line for i, line in enumerate(page.lines) if i not in dropped[number]])
         for number, page in enumerate(pages)
     ]
-    return [_without_contents(page, len(pages)) for page in left]
+    return [_without_plain_contents(_without_contents(page, len(pages))) for page in left]
 
 
 def _running_lines(pages: Sequence[Page]) -> dict[int, set[int]]:
@@ -235,6 +236,25 @@ def _without_contents(page: Page, pages: int) -> Page:
     return replace(page, lines=[line for i, line in enumerate(page.lines) if i not in dropped])
 
 
+def _without_plain_contents(page: Page) -> Page:
+    """The page without a table of contents that has no leaders, but a heading and lines that end with page numbers."""
+    for heading, line in enumerate(page.lines):
+        if not _CONTENTS.fullmatch(line.text):
+            continue
+        numbers: list[int] = []
+        last = heading
+        for i, entry in enumerate(page.lines[heading + 1 :], heading + 1):
+            number = int(entry.text.split()[-1]) if _ends_with_page(entry) else None
+            if number is not None and number >= max(numbers, default=0):
+                numbers.append(number)
+                last = i
+            elif number is not None or i - last > 1:  # an entry may take two lines
+                break
+        if len(numbers) >= _LEAST_PLAIN_ENTRIES:
+            return replace(page, lines=[*page.lines[:heading], *page.lines[last + 1 :]])
+    return page
+
+
 def _entries(lines: Sequence[Line]) -> list[tuple[int, int]]:
     """Indices and page numbers of the entries of a table of contents."""
     clear = sum(_entry_number(line.text, _LEADERS) is not None for line in lines)
@@ -250,4 +270,11 @@ def _entry_number(text: str, leaders: re.Pattern[str]) -> int | None:
 
 def _ends_with_page(line: Line) -> bool:
     words = line.text.split()
-    return 1 < len(words) < 15 and words[-1].isdigit() and (line.is_row or words[0].rstrip(".").isdigit())
+    number = words[-1] if words else ""
+    return (
+        1 < len(words) < 15
+        and number.isascii()
+        and number.isdigit()
+        and len(number) <= 5
+        and (line.is_row or words[0].rstrip(".").isdigit())
+    )

@@ -39,11 +39,12 @@ _LABEL = re.compile(rf"{_ITEM.pattern}|\d{{1,3}}(?:\.\d{{1,3}})+\.?|[A-Z]\.\d{{1
 _SENTENCE_END = re.compile(r"[.!?:;…。！？]['\"”’»)\]]*\s*$")
 _WORD_BEFORE = re.compile(r"([^\W\d_]+)$")
 _WORD_AFTER = re.compile(r"([^\W\d_]+)")
-_COMPOUND = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)+")
+_COMPOUND = re.compile(r"(?<![^\W\d_])[^\W\d_]+(?:-[^\W\d_]+)+")
 _WORD = re.compile(r"[^\W\d_]+")
 _ADDRESS = re.compile(r"(?:https?://|www\.)\S*[/\-_.?&=#%]$")
 _NO_SPACES = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\u3000-\u303f]")
 _LABEL_CHARACTERS = 3
+_LONGEST_WORD = 300  # characters before a line end that are looked at
 
 
 def page_texts(pages: Sequence[Page], check: Callable[[], None]) -> tuple[str, list[int]]:
@@ -65,7 +66,7 @@ def page_texts(pages: Sequence[Page], check: Callable[[], None]) -> tuple[str, l
     for page in cleaned:
         check()
         text.begin_page()
-        last = _add_page(text, page, last)
+        last = _add_page(text, page, last, check)
     return text.text, text.page_starts
 
 
@@ -95,11 +96,12 @@ def _with_accents(text: str) -> str:
     return _ACCENTED.sub(composed, text)
 
 
-def _add_page(text: _Text, page: Page, last: Line | None) -> Line | None:
+def _add_page(text: _Text, page: Page, last: Line | None, check: Callable[[], None]) -> Line | None:
     """Add the lines of a page. `last` is the last line before it; returns the last line of the page."""
     spacing = _spacing(page)
     paragraph: list[Line] = []
     for line in page.lines:
+        check()
         if not paragraph:
             border = _border_between_pages(last, line)
         else:
@@ -112,7 +114,7 @@ def _add_page(text: _Text, page: Page, last: Line | None) -> Line | None:
 def _border_between_pages(last: Line | None, line: Line) -> str:
     if last is None or last.is_row or line.is_row or last.monospaced or line.monospaced:
         return "\n\n"
-    if last.hyphenated:
+    if last.hyphenated and line.text[0].islower():
         return ""
     goes_on = line.text[0].islower() and not _SENTENCE_END.search(last.text) and last.has_size_of(line)
     return "" if goes_on else "\n\n"
@@ -133,6 +135,8 @@ def _border(paragraph: Sequence[Line], line: Line, spacing: dict[float, float], 
     above = paragraph[-1]
     if above.turns != line.turns:
         return "\n\n"
+    if above.hyphenated and line.text[0].islower():
+        return ""
     gap = above.base - line.base
     if _is_mark(above) and above.size < line.size * 1.02 and abs(gap) < line.size:
         return ""  # the raised number of a footnote
@@ -275,10 +279,10 @@ class _Text:
 
     def _between(self, above: Line, line: Line) -> str:
         if above.hyphenated:
-            left, right = _WORD_BEFORE.search(above.text), _WORD_AFTER.match(line.text)
+            left, right = _WORD_BEFORE.search(above.text[-_LONGEST_WORD:]), _WORD_AFTER.match(line.text)
             joins = left and right and self._words.joins(left.group(1), right.group(1))
             return "" if joins else "-"
-        if _ADDRESS.search(above.text.rsplit(" ", 1)[-1]):
+        if _ADDRESS.search(above.text[-_LONGEST_WORD:].rsplit(" ", 1)[-1]):
             return ""
         if above.text.endswith("-") and line.text[0].isalnum():
             return ""

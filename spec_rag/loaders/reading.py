@@ -88,11 +88,12 @@ def read_files(
         UnreadableFileError: a file has no readable text, is outside `within`, or a folder has no readable file.
     """
     documents: dict[Path, Document] = {}
+    report = _raise if skipped is None else _once(skipped)
     roots = None if within is None else [Path(folder) for folder in within]
     for given in paths:
         named = find_named_file(given) if roots is None else find_inside(roots, given)
         is_folder = named.real_path.is_dir()
-        for found in _files_in(named, skipped or _raise) if is_folder else [named]:
+        for found in _files_in(named, report) if is_folder else [named]:
             if found.real_path in documents:
                 continue
             try:
@@ -100,10 +101,22 @@ def read_files(
             except UnreadableFileError as error:
                 if skipped is None or not is_folder:
                     raise
-                skipped(error)
+                report(error)
     if not documents:
         raise UnreadableFileError("None of the given files could be read.")
     return list(documents.values())
+
+
+def _once(skipped: Skipped) -> Skipped:
+    """A function that passes each message on once: folders may be given twice, or inside of each other."""
+    said: set[str] = set()
+
+    def report(error: UnreadableFileError) -> None:
+        if str(error) not in said:
+            said.add(str(error))
+            skipped(error)
+
+    return report
 
 
 def _raise(error: UnreadableFileError) -> None:

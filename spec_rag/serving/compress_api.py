@@ -134,7 +134,7 @@ def _as_returned(document: str | RerankText) -> dict[str, Any]:
 
 @router.post("/read", responses={**_ERRORS, 200: {"content": {"text/event-stream": {}}}})
 async def read(file: UploadFile, request: Request, stream: Annotated[bool, Form()] = False) -> Any:
-    """Read the text out of a file: .txt, .md, .html, .pdf or .docx.
+    """Read the text out of a file: text, Markdown, HTML, PDF, .docx, EPUB, notebooks, data or source code.
 
     With `stream`, events: the progress, then the document, or the error that the file cannot be read.
     """

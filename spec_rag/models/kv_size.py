@@ -19,16 +19,23 @@ def kv_bytes(model: PreTrainedModel, tokens: int) -> int:
         0 where the config does not say how large they are.
     """
     config = model.config.get_text_config(decoder=True)
-    query_heads = getattr(config, "num_attention_heads", None)
-    heads = getattr(config, "num_key_value_heads", None) or query_heads
-    layers = getattr(config, "num_hidden_layers", None)
-    if not (heads and query_heads and layers):
+    width, layers = _pair_width(config), getattr(config, "num_hidden_layers", None)
+    if not (width and layers):
         return 0
-    head = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // query_heads
-    key = getattr(config, "qk_head_dim", None) or head
-    value = getattr(config, "v_head_dim", None) or head
     pairs = sum(_held_tokens(config, kind, tokens) for kind in _layer_types(config, layers))
-    return int(pairs * heads * (key + value) * model.dtype.itemsize)
+    return int(pairs * width * model.dtype.itemsize)
+
+
+def _pair_width(config: Any) -> int:
+    """Numbers in a token's key and value of all heads of a layer; 0 where the config does not say."""
+    if getattr(config, "kv_lora_rank", None):  # one latent vector and the rotated part of the key serve all heads
+        return int(config.kv_lora_rank + config.qk_rope_head_dim)
+    query_heads = getattr(config, "num_attention_heads", None)
+    if not query_heads:
+        return 0
+    heads = getattr(config, "num_key_value_heads", None) or query_heads
+    head = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // query_heads
+    return int(2 * heads * head)
 
 
 def _layer_types(config: Any, layers: int) -> list[str]:

@@ -77,8 +77,9 @@ class Answer:
         completion_tokens: generated tokens.
         finish_reason: "stop" (end token or stop string), "length", "cancelled", or "repetition" where `spec-rag ask`
             ended an answer that repeated itself.
-        kv_bytes_dense: bytes of keys and values that the target's prompt would hold unpruned; 0 if not pruned.
-        kv_bytes_kept: bytes of keys and values that it did hold after the prefill; 0 if not pruned.
+        kv_bytes_dense: bytes of keys and values that the target's prompt holds unpruned; 0 where they are not known,
+            as of a model behind a server.
+        kv_bytes_kept: bytes of keys and values that it did hold after the prefill; the same where nothing was pruned.
         selected_positions: prompt positions that the target read, or None if it read all.
         layer_positions: per layer int64 [KV heads, kept] positions in the target's prompt, -1 where a head keeps
             fewer than another; empty if nothing was pruned.

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import tiny_model
+from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoConfig
 from typer.testing import CliRunner
 
@@ -17,11 +17,12 @@ from spec_rag.cli.app import app
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
 from spec_rag.evaluation.planning import costs, processor
-from spec_rag.evaluation.planning.costs import Pair, break_even, causal_pairs, prefill_flops
+from spec_rag.evaluation.planning.costs import OWN_LOOKAHEAD_TOKENS, Pair, break_even, causal_pairs, prefill_flops
 from spec_rag.evaluation.planning.devices import Device
-from spec_rag.evaluation.planning.plan import as_markdown, device_of, plan
+from spec_rag.evaluation.planning.plan import Plan, as_markdown, device_of, plan
 from spec_rag.evaluation.planning.processor import PassTimes
 from spec_rag.evaluation.planning.shapes import KNOWN_SHAPES, ModelShape, model_shape, shape_of_config
+from spec_rag.generation import decoding
 
 # 2 layers; attention 4 * 2 * (2 * 2 + 2 * 1) = 48, feed-forward 3 * 4 * 8 = 96: 288 weights; output 10 * 4 = 40
 SMALL = ModelShape("small", 2, 4, 8, 2, 1, 2, 10, tied=True)
@@ -165,6 +166,76 @@ def test_both_together_read_the_draft_once_and_the_compressed_prompt_alone() -> 
     assert both.kv_bytes == 96 * 40
 
 
+def test_compress_by_hand() -> None:
+    cost = costs.compress(Pair(SMALL, LARGE, COMPUTING), 1200, 20, 40)
+    # two passages of 500 tokens and one of 200; 32 tokens of a question over all, and behind each of the three
+    read = 2 * 288 * 1200 + 32 * (2 * 500 * 501 / 2 + 200 * 201 / 2)
+    asked = 2 * 288 * 32 * 4 + 2 * 40 * 32 * 3 + 32 * 2 * 32 * 1200
+    prefill = 2 * 1920 * 40 + 2 * 80 + 96 * 820
+    assert cost.draft_seconds == pytest.approx((read + asked) / 100)
+    assert cost.prefill_flops == read + asked + prefill
+    assert cost.first_token_seconds == pytest.approx((read + asked + prefill) / 100)
+    assert cost.token_seconds == pytest.approx((2 * 2000 + 96 * 50) / 100)
+    assert cost.kv_bytes == 96 * 40
+    indexed = costs.compress(Pair(SMALL, LARGE, COMPUTING), 1200, 20, 40, indexed=True)
+    assert indexed.draft_seconds == pytest.approx(asked / 100)
+
+
+def test_a_target_that_looks_ahead_itself_reads_twice_and_needs_no_draft() -> None:
+    config = SpecKVConfig(max_capacity_prompt=40, window_size=8)
+    pair = Pair(SMALL, LARGE, COMPUTING)
+    cost = costs.speckv(pair, 100, 20, config, own_lookahead=True)
+    first = 2 * 1920 * 100 + 2 * 80 + 96 * 5050 + 48 * 8 * 100
+    written = OWN_LOOKAHEAD_TOKENS * (2 * 2000 + 96 * (40 + OWN_LOOKAHEAD_TOKENS / 2))
+    assert cost.draft_seconds == pytest.approx((first + written) / 100)
+    assert cost.peak_bytes < costs.speckv(pair, 100, 20, config).peak_bytes
+    assert decoding._OWN_LOOKAHEAD_TOKENS == OWN_LOOKAHEAD_TOKENS
+
+
+def check_plan(draft: str, target: str) -> Plan:
+    return plan(Pair(model_shape(draft), model_shape(target), device_of("h100")), 32768, 2048, prompt_budget=8192)
+
+
+@pytest.mark.parametrize(
+    ("draft", "target", "same"),
+    [
+        ("Llama-3.2-1B", "Llama-3.1-8B", True),
+        ("Llama-3.2-1B", "meta-llama/Llama-3.3-70B-Instruct", True),
+        ("Qwen2.5-0.5B", "Qwen2.5-7B", True),
+        ("SmolLM2-135M", "SmolLM2-1.7B", True),
+        ("SmolLM2-135M", "Llama-3.1-8B", False),
+        ("Qwen2.5-0.5B", "Llama-3.1-8B", False),
+        ("Llama-3.2-1B", "meta-llama/Meta-Llama-3-8B", False),
+    ],
+)
+def test_a_pair_of_different_tokenizers_is_promised_nothing_that_is_refused(
+    draft: str, target: str, same: bool
+) -> None:
+    found = check_plan(draft, target)
+    assert found.same_tokenizer is same
+    assert ("SpecPC" in found.methods, "SpecKV-PC" in found.methods) == (same, same)
+    assert list(found.refused) == ([] if same else ["SpecPC", "SpecKV-PC"])
+    assert {"dense", "compress", "compress, indexed", "SpecKV"} <= found.methods.keys()
+    table = as_markdown(found)
+    assert table.count("| refused |") == (0 if same else 2)
+    assert ("different tokenizers" in table) is not same
+    assert found.to_dict()["refused"] == found.refused
+
+
+def test_tokenizers_of_folders_are_compared(tmp_path: Path) -> None:
+    for name, size in (("one", 320), ("same", 320), ("bare", 320), ("other", 900)):
+        tiny_model(vocab_size=size).config.save_pretrained(tmp_path / name)
+    tokenizer = tiny_tokenizer()
+    for name in ("one", "same"):
+        tokenizer.save_pretrained(tmp_path / name)
+    tokenizer.add_tokens(["glimmer"])
+    tokenizer.save_pretrained(tmp_path / "other")
+    for other, same in (("same", True), ("other", False), ("bare", None)):
+        assert check_plan(str(tmp_path / "one"), str(tmp_path / other)).same_tokenizer is same, other
+    assert "not known" in as_markdown(check_plan(str(tmp_path / "one"), str(tmp_path / "bare")))
+    assert check_plan(str(tmp_path / "bare"), "SmolLM2-135M").same_tokenizer is False
+
+
 def test_a_prompt_within_the_budget_costs_what_dense_costs() -> None:
     pair = Pair(SMALL, LARGE, COMPUTING)
     found = plan(pair, 100, 100, 5)
@@ -199,7 +270,7 @@ def test_what_does_not_fit_the_device_is_said() -> None:
     seventy = model_shape("Llama-3.1-70B")
     found = plan(Pair(model_shape("Llama-3.1-8B"), seventy, device_of("h100")), 32768, 2048)
     assert not any(method.fits for method in found.methods.values())
-    assert as_markdown(found).count("(does not fit)") == 3
+    assert as_markdown(found).count("(does not fit)") == len(found.methods) == 5
 
 
 def test_the_processor_is_measured() -> None:
@@ -250,6 +321,8 @@ def test_the_command_prints_a_table_or_json_and_names_what_is_wrong() -> None:
     assert "Qwen2.5-0.5B for Qwen2.5-14B on 2 x h100, 16 bits" in shown.stdout
     assert [line.split(" | ")[0] for line in shown.stdout.splitlines()[4:]] == [
         "| dense",
+        "| compress",
+        "| compress, indexed",
         "| SpecPC",
         "| SpecKV",
         "| SpecKV-PC",

@@ -46,6 +46,7 @@ class Commands(TyperGroup):
             raise _in_one_line(error) from error
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; a usage error is one line."""
         try:
             return super().parse_args(ctx, args)
         except UsageError as error:

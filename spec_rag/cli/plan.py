@@ -18,7 +18,7 @@ def plan(
     draft: Annotated[str, typer.Option(help="Known model, such as Llama-3.2-1B, or a folder with its config.json.")],
     target: Annotated[str, typer.Option(help="The same, of the model that answers.")],
     context: Annotated[int, typer.Option(help="Tokens of the prompt.", min=1)],
-    budget: Annotated[int, typer.Option(help="Prompt tokens, or KV pairs per head, that are kept.", min=1)],
+    budget: Annotated[int, typer.Option(help="Document or prompt tokens, or KV pairs per head, that are kept.", min=1)],
     new_tokens: Annotated[int, typer.Option(help="Tokens of the answer.", min=1)] = 256,
     prompt_budget: Annotated[
         int | None, typer.Option(help="Prompt tokens that SpecKV-PC leaves to SpecKV; shows that method too.", min=1)
@@ -36,7 +36,10 @@ def plan(
     pass_ms: Annotated[float, typer.Option(help="Milliseconds that each pass takes beside.", min=0)] = 0.0,
     as_json: console.AsJson = False,
 ) -> None:
-    """Predict seconds and bytes of dense, SpecPC and SpecKV from configs alone, and from where on each pays."""
+    """Predict seconds and bytes of dense, compress, SpecPC and SpecKV from configs alone, and from where on each pays.
+
+    SpecPC needs a draft with the target's tokenizer; for other pairs its row says that it is refused.
+    """
     from spec_rag.evaluation.planning.costs import Pair
     from spec_rag.evaluation.planning.plan import as_markdown, device_of
     from spec_rag.evaluation.planning.plan import plan as planned

@@ -39,6 +39,7 @@ from spec_rag.generation.second_choice import choose_again, chooses_again
 from spec_rag.generation.speculation import Guesses, VerifiedDecoding, can_verify
 from spec_rag.generation.stopping import CancelCriterion, Cancelled, StopStrings, is_cancelled
 from spec_rag.generation.token_logits import AnswerPenalties, LogprobRecorder
+from spec_rag.models.kv_size import kv_bytes
 from spec_rag.models.pair import ModelPair
 from spec_rag.results import Answer, FinishReason, Timings
 from spec_rag.text.answer_text import AnswerText, answer_text
@@ -321,6 +322,7 @@ def _answer(
     elif cancelled:
         reason = "cancelled"
     selected = batch.selected[index]
+    unpruned = 0 if kept.layers else kv_bytes(pair.require_target(), len(batch.rows[index]))
     return Answer(
         text=text,
         output_ids=ids,
@@ -328,8 +330,8 @@ def _answer(
         target_prompt_tokens=len(batch.rows[index]),
         completion_tokens=len(ids),
         finish_reason=reason,
-        kv_bytes_dense=kept.dense_bytes,
-        kv_bytes_kept=kept.kept_bytes,
+        kv_bytes_dense=kept.dense_bytes or unpruned,
+        kv_bytes_kept=kept.kept_bytes or unpruned,
         selected_positions=None if selected is None else selected.tolist(),
         layer_positions=kept.layers,
         lookahead_ids=batch.lookahead[index].tolist(),

@@ -6,11 +6,18 @@ This module knows shapes and devices; it runs no model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.evaluation.planning.devices import Device
 from spec_rag.evaluation.planning.shapes import ModelShape
+
+PASSAGE_TOKENS = 500
+"""Of a passage of 2,000 characters, which the draft reads in one piece."""
+
+QUESTION_TOKENS = 32
+OWN_LOOKAHEAD_TOKENS = 8
+"""That a target writes where it looks ahead for itself, as in spec_rag.generation."""
 
 
 @dataclass(frozen=True)
@@ -113,14 +120,60 @@ def specpc(pair: Pair, context: int, new_tokens: int, config: SpecPCConfig) -> C
     return _cost(pair, flops, seconds, config.max_capacity_prompt, new_tokens, config.max_capacity_prompt, context)
 
 
-def speckv(pair: Pair, context: int, new_tokens: int, config: SpecKVConfig) -> Cost:
-    """The target reads the whole prompt and the draft's look-ahead, and keeps the pairs that matter (section 4.1)."""
-    assert config.max_capacity_prompt is not None
-    if context <= config.max_capacity_prompt:
+def compress(pair: Pair, context: int, new_tokens: int, budget: int, *, indexed: bool = False) -> Cost:
+    """The draft reads the documents passage by passage, and the target what is kept of them; any two models will do.
+
+    Args:
+        pair: the models.
+        context: tokens of the documents.
+        new_tokens: of the answer.
+        budget: tokens of the documents that are kept.
+        indexed: the passages were read before, and only the question is read.
+    """
+    if context <= budget:
         return dense(pair, context, new_tokens)
+    draft = pair.draft
+    whole, rest = divmod(context, PASSAGE_TOKENS)
+    flops = seconds = 0.0
+    if not indexed:
+        pairs = whole * causal_pairs(PASSAGE_TOKENS) + causal_pairs(rest)
+        flops = 2 * draft.layer_weights * context + draft.attention_flops(pairs)
+        seconds = pair.read(flops, draft, context)
+    # the question is read once over all passages, and once behind each for its likelihood
+    passages = whole + bool(rest)
+    asked = QUESTION_TOKENS * (1 + passages)
+    asking = 2 * draft.layer_weights * asked + 2 * draft.output_weights * QUESTION_TOKENS * passages
+    asking += draft.attention_flops(2 * QUESTION_TOKENS * context)
+    seconds += pair.read(asking, draft, context, asked)
+    return _cost(pair, flops + asking, seconds, budget, new_tokens, budget, context)
+
+
+def speckv(pair: Pair, context: int, new_tokens: int, config: SpecKVConfig, *, own_lookahead: bool = False) -> Cost:
+    """The target reads the whole prompt and a look-ahead, and keeps the pairs that matter (section 4.1).
+
+    Args:
+        pair: the models.
+        context: prompt tokens.
+        new_tokens: of the answer.
+        config: what is kept.
+        own_lookahead: the target writes the look-ahead itself, from a first prefill that its window alone prunes; so
+            it is where the draft has another tokenizer.
+    """
+    kept = config.max_capacity_prompt
+    assert kept is not None
+    if context <= kept:
+        return dense(pair, context, new_tokens)
+    if own_lookahead:
+        config = replace(config, lookahead_tokens=config.lookahead_tokens or OWN_LOOKAHEAD_TOKENS)
+        written = _lookahead(config, new_tokens)
+        seen = config.prefill_window_size + config.prefill_vertical_size
+        flops = prefill_flops(pair.target, context, seen=seen, observers=config.window)
+        steps = written * pair.token_seconds(pair.target, kept + written / 2)
+        seconds = pair.read(flops, pair.target, context) + steps
+        return _cost(pair, flops, seconds, context, new_tokens, kept, 0, config)
     lookahead = _lookahead(config, new_tokens)
     flops, seconds = _draft(pair, context, lookahead, 0)
-    return _cost(pair, flops, seconds, context, new_tokens, config.max_capacity_prompt, context, config)
+    return _cost(pair, flops, seconds, context, new_tokens, kept, context, config)
 
 
 def speckv_pc(pair: Pair, context: int, new_tokens: int, prompt: SpecPCConfig, config: SpecKVConfig) -> Cost:

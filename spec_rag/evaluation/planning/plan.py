@@ -6,18 +6,21 @@ This module does not know the formulas or the command line.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 from spec_rag.checks import check_integer
 from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError
-from spec_rag.evaluation.planning.costs import Cost, Pair, break_even, dense, speckv, speckv_pc, specpc
+from spec_rag.evaluation.planning.costs import Cost, Pair, break_even, compress, dense, speckv, speckv_pc, specpc
 from spec_rag.evaluation.planning.devices import DEVICES, Device
+from spec_rag.evaluation.planning.shapes import shares_tokens
 
 LONGEST = 2**21
 """Prompt and answer tokens up to which a break-even is looked for."""
+
+_SAME_TOKENS = ("SpecPC", "SpecKV-PC")
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,20 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """The methods by name, "dense" first, and what they were planned for."""
+    """The methods by name, "dense" first, and what they were planned for.
+
+    Attributes:
+        refused: methods that the package refuses for this pair, with the reason.
+        same_tokenizer: whether draft and target have the same; None where it is not known, and taken for granted.
+    """
 
     pair: Pair
     context: int
     budget: int
     new_tokens: int
     methods: dict[str, Planned]
+    refused: dict[str, str] = field(default_factory=dict)
+    same_tokenizer: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON takes them."""
@@ -79,12 +89,14 @@ def plan(
     prompt_budget: int | None = None,
     lookahead_tokens: int | None = None,
 ) -> Plan:
-    """Plan dense, SpecPC and SpecKV, and SpecKV-PC where the prompt has a budget of its own.
+    """Plan dense, compress, SpecPC and SpecKV, and SpecKV-PC where the prompt has a budget of its own.
+
+    SpecPC and SpecKV-PC are refused where the two have different tokenizers; SpecKV's target then looks ahead itself.
 
     Args:
         pair: shapes and device.
         context: prompt tokens.
-        budget: prompt tokens (SpecPC) or KV pairs per head (SpecKV) that are kept.
+        budget: document tokens (compress), prompt tokens (SpecPC) or KV pairs per head (SpecKV) that are kept.
         new_tokens: of the answer.
         prompt_budget: prompt tokens that SpecKV-PC leaves to SpecKV, above `budget`; None leaves it out.
         lookahead_tokens: that SpecKV's draft writes; None means as many as the answer has.
@@ -98,13 +110,22 @@ def plan(
     if prompt_budget is not None and prompt_budget <= budget:
         raise ConfigError(f"prompt_budget={prompt_budget}: must be above budget={budget}, which SpecKV keeps of it.")
     kv = SpecKVConfig(max_capacity_prompt=budget, lookahead_tokens=lookahead_tokens)
+    same = shares_tokens(pair.draft, pair.target)
+    own = same is False
+    specpc_config = SpecPCConfig(max_capacity_prompt=budget)
     methods: dict[str, Callable[[int, int], Cost]] = {
-        "SpecPC": lambda n, t: specpc(pair, n, t, SpecPCConfig(max_capacity_prompt=budget)),
-        "SpecKV": lambda n, t: speckv(pair, n, t, kv),
+        "compress": lambda n, t: compress(pair, n, t, budget),
+        "compress, indexed": lambda n, t: compress(pair, n, t, budget, indexed=True),
+        "SpecPC": lambda n, t: specpc(pair, n, t, specpc_config),
+        "SpecKV": lambda n, t: speckv(pair, n, t, kv, own_lookahead=own),
     }
     if prompt_budget is not None:
         prompt = SpecPCConfig(max_capacity_prompt=prompt_budget)
         methods["SpecKV-PC"] = lambda n, t: speckv_pc(pair, n, t, prompt, kv)
+    refused = {}
+    if own:
+        why = f"{pair.draft.name} and {pair.target.name} have different tokenizers"
+        refused = {name: why for name in _SAME_TOKENS if methods.pop(name, None) is not None}
     found = {"dense": _planned(pair, dense(pair, context, new_tokens))}
     for name, method in methods.items():
 
@@ -114,7 +135,7 @@ def plan(
         by_context = break_even(lambda n, gain=gain: gain(n, new_tokens), budget + 1, LONGEST)  # type: ignore[misc]
         by_tokens = break_even(partial(gain, context), 1, LONGEST) if context > budget else None
         found[name] = _planned(pair, method(context, new_tokens), by_context, by_tokens)
-    return Plan(pair, context, budget, new_tokens, found)
+    return Plan(pair, context, budget, new_tokens, found, refused, same)
 
 
 def _planned(pair: Pair, cost: Cost, context: int | None = None, new_tokens: int | None = None) -> Planned:
@@ -147,4 +168,19 @@ def as_markdown(found: Plan) -> str:
             *pays,
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    lines += [f"| {name} | refused |" + " |" * 8 for name in found.refused]
+    lines += _notes(found)
     return "\n".join(lines)
+
+
+def _notes(found: Plan) -> list[str]:
+    """What has to be known of the rows, below a blank line."""
+    if found.refused:
+        names, (why, *_) = " and ".join(found.refused), found.refused.values()
+        return ["", f"{names}: refused, as {why}. SpecKV's target looks ahead itself. compress takes any two models."]
+    if found.same_tokenizer is None:
+        return [
+            "",
+            "Whether the two have the same tokenizer is not known: SpecPC and SpecKV are planned as if they had.",
+        ]
+    return []

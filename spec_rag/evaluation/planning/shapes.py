@@ -5,9 +5,10 @@ This module knows counts; it does not know devices or seconds, and loads no weig
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class ModelShape:
         attention_biases: biases per layer in units of head_dim: heads + 2 kv_heads where query, key and value have one.
         norms: norms of the hidden width in each layer.
         head_norms: norms of the head's width in each layer (query and key: 2).
+        tokenizer: name of the tokenizer, the same for models that share it; None where it is not known.
     """
 
     name: str
@@ -41,6 +43,7 @@ class ModelShape:
     attention_biases: int = 0
     norms: int = 2
     head_norms: int = 0
+    tokenizer: str | None = field(default=None, compare=False)
 
     @property
     def layer_weights(self) -> int:
@@ -100,7 +103,13 @@ _KNOWN = [
     _qwen2("Qwen2.5-32B", 64, 5120, 27648, 40, 8, 152064, tied=False),
     _qwen2("Qwen2.5-72B", 80, 8192, 29568, 64, 8, 152064, tied=False),
 ]
-KNOWN_SHAPES: Mapping[str, ModelShape] = {shape.name: shape for shape in _KNOWN}
+_TOKENIZERS = {"SmolLM2": "SmolLM2", "Llama": "Llama-3.1", "Qwen2.5": "Qwen2.5"}
+KNOWN_SHAPES: Mapping[str, ModelShape] = {
+    shape.name: replace(shape, tokenizer=_TOKENIZERS[shape.name.split("-")[0]]) for shape in _KNOWN
+}
+_KNOWN_LENGTHS = {49152: "SmolLM2", 128256: "Llama-3.1", 151665: "Qwen2.5"}
+"""Tokens, special ones included, of the tokenizers of known models."""
+
 _SAME_SHAPE = {"llama-3-8b": "llama-3.1-8b", "llama-3-70b": "llama-3.1-70b", "llama-3.3-70b": "llama-3.1-70b"}
 
 
@@ -148,7 +157,7 @@ def shape_of_config(config: Any, name: str = "") -> ModelShape:
             f"here. Families that can: {', '.join(_FAMILIES)}."
         )
     heads = text.num_attention_heads
-    return ModelShape(
+    shape = ModelShape(
         name or text.model_type,
         text.num_hidden_layers,
         text.hidden_size,
@@ -158,8 +167,9 @@ def shape_of_config(config: Any, name: str = "") -> ModelShape:
         getattr(text, "head_dim", None) or text.hidden_size // heads,
         text.vocab_size,
         bool(text.tie_word_embeddings),
-        **_FAMILIES[text.model_type](text),
     )
+    differences: dict[str, Any] = dict(_FAMILIES[text.model_type](text))
+    return replace(shape, **differences)
 
 
 def model_shape(name: str) -> ModelShape:
@@ -179,11 +189,13 @@ def model_shape(name: str) -> ModelShape:
         from transformers import AutoConfig
 
         try:
-            return shape_of_config(AutoConfig.from_pretrained(path, local_files_only=True), path.name)
+            shape = shape_of_config(AutoConfig.from_pretrained(path, local_files_only=True), path.name)
+            return replace(shape, tokenizer=_tokenizer_of(path))
         except (UnsupportedModelError, ConfigError):
             raise
         except (OSError, ValueError) as error:
             raise ModelNotFoundError(f"{name}: no config of a model can be read there: {error}") from error
+    first_version = re.search(r"llama-3-\d", name.lower()) is not None
     bare = re.sub(r"^meta-|-(instruct|chat)$", "", name.rsplit("/", 1)[-1].lower())
     bare = _SAME_SHAPE.get(bare, bare)
     known = {model.lower(): shape for model, shape in KNOWN_SHAPES.items()}
@@ -191,4 +203,33 @@ def model_shape(name: str) -> ModelShape:
         raise ConfigError(
             f"model {name!r} is not known: give one of {', '.join(KNOWN_SHAPES)}, or a folder with its config.json."
         )
-    return known[bare]
+    return replace(known[bare], tokenizer="Llama-3") if first_version else known[bare]
+
+
+def shares_tokens(draft: ModelShape, target: ModelShape) -> bool | None:
+    """Whether two models have the same tokenizer, as SpecPC and a look-ahead by the draft need it.
+
+    Returns:
+        None where it is not known and the vocabularies are of one size.
+    """
+    if draft.tokenizer is not None and target.tokenizer is not None:
+        return draft.tokenizer == target.tokenizer
+    return None if draft.vocabulary == target.vocabulary else False
+
+
+def _tokenizer_of(path: Path) -> str | None:
+    """The name of a folder's tokenizer: a known model's, else one made of its contents; None where there is none."""
+    folder = path if path.is_dir() else path.parent
+    if not (folder / "tokenizer.json").exists():
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError):
+        return None
+    vocabulary = tokenizer.get_vocab()
+    if len(vocabulary) in _KNOWN_LENGTHS:
+        return _KNOWN_LENGTHS[len(vocabulary)]
+    listed = "\n".join(f"{token} {number}" for token, number in sorted(vocabulary.items()))
+    return hashlib.sha256(listed.encode("utf-8", "surrogatepass")).hexdigest()

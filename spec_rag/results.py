@@ -235,7 +235,7 @@ class CompressionData:
         query: the question.
         budget_tokens: the most that was allowed.
         draft: name of the draft.
-        draft_seconds: wall time of the draft; 0.0 when everything fitted and the draft was not asked.
+        draft_seconds: wall time of the draft, without the wait for it; 0.0 when everything fitted, or was read before.
         settings: how it was scored and selected.
         passages: what the draft looked at; empty when everything fitted.
         over_budget: tokens by which the kept text exceeds the budget, or a document its own. Above 0 only where no

@@ -67,6 +67,7 @@ app = typer.Typer(
     cls=Commands,
     add_completion=False,
     no_args_is_help=True,
+    rich_markup_mode=None,  # tables leave 17 of 80 columns to what an option does
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Keep of long documents what matters for a question, and answer from that.",

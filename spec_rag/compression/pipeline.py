@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
@@ -30,6 +29,7 @@ from spec_rag.compression.signals import Inquiry
 from spec_rag.config import CompressionConfig
 from spec_rag.errors import ConfigError
 from spec_rag.models.loading import LoadedModel
+from spec_rag.models.lock import working_seconds
 from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
 from spec_rag.models.pair import ModelPair
 from spec_rag.report import Compression
@@ -137,7 +137,7 @@ def read_documents(
         CancelledError: `cancelled` was set.
     """
     given = as_documents(documents)
-    started = time.perf_counter()
+    started = working_seconds()
     units = [unit_spans(document.text, config.unit, config.language) for document in given]
     passages = split_passages(draft.tokenizer, given, units)
     inquiry = Inquiry(given, units, passages, question, config, index, embedder, scorer, backend, cancelled)
@@ -150,7 +150,7 @@ def read_documents(
         passages=passages,
         scores=unit_scores(signals),
         tokens=token_importance(signals),
-        seconds=time.perf_counter() - started,
+        seconds=working_seconds() - started,
         looks=looks(passages, signals),
     )
 

@@ -40,7 +40,7 @@ class Reading:
         passages: what was read in one piece.
         scores: [units of all documents], or None where nothing was read.
         tokens: [tokens of all passages], importance of each.
-        seconds: wall time of the reading.
+        seconds: wall time of the reading, without the wait for the draft.
         looks: what was looked at of each passage.
     """
 

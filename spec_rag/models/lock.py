@@ -6,6 +6,7 @@ One per loaded model: requests from threads, event loops and batches queue here.
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -15,6 +16,14 @@ from typing import ClassVar
 from spec_rag.cancellation import Cancellation
 
 _POLL_SECONDS = 0.05  # for an event of the caller's own, which cannot wake anybody
+
+
+_waited = threading.local()
+
+
+def working_seconds() -> float:
+    """A clock of this thread that stands still while it waits for a lock; only differences have a meaning."""
+    return time.perf_counter() - float(getattr(_waited, "seconds", 0.0))
 
 
 class FairLock:
@@ -50,6 +59,7 @@ class FairLock:
         with self._condition:
             self._queue.append(ticket)
         mine = False
+        began = time.perf_counter()
         try:
             with telling, self._condition:
                 while self._queue[0] is not ticket and not (cancelled is not None and cancelled.is_set()):
@@ -57,6 +67,7 @@ class FairLock:
                 mine = not (cancelled is not None and cancelled.is_set())
                 if not mine:
                     self._leave(ticket)
+            _waited.seconds = getattr(_waited, "seconds", 0.0) + time.perf_counter() - began
             yield mine
         finally:
             with self._condition:

@@ -16,14 +16,14 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 import spec_rag
 from spec_rag.cancellation import in_thread
 from spec_rag.errors import ConfigError
-from spec_rag.serving import chat_api, compress_api, upstream_api
+from spec_rag.serving import chat_api, compress_api, operation_api, upstream_api
 from spec_rag.serving.document_schemas import ErrorResponse
 from spec_rag.serving.engine import Engine, LocalEngine
 from spec_rag.serving.errors import ApiError, from_validation
@@ -73,17 +73,21 @@ def create_app(
         version=spec_rag.__version__,
         summary="Answers from what a draft model keeps of long documents",
         lifespan=life,
+        docs_url=None,  # FastAPI's own page loads scripts from elsewhere
         redoc_url=None,
     )
-    app.include_router(compress_api.router)
-    app.include_router(compress_api.rerank_router)
-    _add_common(app, settings, metrics)
+    answering = chat_api.router if settings.upstream is None else upstream_api.router
+    routers = [operation_api.router, compress_api.router, compress_api.rerank_router, answering]
+    for router in routers[:-1]:
+        app.include_router(router)
+    _add_common(app, settings)
     add_page(app)
-    app.include_router(chat_api.router if settings.upstream is None else upstream_api.router)
+    routes = [route for router in routers[:-1] for route in router.routes] + app.routes + answering.routes
+    app.include_router(answering)  # the last: in front of an upstream it takes all that is left under /v1
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.state.shutdown = Shutdown()
-    app.add_middleware(Front, settings=settings, metrics=metrics, shutdown=app.state.shutdown)
+    app.add_middleware(Front, settings=settings, metrics=metrics, shutdown=app.state.shutdown, routes=routes)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -95,17 +99,7 @@ def create_app(
     return app
 
 
-def _add_common(app: FastAPI, settings: ServerSettings, metrics: Metrics) -> None:
-    @app.get("/health", tags=["operation"])
-    async def health() -> dict[str, str]:
-        """Whether the models are loaded and requests are answered."""
-        return {"status": "ok", "version": spec_rag.__version__}
-
-    @app.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
-    async def numbers() -> Response:
-        """Metrics for Prometheus."""
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
+def _add_common(app: FastAPI, settings: ServerSettings) -> None:
     if settings.upstream is not None:  # which lists its own
         return
 

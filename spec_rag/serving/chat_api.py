@@ -9,6 +9,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,8 +41,35 @@ Choice = Callable[[str | None, str | None], dict[str, Any]]
 @router.post("/chat/completions", responses=_RESPONSES)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """Continue a chat."""
-    server = state.of(request)
     _check_model(body, request)
+    if not body.may_be_shortened():
+        return await _continued(body, request)
+    async with _turn(request):
+        return await _continued(body, request)
+
+
+@asynccontextmanager
+async def _turn(request: Request) -> AsyncGenerator[None, None]:
+    """Hold one of the server's turns, unless the client leaves before it comes."""
+    turns = state.of(request).turns
+    held = False
+
+    async def acquire() -> None:
+        nonlocal held
+        await turns.acquire()
+        held = True
+
+    try:
+        await while_connected(request, acquire())
+        yield
+    finally:
+        if held:
+            turns.release()
+
+
+async def _continued(body: ChatRequest, request: Request) -> Response:
+    """The answer, or its stream after the first piece has come."""
+    server = state.of(request)
     messages = [message.model_dump(exclude_none=True) for message in body.messages]
     documents = as_given(body.documents or [], server.settings)
     config = compression_for(body.spec_rag, server.settings)

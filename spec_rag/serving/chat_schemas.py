@@ -120,6 +120,12 @@ class Message(BaseModel):
         self.function_call = None
         return self
 
+    def may_be_shortened(self) -> bool:
+        """Whether it is a tool's result, or marked as a whole or in a part."""
+        parts = self.content if isinstance(self.content, list) else ()
+        marked = any(isinstance(part, TextPart) and part.compress for part in parts)
+        return bool(self.compress) or marked or self.role in ("tool", "function")
+
 
 class FunctionSchema(Body):
     """A function that the model may call; a schema of null stands for no arguments."""
@@ -298,6 +304,10 @@ class ChatRequest(Sampling):
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs: needs logprobs=true")
         return self
+
+    def may_be_shortened(self) -> bool:
+        """Whether the request has texts that the draft may have to read."""
+        return bool(self.documents) or any(message.may_be_shortened() for message in self.messages)
 
     def template_variables(self) -> dict[str, Any]:
         """Variables of the chat template that the request sets."""

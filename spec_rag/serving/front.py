@@ -15,11 +15,11 @@ import math
 import time
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from starlette.requests import ClientDisconnect
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spec_rag.serving.errors import CLIENT_LEFT, ApiError, api_error, for_operators
@@ -47,10 +47,19 @@ class Front:
         settings: hosts, keys and limits.
         metrics: what is counted.
         shutdown: the requests that run.
+        routes: of the application; a request that is refused before it comes there is counted under its route.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, shutdown: Shutdown) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ServerSettings,
+        metrics: Metrics,
+        shutdown: Shutdown,
+        routes: Sequence[BaseRoute] = (),
+    ) -> None:
         self._app = app
+        self._routes = routes
         self._settings = settings
         self._metrics = metrics
         self._shutdown = shutdown
@@ -146,7 +155,7 @@ class Front:
         return kind.lower() == b"bearer" and any(matches)
 
     def _note(self, scope: Scope, response: ResponseTracker, seconds: float) -> None:
-        route = _route(scope)
+        route = _route(scope, self._routes)
         left = response.failed in ("client left", "cancelled") or response.status == CLIENT_LEFT
         status = response.status or (CLIENT_LEFT if left else 500)
         self._metrics.requests.labels(route, str(status)).inc()
@@ -239,15 +248,13 @@ def _is_open(path: str) -> bool:
     return path in _OPEN or path.startswith("/app/")
 
 
-def _route(scope: Scope) -> str:
+def _route(scope: Scope, routes: Sequence[BaseRoute]) -> str:
     """The path of the route that a request belongs to, also where it was refused before it came there."""
     found = getattr(scope.get("route"), "path", None)
     if found:
         return str(found)
-    for route in scope["app"].routes if "app" in scope else ():
-        if route.matches(scope)[0] is not Match.NONE:
-            return str(getattr(route, "path", None) or "other")
-    return "other"
+    matching = (getattr(route, "path", None) for route in routes if route.matches(scope)[0] is not Match.NONE)
+    return str(next((path for path in matching if path), "other"))
 
 
 def _digest(key: str) -> bytes:

@@ -160,6 +160,7 @@ class Server(uvicorn.Server):
         """Finish what runs, and cut what does not finish in time."""
         loop = asyncio.get_running_loop()
         began = loop.time()
+        self._requests.stopping = True
         running = self._requests.running
         log.info(json.dumps({"event": "stopping", "running": running}))
         cutting = loop.call_later(self._finish_seconds, self._requests.cut_running)

@@ -18,10 +18,12 @@ class Shutdown:
     """The running requests of one server.
 
     Attributes:
+        stopping: whether the server was told to stop.
         cut: how many requests were cut.
     """
 
     def __init__(self) -> None:
+        self.stopping = False
         self.cut = 0
         self._ended = False
         self._running: set[asyncio.Timeout] = set()

@@ -5,6 +5,8 @@ Its errors are the client's, too; what it breaks off is broken off. Headers, que
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
 import httpx
@@ -15,8 +17,10 @@ from spec_rag.serving.front import UpstreamCut
 from spec_rag.serving.metrics import Metrics
 from spec_rag.serving.settings import ServerSettings
 from spec_rag.serving.streams import ClosingStream, while_connected
+from spec_rag.serving.upstream_usage import UsageReader
 
 _CONNECT_SECONDS = 10.0
+_READY_SECONDS = 5.0
 # headers of one connection, or of one request as it is sent
 _HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"}
@@ -48,6 +52,8 @@ class Upstream:
         self._key = settings.upstream_key
         self._forwards_credentials = not settings.api_keys and settings.upstream_key is None
         self._metrics = metrics
+        self._asked_at = -math.inf
+        self._wrong: str | None = None
         timeout = httpx.Timeout(settings.timeout_seconds, connect=_CONNECT_SECONDS, pool=None)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=settings.max_requests)
         self._client = httpx.AsyncClient(timeout=timeout, limits=limits, follow_redirects=False)
@@ -68,6 +74,7 @@ class Upstream:
         Raises:
             ApiError: the upstream cannot be reached, or does not answer in time.
         """
+        started = time.perf_counter()
         query = request.scope["query_string"]
         target = self._base.raw_path.rstrip(b"/") + b"/" + path.encode() + (b"?" + query if query else b"")
         forwarded = httpx.Request(
@@ -87,7 +94,7 @@ class Upstream:
             raise ApiError(502, "The upstream cannot be reached.", code="upstream_unreachable") from error
         if answer.status_code >= 500:
             self._metrics.upstream_errors.labels("status").inc()
-        response = ClosingStream(self._pieces(answer), answer.status_code)
+        response = ClosingStream(self._pieces(request, answer, started), answer.status_code)
         kept = [(name, value) for name, value in _end_to_end(answer.headers.raw) if name not in _SET_HERE]
         length = answer.headers.get("content-length")
         kept += [("content-length", length)] if length else []
@@ -95,15 +102,52 @@ class Upstream:
         response.raw_headers = _encoded(kept)
         return response
 
-    async def _pieces(self, answer: httpx.Response) -> AsyncGenerator[bytes, None]:
+    async def _pieces(self, request: Request, answer: httpx.Response, started: float) -> AsyncGenerator[bytes, None]:
+        is_events = answer.headers.get("content-type", "").startswith("text/event-stream")
+        is_plain = "content-encoding" not in answer.headers
+        usage = UsageReader(is_events)
+        waits = is_events
         try:
             async for piece in answer.aiter_raw():
+                if waits:
+                    self._metrics.first_piece_seconds.observe(time.perf_counter() - started)
+                    waits = False
+                if is_plain:
+                    usage.feed(piece)
                 yield piece
+            usage.end()
         except httpx.HTTPError as error:
             self._metrics.upstream_errors.labels("cut").inc()
             raise UpstreamCut(type(error).__name__) from error
         finally:
             await answer.aclose()
+            self._note_usage(request, usage)
+
+    def _note_usage(self, request: Request, usage: UsageReader) -> None:
+        if not (usage.prompt_tokens or usage.completion_tokens):
+            return
+        self._metrics.count_upstream(usage.prompt_tokens, usage.completion_tokens)
+        noted = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+        request.scope.get("spec_rag", {}).update(noted)
+
+    async def what_is_wrong(self) -> str | None:
+        """None where the upstream answers and takes the key, else what is wrong; asked at most every few seconds."""
+        now = time.monotonic()
+        if now - self._asked_at > _READY_SECONDS:
+            self._asked_at, self._wrong = now, await self._ask()
+        return self._wrong
+
+    async def _ask(self) -> str | None:
+        headers = {} if self._key is None else {"authorization": f"Bearer {self._key}"}
+        timeout = httpx.Timeout(_READY_SECONDS).as_dict()
+        try:
+            asked = httpx.Request("GET", f"{self._base}/models", headers=headers, extensions={"timeout": timeout})
+            answer = await self._client.send(asked)
+        except httpx.HTTPError as error:
+            return f"cannot be reached ({type(error).__name__})"
+        if self._key is not None and answer.status_code in (401, 403):
+            return f"refuses the key (status {answer.status_code})"
+        return f"answers with status {answer.status_code}" if answer.status_code >= 500 else None
 
     def _headers(self, request: Request, body: bytes) -> Headers:
         headers = _end_to_end(request.headers.raw)

@@ -33,6 +33,11 @@ def listening(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
+def current_listener() -> Listener | None:
+    """The listener of this block, or None where nobody listens."""
+    return _listener.get()
+
+
 @contextmanager
 def steps(what: str, total: int, *, only_told: bool = False) -> Iterator[Callable[[], None]]:
     """Tell of work in `total` steps; call what is yielded after each.

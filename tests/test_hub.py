@@ -24,6 +24,7 @@ from spec_rag.errors import ModelNotFoundError
 from spec_rag.models import checkpoints, loading
 from spec_rag.models.loading import checkpoint_layers, load_model, unload_models
 from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.progress import listening
 
 NAME = "owner/tiny"
 LOAD = f"""
@@ -176,6 +177,19 @@ def test_a_terminal_shows_a_bar_for_each_file_and_a_pipe_nothing(hub: Hub, tmp_p
     text = shown.decode()
     assert [file for file in hub.repos[NAME].files if file not in text] == []
     assert "100%" in text
+
+
+def test_a_listener_is_told_of_each_file_and_nothing_is_shown(online: Hub, capfd: pytest.CaptureFixture[str]) -> None:
+    weights = online.repos[NAME].files["model.safetensors"]
+    online.repos[NAME] = Repo(online.repos[NAME].files | {"vocab.json": json.dumps({"a": "x" * 3_000_000}).encode()})
+    told: list[tuple[str, int, int]] = []
+    with listening(lambda *what: told.append(what)):
+        load_model(NAME)
+    assert {what for what, _, _ in told} == {f"Downloading {file} (MB)" for file in online.repos[NAME].files}
+    assert len(weights) < 1_500_000
+    assert [told.count(("Downloading model.safetensors (MB)", done, 1)) for done in (0, 1)] == [1, 1]
+    assert told.count(("Downloading vocab.json (MB)", 3, 3)) == 1
+    assert capfd.readouterr().err == ""
 
 
 # what is in the cache

@@ -6,21 +6,25 @@ The hub library makes every request, so its settings hold (HF_ENDPOINT, HTTPS_PR
 
 from __future__ import annotations
 
+import inspect
+import io
 import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import huggingface_hub
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, RemoteEntryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError, safe_open
+from tqdm.auto import tqdm
 
 from spec_rag.errors import ModelNotFoundError
+from spec_rag.progress import current_listener
 
 Need: TypeAlias = Literal["config", "tokenizer", "model"]
 """What is loaded: the config alone, the tokenizer, or tokenizer and weights."""
@@ -134,7 +138,7 @@ class Snapshot:
 
 
 def download(name: str, revision: str | None, need: Need, *, own_code: bool, timeout: float) -> str | None:
-    """Download what the hub cache lacks of a model; on a terminal the hub library shows a bar per file.
+    """Download what the hub cache lacks of a model; a listener, or else a terminal, is shown each file's progress.
 
     Files that are whole in the cache are not downloaded again. The small files come first, so weights in the cache
     mean that everything else is there.
@@ -158,7 +162,9 @@ def download(name: str, revision: str | None, need: Need, *, own_code: bool, tim
         commit, files = _listing(name, revision, timeout)
         _refuse_gguf(name, files)
         with suppress(RemoteEntryNotFoundError):
-            hf_hub_download(name, CONFIG, revision=revision)  # by the revision's name, which the cache then resolves
+            hf_hub_download(
+                name, CONFIG, revision=revision, **_bars()
+            )  # by the revision's name, which the cache then resolves
         if commit is None or CONFIG not in files:
             return None
         for file in _small_files(files, own_code) if need != "config" else [CONFIG]:
@@ -202,7 +208,34 @@ def _refuse_gguf(name: str, files: Sequence[str]) -> None:
 
 def _fetch(name: str, file: str, commit: str) -> None:
     snapshot = Snapshot.find(name, commit)
-    hf_hub_download(name, file, revision=commit, force_download=snapshot is not None and snapshot.damaged(file))
+    again = snapshot is not None and snapshot.damaged(file)
+    hf_hub_download(name, file, revision=commit, force_download=again, **_bars())
+
+
+def _bars() -> dict[str, Any]:
+    """How a download shows how far it is: to a listener, as megabytes; else by the hub library's own bars."""
+    listener = current_listener()
+    if listener is None or "tqdm_class" not in inspect.signature(hf_hub_download).parameters:
+        return {}
+
+    class Told(tqdm):  # type: ignore[misc]
+        def __init__(self, *given: Any, **settings: Any) -> None:
+            super().__init__(*given, **{**settings, "file": io.StringIO()})
+            self._tell()
+
+        def update(self, count: float | None = 1) -> bool | None:
+            shown: bool | None = super().update(count)
+            self._tell()
+            return shown
+
+        def _tell(self) -> None:
+            total = max(1, round((self.total or 0) / 1e6))
+            done = total if self.total and self.n >= self.total else min(total, int(self.n / 1e6))
+            if getattr(self, "_told", None) != (done, total):
+                self._told = (done, total)
+                listener(f"Downloading {self.desc.removesuffix(': ')} (MB)", done, total)
+
+    return {"tqdm_class": Told}
 
 
 def _record_absence(name: str, file: str, commit: str) -> None:

@@ -68,6 +68,10 @@ class OpenAIGenerator:
         model: as the server names it; None takes the server's only one.
         key: the API key; None sends none.
 
+    Attributes:
+        base: base URL of its API.
+        model: the model that answers.
+
     Raises:
         ConfigError: the URL is no HTTP address, or the server has several models and none is named.
         UpstreamError: the server cannot be reached, or refuses the key.
@@ -79,8 +83,8 @@ class OpenAIGenerator:
             import httpx
         except ImportError as error:
             raise MissingDependencyError('--upstream needs httpx: pip install "spec-rag[cli]"') from error
-        self._base = base_url(url)
-        self._shown = str(httpx.URL(self._base).copy_with(username=None, password=None))
+        self.base = base_url(url)
+        self._shown = str(httpx.URL(self.base).copy_with(username=None, password=None))
         self._has_key = key is not None
         self._client = httpx.Client(
             timeout=httpx.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS),
@@ -143,7 +147,7 @@ class OpenAIGenerator:
     def _models(self) -> list[str]:
         """The names of the server's models; [] where it does not list them."""
         with self._explained():
-            response = self._client.get(f"{self._base}/models")
+            response = self._client.get(f"{self.base}/models")
         if response.status_code in (401, 403) or response.is_redirect:
             raise self._refused(response)
         try:
@@ -158,7 +162,7 @@ class OpenAIGenerator:
         body = dict(body)
         with self._explained():
             while True:
-                request = self._client.build_request("POST", f"{self._base}/chat/completions", json=body)
+                request = self._client.build_request("POST", f"{self.base}/chat/completions", json=body)
                 response = self._client.send(request, stream=True)
                 try:
                     if response.is_success:

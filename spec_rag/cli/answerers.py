@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spec_rag.answering.openai_server import key_of
 from spec_rag.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,9 +39,20 @@ def upstream_generator(url: str, model: str | None, key_variable: str | None) ->
         ConfigError: the URL, the model or the variable cannot be used.
         UpstreamError: the server cannot be reached, or refuses the key.
     """
-    from spec_rag.answering.openai_server import OpenAIGenerator, key_of
+    from spec_rag.answering.openai_server import OpenAIGenerator
 
     return OpenAIGenerator(url, model, key_of(key_variable))
+
+
+def check_upstream(url: str | None, model: str | None, key_variable: str | None) -> None:
+    """Refuse options of a server where none is named.
+
+    Raises:
+        ConfigError: a model or a key's variable is given without a URL.
+    """
+    for name, value in {"--model": model, "--api-key-env": key_variable}.items():
+        if url is None and value is not None:
+            raise ConfigError(f"{name} {value} needs --upstream URL; a model on this machine is named with --target.")
 
 
 def local_only(**options: Any) -> None:

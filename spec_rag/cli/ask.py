@@ -11,7 +11,7 @@ from spec_rag.answering.generators import Generator
 from spec_rag.answering.pipeline import DEFAULT_KV_CAPACITY, answer_from
 from spec_rag.cli import console
 from spec_rag.cli.answer_lines import answered_record, described, ending_mark
-from spec_rag.cli.answerers import ApiKeyVariable, Model, Upstream, local_only, upstream_generator
+from spec_rag.cli.answerers import ApiKeyVariable, Model, Upstream, check_upstream, local_only, upstream_generator
 from spec_rag.cli.ask_context import Asked, ask_context
 from spec_rag.cli.compress import (
     ContextAfter,
@@ -131,11 +131,8 @@ def ask(
     """
     files, question = files_and_question(words or [], query)
     reader = console.FileReader.of(encoding, max_file_mb, max_file_seconds, max_html_depth)
-    if upstream is None:
-        if model is not None or api_key_env is not None:
-            given = f"--model {model}" if model is not None else f"--api-key-env {api_key_env}"
-            raise ConfigError(f"{given} needs --upstream URL; a model on this machine is named with --target.")
-    else:
+    check_upstream(upstream, model, api_key_env)
+    if upstream is not None:
         local_only(
             **{
                 "--target": target,

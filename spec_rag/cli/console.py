@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Files = Annotated[
     list[Path],
     typer.Argument(
-        help="Files (text, Markdown, HTML, PDF, .docx, EPUB, notebooks, data, code) and folders; - reads standard input."
+        help="Files (text, Markdown, HTML, PDF, .docx, EPUB, notebooks, data, code), folders; - is standard input."
     ),
 ]
 Language = Annotated[

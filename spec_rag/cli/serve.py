@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import typer
 
-from spec_rag.cli import console
+from spec_rag.answering.openai_server import key_of
+from spec_rag.cli import answerers, console
 from spec_rag.cli.compress import Coverage, MaxTokens, Ratio, compression_settings
 from spec_rag.cli.interrupted import ServerStopped
 from spec_rag.config import CompressionConfig, SpecKVConfig
@@ -124,15 +126,25 @@ def open_app(
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
     device: console.Device = None,
     index: console.Index = None,
+    upstream: answerers.Upstream = None,
+    model: answerers.Model = None,
+    api_key_env: answerers.ApiKeyVariable = None,
 ) -> None:
-    """Ask questions about files on a page in the browser: the page of `spec-rag serve`, for this machine alone."""
-    settings = ServerSettings(
-        draft=draft or DEFAULT_DRAFT,
-        target=target or DEFAULT_DRAFT,
-        device=device,
-        index=str(index) if index else None,
-    )
-    run(settings, "127.0.0.1", port, started=lambda url: _show(f"{url}/app/", browser))
+    """Ask questions about files on a page in the browser: the page of `spec-rag serve`, for this machine alone.
+
+    With --upstream and --model, any server of OpenAI's API answers, as in `spec-rag ask`.
+    """
+    answerers.check_upstream(upstream, model, api_key_env)
+    given: dict[str, Any] = {"target": target or DEFAULT_DRAFT}
+    query = ""
+    if upstream is not None:
+        answerers.local_only(**{"--target": target})
+        # asked before anything is loaded: it names a model that it does not have, and a key that it refuses
+        answering = answerers.upstream_generator(upstream, model, api_key_env)
+        given = {"target": None, "upstream": answering.base, "upstream_key": key_of(api_key_env)}
+        query = f"?{urlencode({'model': answering.model})}"
+    settings = ServerSettings(draft=draft or DEFAULT_DRAFT, device=device, index=str(index) if index else None, **given)
+    run(settings, "127.0.0.1", port, started=lambda url: _show(f"{url}/app/{query}", browser))
 
 
 def _show(address: str, browser: bool) -> None:

@@ -17,6 +17,7 @@ from tiny import tiny_pair
 from typer.testing import CliRunner
 
 from spec_rag.answering.openai_server import OpenAIGenerator, base_url
+from spec_rag.cli import serve
 from spec_rag.cli.app import app
 from spec_rag.compression.draft import Draft
 from spec_rag.errors import ConfigError
@@ -280,3 +281,36 @@ def test_addresses_are_taken_as_people_write_them(given: str, base: str) -> None
 def test_what_is_no_address_is_refused(given: str) -> None:
     with pytest.raises(ConfigError, match="upstream="):
         OpenAIGenerator(given, "m")
+
+
+def test_the_page_is_answered_by_the_server_that_is_named(
+    server: Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[Any, str]] = []
+    shown: list[str] = []
+
+    def run(settings: Any, host: str, port: int, **options: Any) -> None:
+        options["started"](f"http://{host}:{port}")
+        started.append((settings, host))
+
+    monkeypatch.setattr(serve, "run", run)
+    monkeypatch.setattr(serve, "_show", lambda address, browser: shown.append(address))
+    monkeypatch.setenv("SPEC_RAG_UPSTREAM_KEY", "secret-key")
+    command = ["app", "--no-browser", "--upstream", url]
+    assert CliRunner().invoke(app, [*command, "--model", "llama3.2"]).exit_code == 0
+    ((settings, host),) = started
+    assert (settings.target, settings.upstream, settings.upstream_key) == (None, f"{url}/v1", "secret-key")
+    assert (host, shown) == ("127.0.0.1", ["http://127.0.0.1:8000/app/?model=llama3.2"])
+    CliRunner().invoke(app, command)
+    assert shown[1].endswith("?model=llama3.2%3Alatest"), "the server's only model"
+    for options, says in (
+        (["--target", "m"], "--target m is for"),
+        (["--api-key-env", "NONE"], "NONE: this environment"),
+    ):
+        refused = CliRunner().invoke(app, [*command, *options])
+        assert (refused.exit_code, says in refused.stderr) == (2, True), refused.stderr
+    assert "needs --upstream URL" in CliRunner().invoke(app, ["app", "--model", "m"]).stderr
+    server.key = "other"
+    refused = CliRunner().invoke(app, [*command, "--model", "llama3.2"])
+    assert (refused.exit_code, "refuses the API key" in refused.stderr) == (2, True)
+    assert len(started) == 2

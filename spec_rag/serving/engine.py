@@ -183,12 +183,12 @@ class LocalEngine:
             await pieces.aclose()
 
     def _requests(self, ask: Ask) -> Requests:
+        from spec_rag.generation.end_tokens import answer_ends
         from spec_rag.generation.requests import Requests
-        from spec_rag.generation.sampling import eos_token_ids
 
         options = {name: value for name, value in ask.options.items() if name != "stop_token_ids"}
         if stop := ask.options.get("stop_token_ids"):
-            options["eos_token_id"] = [*eos_token_ids(self.pair.require_target()), *stop]
+            options["eos_token_id"] = [*answer_ends(self.pair), *stop]
         if bias := ask.options.get("sequence_bias"):
             self._check_tokens("logit_bias", [ids[0] for ids, _ in bias])
         arguments = {**options, "max_new_tokens": ask.max_new_tokens, "speckv": self._speckv}

@@ -224,6 +224,12 @@ def test_an_answer_has_at_least_min_tokens() -> None:
         assert error["param"] == "min_tokens"
 
 
+def test_stop_token_ids_end_an_answer_besides_its_end_tokens() -> None:
+    with served(own=engine()) as url:
+        found = ask(url, logit_bias={"1": 100}, stop_token_ids=[50])
+    assert (found["choices"][0]["finish_reason"], found["usage"]["completion_tokens"]) == ("stop", 1)
+
+
 VARIABLES = "{{ reasoning_effort | default('plain') }}{{ thinking | default('') }}" + (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
 )

@@ -240,7 +240,7 @@ class DraftedModel(Serializable):
             from spec_rag.generation.batch import prompt_limit
 
             specpc, speckv = cast(SpecPCConfig | None, self.specpc), cast(SpecKVConfig | None, self.speckv)
-            return prompt_limit(self.load(), specpc, speckv)
+            return prompt_limit(DraftedModel.load(self), specpc, speckv)  # a chat model's load asks for this number
         if self.target == DEFAULT_DRAFT:
             return _DEFAULT_CONTEXT_TOKENS
         config = Path(self.target).expanduser() / "config.json"

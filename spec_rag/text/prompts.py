@@ -16,6 +16,7 @@ from jinja2.exceptions import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from spec_rag.checks import check_depth
 from spec_rag.errors import ConfigError
 from spec_rag.text.marks import marked, pieces
 from spec_rag.text.messages import content_text
@@ -130,6 +131,8 @@ def chat_pieces(
     """
     if not tokenizer.chat_template:
         raise ConfigError("messages need a chat template, which this tokenizer has not: give the prompt as text.")
+    check_depth("messages", messages)
+    check_depth("tools", tools)
     turns = template_turns(messages, speaks_of_tools=speaks_of_tools(tokenizer))
     arguments = {"tools": list(tools)} if tools else {}
     try:
@@ -220,10 +223,11 @@ def _plain_call(call: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(
                 f"tool_calls: the arguments of {function.get('name')!r} are no JSON: {arguments!r:.80}."
             ) from error
+    check_depth(f"tool_calls: the arguments of {function.get('name')!r}", arguments)
     return {"type": "function", "id": call.get("id"), "function": {"name": function["name"], "arguments": arguments}}
 
 

@@ -6,13 +6,13 @@ ranges; it does not know tensors or models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from spec_rag.checks import FromDict, check_choice, check_integer, check_patterns, check_share, check_window_fits
 from spec_rag.errors import ConfigError
-from spec_rag.presets import with_preset
+from spec_rag.presets import COMPRESSION_PRESETS, with_preset
 from spec_rag.retention import RetentionConfig
 from spec_rag.speckv_config import Lookahead, PoolType, Preset, ReductionType, SpecKVConfig
 from spec_rag.text.languages import LANGUAGES
@@ -26,6 +26,7 @@ Scoring = Literal["per_document", "joint"]
 Unit = Literal["sentence", "token", "document"]
 Cascade = Literal["auto", "always", "never"]
 Version = Literal["2026", "2025"]
+SIZES = ("max_tokens", "ratio", "coverage")
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,34 @@ class CompressionConfig(RetentionConfig, FromDict):
             ConfigError: a name or a value is not known.
         """
         found: CompressionConfig = super().from_dict(with_preset(values))
+        return found
+
+    @classmethod
+    def overridden(cls, current: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings with those of one call, which win.
+
+        A size of the call (max_tokens, ratio or coverage) takes the place of all sizes. A cap lowers a floor that is
+        above it. A preset of the call takes the place of the one before.
+
+        Args:
+            current: fields of this config, and `preset`; other names are left alone.
+            given: the call's settings; `preset` may be among them.
+
+        Raises:
+            ConfigError: there is no such preset.
+        """
+        found = dict(current)
+        if "preset" in given:
+            before = COMPRESSION_PRESETS.get(str(current.get("preset") or "default"), {})
+            defaults = {field.name: field.default for field in fields(cls)}
+            found |= {name: defaults[name] for name, value in before.items() if found.get(name) == value}
+            found["preset"] = given["preset"]
+        if any(given.get(name) is not None for name in SIZES):
+            found |= dict.fromkeys(SIZES)
+        found |= with_preset(given)
+        for floor, cap in (("min_tokens", "max_tokens"), ("document_min_tokens", "document_max_tokens")):
+            if isinstance(given.get(cap), int) and floor not in given and found.get(floor):
+                found[floor] = min(found[floor], found[cap])
         return found
 
     @property

@@ -10,6 +10,7 @@ import torch
 from tiny import CHAT_TEMPLATE, tiny_tokenizer
 
 from spec_rag.errors import ConfigError
+from spec_rag.generation.structured import Constraint
 from spec_rag.text.chat_units import chat_units
 from spec_rag.text.prompts import (
     Chat,
@@ -329,3 +330,32 @@ def test_whole_units_never_drop_a_system_text_that_is_in_the_users_turn() -> Non
     tokenizer = with_template(TEMPLATES["user and assistant alone"])
     found = chat_units(tokenizer, Chat([SYSTEM, {"role": "user", "content": "One fact. Two facts.\n\nWho?"}]))
     assert [unit.text for unit in found.units] == ["One fact.", "Two facts.", "Who?"]
+
+
+def nested(levels: int) -> Any:
+    value: Any = "text"
+    for _ in range(levels):
+        value = {"a": [value]}
+    return value
+
+
+@pytest.mark.parametrize("levels", [40, 600, 5000])
+def test_what_is_nested_too_deeply_is_refused_in_every_place(levels: int) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m }}{% endfor %}"
+    deep = nested(levels)
+    text = '{"a": [' * levels + "1" + "]}" * levels
+
+    def called(arguments: Any) -> list[dict[str, Any]]:
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        return [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+
+    for messages in (called(deep), called(text), [{"role": "user", "content": [{"type": "text", "more": deep}]}]):
+        with pytest.raises(ConfigError, match=r"nested more than 64|are no JSON"):
+            chat_ids(tokenizer, messages)
+    tool = {"type": "function", "function": {"name": "f", "parameters": deep}}
+    with pytest.raises(ConfigError, match="nested more than 64"):
+        chat_ids(tokenizer, [{"role": "user", "content": "a"}], [tool])
+    for schema in (deep, text):
+        with pytest.raises(ConfigError, match=r"nested more than 64|is no JSON"):
+            Constraint.of(schema)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from functools import partial
 from operator import itemgetter
@@ -27,6 +27,7 @@ from pydantic import ConfigDict
 
 from langchain_spec_rag.messages import plain_messages, tool_call_chunks, tool_calls
 from langchain_spec_rag.settings import DraftedModel, own_token_ids
+from spec_rag.checks import check_depth
 from spec_rag.generation.structured import Constraint, answer_format, schema_instruction
 from spec_rag.generation.tool_calls import CallsHeldBack, ReadCalls, ToolChoice
 from spec_rag.generation.tool_grammars import OPENING
@@ -134,6 +135,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         """
         from spec_rag.text.prompts import speaks_of_tools, template_text
 
+        check_depth("tools", [tool for tool in tools if isinstance(tool, Mapping)])
         schemas = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
         choice = ToolChoice.of(schemas, tool_choice, parallel_tool_calls)
         if schemas and not speaks_of_tools(self.load().require_tokenizer()):
@@ -181,6 +183,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         """
         if method not in ("json_schema", "json_mode", "function_calling"):
             raise ValueError(f"method={method!r}: must be one of 'json_schema', 'json_mode', 'function_calling'.")
+        check_depth("schema", schema)
         wanted = convert_to_json_schema(schema)
         checked = isinstance(schema, type) and is_basemodel_subclass(schema)
         held = Constraint.of(

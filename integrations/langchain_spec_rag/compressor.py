@@ -9,12 +9,12 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from langchain_core.callbacks import Callbacks, adispatch_custom_event, dispatch_custom_event
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSerializable
-from pydantic import ConfigDict, InstanceOf, PrivateAttr, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, InstanceOf, PrivateAttr, field_validator, model_validator
 
 import spec_rag
 from langchain_spec_rag.plain_values import Options, name_of, plain, unserializable
@@ -52,10 +52,11 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         compressor.wrap(retriever)                                                  # a retriever again
 
     The documents that come out are new ones, in the order in which they came in unless `order` says otherwise, with
-    their ids and metadata (but no embedding of a text that was shortened) and, under the key `spec_pc`, original_tokens, compressed_tokens, ratio, draft_model, handle
-    (for `expand_tool`) and kept_spans: character ranges in the original text, also where the document has been through
-    a compressor before. A `relevance_score` in the metadata takes part in the choice. Each run is a traced span that
-    sends the custom event "spec_pc" with the tokens before and after and the draft's seconds.
+    their ids and metadata (but no embedding of a text that was shortened) and, under the key `spec_pc`,
+    original_tokens, compressed_tokens, ratio, draft_model, handle (for `expand_tool`) and kept_spans: character ranges
+    in the original text, also where the document has been through a compressor before. A `relevance_score` in the
+    metadata takes part in the choice. Each run is a traced span that sends the custom event "spec_pc" with the tokens
+    before and after and the draft's seconds.
 
     Raises:
         ValidationError: (a ValueError) a setting is out of range, unknown, or contradicts another.
@@ -72,8 +73,8 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     """The model that reads: hub id, folder, GGUF file, or a loaded model or ModelPair."""
     draft_options: Options | None = None
     """How to load it: LoadOptions or a dict of its fields."""
-    index: InstanceOf[DocumentIndex] | None = None
-    """A spec_rag.DocumentIndex, where documents read before are kept for the next question."""
+    index: Annotated[InstanceOf[DocumentIndex] | str | Path | None, AfterValidator(DocumentIndex.of)] = None
+    """Where documents read before are kept for the next question: a DocumentIndex, or the path of its folder."""
     embedder: Any = None
     """An embedding model whose similarities take part: Embeddings, or a function from texts to vectors."""
     scorer: Any = None
@@ -140,6 +141,10 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     metadata_format: Literal["nested", "flat", "none"] = "nested"
     """How the figures stand in the metadata: a dict under `spec_pc`, flat keys `spec_pc_ratio` ... with plain values,
     which every vector store takes, or not at all."""
+
+    if TYPE_CHECKING:  # other names of `embedder`
+        embeddings: Any = None
+        embed_model: Any = None
 
     _own_originals: Originals | None = PrivateAttr(default=None)
 
@@ -226,7 +231,8 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
             input: a dict with the documents under "documents", "context" or "docs", and the question under "query",
                 "question" or "input"; other keys are left alone.
             config: of the run.
-            **kwargs: settings of this call alone.
+            **kwargs: settings of this call alone, which win: a size (max_tokens, ratio or coverage) takes the place of
+                the compressor's, and so does a preset.
 
         Raises:
             ValueError: documents or query are missing.
@@ -291,7 +297,8 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         if not settings:
             return self
         current = {name: value for name, value in self.__dict__.items() if name in type(self).model_fields}
-        return type(self)(**{**current, "originals": self.store, **with_preset(settings)})
+        given = {_OTHER_NAMES.get(name, name): value for name, value in settings.items()}
+        return type(self)(**CompressionConfig.overridden({**current, "originals": self.store}, given))
 
     def _settings(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(CompressionConfig)}
@@ -316,7 +323,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
             given["query"],
             draft=str(self.draft) if isinstance(self.draft, Path) else self.draft,
             draft_options=cast(Any, self.draft_options),
-            index=self.index,
+            index=cast("DocumentIndex | None", self.index),
             embedder=self.embedder,
             scorer=self.scorer,
             count_with=self.count_with,

@@ -14,6 +14,7 @@ from langchain_core.messages import (
     convert_to_openai_messages,
 )
 
+from spec_rag.checks import check_depth
 from spec_rag.errors import ConfigError
 from spec_rag.generation.tool_calls import ReadCalls
 
@@ -65,6 +66,7 @@ def _plain(message: Any) -> dict[str, Any]:
         return {"role": message.role, "content": message.content}
     if isinstance(message, BaseMessage):
         text_of(message)  # which says what a text model cannot read
+        check_depth(f"a {type(message).__name__}", [message.content, getattr(message, "tool_calls", None)])
     try:
         (found,) = convert_to_openai_messages([message])
     except ValueError as error:

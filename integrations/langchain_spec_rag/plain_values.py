@@ -33,7 +33,7 @@ def _reads(kind: Any) -> tuple[PlainValidator, WithJsonSchema]:
     return PlainValidator(read), WithJsonSchema({"type": "object", "title": kind.__name__})
 
 
-Name = Annotated[str, BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given)]
+Name = Annotated[str | Path, BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given)]
 Options = Annotated[LoadOptions | dict[str, Any], *_reads(LoadOptions)]
 SpecPCSettings = Annotated[SpecPCConfig | dict[str, Any], *_reads(SpecPCConfig)]
 SpecKVSettings = Annotated[SpecKVConfig | dict[str, Any], *_reads(SpecKVConfig)]

@@ -15,11 +15,12 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import ConfigDict
 
-from spec_rag.compression.retrieval import rank_relevance, relevance
+from spec_rag.compression.retrieval import rank_relevance, similarities
 from spec_rag.errors import ConfigError
 from spec_rag.text.messages import question_of
 
 QUERY_KEYS = ("query", "question", "input")
+_DISTANCE_STORES = {"FAISS", "Chroma", "PGVector", "SQLiteVec", "LanceDB", "Redis", "Annoy"}  # lower is better
 ScoreSource = Literal["auto", "rank", "none"]
 
 
@@ -35,8 +36,9 @@ class SpecPCRetriever(BaseRetriever):
     """What compresses."""
     scores: ScoreSource = "auto"
     """What the retriever's scores are, which then stand in the metadata as `relevance_score` and take part: "auto"
-    takes those of a vector store, and the ranks of an EnsembleRetriever; "rank" takes the order, best first; "none"
-    takes nothing. A `relevance_score` that is there already, such as a reranker's, is left."""
+    takes those of a vector store, of which a distance becomes 1 / (1 + distance), and the ranks of an
+    EnsembleRetriever; "rank" takes the order, best first; "none" takes nothing. A `relevance_score` that is there
+    already, such as a reranker's, is left."""
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
@@ -121,7 +123,7 @@ class ScoringVectorStoreRetriever(VectorStoreRetriever):
         wanted = self.search_kwargs | kwargs
         try:
             if self.search_type == "similarity":
-                return _scored(self.vectorstore.similarity_search_with_score(query, **wanted))
+                return self._told(self.vectorstore.similarity_search_with_score(query, **wanted))
             return _scored(self.vectorstore.similarity_search_with_relevance_scores(query, **wanted))
         except NotImplementedError:  # the store has no scores to tell
             return super()._get_relevant_documents(query, run_manager=run_manager, **kwargs)
@@ -132,15 +134,22 @@ class ScoringVectorStoreRetriever(VectorStoreRetriever):
         wanted = self.search_kwargs | kwargs
         try:
             if self.search_type == "similarity":
-                return _scored(await self.vectorstore.asimilarity_search_with_score(query, **wanted))
+                return self._told(await self.vectorstore.asimilarity_search_with_score(query, **wanted))
             return _scored(await self.vectorstore.asimilarity_search_with_relevance_scores(query, **wanted))
         except NotImplementedError:
             return await super()._aget_relevant_documents(query, run_manager=run_manager, **kwargs)
 
+    def _told(self, found: Sequence[tuple[Document, float]]) -> list[Document]:
+        """Documents with the scores of the store, of which many give distances."""
+        store = self.vectorstore
+        named = {base.__name__ for base in type(store).__mro__} & _DISTANCE_STORES
+        by_product = "PRODUCT" in str(getattr(store, "distance_strategy", "")).upper()
+        return _scored(found, are_distances=bool(named) and not by_product)
 
-def _scored(found: Sequence[tuple[Document, float]]) -> list[Document]:
+
+def _scored(found: Sequence[tuple[Document, float]], are_distances: bool = False) -> list[Document]:
     documents = [document for document, _ in found]
-    return _with_scores(documents, relevance([score for _, score in found]))
+    return _with_scores(documents, similarities([float(score) for _, score in found], are_distances=are_distances))
 
 
 def _with_scores(documents: list[Document], scores: Sequence[float] | None) -> list[Document]:

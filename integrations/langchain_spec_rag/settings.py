@@ -70,7 +70,7 @@ class DraftedModel(Serializable):
     """Above 1 discourages repetition."""
     seed: int | None = None
     """Makes sampling repeatable."""
-    stop: list[str] | None = None
+    stop: list[str] | str | None = None
     """The answer ends before the first of these strings."""
     timeout: float | None = Field(default=None, gt=0)
     """Seconds from the request to the last token, the wait for the models included; then TimeoutError is raised."""
@@ -83,6 +83,17 @@ class DraftedModel(Serializable):
 
     context: Any = Field(default=None, exclude=True, repr=False)
     """A spec_rag.ContextCache that this target has read: what is asked follows it. None reads each prompt whole."""
+
+    if TYPE_CHECKING:  # other names of fields, which a constructor and a call take as well
+        model: Name = DEFAULT_DRAFT
+        model_name: Name = DEFAULT_DRAFT
+        max_new_tokens: int = 256
+    else:
+
+        @property
+        def model_name(self) -> str:
+            """The target's name, under which usage is counted."""
+            return self.target
 
     _pair: ModelPair | None = PrivateAttr(default=None)
 
@@ -126,11 +137,6 @@ class DraftedModel(Serializable):
         state["__pydantic_private__"] = {**(state["__pydantic_private__"] or {}), "_pair": None}
         return state
 
-    @property
-    def model_name(self) -> str:
-        """The target's name, under which usage is counted."""
-        return self.target
-
     def load(self) -> ModelPair:
         """The models, loaded now if they were not; the same names with the same options share their weights.
 
@@ -144,7 +150,11 @@ class DraftedModel(Serializable):
             return cast(ModelPair, self.pair)
         if self._pair is None:
             self._pair = ModelPair.of_settings(
-                self.draft, self.target, self.draft_options, self.target_options, same_tokens=self.specpc is not None
+                cast("str | None", self.draft),
+                cast(str, self.target),
+                self.draft_options,
+                self.target_options,
+                same_tokens=self.specpc is not None,
             )
         return self._pair
 
@@ -230,7 +240,7 @@ class DraftedModel(Serializable):
             from spec_rag.generation.batch import prompt_limit
 
             specpc, speckv = cast(SpecPCConfig | None, self.specpc), cast(SpecKVConfig | None, self.speckv)
-            return prompt_limit(self.load(), specpc, speckv)
+            return prompt_limit(DraftedModel.load(self), specpc, speckv)  # a chat model's load asks for this number
         if self.target == DEFAULT_DRAFT:
             return _DEFAULT_CONTEXT_TOKENS
         config = Path(self.target).expanduser() / "config.json"

@@ -29,7 +29,7 @@ JSON_STYLE = {
 }
 _NAMED = ("properties", "$defs", "definitions", "patternProperties")  # names that are not keywords, each with a schema
 _VALUES = ("const", "enum", "default", "examples", "required")  # no schemas
-_FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
+_FENCE_OPENING = re.compile(r"```(?:json)?[^\S\n]*\n")
 
 
 @dataclass(frozen=True)
@@ -235,10 +235,16 @@ def read_json(text: str) -> Any:
     Raises:
         ValueError: there is none, or it is broken; the message quotes the answer.
     """
-    fenced = _FENCED.search(text)
-    body = (fenced.group(1) if fenced else text).strip()
+    body = (_fenced(text) or text).strip()
     start = min((at for at in (body.find("{"), body.find("[")) if at >= 0), default=0)
     try:
         return json.JSONDecoder(strict=False).raw_decode(body[start:])[0]
     except (ValueError, RecursionError) as error:
         raise ValueError(f"The answer is no JSON ({error}): {text!r:.200}") from error
+
+
+def _fenced(text: str) -> str:
+    """What is in the first code fence that is closed; "" where there is none."""
+    opening = _FENCE_OPENING.search(text)
+    closing = text.find("```", opening.end()) if opening else -1
+    return text[opening.end() : closing] if opening and closing >= 0 else ""

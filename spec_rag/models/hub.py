@@ -233,7 +233,7 @@ def _bars() -> dict[str, Any]:
             done = total if self.total and self.n >= self.total else min(total, int(self.n / 1e6))
             if getattr(self, "_told", None) != (done, total):
                 self._told = (done, total)
-                listener(f"Downloading {self.desc.removesuffix(': ')} (MB)", done, total)
+                listener(f"Downloading {str(self.desc).removesuffix(': ')} (MB)", done, total)
 
     return {"tqdm_class": Told}
 

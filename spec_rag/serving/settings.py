@@ -11,8 +11,6 @@ from spec_rag.errors import ConfigError
 from spec_rag.models.options import DEFAULT_DRAFT
 from spec_rag.text.patterns import PATTERNS
 
-SIZES = ("max_tokens", "ratio", "coverage")
-
 
 @dataclass(frozen=True)
 class ServerSettings:
@@ -125,7 +123,7 @@ class ServerSettings:
         if given.get("order", "given") != "given":
             raise ConfigError(f"order={given['order']!r:.80}: the documents of a response are in the request's order.")
         own = {f.name: getattr(self.compression, f.name) for f in fields(CompressionConfig)}
-        if any(name in given for name in SIZES):
-            own |= dict.fromkeys(SIZES)
-        config: CompressionConfig = CompressionConfig.from_dict({**own, **given})
+        chosen = CompressionConfig.overridden(own, given)
+        chosen.pop("preset", None)
+        config: CompressionConfig = CompressionConfig.from_dict(chosen)
         return config

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from spec_rag.text.prompts import Chat, chat_pieces
 from spec_rag.text.tokens import encoded_text, text_ids
-from spec_rag.text.units import Span, sentence_spans
+from spec_rag.text.units import Span, sentence_spans, touched
 
 _FENCED = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[^\n]*$|\Z)", re.MULTILINE | re.DOTALL)
 _FENCE = re.compile(r"[ \t]*(?:```|~~~)")
@@ -97,6 +97,7 @@ def _units_of(text: str, found: Span, ends: list[int], is_last: bool, language: 
     if not spans:
         return []
     fences = [match.span() for match in _FENCED.finditer(content)]
+    fenced = touched([(a, a + 1) for a, _ in spans], fences)
     breaks = [match.end() for match in _PARAGRAPH.finditer(content.rstrip())]
     last_paragraph = breaks[-1] if breaks else spans[-1][0]
     # a token is of the last unit that begins before it ends; white space is of the unit before it
@@ -108,9 +109,9 @@ def _units_of(text: str, found: Span, ends: list[int], is_last: bool, language: 
             content[a:b],
             is_last,
             is_last and a >= last_paragraph,
-            any(fence[0] <= a < fence[1] for fence in fences),
+            is_fenced,
             bool(_FENCE.match(content, a)),
         )
-        for (a, b), first, behind in zip(spans, borders, borders[1:], strict=False)
+        for (a, b), first, behind, is_fenced in zip(spans, borders, borders[1:], fenced, strict=False)
         if first < behind
     ]

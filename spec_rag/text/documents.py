@@ -1,7 +1,8 @@
 """What counts as a document: text with a title, whatever object it came in.
 
 Strings, (title, text) pairs, LangChain Documents and LlamaIndex nodes are told apart by their attributes, so that
-neither framework is needed. Inputs are never changed.
+neither framework is needed. Their title is `metadata["title"]` (that of a PDF, with the loaders of both frameworks), or
+else the name of the file or page in `file_name`, `source` or `file_path`. Inputs are never changed.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any
 
 from spec_rag.errors import ConfigError
+
+_TITLE_CHARS = 200  # of a file name that serves as a title
 
 
 @dataclass(frozen=True)
@@ -141,8 +145,22 @@ def _with_float_score(document: Document) -> Document:
 
 
 def _title(metadata: Mapping[str, Any]) -> str | None:
-    title = metadata.get("title")
-    return title.strip() if isinstance(title, str) and title.strip() else None
+    """The first of title, file_name, source and file_path that is given; of a path or URL its last part."""
+    title = metadata.get("title") or metadata.get("Title")
+    if isinstance(title, str) and title.strip():
+        return title.strip()
+    for name in ("file_name", "source", "file_path"):
+        place = metadata.get(name)
+        if isinstance(place, str | PurePath) and (last := _last_part(str(place))):
+            return last
+    return None
+
+
+def _last_part(place: str) -> str:
+    """A file's name, or the last part of a URL's path; "" where it says nothing."""
+    path = place.strip().partition("?")[0].partition("#")[0].replace("\\", "/").rstrip("/")
+    last = path.rpartition("/")[2][:_TITLE_CHARS]
+    return last if any(letter.isalpha() for letter in last) else ""
 
 
 def _score(value: Any) -> float | None:

@@ -17,6 +17,7 @@ from jinja2.exceptions import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from spec_rag.checks import check_depth
 from spec_rag.errors import ConfigError
 from spec_rag.text.arrangements import (
     Turns,
@@ -178,6 +179,8 @@ def chat_pieces(
     """
     if not tokenizer.chat_template:
         raise ConfigError("messages need a chat template, which this tokenizer has not: give the prompt as text.")
+    check_depth("messages", messages)
+    check_depth("tools", tools)
     arguments = {"tools": list(tools)} if tools else {}
     refused: Exception | None = None
     dropped: str | None = None
@@ -332,10 +335,11 @@ def _plain_call(call: Mapping[str, Any]) -> dict[str, Any]:
     elif isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(
                 f"tool_calls: the arguments of {function.get('name')!r} are no JSON: {arguments!r:.80}."
             ) from error
+    check_depth(f"tool_calls: the arguments of {function.get('name')!r}", arguments)
     return {"type": "function", "id": call.get("id"), "function": {"name": function["name"], "arguments": arguments}}
 
 

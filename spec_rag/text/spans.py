@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 Span = tuple[int, int]
@@ -31,7 +32,10 @@ def original_spans(
         return None
     found: list[Span] = []
     for start, end in kept:
-        for (a, b), at in zip(spans, starts, strict=True):
+        for i in range(max(bisect_right(starts, start) - 1, 0), len(starts)):
+            (a, b), at = spans[i], starts[i]
+            if at >= end:
+                break
             first, last = max(start, at), min(end, at + b - a)
             if first < last:
                 found.append((a + first - at, a + last - at))

@@ -22,11 +22,11 @@ _LINE_UNIT = re.compile(
     r"\s*(?:\||[-*+•]\s|\d+[.)]\s|\#{1,6}\s|```|~~~)"
     r"|\ {4}\s*\S|\ *\t\s*\S|[^\n]*[;{}]\s*$|[^\n\t]*\t[^\n\t]*\t"
     r"|\ *(?:def|class|function|func|fn)\ [^\n]*[:({]\s*$|\ *(?:import|from)\ [\w.]+(?:\ import\ [^\n]*)?\s*$"
-    r"|\ *(?:return|yield|raise|elif|else|try|except|finally|while|with)\b[^\n.!?]*:?\s*$"
+    r"|\ *(?:return|yield|raise|elif|else|try|except|finally|while|with)\b[^\n.!?]*$"
     r"|\ {2,}[\w.]+(?:\(|\ [-+*/]?=\ )",
     re.VERBOSE,
 )
-_INDENTATION = re.compile(r"^(?:\ {2,}|\ *\t)[ \t]*\Z", re.MULTILINE)
+_INDENTATION = re.compile(r"^(?:\ \ |\ *\t)[ \t]*\Z", re.MULTILINE)
 _FENCE = re.compile(r"\s*(```|~~~)")
 # a line of data, if the one before or after it is such a line too: "key": value, key = value, a,b,c
 _FIELD = re.compile(r"""\s*(["'][^"']{1,80}["']\s*[:,]|\w[\w ./-]{0,40}[:=]\s*\S|[^,\s][^,]*(,\S[^,]*){2,}$)""")

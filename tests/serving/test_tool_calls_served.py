@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import httpx
 import pytest
 from serving.helpers import MODEL, served
 
@@ -102,3 +104,28 @@ def test_strict_tools_hold_every_call_to_their_schema(monkeypatch: pytest.Monkey
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         assert both_ways(client, tools=[strict])[0][1] == [ARGUMENTS]
     assert asked[0].options["constraint"].kind == "lark"
+
+
+@pytest.mark.parametrize("levels", [70, 400, 900])
+@pytest.mark.parametrize("field", ["tools", "response_format", "arguments", "arguments_text", "metadata"])
+def test_deep_nesting_is_a_bad_request(field: str, levels: int) -> None:
+    deep = "DEEP"  # put in as text: Python's own encoder is recursive
+    opening, closing = '{"type": "object", "properties": {"a": ', "}}"
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    body: dict[str, Any] = {"model": MODEL, "messages": [*ASK]}
+    if field == "tools":
+        body["tools"] = [{"type": "function", "function": {"name": "f", "parameters": {"a": deep}}}]
+    elif field == "response_format":
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"a": deep}}}
+    elif field == "metadata":
+        body["metadata"] = {"a": deep}
+    else:
+        call["function"]["arguments"] = '{"a":' * levels + "1" + "}" * levels if field == "arguments_text" else deep
+        body["messages"] = [*ASK, {"role": "assistant", "content": None, "tool_calls": [call]}, *ASK]
+    sent = json.dumps(body).replace('"DEEP"', opening * levels + "1" + closing * levels)
+    with served() as url:
+        found = httpx.post(
+            f"{url}/v1/chat/completions", content=sent, headers={"Content-Type": "application/json"}, timeout=60
+        )
+    # metadata is read and left alone
+    assert found.status_code in ((200, 400) if field == "metadata" else (400,)), found.text

@@ -325,7 +325,9 @@ class TestTools:
 
     async def test_strict_holds_every_call_to_its_schema(self, tool_chat: ChatSpecKV) -> None:
         with scripted(
-            tool_chat.pair, 'I look.\n<tool_call>\n{"name": "search", "arguments": {"query": 37}}\n</tool_call>'
+            tool_chat.pair,
+            'I look.\n<tool_call>\n{"name": "search", "arguments": {"query": 37}}\n</tool_call>',
+            constrained=True,
         ):
             loose = tool_chat.bind_tools([search], strict=False).invoke(PROMPT)
             messages = await all_ways(tool_chat.bind_tools([search], strict=True), PROMPT)
@@ -339,13 +341,13 @@ class TestTools:
     ) -> None:
         form = {"type": "json_schema", "json_schema": {"name": "mule", "schema": Mule.model_json_schema()}}
         bound = tool_chat.bind_tools([search], strict=True, response_format=form)
-        with scripted(tool_chat.pair, CALLED % "a"):
+        with scripted(tool_chat.pair, CALLED % "a", constrained=True):
             for message in (await all_ways(bound, PROMPT)).values():
                 assert [call["args"] for call in message.tool_calls] == [{"query": "a"}]
-        with scripted(tool_chat.pair, "I do not know."):
+        with scripted(tool_chat.pair, "I do not know.", constrained=True):
             for message in (await all_ways(bound, PROMPT)).values():
                 assert message.tool_calls or Mule.model_validate_json(message.text)
-        with scripted(tool_chat.pair, '{"name": "Saffron", "age": 9}'):
+        with scripted(tool_chat.pair, '{"name": "Saffron", "age": 9}', constrained=True):
             for message in (await all_ways(bound, PROMPT)).values():
                 assert Mule.model_validate_json(message.text) == Mule(name="Saffron", age=9)
 

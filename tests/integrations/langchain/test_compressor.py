@@ -187,7 +187,7 @@ class TestSettings:
             {"unit": "page"},
             {"rate": 0.5},
             {"draft": 7},
-            {"index": "folder"},
+            {"index": 7},
             {"draft_options": {"devise": "cpu"}},
         ],
     )
@@ -358,7 +358,7 @@ class TestMetadata:
     ) -> None:
         settings = {"draft": pair, "ellipsis": ellipsis}
         first = SpecPCCompressor(**settings, ratio=0.8, metadata_format=first_format).compress_documents(docs, QUERY)
-        second = SpecPCCompressor(**settings, ratio=0.6).compress_documents(first, QUERY)
+        second = SpecPCCompressor(**settings, ratio=0.4).compress_documents(first, QUERY)
         whole = {document.id: document.page_content for document in docs}
         between = {document.id: document.page_content for document in first}
         assert any(document.page_content != between[document.id] for document in second)

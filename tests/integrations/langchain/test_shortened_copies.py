@@ -12,7 +12,7 @@ from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
-from langchain_spec_rag import SpecPCCompressor
+from langchain_spec_rag import ChatSpecKV, SpecPCCompressor
 from pydantic import Field
 
 import spec_rag
@@ -128,3 +128,21 @@ async def test_a_history_aware_retriever_can_be_wrapped(compressor: SpecPCCompre
 def test_an_input_without_a_question_is_refused(compressor: SpecPCCompressor) -> None:
     with pytest.raises(ValueError, match="'query', 'question', 'input'"):
         compressor.wrap(RunnableLambda(lambda _: documents())).invoke({"ask": QUERY})
+
+
+def test_deep_nesting_is_refused(tool_pair: ModelPair) -> None:
+    deep: Any = {"type": "string"}
+    for _ in range(2000):
+        deep = {"type": "object", "properties": {"a": deep}}
+    chat = ChatSpecKV(pair=tool_pair, max_tokens=4)
+    tool = {"type": "function", "function": {"name": "f", "description": "", "parameters": deep}}
+    called = AIMessage("", tool_calls=[{"name": "f", "args": {"a": deep}, "id": "1"}])
+    for attempt in (
+        lambda: chat.bind_tools([tool]),
+        lambda: chat.with_structured_output({"title": "a", **deep}),
+        lambda: chat.invoke([HumanMessage("a"), called, HumanMessage("b")]),
+        lambda: chat.invoke("a", tools=[tool]),
+        lambda: chat.invoke("a", response_format={"type": "json_schema", "json_schema": {"schema": deep}}),
+    ):
+        with pytest.raises(ValueError, match="nested more than 64"):
+            attempt()

@@ -175,7 +175,9 @@ def test_nodes_without_text_go_on_as_they_are(pair: ModelPair, nodes: list[NodeW
 
 
 def test_documents_are_compressed_as_text_nodes_are(pair: ModelPair, nodes: list[NodeWithScore]) -> None:
-    given = [NodeWithScore(node=Document(text=node.text, id_=node.node_id), score=node.score) for node in nodes]
+    given = [
+        NodeWithScore(node=Document(text=n.text, id_=n.node_id, metadata=n.metadata), score=n.score) for n in nodes
+    ]
     texts = [node.text for node in compressor_of(pair).postprocess_nodes(nodes, query_str=QUERY)]
     compressed = compressor_of(pair).postprocess_nodes(given, query_str=QUERY)
     assert [node.node.get_content() for node in compressed] == texts

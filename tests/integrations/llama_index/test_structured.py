@@ -12,7 +12,7 @@ import torch
 from integrations.llama_index.helpers import STRICT_CHAT_TEMPLATE
 from integrations.tiny_llamas import byte_tokenizer
 from llama_index.core.agent.workflow import FunctionAgent, ToolCallResult
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
@@ -185,3 +185,22 @@ async def test_one_call_alone_unless_parallel_calls_are_allowed(tool_llm: SpecKV
             str(tool_llm.predict_and_call(tools, "How heavy?", max_tokens=300, allow_parallel_tool_calls=True))
             == "3 kilos\n\n4 kilos"
         )
+
+
+def test_deep_nesting_is_refused(tool_llm: SpecKVLLM) -> None:
+    deep: Any = {"type": "string"}
+    for _ in range(2000):
+        deep = {"type": "object", "properties": {"a": deep}}
+    asked = ChatMessage(role="user", content="a")
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": deep}}
+    called = ChatMessage(role="assistant", content="", additional_kwargs={"tool_calls": [call]})
+    block = ChatMessage(role="assistant", blocks=[ToolCallBlock(tool_name="f", tool_kwargs={"a": deep})])
+    tool = {"type": "function", "function": {"name": "f", "parameters": deep}}
+    for attempt in (
+        lambda: tool_llm.chat([asked], tools=[tool]),
+        lambda: tool_llm.chat([asked, called, asked]),
+        lambda: tool_llm.chat([asked, block, asked]),
+        lambda: tool_llm.complete("a", schema=deep),
+    ):
+        with pytest.raises(ValueError, match="nested more than 64"):
+            attempt()

@@ -35,6 +35,7 @@ from spec_rag.generation.tool_calls import ReadCalls, ToolChoice
 from spec_rag.results import Answer
 
 if TYPE_CHECKING:
+    from llama_index.core.chat_engine.types import AgentChatResponse
     from llama_index.core.tools.types import BaseTool
 
     from spec_rag.text.prompts import Prompt
@@ -53,7 +54,8 @@ class SpecKVLLM(StructuredLLM):
     those that wait together with the same settings are answered in one batch.
 
     Call arguments win over the fields for that call: max_tokens, temperature, top_p, top_k, repetition_penalty, seed,
-    stop, specpc, speckv, and any field of transformers' GenerationConfig. None means the field's value.
+    stop, specpc, speckv, and any field of transformers' GenerationConfig. None means the field's value, except that
+    specpc=None and speckv=None switch these off.
 
     Where the chat template speaks of tools, agents call them. `structured_predict` and `as_structured_llm` hold the
     answer to the class's schema, as the call arguments schema and regex do in any other call.
@@ -78,7 +80,7 @@ class SpecKVLLM(StructuredLLM):
             num_output=self.max_tokens,
             is_chat_model=self._has_template,
             is_function_calling_model=self._speaks_of_tools,
-            model_name=self.target,
+            model_name=str(self.target),
         )
 
     def to_payload(self) -> dict[str, Any]:
@@ -182,6 +184,11 @@ class SpecKVLLM(StructuredLLM):
             "parallel_tool_calls": allow_parallel_tool_calls,
             **kwargs,
         }
+
+    async def apredict_and_call(self, *args: Any, **kwargs: Any) -> AgentChatResponse:
+        """`predict_and_call`; loads the models, if they were not, in a thread of its own."""
+        await self._aload()
+        return await super().apredict_and_call(*args, **kwargs)
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
 
+from spec_rag.checks import check_depth
 from spec_rag.errors import ConfigError
 from spec_rag.generation.tool_calls import ReadCalls
 
@@ -30,6 +31,8 @@ def plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     """
     if not messages:
         raise ConfigError("messages=[]: give at least one message.")
+    for message in messages:
+        check_depth(f"a {message.role.value} message", message.additional_kwargs)
     return [_plain(message) for message in messages]
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop")
 _OTHER_NAMES = {"model": "target", "model_name": "target", "max_new_tokens": "max_tokens"}
+_MAY_BE_SWITCHED_OFF = ("specpc", "speckv")
 
 
 def _config_from_dict(kind: type[SpecPCConfig] | type[SpecKVConfig]) -> BeforeValidator:
@@ -45,10 +46,10 @@ class DraftedLLM(FunctionCallingLLM):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    target: Annotated[str, BeforeValidator(_as_name)] = Field(
+    target: Annotated[str | Path, BeforeValidator(_as_name)] = Field(
         default=DEFAULT_DRAFT, description="The model that answers: hub id, folder, or GGUF file."
     )
-    draft: Annotated[str | None, BeforeValidator(_as_name)] = Field(
+    draft: Annotated[str | Path | None, BeforeValidator(_as_name)] = Field(
         default=DEFAULT_DRAFT,
         description="The small model that looks ahead, of the target's family. None where no setting needs one.",
     )
@@ -76,7 +77,7 @@ class DraftedLLM(FunctionCallingLLM):
     top_k: int | None = Field(default=None, description="Sample among so many best tokens.")
     repetition_penalty: float | None = Field(default=None, description="Above 1 discourages repetition.")
     seed: int | None = Field(default=None, description="Makes sampling repeatable.")
-    stop: Annotated[list[str] | None, BeforeValidator(_as_list)] = Field(
+    stop: Annotated[list[str] | str | None, BeforeValidator(_as_list)] = Field(
         default=None, description="The answer ends before the first of these strings."
     )
     timeout: float | None = Field(
@@ -100,6 +101,11 @@ class DraftedLLM(FunctionCallingLLM):
         repr=False,
         description="A ContextCache that this target has read: what is asked follows it. None reads prompts whole.",
     )
+
+    if TYPE_CHECKING:  # other names of fields, which a constructor and a call take as well
+        model: str | Path = DEFAULT_DRAFT
+        model_name: str | Path = DEFAULT_DRAFT
+        max_new_tokens: int = 256
 
     _loaded: Any = PrivateAttr(default=None)
 
@@ -155,7 +161,11 @@ class DraftedLLM(FunctionCallingLLM):
 
         if self._loaded is None:
             self._loaded = ModelPair.of_settings(
-                self.draft, self.target, self.draft_options, self.target_options, same_tokens=self.specpc is not None
+                cast("str | None", self.draft),
+                cast(str, self.target),
+                self.draft_options,
+                self.target_options,
+                same_tokens=self.specpc is not None,
             )
         return cast(ModelPair, self._loaded)
 
@@ -169,7 +179,11 @@ class DraftedLLM(FunctionCallingLLM):
 
     def _arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Keywords of `generate` from the fields and one call's arguments, checked."""
-        given = {_OTHER_NAMES.get(name, name): value for name, value in given.items() if value is not None}
+        given = {
+            _OTHER_NAMES.get(name, name): value
+            for name, value in given.items()
+            if value is not None or name in _MAY_BE_SWITCHED_OFF
+        }
         fields = {name: getattr(self, name) for name in _SAMPLING_FIELDS} | self.generation_kwargs
         options = {**fields, **overriding(given)}
         configs = {"specpc": options.pop("specpc", self.specpc), "speckv": options.pop("speckv", self.speckv)}

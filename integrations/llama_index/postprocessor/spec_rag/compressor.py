@@ -10,7 +10,7 @@ import threading
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from llama_index.core.bridge.pydantic import (
     ConfigDict,
@@ -25,6 +25,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, ImageNode, MetadataMode, Node, NodeWithScore, QueryBundle, TextNode
 from llama_index.llms.spec_rag.load_options import PlainLoadOptions, refuse_remote_code
 from llama_index.postprocessor.spec_rag.events import CompressionEvent
+from pydantic import AfterValidator
 
 import spec_rag
 from spec_rag.cancellation import in_thread
@@ -41,7 +42,9 @@ from spec_rag.text.patterns import inline_flags
 from spec_rag.text.vectors import without_vectors
 
 if TYPE_CHECKING:
+    from llama_index.core.base.base_retriever import BaseRetriever
     from llama_index.core.tools import FunctionTool
+    from llama_index.postprocessor.spec_rag.retriever import ScoreSource, SpecPCRetriever
 
     from spec_rag.compression.draft import Draft
     from spec_rag.results import CompressedDocument
@@ -59,11 +62,11 @@ class SpecPCCompressor(BaseNodePostprocessor):
 
     Nodes go on as copies with their ids, scores, relationships, metadata and order (unless `order` says otherwise); the
     ones that came in are not changed. Each copy's metadata has one more key, `spec_pc`, hidden from the LLM and the
-    embedding model, and without the embedding of a text that was shortened: `{original_tokens, compressed_tokens, ratio, draft_model, kept_spans, handle}`, spans being
-    character ranges of the node's text, also where it has been through a compressor before, and the handle being for
-    `expand_tool`. `start_char_idx` and `end_char_idx` cover what was kept, where they described the node's text. Nodes
-    without text, images among them, go on as they are, in their places. Where all nodes fit the budget, their text is
-    not touched.
+    embedding model, and without the embedding of a text that was shortened: `{original_tokens, compressed_tokens,
+    ratio, draft_model, kept_spans, handle}`, spans being character ranges of the node's text, also where it has been
+    through a compressor before, and the handle being for `expand_tool`. `start_char_idx` and `end_char_idx` cover what
+    was kept, where they described the node's text. Nodes without text, images among them, go on as they are, in their
+    places. Where all nodes fit the budget, their text is not touched.
 
     Raises:
         ValidationError: (a ValueError) a setting is out of range or unknown.
@@ -131,16 +134,18 @@ class SpecPCCompressor(BaseNodePostprocessor):
     draft: Any = Field(
         default=DEFAULT_DRAFT, description="The small model that reads: a name or path, or loaded models."
     )
-    draft_options: PlainLoadOptions = Field(
+    draft_options: PlainLoadOptions | None = Field(
         default_factory=LoadOptions, description="How to load the draft: LoadOptions or a dict of its fields."
     )
     count_with: Any = Field(
         default="draft",
         description="What the budget's tokens are: 'draft', a tiktoken or OpenAI model name, a tokenizer, a function.",
     )
-    metadata_mode: MetadataMode = Field(
-        default=MetadataMode.NONE,
-        description="LLM counts the metadata that synthesizers put before each node's text into the budget.",
+    metadata_mode: Annotated[MetadataMode | Literal["none", "llm", "embed", "all"], AfterValidator(MetadataMode)] = (
+        Field(
+            default=MetadataMode.NONE,
+            description="LLM counts the metadata that synthesizers put before each node's text into the budget.",
+        )
     )
     show_handle: bool = Field(
         default=False,
@@ -154,8 +159,11 @@ class SpecPCCompressor(BaseNodePostprocessor):
         "own, of at most 64 MiB of text.",
     )
     keep_empty: bool = Field(default=False, description="Let nodes go on of which nothing was kept, with empty text.")
-    index: DocumentIndex | None = Field(
-        default=None, exclude=True, repr=False, description="Where encoded nodes are kept for the next query."
+    index: Annotated[DocumentIndex | str | Path | None, AfterValidator(DocumentIndex.of)] = Field(
+        default=None,
+        exclude=True,
+        repr=False,
+        description="Where encoded nodes are kept for the next query: a DocumentIndex, or the path of its folder.",
     )
     embedder: Any = Field(
         default=None,
@@ -171,6 +179,10 @@ class SpecPCCompressor(BaseNodePostprocessor):
         description="What else says how well a text answers a question: a reranker of LlamaIndex, a cross-encoder, or "
         "a function; its order joins the score (docs/scorers.md).",
     )
+
+    if TYPE_CHECKING:  # other names of `embedder`
+        embeddings: Any = None
+        embed_model: Any = None
 
     _loaded: Any = PrivateAttr(default=None)
     _own_originals: Any = PrivateAttr(default=None)
@@ -283,7 +295,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
             given,
             query,
             draft=draft,
-            index=self.index,
+            index=cast("DocumentIndex | None", self.index),
             embedder=self.embedder,
             scorer=self.scorer,
             count_with=self.count_with,
@@ -323,6 +335,35 @@ class SpecPCCompressor(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         """`_postprocess_nodes` in a thread of its own; cancelling the task stops it between two batches of passages."""
         return await in_thread(lambda cancelled: self._postprocess_nodes(nodes, query_bundle, cancelled))
+
+    def with_settings(self, **settings: Any) -> Self:
+        """This compressor with other settings, which win; it shares the draft and what is remembered for `expand_tool`.
+
+        A size (max_tokens, ratio or coverage) takes the place of the compressor's, and so does a preset.
+
+        Raises:
+            ValidationError: (a ValueError) a setting is out of range or unknown.
+        """
+        current = {name: value for name, value in self.__dict__.items() if name in type(self).model_fields}
+        given = {_OTHER_NAMES.get(name, name): value for name, value in settings.items()}
+        copy = type(self)(**CompressionConfig.overridden({**current, "originals": self.store}, given))
+        if copy.draft is self.draft and copy.draft_options == self.draft_options:
+            copy._loaded = self._loaded
+        return copy
+
+    def wrap(self, retriever: BaseRetriever, scores: ScoreSource = "auto") -> SpecPCRetriever:
+        """What this retriever finds, compressed for the query; also of an index, through its own retriever.
+
+        Args:
+            retriever: a retriever, or an index.
+            scores: what its scores are; see SpecPCRetriever.
+
+        Raises:
+            ConfigError: (a ValueError) it is no retriever.
+        """
+        from llama_index.postprocessor.spec_rag.retriever import SpecPCRetriever
+
+        return SpecPCRetriever(retriever, self, scores)
 
     @property
     def store(self) -> Originals:
@@ -378,7 +419,10 @@ class SpecPCCompressor(BaseNodePostprocessor):
         count = self._counter(draft)
         handle = self._shown(handle_of(document_key(None, ""), []))  # as long as any
         seen = [one.node.model_copy(update={"metadata": {**one.node.metadata, **handle}}) for one in nodes]
-        return [max(0, count(one.get_content(metadata_mode=self.metadata_mode)) - count(_text(one))) for one in seen]
+        return [
+            max(0, count(one.get_content(metadata_mode=MetadataMode(self.metadata_mode))) - count(_text(one)))
+            for one in seen
+        ]
 
     def _compressed_node(
         self, given: NodeWithScore, document: CompressedDocument, metadata_tokens: int, draft: str

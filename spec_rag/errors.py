@@ -70,6 +70,10 @@ class CancelledError(SpecRagError):
     """The work was cancelled by the caller before it was done."""
 
 
+class ForkedError(SpecRagError, RuntimeError):
+    """What a forked child waits for is done by a thread that only its parent has."""
+
+
 def unknown_field(owner: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a field that does not exist, with the name that was probably meant."""
     names = sorted(known)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
+
+from spec_rag.forking import new_lock, renew_in_children
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -15,7 +16,8 @@ class LRUCache(Generic[K, V]):
     """Values under keys; beyond either bound the least recently used go first. Safe for threads.
 
     Args:
-        max_bytes: of all values together; one that is larger by itself is not held, and pushes no other out.
+        max_bytes: of all values together; one that is larger by itself is not held, and pushes no other out. Lowering
+            the attribute frees at once what is beyond the new bound.
         max_entries: so many values at most; None bounds their bytes alone.
 
     Attributes:
@@ -23,11 +25,23 @@ class LRUCache(Generic[K, V]):
     """
 
     def __init__(self, max_bytes: int, max_entries: int | None = None) -> None:
-        self.max_bytes = max_bytes
+        self._max_bytes = max_bytes
         self.max_entries = max_entries
-        self.lock = threading.RLock()
+        self.lock = new_lock()
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self._held_bytes = 0
+        renew_in_children(self)
+
+    @property
+    def max_bytes(self) -> int:
+        """The most bytes of all values together."""
+        return self._max_bytes
+
+    @max_bytes.setter
+    def max_bytes(self, given: int) -> None:
+        with self.lock:
+            self._max_bytes = given
+            self._make_room()
 
     @property
     def held_bytes(self) -> int:
@@ -57,19 +71,34 @@ class LRUCache(Generic[K, V]):
             size: its bytes.
         """
         with self.lock:
-            if key in self._entries:
-                self._held_bytes -= self._entries.pop(key)[1]
-            if size > self.max_bytes:
-                return
-            self._entries[key] = value, size
-            self._held_bytes += size
-            while self._is_over():
-                _, (_, freed) = self._entries.popitem(last=False)
-                self._held_bytes -= freed
+            try:
+                if key in self._entries:
+                    self._held_bytes -= self._entries.pop(key)[1]
+                if size > self._max_bytes:
+                    return
+                self._entries[key] = value, size
+                self._held_bytes += size
+                self._make_room()
+            except BaseException:  # such as Ctrl-C between two of these steps
+                self._count()
+                self._make_room()
+                raise
+
+    def renew_in_child(self) -> None:
+        """Count again in a forked child, since another thread may have been in the middle of a change."""
+        self._count()
+
+    def _make_room(self) -> None:
+        while self._entries and self._is_over():
+            _, (_, freed) = self._entries.popitem(last=False)
+            self._held_bytes -= freed
+
+    def _count(self) -> None:
+        self._held_bytes = sum(size for _, size in self._entries.values())
 
     def _is_over(self) -> bool:
         too_many = self.max_entries is not None and len(self._entries) > self.max_entries
-        return too_many or self._held_bytes > self.max_bytes
+        return too_many or self._held_bytes > self._max_bytes
 
     def __contains__(self, key: object) -> bool:
         with self.lock:

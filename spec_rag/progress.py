@@ -11,9 +11,11 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, Token
 from typing import Any
+
+from spec_rag.switches import Switch
 
 Listener = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -23,14 +25,26 @@ _SECONDS = 1.0  # between two drawings of a bar that does not move
 _listener: ContextVar[Listener | None] = ContextVar("spec_rag_progress", default=None)
 
 
-@contextmanager
-def listening(listener: Listener) -> Iterator[None]:
+def listening(listener: Listener) -> Switch[None]:
     """Hand the progress of the work inside the block to `listener` instead of showing it."""
-    token = _listener.set(listener)
-    try:
-        yield
-    finally:
-        _listener.reset(token)
+    return _Listening(listener)
+
+
+class _Listening(Switch[None]):
+    """Sets who listens, and puts back who did before."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._given = listener
+        self._token: Token[Listener | None] | None = None
+
+    def _on(self) -> None:
+        self._token = _listener.set(self._given)
+
+    def _off(self) -> None:
+        token, self._token = self._token, None
+        if token is not None:
+            with suppress(ValueError, RuntimeError):  # deleted in another thread or task
+                _listener.reset(token)
 
 
 def current_listener() -> Listener | None:

@@ -24,6 +24,7 @@ from spec_rag.compression.expand import EXPAND, Originals, expander
 from spec_rag.compression.index import DocumentIndex
 from spec_rag.config import Cascade, CompressionConfig, Scoring, Unit, Version
 from spec_rag.errors import ConfigError, unknown_field
+from spec_rag.forking import new_lock
 from spec_rag.models.options import DEFAULT_DRAFT
 from spec_rag.presets import with_preset
 from spec_rag.retention import Order
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 DOCUMENTS_KEYS = ("documents", "context", "docs")
 EVENT = METADATA_KEY = "spec_pc"
-_making_stores = threading.Lock()
+_making_stores = new_lock()
 _OTHER_NAMES = {"embeddings": "embedder", "embed_model": "embedder"}
 
 

@@ -4,8 +4,12 @@ torch would spread every small operator over all cores and wait for the slowest 
 machine with other work stalls thousands of times per call. A thread that keeps a whole piece to itself waits once.
 """
 
+import ctypes
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -29,7 +33,6 @@ def run_pieces(pieces: Sequence[Callable[[], None]], work: int, device: torch.de
         for piece in pieces:
             piece()
         return
-    own_threads = torch.get_num_threads()
     # torch keeps these modes per thread.
     inference = torch.is_inference_mode_enabled()
 
@@ -37,10 +40,30 @@ def run_pieces(pieces: Sequence[Callable[[], None]], work: int, device: torch.de
         with torch.inference_mode(inference), torch.no_grad():
             piece()
 
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for outcome in [pool.submit(run, piece) for piece in pieces]:
-                outcome.result()
-    finally:
-        # The count is the thread's own, but the last one set is also what new threads start with.
-        torch.set_num_threads(own_threads)
+    with ThreadPoolExecutor(threads, initializer=_work_alone) as pool:
+        for outcome in [pool.submit(run, piece) for piece in pieces]:
+            outcome.result()
+
+
+def _work_alone() -> None:
+    """Run this thread's operators in this thread alone.
+
+    `torch.set_num_threads` would also change the count that every thread of the process starts with. The libraries
+    under torch know a count of the calling thread.
+    """
+    torch.get_num_threads()  # torch sets a thread's counts on its first use
+    for set_threads in _setters_of_thread():
+        set_threads(1)
+
+
+@cache
+def _setters_of_thread() -> tuple[Callable[[int], object], ...]:
+    """OpenMP's and MKL's functions that set the threads of the calling thread, as far as torch is built on them."""
+    found: list[Callable[[int], object]] = []
+    with suppress(OSError):
+        libraries = Path(torch.__file__).parent / "lib"
+        library = ctypes.CDLL(str(next(iter(libraries.glob("*torch_cpu.*")), "")))
+        for name in ("omp_set_num_threads", "MKL_Set_Num_Threads_Local"):
+            with suppress(AttributeError):
+                found.append(getattr(library, name))
+    return tuple(found)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from spec_rag.errors import UnsupportedModelError
+from spec_rag.forking import new_lock, renew_in_children
+from spec_rag.switches import Switch
 
 _PREFIX = "spec_rag_observed_"
 
@@ -69,9 +71,43 @@ class Replaced:
     output: Tensor
 
 
-_observers: ContextVar[Mapping[int, AttentionObserver]] = ContextVar("spec_rag_observers", default={})  # noqa: B039
-_switch_lock = threading.Lock()
-_switched: dict[int, tuple[int, str]] = {}  # id of a config -> how many captures hold it, its own implementation
+@dataclass(eq=False)
+class _Holder:
+    """One capture, as long as it is on.
+
+    Attributes:
+        observer: None once the capture is off.
+        thread: identifier of the thread that made it.
+        outer: the captures around it, by the id of the config that they hold.
+    """
+
+    observer: AttentionObserver | None
+    thread: int
+    outer: Mapping[int, _Holder]
+
+
+@dataclass(eq=False)
+class _Switched:
+    """A config whose attention function is switched, the function's own name, and the captures that hold it."""
+
+    config: Any
+    base_name: str
+    holders: set[_Holder] = field(default_factory=set)
+
+
+_observers: ContextVar[Mapping[int, _Holder]] = ContextVar("spec_rag_observers", default={})  # noqa: B039
+_switch_lock = new_lock()
+_switched: dict[int, _Switched] = {}  # by the id of the config
+
+
+def _observer_of(config: Any) -> AttentionObserver | None:
+    """The innermost observer of this thread or task whose capture is on."""
+    holders = _observers.get()
+    while (holder := holders.get(id(config))) is not None:
+        if holder.observer is not None:
+            return holder.observer
+        holders = holder.outer
+    return None
 
 
 def _base_forward(name: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
@@ -86,7 +122,7 @@ def _observed(base_name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         base = _base_forward(base_name, module)
-        observer = _observers.get().get(id(getattr(module, "config", None)))
+        observer = _observer_of(getattr(module, "config", None))
         if observer is None:
             return base(module, query, key, value, attention_mask, **kwargs)
         if kwargs.get("position_bias") is not None:
@@ -116,10 +152,17 @@ def _observed(base_name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
 
 def _register(base_name: str) -> str:
     name = _PREFIX + base_name
+    # each by itself: an interrupt between the two must not leave a function without its masks
+    if name not in ALL_MASK_ATTENTION_FUNCTIONS:
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base_name])
     if name not in ALL_ATTENTION_FUNCTIONS:
         AttentionInterface.register(name, _observed(base_name))
-        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base_name])
     return name
+
+
+def _base_name(config: Any) -> str:
+    """The attention implementation of a config, switched or not."""
+    return str(config._attn_implementation or "eager").removeprefix(_PREFIX)
 
 
 def attention_configs(model: nn.Module) -> list[Any]:
@@ -139,18 +182,15 @@ def attention_configs(model: nn.Module) -> list[Any]:
 
 def base_attention(model: nn.Module) -> str:
     """The attention implementation that the model runs with, captured or not."""
-    config = attention_configs(model)[0]
-    with _switch_lock:
-        held = _switched.get(id(config))
-    return held[1] if held else str(config._attn_implementation)
+    return _base_name(attention_configs(model)[0])
 
 
-@contextlib.contextmanager
-def capture(model: PreTrainedModel, observer: AttentionObserver) -> Iterator[None]:
+def capture(model: PreTrainedModel, observer: AttentionObserver) -> Switch[None]:
     """Show `observer` each attention call that this thread or task makes on `model` inside the block.
 
     Other threads may run the same model meanwhile, captured by other observers or by none. The model is as before when
-    the last capture of it ends, also after an exception.
+    the last capture of it ends, also after an exception, at whatever step it arrives, and in a child that is forked
+    while another thread captures.
 
     Raises:
         UnsupportedModelError: the model's attention does not go through transformers' attention interface.
@@ -160,22 +200,56 @@ def capture(model: PreTrainedModel, observer: AttentionObserver) -> Iterator[Non
         raise UnsupportedModelError(
             f"{type(model).__name__} does not use transformers' attention interface: its attention cannot be observed."
         )
-    with _switch_lock:
-        for config in configs:
-            holders, base_name = _switched.get(id(config), (0, config._attn_implementation or "eager"))
-            if holders == 0:
-                config._attn_implementation = _register(base_name)
-            _switched[id(config)] = (holders + 1, base_name)
-    token = _observers.set({**_observers.get(), **{id(config): observer for config in configs}})
-    try:
-        yield
-    finally:
-        _observers.reset(token)
+    return _Capture(configs, observer)
+
+
+class _Capture(Switch[None]):
+    """Switches the configs to the observed attention functions, and back."""
+
+    def __init__(self, configs: list[Any], observer: AttentionObserver) -> None:
+        self._configs = configs
+        self._observer = observer
+        self._holder = _Holder(None, 0, {})
+        self._token: Token[Mapping[int, _Holder]] | None = None
+
+    def _on(self) -> None:
+        outer = _observers.get()
+        self._holder = holder = _Holder(self._observer, threading.get_ident(), outer)
         with _switch_lock:
-            for config in configs:
-                holders, base_name = _switched[id(config)]
-                if holders == 1:
-                    del _switched[id(config)]
-                    config._attn_implementation = base_name
-                else:
-                    _switched[id(config)] = (holders - 1, base_name)
+            for config in self._configs:
+                switched = _switched.setdefault(id(config), _Switched(config, _base_name(config)))
+                switched.holders.add(holder)
+            for config in self._configs:
+                config._attn_implementation = _register(_switched[id(config)].base_name)
+        self._token = _observers.set({**outer, **{id(config): holder for config in self._configs}})
+
+    def _off(self) -> None:
+        self._holder.observer = None  # from here on nothing is observed, also where the variable cannot be reset
+        token, self._token = self._token, None
+        if token is not None:
+            with contextlib.suppress(ValueError, RuntimeError):  # deleted in another thread or task
+                _observers.reset(token)
+        _release([self._holder])
+
+
+def _release(holders: list[_Holder]) -> None:
+    """Switch back what nobody else holds."""
+    with _switch_lock:
+        for key, switched in list(_switched.items()):
+            switched.holders.difference_update(holders)
+            if not switched.holders:
+                switched.config._attn_implementation = switched.base_name
+                _switched.pop(key, None)
+
+
+class _OtherThreads:
+    """The captures of threads that are not in a forked child."""
+
+    def renew_in_child(self) -> None:
+        """Switch back what they held."""
+        held = {holder for switched in _switched.values() for holder in switched.holders}
+        _release([holder for holder in held if holder.thread != threading.get_ident()])
+
+
+_other_threads = _OtherThreads()
+renew_in_children(_other_threads)

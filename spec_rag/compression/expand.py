@@ -81,11 +81,12 @@ class Originals:
 
     @property
     def max_bytes(self) -> int:
-        """Of the texts that are remembered."""
+        """Of the texts that are remembered. Lowering it forgets at once what is beyond the new bound."""
         return self._held.max_bytes
 
     @max_bytes.setter
     def max_bytes(self, given: int) -> None:
+        check_integer("max_bytes", given, 1)
         self._held.max_bytes = given
 
     def remember(self, compression: CompressionData) -> list[str]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from spec_rag.checks import check_integer
 from spec_rag.compression.packing import Shape, StorageType, Stored, from_bytes, packed, to_bytes, unpacked
 from spec_rag.errors import ConfigError
 from spec_rag.files import write_whole
+from spec_rag.forking import new_lock
 from spec_rag.lru import LRUCache
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ class DocumentIndex:
     ) -> None:
         if folder is not None and not isinstance(folder, str | Path):
             raise ConfigError(f"folder={folder!r} of type {type(folder).__name__}: give a path, or None for memory.")
-        if isinstance(memory_bytes, bool) or not isinstance(memory_bytes, int) or memory_bytes < 0:
-            raise ConfigError(f"memory_bytes={memory_bytes!r}: must be a non-negative integer.")
+        check_integer("memory_bytes", memory_bytes, 0)
         if storage is not None and storage not in get_args(StorageType):
             raise ConfigError(f"storage={storage!r}: must be one of {', '.join(get_args(StorageType))}, or None.")
         self.folder = None if folder is None else Path(folder).expanduser()
@@ -78,7 +78,7 @@ class DocumentIndex:
         self.misses = 0
         self.write_error: OSError | None = None
         self._memory: LRUCache[str, Stored] = LRUCache(memory_bytes)
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     @classmethod
     def of(cls, given: DocumentIndex | str | Path | None) -> DocumentIndex | None:
@@ -137,11 +137,12 @@ class DocumentIndex:
 
     @property
     def memory_bytes(self) -> int:
-        """The most that is held in memory."""
+        """The most that is held in memory. Lowering it frees at once what is beyond the new bound."""
         return self._memory.max_bytes
 
     @memory_bytes.setter
     def memory_bytes(self, given: int) -> None:
+        check_integer("memory_bytes", given, 0)
         self._memory.max_bytes = given
 
     @property

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
 from spec_rag.errors import CancelledError
+from spec_rag.forking import new_lock, renew_in_children
 from spec_rag.models.lock import FairLock
 
 MAX_ROWS = 8
@@ -36,6 +37,7 @@ class _Waiting(Generic[P, R]):
     result: R | None = None
     error: BaseException | None = None
     done: bool = field(default=False)
+    thread: int = field(default_factory=threading.get_ident)
 
 
 class Batcher(Generic[P, R]):
@@ -43,7 +45,14 @@ class Batcher(Generic[P, R]):
 
     def __init__(self) -> None:
         self._queue: deque[_Waiting[P, R]] = deque()
-        self._guard = threading.Lock()
+        self._guard = new_lock()
+        renew_in_children(self)
+
+    def renew_in_child(self) -> None:
+        """Take the requests of threads that are not in a forked child out of the queue."""
+        own = [one for one in self._queue if one.thread == threading.get_ident()]
+        self._queue.clear()
+        self._queue.extend(own)
 
     def answer(
         self,
@@ -70,13 +79,14 @@ class Batcher(Generic[P, R]):
             None if it was cancelled while it waited.
         """
         own = _Waiting[P, R](prompt, length, kind, cancelled)
-        with self._guard:
-            self._queue.append(own)
+        taken: list[_Waiting[P, R]] = []
         try:
+            with self._guard:
+                self._queue.append(own)
             with lock.hold(cancelled) as mine:
                 if mine and not own.done:
-                    taken = self._taken_along(own)
                     try:
+                        self._take_along(own, taken)
                         self._run(taken, run, repeatable)
                     except BaseException:  # this thread alone is interrupted: the others wait on
                         self._give_back(taken[1:], repeatable)
@@ -89,23 +99,23 @@ class Batcher(Generic[P, R]):
             raise own.error
         return own.result
 
-    def _taken_along(self, own: _Waiting[P, R]) -> list[_Waiting[P, R]]:
-        """The request and those that wait behind it and may share its batch; they leave the queue."""
+    def _take_along(self, own: _Waiting[P, R], taken: list[_Waiting[P, R]]) -> None:
+        """Note in `taken` the request and those that wait behind it and may share its batch; they leave the queue."""
         with self._guard:
-            taken = [own]
+            taken.append(own)
             for other in self._queue:
                 fits = other is not own and other.kind == own.kind and len(taken) < MAX_ROWS
                 if fits and not _is_set(other.cancelled) and _are_alike([one.length for one in [*taken, other]]):
                     taken.append(other)
             for one in taken:
-                self._queue.remove(one)
-        return taken
+                if one in self._queue:  # not where an interrupted thread took it and never gave it back
+                    self._queue.remove(one)
 
     def _give_back(self, taken: Sequence[_Waiting[P, R]], repeatable: Callable[[P], bool]) -> None:
         """Put those that have no answer yet before all others in the queue."""
         with self._guard:
             for one in reversed(taken):
-                if one.done:
+                if one.done or one in self._queue:
                     continue
                 if repeatable(one.prompt):
                     self._queue.appendleft(one)
@@ -143,7 +153,7 @@ class Batcher(Generic[P, R]):
 
 
 _batchers: weakref.WeakKeyDictionary[object, Batcher[object, object]] = weakref.WeakKeyDictionary()
-_making = threading.Lock()
+_making = new_lock()
 
 
 def batcher_of(owner: object) -> Batcher[object, object]:

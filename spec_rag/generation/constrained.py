@@ -8,7 +8,6 @@ caches or where a constraint came from.
 from __future__ import annotations
 
 import math
-import threading
 import weakref
 from collections.abc import Sequence
 from itertools import takewhile
@@ -20,6 +19,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError
+from spec_rag.forking import new_lock
 from spec_rag.generation.sampling import SamplingConfig
 from spec_rag.generation.structured import Constraint, llguidance
 from spec_rag.models.pair import ModelPair
@@ -34,7 +34,7 @@ _STRUCTURE = ("}", "]", "{", "[", '"', *_SEPARATORS)
 _BETWEEN = ("}", "]", '"', ",", "0", "n", "1", "f", "t", "-", "[", "{", " ")  # a comma ends a number, a digit never
 
 _vocabularies: weakref.WeakKeyDictionary[Any, dict[tuple[Any, ...], Vocabulary]] = weakref.WeakKeyDictionary()
-_making = threading.Lock()
+_making = new_lock()
 
 
 class Vocabulary:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from spec_rag.cancellation import Cancellation, in_thread
+from spec_rag.cancellation import Cancellation, LinkedCancellation, in_thread
 
 if TYPE_CHECKING:
     from spec_rag.generation.streaming import AnswerStream
@@ -76,12 +76,12 @@ class Requests:
     ) -> list[Answer]:
         from spec_rag.models.faults import is_out_of_memory
 
-        cancelled = cancelled or Cancellation()
+        own = Cancellation() if cancelled is None else LinkedCancellation(cancelled)  # the deadline sets this one alone
         retries = self.retries
-        with _Deadline(self.timeout_seconds, cancelled.set) as deadline:
+        with _Deadline(self.timeout_seconds, own.set) as deadline:
             while True:
                 try:
-                    answers = ask(cancelled)
+                    answers = ask(own)
                 except Exception as error:
                     if not retries or not is_out_of_memory(error):
                         raise

@@ -5,21 +5,21 @@ This module knows transformers' GenerationConfig; it does not know prompts or ca
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import threading
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from spec_rag.checks import check_integer
 from spec_rag.errors import ConfigError
 from spec_rag.generation.structured import Constraint
+from spec_rag.models.lock import FairLock
+from spec_rag.switches import Switch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_seeding = threading.Lock()  # torch's generators belong to the whole process
+_seeding = FairLock()  # torch's generators belong to the whole process
 
 GREEDY: dict[str, Any] = {
     # every field that a checkpoint's generation_config may set is given, so that none of them joins in
@@ -225,18 +225,40 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-@contextlib.contextmanager
-def seeded(seed: int | None, model: PreTrainedModel) -> Iterator[None]:
+def seeded(seed: int | None, model: PreTrainedModel) -> Switch[None]:
     """Sample repeatably inside the block and leave torch's generators as they were."""
-    import torch
+    return _Seeded(seed, model)
 
-    if seed is None:
-        yield
-        return
-    devices = [model.device] if model.device.type == "cuda" else []
-    with _seeding, torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
+
+class _Seeded(Switch[None]):
+    """Seeds torch's generators of the CPU and of the model's device, and puts their states back."""
+
+    def __init__(self, seed: int | None, model: PreTrainedModel) -> None:
+        self._seed = seed
+        self._device = model.device
+        self._turn = _seeding.hold()
+        self._states: list[tuple[Any, Any]] = []  # a generator's setter, and the state before
+
+    def _on(self) -> None:
+        import torch
+
+        if self._seed is None:
+            return
+        self._turn.__enter__()
+        # torch.manual_seed would seed, and queue seeds for, the devices of every other kind too
+        generators = [torch.default_generator]
+        if self._device.type == "cuda":
+            index = self._device.index
+            generators.append(torch.cuda.default_generators[torch.cuda.current_device() if index is None else index])
+        for generator in generators:
+            self._states.append((generator.set_state, generator.get_state()))
+            generator.manual_seed(self._seed)
+
+    def _off(self) -> None:
+        for put_back, state in self._states:
+            put_back(state)
+        self._states.clear()
+        self._turn.__exit__(None, None, None)
 
 
 def eos_token_ids(model: PreTrainedModel) -> list[int]:

@@ -19,7 +19,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from spec_rag.cancellation import Cancellation, in_thread
 from spec_rag.config import SpecKVConfig, SpecPCConfig
-from spec_rag.errors import ConfigError
+from spec_rag.errors import ConfigError, ForkedError
+from spec_rag.forking import renew_in_children
 from spec_rag.generation.end_tokens import answer_ends
 from spec_rag.generation.pipeline import generate, generate_together
 from spec_rag.generation.sampling import SamplingConfig
@@ -29,6 +30,11 @@ from spec_rag.text.answer_text import AnswerText
 from spec_rag.text.prompts import Prompt
 
 R = TypeVar("R")
+
+_ONLY_IN_PARENT = (
+    "The process was forked while this stream was written, and the thread that writes it is in the parent alone: start "
+    "the stream again in the child, or start processes with the 'spawn' method of multiprocessing."
+)
 
 
 class _Ended(Generic[R]):
@@ -46,6 +52,14 @@ class _Mailbox(Generic[R]):
         self._letters: deque[str | _Ended[R]] = deque()
         self._condition = threading.Condition()
         self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        renew_in_children(self)
+
+    def renew_in_child(self) -> None:
+        """Say in a forked child that nothing more comes, since the thread that writes is in the parent."""
+        self._condition = threading.Condition()
+        self._waiting = None
+        if not any(isinstance(letter, _Ended) for letter in self._letters):
+            self._letters.append(_Ended(error=ForkedError(_ONLY_IN_PARENT)))
 
     def put(self, letter: str | _Ended[R]) -> None:
         with self._condition:

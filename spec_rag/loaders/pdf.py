@@ -9,10 +9,10 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from typing import Any
 
 from spec_rag.errors import UnreadableFileError
+from spec_rag.forking import new_lock
 from spec_rag.loaders import pdf_worker
 from spec_rag.loaders.limits import check_size, too_slow
 from spec_rag.loaders.pdf_layout import page_texts
@@ -27,7 +27,7 @@ _NO_TITLE = re.compile(
     r"[^ ]+\.(dvi|tex|docx?|pptx?|xlsx?|indd|qxd|pdf|ps|rtf|odt|html?|md|txt|p65|pmd))",
     re.IGNORECASE,
 )
-_in_process = threading.Lock()
+_in_process = new_lock()
 
 
 def read(source: SourceFile) -> Content:

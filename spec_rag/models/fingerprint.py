@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import threading
 import weakref
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from spec_rag.forking import new_lock
 from spec_rag.models.checkpoints import keep_first_layers
 
 _SAMPLES = 32  # of each tensor, looked at every time to see that it is still the same
 _VOLATILE = ("_name_or_path", "transformers_version", "_attn_implementation", "dtype", "torch_dtype", "use_cache")
 
 _known: weakref.WeakKeyDictionary[PreTrainedModel, dict[int, tuple[str, str]]] = weakref.WeakKeyDictionary()
-_computing = threading.Lock()
+_computing = new_lock()
 
 
 def fingerprint(model: PreTrainedModel, depth: int, total_layers: int) -> str:

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
 from spec_rag.errors import ModelNotFoundError
-from spec_rag.progress import current_listener
+from spec_rag.progress import Listener, current_listener
 
 Need: TypeAlias = Literal["config", "tokenizer", "model"]
 """What is loaded: the config alone, the tokenizer, or tokenizer and weights."""
@@ -217,6 +217,7 @@ def _bars() -> dict[str, Any]:
     listener = current_listener()
     if listener is None or "tqdm_class" not in inspect.signature(hf_hub_download).parameters:
         return {}
+    report: Listener = listener
 
     class Told(tqdm):  # type: ignore[misc]
         def __init__(self, *given: Any, **settings: Any) -> None:
@@ -233,7 +234,7 @@ def _bars() -> dict[str, Any]:
             done = total if self.total and self.n >= self.total else min(total, int(self.n / 1e6))
             if getattr(self, "_told", None) != (done, total):
                 self._told = (done, total)
-                listener(f"Downloading {str(self.desc).removesuffix(': ')} (MB)", done, total)
+                report(f"Downloading {self.desc.removesuffix(': ')} (MB)", done, total)
 
     return {"tqdm_class": Told}
 

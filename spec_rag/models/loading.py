@@ -6,7 +6,6 @@ This module knows checkpoints and devices; it does not know prompts, attention, 
 from __future__ import annotations
 
 import contextlib
-import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError, ModelNotFoundError, SpecRagError
+from spec_rag.forking import new_lock, working
 from spec_rag.models.bundled_draft import name_end_of_turn
 from spec_rag.models.checkpoints import context_tokens, decoder_layers, forget_wheel, keep_first_layers, locate
 from spec_rag.models.faults import explained
@@ -95,7 +95,7 @@ class LoadedModel:
 
 _loaded: dict[tuple[str, str], LoadedModel] = {}
 _tokenizers: weakref.WeakKeyDictionary[PreTrainedModel, PreTrainedTokenizerBase] = weakref.WeakKeyDictionary()
-_loading = threading.RLock()
+_loading = new_lock()
 
 
 def load_model(
@@ -134,7 +134,11 @@ def load_model(
     with _loading:
         found = _loaded.get(key)
         if found is None or found.loaded_layers < min(layers or found.total_layers, found.total_layers):
-            with quiet_transformers(), explained("model", str(name), None, lambda: _ways_of_loading(options)):
+            with (
+                working(),
+                quiet_transformers(),
+                explained("model", str(name), None, lambda: _ways_of_loading(options)),
+            ):
                 found = _load(str(name), options, layers)
             _loaded[key] = found  # the deeper one serves everybody from now on
         return found

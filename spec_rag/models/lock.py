@@ -5,15 +5,16 @@ One per loaded model: requests from threads, event loops and batches queue here.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from spec_rag.cancellation import Cancellation
+from spec_rag.forking import new_lock, renew_in_children, working
+from spec_rag.switches import Switch
 
 _POLL_SECONDS = 0.05  # for an event of the caller's own, which cannot wake anybody
 
@@ -27,14 +28,18 @@ def working_seconds() -> float:
 
 
 class FairLock:
-    """First come, first served; not reentrant. A waiter whose `cancelled` event is set leaves the queue."""
+    """First come, first served. A waiter whose `cancelled` event is set leaves the queue.
+
+    The thread that holds it may take it again. In a forked child only what the forking thread holds is still held. A
+    fork waits a moment for those that hold one (`spec_rag.forking.working`).
+    """
 
     _registry: ClassVar[weakref.WeakKeyDictionary[object, FairLock]] = weakref.WeakKeyDictionary()
-    _registry_lock: ClassVar[threading.Lock] = threading.Lock()
+    _registry_lock: ClassVar[Any] = new_lock()
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._queue: deque[object] = deque()
+        self._queue: deque[_Ticket] = deque()  # each operation on a deque is atomic
+        renew_in_children(self)
 
     @classmethod
     def of(cls, owner: object) -> FairLock:
@@ -45,44 +50,86 @@ class FairLock:
                 lock = cls._registry[owner] = cls()
             return lock
 
-    @contextmanager
-    def hold(self, cancelled: threading.Event | None = None) -> Iterator[bool]:
-        """Wait for one's turn; yields False, without the lock, if `cancelled` was set before it came.
+    def hold(self, cancelled: threading.Event | None = None) -> Switch[bool]:
+        """Wait for one's turn; the block gets False, without the lock, if `cancelled` was set before it came.
 
         A `spec_rag.Cancellation` ends the wait at once, any other event within 50 ms.
         """
-        ticket = object()
-        wakes = isinstance(cancelled, Cancellation)
-        telling: AbstractContextManager[None] = nullcontext()
-        if isinstance(cancelled, Cancellation):
-            telling = cancelled.telling(self._wake)
-        with self._condition:
-            self._queue.append(ticket)
-        mine = False
-        began = time.perf_counter()
-        try:
-            with telling, self._condition:
-                while self._queue[0] is not ticket and not (cancelled is not None and cancelled.is_set()):
-                    self._condition.wait(None if cancelled is None or wakes else _POLL_SECONDS)
-                mine = not (cancelled is not None and cancelled.is_set())
-                if not mine:
-                    self._leave(ticket)
-            _waited.seconds = getattr(_waited, "seconds", 0.0) + time.perf_counter() - began
-            yield mine
-        finally:
-            with self._condition:
-                if ticket in self._queue:
-                    self._leave(ticket)
-
-    def _wake(self) -> None:
-        with self._condition:
-            self._condition.notify_all()
-
-    def _leave(self, ticket: object) -> None:
-        self._queue.remove(ticket)
-        self._condition.notify_all()
+        return _Turn(self._queue, cancelled)
 
     @property
     def waiting(self) -> int:
         """Requests holding or waiting for the lock."""
         return len(self._queue)
+
+    def renew_in_child(self) -> None:
+        """Take the threads that are not in a forked child out of the queue."""
+        own = [ticket for ticket in self._queue if ticket.thread == threading.get_ident()]
+        self._queue.clear()
+        self._queue.extend(own)
+
+
+class _Ticket:
+    """A place in the queue; whoever leaves the front wakes the next."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def wait(self, seconds: float) -> None:
+        """Return when woken, or after so many seconds (-1: never)."""
+        self._gate.acquire(timeout=seconds)
+
+    def wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is awake
+            self._gate.release()
+
+
+class _Turn(Switch[bool]):
+    """One stay in the queue, from the wait to the end of the block."""
+
+    def __init__(self, queue: deque[_Ticket], cancelled: threading.Event | None) -> None:
+        self._queue = queue
+        self._cancelled = cancelled
+        self._ticket = _Ticket()
+        self._work = working()
+
+    def _on(self) -> bool:
+        began = time.perf_counter()
+        mine = self._wait()
+        _waited.seconds = getattr(_waited, "seconds", 0.0) + time.perf_counter() - began
+        if mine:
+            self._work.__enter__()
+        else:
+            self._off()
+        return mine
+
+    def _wait(self) -> bool:
+        if self._is_nested():
+            self._queue.appendleft(self._ticket)
+            return True
+        self._queue.append(self._ticket)
+        cancelled = self._cancelled
+        with cancelled.telling(self._ticket.wake) if isinstance(cancelled, Cancellation) else contextlib.nullcontext():
+            while not (cancelled is not None and cancelled.is_set()):
+                if self._queue[0] is self._ticket:
+                    return True
+                self._ticket.wait(-1 if cancelled is None or _wakes(cancelled) else _POLL_SECONDS)
+        return False
+
+    def _is_nested(self) -> bool:
+        with contextlib.suppress(IndexError):
+            return self._queue[0].thread == self._ticket.thread
+        return False
+
+    def _off(self) -> None:
+        self._work.__exit__(None, None, None)
+        with contextlib.suppress(ValueError):
+            self._queue.remove(self._ticket)
+        with contextlib.suppress(IndexError):
+            self._queue[0].wake()
+
+
+def _wakes(cancelled: threading.Event) -> bool:
+    return isinstance(cancelled, Cancellation) and cancelled.wakes

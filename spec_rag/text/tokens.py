@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError
+from spec_rag.forking import new_lock
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 MARKUP = re.compile(r"\s*[<\[{|].*[>\]}|]\s*", re.DOTALL)
@@ -44,7 +44,7 @@ class _Backends:
 
 
 _backends: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, _Backends] = weakref.WeakKeyDictionary()
-_copying = threading.Lock()
+_copying = new_lock()
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool = False) -> list[int]:

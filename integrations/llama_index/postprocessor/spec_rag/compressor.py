@@ -33,6 +33,7 @@ from spec_rag.compression.expand import EXPAND, Originals, expander
 from spec_rag.compression.index import DocumentIndex
 from spec_rag.config import Cascade, CompressionConfig, Scoring, Unit, Version
 from spec_rag.errors import unknown_field
+from spec_rag.forking import new_lock
 from spec_rag.handles import document_key, handle_of
 from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
 from spec_rag.presets import with_preset
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 dispatcher = get_dispatcher(__name__)
 
 METADATA_KEY, HANDLE_KEY = "spec_pc", "spec_pc_handle"
-_making_stores = threading.Lock()
+_making_stores = new_lock()
 _OTHER_NAMES = {"embeddings": "embedder", "embed_model": "embedder"}
 
 

@@ -19,7 +19,7 @@ from spec_rag.text.languages import LANGUAGES
 
 __all__ = ["CompressionConfig", "Lookahead", "Preset", "SpecKVConfig", "SpecPCConfig"]
 
-DEFAULT_RATIO, DEFAULT_MIN_TOKENS = 0.25, 128  # of a compression without a size; see docs/measurements.md
+DEFAULT_RATIO, DEFAULT_MIN_TOKENS = 0.25, 160  # of a compression without a size; see docs/measurements.md
 Positions = Literal["packed", "original"]
 PromptUnit = Literal["auto", "sentence", "token"]
 Scoring = Literal["per_document", "joint"]
@@ -87,7 +87,7 @@ class CompressionConfig(RetentionConfig, FromDict):
     """Settings of the compression of documents; those of RetentionConfig are fields of it too.
 
     Of `max_tokens`, `ratio` and `coverage`, at most two are given: a size (`max_tokens` or `ratio`) is the cap, and
-    `coverage` stops below it. With none, a quarter of the tokens is kept, and at least 128 tokens.
+    `coverage` stops below it. With none, a quarter of the tokens is kept, and at least 160 tokens.
 
     The result is never empty where a unit has words: if no unit of at least average importance fits, the best one is
     kept whole, beyond the budget, and `Compression.over_budget` says by how many tokens. With `cut_units` it is cut to
@@ -96,8 +96,8 @@ class CompressionConfig(RetentionConfig, FromDict):
     Args:
         max_tokens: keep at most this many tokens of all documents together.
         min_tokens: never compress below this many tokens: shorter inputs pass whole, and `ratio`, `coverage` and
-            `threshold` leave at least this many. None is 128 where neither `max_tokens`, `ratio` nor `coverage` is
-            given, else 0; a `threshold` still drops units below 128 tokens.
+            `threshold` leave at least this many. None is 160 where neither `max_tokens`, `ratio` nor `coverage` is
+            given, else 0; a `threshold` still drops units below 160 tokens.
         ratio: keep at most this share of the tokens, above 0 and at most 1.
         coverage: keep the fewest units that carry this share of the importance, above 0 and at most 1.
         scoring: "per_document" reads each document on its own and lets the question look at all of them at once;

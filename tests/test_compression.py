@@ -266,8 +266,8 @@ def test_few_tokens_pass_whole_and_a_ratio_leaves_at_least_the_floor(pair: Model
     ("config", "tokens", "budget", "whole"),
     [
         ({}, 800, 200, False),
-        ({}, 400, 128, False),
-        ({}, 128, 128, True),
+        ({}, 400, 160, False),
+        ({}, 160, 160, True),
         ({"min_tokens": 0}, 128, 32, False),
         ({"ratio": 0.25}, 128, 32, False),
         ({"threshold": 0.0}, 128, 128, False),

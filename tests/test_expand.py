@@ -60,6 +60,18 @@ def test_one_document_that_was_kept_in_two_ways_has_two_handles_and_is_stored_on
     assert originals.expand(second, 0, 0).text == "… Snow fell. …"
 
 
+def test_of_too_many_views_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spec_rag.compression.expand._VIEWS", 3)
+    originals = Originals()
+    handles = [originals.hold(TEXT, [(0, 3 + i)]) for i in range(3)]
+    assert originals.hold(TEXT, [(0, 3)]) == handles[0], "remembered again, it is the newest"
+    newest = originals.hold(TEXT, [(50, 60)])
+    around = {handle: originals.expand(handle, 0, 0).text for handle in (*handles, newest)}
+    assert around[newest] == "… Snow fell. …"
+    assert around[handles[0]] == around[handles[2]] == "Bread is warm. …"
+    assert around[handles[1]] == TEXT, "of the oldest view only the whole document is known"
+
+
 def test_title_and_metadata_come_back_too() -> None:
     originals = Originals()
     given = Document(TEXT, "Bakery", metadata={"page": 3})

@@ -18,7 +18,7 @@ from spec_rag.errors import CancelledError
 
 TEXTS = [f"Hut {i} stands at mile {i}. Its stove burns oak." for i in range(6)]
 QUESTION = "Which hut stands at mile 3?"
-SECONDS = 60.0
+SECONDS = 30.0
 
 
 @pytest.fixture

@@ -312,3 +312,45 @@ def test_by_relevance_the_document_with_the_best_kept_unit_comes_first() -> None
     fits = compress(documents, "Who lit it?", draft=tiny_pair(), ratio=1.0, order="relevance")
     assert sorted(d.text for d in fits.documents) == sorted(d.text for d in documents)
     assert fits.documents[0].text != FERRY
+
+
+def test_context_ends_at_a_neighbour_that_does_not_fit() -> None:
+    before = "Cats sat. A long unit of so many words. Best."
+    assert kept(4, [before], [0.0, 0.0, 5.0], context_before=2, threshold=1) == {"Best.": "score"}
+    after = "Best. A long unit of so many words. Cats sat."
+    assert kept(4, [after], [5.0, 0.0, 0.0], context_after=2, threshold=1) == {"Best.": "score"}
+    assert len(kept(10, [after], [5.0, 0.0, 0.0], context_after=2, threshold=1)) == 3
+
+
+def test_each_side_of_the_context_ends_by_itself() -> None:
+    text = "A long unit of so many words. Best. Cats sat. Dogs ran."
+    found = kept(5, [text], [0.0, 5.0, 0.0, 0.0], context_before=1, context_after=2, threshold=1)
+    assert list(found) == ["Best.", "Cats sat.", "Dogs ran."]
+
+
+def test_a_floor_that_is_met_exactly_holds_nothing_more() -> None:
+    texts = ["One two. Three four. Five six.", "Best unit here now."]
+    for floor, held in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (9, 3)):
+        found = kept(100, texts, [3.0, 2.0, 1.0, 9.0], document_min_tokens=floor, threshold=8.0)
+        assert sum(unit in ("One two.", "Three four.", "Five six.") for unit in found) == held, floor
+
+
+def test_a_floor_does_not_go_beyond_the_cap_of_its_document() -> None:
+    texts = ["One two three. Four five. Six."]
+    settings = {"document_min_tokens": 4, "threshold": 8.0}
+    for cap, expected in (
+        (4, ["One two three.", "Six."]),  # the second would be one too many, and the third fits
+        (5, ["One two three.", "Four five."]),
+    ):
+        assert list(kept(100, texts, [3.0, 2.0, 1.0], document_max_tokens=cap, **settings)) == expected
+
+
+def test_a_cap_that_is_met_exactly_is_used() -> None:
+    texts = ["One two three. Four five. Six."]
+    for cap, expected in ((5, 2), (6, 3), (4, 2)):
+        assert len(kept(100, texts, [3.0, 2.0, 1.0], document_max_tokens=cap)) == expected
+
+
+def test_importance_at_the_threshold_is_enough() -> None:
+    assert len(kept(100, ["One two. Three four."], [0.5, 0.25], threshold=0.5)) == 1
+    assert len(kept(100, ["One two. Three four."], [0.5, 0.25], threshold=0.25)) == 2

@@ -228,6 +228,19 @@ def test_a_repeated_sentence_is_paid_for_once_and_its_first_place_is_kept() -> N
     assert kept(reading, 100) == [f"{again} She sleeps.", "It is white.", ""]
 
 
+def test_a_repeated_sentence_has_the_best_of_its_scores() -> None:
+    again = "The baker is called Odalys Fenn."
+    reading = reading_of([f"{again} It is very white there today.", again], [0.0, 2.0, 9.0])
+    assert kept(reading, 6) == [again, ""]
+    reading = reading_of([again, f"It is very white there today. {again}"], [9.0, 2.0, 0.0])
+    assert kept(reading, 6) == [again, ""], "nor does a lesser score of a repeat count"
+
+
+def test_four_words_are_a_repeat_and_three_are_none() -> None:
+    for text, times in (("Snow fell at noon.", 1), ("Snow fell again.", 2)):
+        assert sum(one == text for one in kept(reading_of([text, text], [1.0, 1.0]), 100)) == times
+
+
 def test_overlapping_chunks_do_not_pay_twice_for_the_sentence_that_they_share_in_part() -> None:
     texts = [f"It is white. {LONG}.", "carried up the mountain by a mule. It was called Saffron."]
     reading = reading_of(texts, [0.0, 2.0, 4.0, 3.0])

@@ -86,9 +86,9 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     max_tokens: int | None = None
     """Keep at most this many tokens of all documents together; at least one sentence stays."""
     min_tokens: int | None = None
-    """Never compress below so many tokens; less than that passes whole. None: 128 where no budget is given, else 0."""
+    """Never compress below so many tokens; less than that passes whole. None: 160 where no budget is given, else 0."""
     ratio: float | None = None
-    """Keep at most this share of the tokens, above 0 and at most 1; without any budget a quarter, or 128 tokens."""
+    """Keep at most this share of the tokens, above 0 and at most 1; without any budget a quarter, or 160 tokens."""
     coverage: float | None = None
     """Keep the fewest units that carry this share of the importance, above 0 and at most 1."""
     scoring: Scoring = "per_document"

@@ -221,7 +221,9 @@ class Originals:
 
     def _add_view(self, key: str, original: _Original, spans: Sequence[Sequence[int]]) -> str:
         handle = handle_of(key, spans)
-        original.views[handle.partition("-")[2]] = [(start, end) for start, end in spans]
+        view = handle.partition("-")[2]
+        original.views[view] = [(start, end) for start, end in spans]
+        original.views.move_to_end(view)  # one that is remembered again is as new as any
         while len(original.views) > _VIEWS:
             original.views.popitem(last=False)
         return handle

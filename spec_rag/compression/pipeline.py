@@ -77,7 +77,7 @@ def compress(
         cancelled: an event that ends the work between two batches of passages when it is set; a
             `spec_rag.Cancellation` also ends the wait for the draft at once.
         **settings: fields of CompressionConfig: max_tokens, ratio, coverage, scoring, unit ... Without max_tokens,
-            ratio and coverage, a quarter of the tokens is kept, and at least 128: shorter inputs pass whole.
+            ratio and coverage, a quarter of the tokens is kept, and at least 160: shorter inputs pass whole.
 
     Returns:
         A Compression with one entry per document, in the given order unless order="relevance". It has at most the

@@ -79,7 +79,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
     max_tokens: int | None = Field(default=None, description="Keep at most so many tokens of all nodes together.")
     min_tokens: int | None = Field(
         default=None,
-        description="Never compress below this many tokens; shorter inputs pass whole. None is 128 where no budget is "
+        description="Never compress below this many tokens; shorter inputs pass whole. None is 160 where no budget is "
         "given, else 0.",
     )
     ratio: float | None = Field(

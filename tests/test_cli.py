@@ -71,7 +71,7 @@ def test_compress_prints_json_whose_spans_are_exact(folder: Path, tiny: ModelPai
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
     record = json.loads(result.stdout)
-    numbers = {"draft_seconds", "budget_tokens", "tokens_before", "tokens_after", "ratio"}
+    numbers = {"draft_seconds", "budget_tokens", "over_budget", "tokens_before", "tokens_after", "ratio"}
     assert set(record) == {"query", "draft", "settings", "text", "documents"} | numbers
     assert record["tokens_after"] <= record["budget_tokens"] < record["tokens_before"]
     assert record["settings"]["ratio"] == 0.4

@@ -136,11 +136,18 @@ class FileReader:
 
 @dataclass(frozen=True)
 class IndexUse:
-    """How many of a question's passages an index held before the question, and how many there are."""
+    """How many of a question's passages an index held before the question, and how many there are.
+
+    Attributes:
+        found, passages: in the index, and in all.
+        folder: of the index.
+        has_others: it held any passage at all.
+    """
 
     found: int
     passages: int
     folder: Path
+    has_others: bool = False
 
     @classmethod
     def of(cls, documents: Sequence[Document], draft: Any, index: Any, settings: dict[str, Any]) -> IndexUse:
@@ -156,10 +163,10 @@ class IndexUse:
         from spec_rag.config import CompressionConfig
 
         found, passages = indexed_passages(documents, draft, index, CompressionConfig.from_dict(settings))
-        return cls(found, passages, index.folder)
+        return cls(found, passages, index.folder, any(index.folder.glob("*/*.safetensors")))
 
     def __str__(self) -> str:
-        none = self.passages and not self.found and any(self.folder.glob("*/*.safetensors"))
+        none = self.passages and not self.found and self.has_others
         why = "; it was filled with other settings or another draft, or with other files" if none else ""
         return f"{self.found} of {counted(self.passages, 'passage')} from the index in {self.folder}{why}"
 

@@ -15,7 +15,6 @@ from spec_rag.results import CompressedDocument
 from spec_rag.text.spans import ELLIPSES, Span, mapped_spans, original_spans
 from spec_rag.text.units import kept_text
 
-
 _NUMBERED = re.compile(r"\ASource \d+:\n")  # what CitationQueryEngine puts before a chunk
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spec_rag.cancellation import Cancellation as Cancellation
+    from spec_rag.citations import Citation as Citation
     from spec_rag.compression.expand import Originals as Originals
     from spec_rag.compression.index import DocumentIndex as DocumentIndex
     from spec_rag.compression.pipeline import compress as compress
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "Answer": "results",
     "Cancellation": "cancellation",
+    "Citation": "citations",
     "Compression": "report",
     "ContextCache": "generation.context",
     "Document": "text.documents",

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spec_rag.citations import Citation, citations_of
 from spec_rag.errors import MissingDependencyError
 from spec_rag.results import CompressedDocument, CompressionData, KeptUnit, Reason
 from spec_rag.text.terminal import visible
@@ -45,6 +46,10 @@ class Compression(CompressionData):
 
     def __rich__(self) -> Table:
         return compression_table(self)
+
+    def citations(self) -> list[Citation]:
+        """The kept pieces with their character ranges, in the file where a document's place in it is known."""
+        return citations_of(self.documents)
 
     def to_html(self) -> str:
         """A page with the kept text dark and the dropped text pale."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from spec_rag.answering.html import page_text
+from spec_rag.loaders.html import page_text
 from tiny import tiny_pair
 
 from spec_rag.answering.chunks import split_chunks

@@ -47,6 +47,7 @@ REFERENCE: dict[str, tuple[str, str, list[str]]] = {
             "spec_rag.DocumentIndex",
             "spec_rag.Originals",
             "spec_rag.Cancellation",
+            "spec_rag.Citation",
         ],
     ),
     "api/generation.md": (

@@ -20,6 +20,7 @@ import spec_rag
 from langchain_spec_rag.plain_values import Options, name_of, plain, unserializable
 from langchain_spec_rag.retriever import QUERY_KEYS, ScoreSource, SpecPCRetriever
 from spec_rag.cancellation import in_thread
+from spec_rag.citations import Citation, citations_in
 from spec_rag.compression.expand import EXPAND, Originals, expander
 from spec_rag.compression.index import DocumentIndex
 from spec_rag.config import Cascade, CompressionConfig, Scoring, Unit, Version
@@ -260,6 +261,14 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
                 "vectorstore.as_retriever(), or another Runnable from a query to Documents."
             )
         return SpecPCRetriever(retriever=retriever, compressor=self, scores=scores)
+
+    def citations(self, documents: Sequence[Document]) -> list[Citation]:
+        """The kept pieces in documents that this compressor shortened, or in pieces that a splitter made of them.
+
+        Their character ranges are of the file where the metadata's `start_index` said where a document began, else of
+        the document's text before compression.
+        """
+        return citations_in(documents, self.store)
 
     @property
     def store(self) -> Originals:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spec_rag.checks import check_integer
+from spec_rag.citations import file_start
 from spec_rag.errors import SpecRagError, UnknownHandleError
 from spec_rag.handles import document_key, handle_of
 from spec_rag.lru import LRUCache
@@ -39,6 +40,7 @@ class Expansion:
         title: the document's, or None.
         original_text: all of it.
         metadata: of the document as it was given, if it had any.
+        start: where the original begins in its file, or None.
     """
 
     text: str
@@ -46,6 +48,7 @@ class Expansion:
     title: str | None
     original_text: str = field(repr=False)
     metadata: dict[str, Any] = field(default_factory=dict, repr=False)
+    start: int | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -59,6 +62,7 @@ class _Original:
     title: str | None
     language: str
     metadata: dict[str, Any]
+    start: int | None = None
     views: OrderedDict[str, list[Span]] = field(default_factory=OrderedDict)
 
 
@@ -98,7 +102,8 @@ class Originals:
         language = str(compression.settings.get("language", "en"))
         for one in compression.documents:
             metadata = dict(getattr(getattr(one.source, "node", one.source), "metadata", None) or {})
-            self.hold(one.original_text, one.spans, one.title, language, metadata)
+            start = file_start(one.source, one.original_text)
+            self.hold(one.original_text, one.spans, one.title, language, metadata, start)
         return [one.handle for one in compression.documents]
 
     def hold(
@@ -108,6 +113,7 @@ class Originals:
         title: str | None = None,
         language: str = "en",
         metadata: Mapping[str, Any] | None = None,
+        start: int | None = None,
     ) -> str:
         """Remember one document, of which these character ranges were kept.
 
@@ -117,6 +123,7 @@ class Originals:
             title: the document's, or None.
             language: in which its sentences are found, as two letters.
             metadata: what an expansion says of it besides.
+            start: where the text begins in its file, or None.
 
         Returns:
             The handle.
@@ -125,7 +132,7 @@ class Originals:
         with self._held.lock:
             original = self._held.get(key)
             if original is None:
-                original = _Original(text, title, language, dict(metadata or {}))
+                original = _Original(text, title, language, dict(metadata or {}), start)
                 self._held.put(key, original, sys.getsizeof(text))
             return self._add_view(key, original, spans)
 
@@ -202,7 +209,7 @@ class Originals:
         else:
             wanted = _surroundings(text, spans, found.language, context_before or 0, context_after or 0)
         shown = text if wanted == [(0, len(text))] else kept_text(text, wanted, _ELLIPSIS)
-        return Expansion(shown, wanted, found.title, text, found.metadata)
+        return Expansion(shown, wanted, found.title, text, found.metadata, found.start)
 
     def __len__(self) -> int:
         return len(self._held)

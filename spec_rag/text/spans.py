@@ -8,7 +8,7 @@ from collections.abc import Sequence
 Span = tuple[int, int]
 
 
-_ELLIPSES = ("", " … ", "…", " ... ", " [...] ")
+ELLIPSES = ("", " … ", "…", " ... ", " [...] ")
 
 
 def original_spans(
@@ -25,12 +25,20 @@ def original_spans(
     Returns:
         Ranges of the first text, ascending; None where the spans do not describe the text.
     """
+    found = mapped_spans(text, spans, kept, ellipsis)
+    return None if found is None else [span for _, span in found]
+
+
+def mapped_spans(
+    text: str, spans: Sequence[Sequence[int]], kept: Sequence[Span], ellipsis: str = ""
+) -> list[tuple[int, Span]] | None:
+    """As `original_spans`, each with where it begins in the compressed text."""
     lengths = [end - start for start, end in spans]
-    tried = (_starts(text, lengths, one) for one in (ellipsis, *_ELLIPSES))
+    tried = (_starts(text, lengths, one) for one in (ellipsis, *ELLIPSES))
     starts = next((found for found in tried if found is not None), None)
     if starts is None:
         return None
-    found: list[Span] = []
+    found: list[tuple[int, Span]] = []
     for start, end in kept:
         for i in range(max(bisect_right(starts, start) - 1, 0), len(starts)):
             (a, b), at = spans[i], starts[i]
@@ -38,7 +46,7 @@ def original_spans(
                 break
             first, last = max(start, at), min(end, at + b - a)
             if first < last:
-                found.append((a + first - at, a + last - at))
+                found.append((first, (a + first - at, a + last - at)))
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
@@ -29,6 +30,7 @@ from pydantic import AfterValidator
 
 import spec_rag
 from spec_rag.cancellation import in_thread
+from spec_rag.citations import Citation, citations_in
 from spec_rag.compression.expand import EXPAND, Originals, expander
 from spec_rag.compression.index import DocumentIndex
 from spec_rag.config import Cascade, CompressionConfig, Scoring, Unit, Version
@@ -365,6 +367,15 @@ class SpecPCCompressor(BaseNodePostprocessor):
         from llama_index.postprocessor.spec_rag.retriever import SpecPCRetriever
 
         return SpecPCRetriever(retriever, self, scores)
+
+    def citations(self, nodes: Sequence[BaseNode | NodeWithScore]) -> list[Citation]:
+        """The kept pieces in nodes that this compressor shortened, or in chunks of them (CitationQueryEngine).
+
+        A chunk's metadata carries the figures of the node that it was cut from; these are its own. Their character
+        ranges are of the file where `start_char_idx` said where a node began, else of the node's text before
+        compression.
+        """
+        return citations_in(nodes, self.store)
 
     @property
     def store(self) -> Originals:

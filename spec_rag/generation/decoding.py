@@ -37,7 +37,7 @@ from spec_rag.generation.pruned_cache import DecodeMasks, PrunedCache
 from spec_rag.generation.sampling import GREEDY, SamplingConfig, eos_token_ids, pad_token_id, seeded
 from spec_rag.generation.second_choice import choose_again, chooses_again
 from spec_rag.generation.speculation import Guesses, VerifiedDecoding, can_verify
-from spec_rag.generation.stopping import CancelCriterion, Cancelled, is_cancelled
+from spec_rag.generation.stopping import CancelCriterion, Cancelled, RowEnds, is_cancelled
 from spec_rag.models.pair import ModelPair
 from spec_rag.results import Answer, FinishReason, Timings
 from spec_rag.text.tokens import left_pad, right_pad
@@ -95,7 +95,8 @@ def decode(
     criteria: list[StoppingCriteria] = [criterion]
     if sampling.stop:
         criteria.append(StopStringCriteria(pair.require_tokenizer(), list(sampling.stop)))
-    options: dict[str, Any] = {"streamer": streamer, "stopping_criteria": StoppingCriteriaList(criteria)}
+    ends = RowEnds(criteria, prompts.tokens, len(batch.rows))
+    options: dict[str, Any] = {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([ends])}
     if held is not None:
         options["processors"] = [held]
     guesses = Guesses(batch.lookahead[0].tolist())
@@ -107,12 +108,19 @@ def decode(
     first = criterion.first_token_at or ended
     timings = Timings(batch.draft_seconds, first - started, ended - first)
     padding = [0] * len(batch.rows) if context is not None else (prompts.mask == 0).sum(dim=1).tolist()
+    if sampling.beams == 1:
+        written = [ends.answer(i, row) for i, row in enumerate(sequences)]
+    else:
+        stops = RowEnds(criteria[1:], prompts.tokens, 0)
+        written = [stops.answer_of_beams(row) for row in sequences]
+        if held is not None:
+            held.check_beams(written)
     answers = [
         _answer(
             pair,
             batch,
             i,
-            sequences[i, prompts.tokens :],
+            written[i],
             sampling,
             kept.row(i, padding[i]),
             timings,
@@ -131,7 +139,7 @@ def decode(
 def _ends(pair: ModelPair, sampling: SamplingConfig) -> list[int]:
     """The tokens that end an answer."""
     eos = sampling.options.get("eos_token_id")
-    return eos_token_ids(pair.require_target()) if eos is None else list(eos) if isinstance(eos, list) else [eos]
+    return eos_token_ids(pair.require_target()) if eos is None else list(eos)
 
 
 @dataclass(frozen=True)

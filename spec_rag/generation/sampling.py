@@ -125,6 +125,9 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
             near = difflib.get_close_matches(name, known, n=1)
             meant = f": did you mean {near[0]!r}?" if near else "."
             raise ConfigError(f"{name}={value!r} is no option of generate() and no field of GenerationConfig{meant}")
+    check_integer("num_beams", chosen.get("num_beams", 1), 1)
+    if "eos_token_id" in chosen:
+        chosen["eos_token_id"] = _end_tokens(chosen["eos_token_id"])
     temperature, top_p, top_k = (chosen.get(name) for name in ("temperature", "top_p", "top_k"))
     if temperature is not None and not (_is_number(temperature) and temperature >= 0):
         raise ConfigError(f"temperature={temperature!r}: must be a number of at least 0 (0 is greedy).")
@@ -145,6 +148,16 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     if greedy or not asked:
         return {**GREEDY, **{name: value for name, value in chosen.items() if name not in _SAMPLES}, "do_sample": False}
     return {**GREEDY, **chosen, "do_sample": True}
+
+
+def _end_tokens(given: Any) -> list[int]:
+    """An id, or several in any order and kind of collection (a list, a tuple, a set, a tensor), as a list."""
+    if hasattr(given, "tolist"):
+        given = given.tolist()
+    ids = list(given) if isinstance(given, Sequence | Set) and not isinstance(given, str) else [given]
+    if not ids or any(isinstance(one, bool) or not isinstance(one, int) for one in ids):
+        raise ConfigError(f"eos_token_id={given!r:.80}: give an integer, or a list of integers.")
+    return ids
 
 
 def _is_number(value: Any) -> bool:

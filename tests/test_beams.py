@@ -149,3 +149,13 @@ def test_several_end_tokens_may_be_given_as_any_collection(pair: ModelPair, kind
     ):
         assert answer.output_ids == whole[: first + 1]
         assert answer.finish_reason == "stop"
+
+
+def test_a_row_that_the_draft_does_not_read_takes_its_event_along(pair: ModelPair) -> None:
+    short, long = random_ids(20), random_ids(120)
+    events = [threading.Event(), Soon()]
+    events[1].asked = -50  # type: ignore[attr-defined]  # set when the target writes
+    expected = generate(pair, short, speckv=SPECKV, max_new_tokens=60, eos_token_id=-1).output_ids
+    found = together(pair, [short, long], events, speckv=SPECKV, max_new_tokens=60, eos_token_id=-1)
+    assert (found[0].output_ids, found[0].finish_reason) == (expected, "length")
+    assert found[1].finish_reason == "cancelled"

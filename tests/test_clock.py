@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ast
 import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from test_layout import CORE
+from threads import until_waiting
 from tiny import random_ids, tiny_pair
 
-from spec_rag import DocumentIndex, files
+from spec_rag import Cancellation, DocumentIndex, files
 from spec_rag.compression.passages import EncodedPassage
 from spec_rag.errors import UnreadableFileError
 from spec_rag.generation.requests import Requests
@@ -73,3 +75,36 @@ def test_a_file_that_is_written_while_the_clock_jumps_costs_its_reuse_at_most(
     assert index.get("ab" * 32) is not None
     index.put("ab" + "cd" * 31, passage)
     assert DocumentIndex(tmp_path).get("ab" + "cd" * 31) is not None
+
+
+@pytest.mark.parametrize("kind", [Cancellation, threading.Event])
+def test_a_deadline_leaves_the_callers_own_event_as_it_is(kind: type[threading.Event]) -> None:
+    pair, cancelled = tiny_pair(), kind()
+    late = Requests(pair, {"max_new_tokens": 2000}, timeout_seconds=0.05)
+    with pytest.raises(TimeoutError):
+        late.answer(random_ids(20), cancelled)
+    with pytest.raises(TimeoutError):
+        late.answer_all([random_ids(20)], cancelled)
+    assert not cancelled.is_set()
+    later = Requests(pair, {"max_new_tokens": 3}, timeout_seconds=60).answer(random_ids(20), cancelled)
+    assert (later.completion_tokens, later.finish_reason) == (3, "length")
+
+
+@pytest.mark.parametrize("kind", [Cancellation, threading.Event])
+def test_the_callers_event_still_ends_a_request_and_its_wait(kind: type[threading.Event]) -> None:
+    pair, cancelled = tiny_pair(), kind()
+    requests = Requests(pair, {"max_new_tokens": 2000}, timeout_seconds=600)
+    timer = threading.Timer(0.1, cancelled.set)
+    timer.start()
+    assert requests.answer(random_ids(20), cancelled).finish_reason == "cancelled"
+    timer.join()
+    waiting, found = kind(), list[str]()
+    with pair.lock.hold():
+        thread = threading.Thread(
+            target=lambda: found.append(requests.answer(random_ids(20), waiting).finish_reason), daemon=True
+        )
+        thread.start()
+        until_waiting(pair.lock, 2)
+        waiting.set()
+        thread.join(20)
+    assert found == ["cancelled"]

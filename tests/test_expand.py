@@ -142,3 +142,16 @@ def test_many_threads_remember_and_expand_at_once() -> None:
     assert 0 < len(originals) <= 20
     held = [text for text, result in zip(texts, results, strict=True) if result.documents[0].handle in originals]
     assert originals._held.held_bytes == sum(map(sys.getsizeof, held))
+
+
+def test_lowering_max_bytes_forgets_documents_at_once() -> None:
+    originals = Originals()
+    handles = [originals.hold(f"Text {i}. " * 50, [(0, 5)]) for i in range(4)]
+    originals.expand(handles[0])
+    originals.max_bytes = 1300
+    assert len(originals) == 2
+    assert handles[0] in originals, "it was asked for last"
+    for wrong in (0, -1, 2.5):
+        with pytest.raises(ConfigError, match="max_bytes"):
+            originals.max_bytes = wrong
+    assert originals.max_bytes == 1300

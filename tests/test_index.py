@@ -273,6 +273,23 @@ def test_what_is_held_in_memory_is_counted_once_and_what_is_too_large_is_not_hel
     assert (index.stored_bytes("b"), index.disk_bytes) == (0, 0)
 
 
+def test_lowering_memory_bytes_frees_memory_at_once_and_the_folder_keeps_all(tmp_path: Path) -> None:
+    index = DocumentIndex(tmp_path, storage="float16")
+    keys = [index.key(str(i)) for i in range(4)]
+    for i, key in enumerate(keys):
+        index.put(key, passage(i))
+    held = index.held_bytes
+    index.memory_bytes = held // 2
+    assert 0 < index.held_bytes <= held // 2
+    assert all(index.get(key) is not None for key in keys)
+    index.memory_bytes = 0
+    assert index.held_bytes == 0
+    for wrong in (-1, 1.5, True, "1"):
+        with pytest.raises(ConfigError, match="memory_bytes"):
+            index.memory_bytes = wrong
+    assert index.memory_bytes == 0
+
+
 def test_hits_and_misses_are_counted(tmp_path: Path) -> None:
     index = DocumentIndex(tmp_path)
     assert (index.hits, index.misses) == (0, 0)

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from spec_rag.loaders.html import page_text
 from tiny import tiny_pair
 
 from spec_rag.answering.chunks import split_chunks
 from spec_rag.generation.structured import read_json
 from spec_rag.generation.tool_calls import CallsHeldBack, ToolChoice, read_tool_calls
+from spec_rag.loaders.html import page_text
 from spec_rag.text.chat_units import chat_units
 from spec_rag.text.documents import Document
 from spec_rag.text.marks import marked, pieces

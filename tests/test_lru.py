@@ -136,3 +136,14 @@ def test_who_has_the_lock_makes_a_value_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
     assert made == list(range(200))
+
+
+def test_lowering_the_bound_forgets_the_least_recently_used_at_once() -> None:
+    cache: LRUCache[str, int] = LRUCache(30)
+    for value, key in enumerate("abc"):
+        cache.put(key, value, 10)
+    cache.get("a")
+    cache.max_bytes = 20
+    assert (cache.max_bytes, cache.held_bytes, "b" in cache, "a" in cache, "c" in cache) == (20, 20, False, True, True)
+    cache.max_bytes = 0
+    assert (len(cache), cache.held_bytes) == (0, 0)

@@ -91,18 +91,27 @@ class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
         prompt_tokens: columns of the prompt, padding included.
         max_new_tokens: tokens of an answer; its end token need not fit.
         greedy: whether the best token is the one that is taken; otherwise several must be safe near the limit.
+        beams: rows of a prompt. Where the form leaves fewer tokens than there are beams, the others go on with tokens of
+            probability 0, and never become the answer.
 
     Raises:
         ConfigError: the constraint does not work with this vocabulary, or the shortest answer takes more tokens.
     """
 
     def __init__(
-        self, constraint: Constraint, vocabulary: Vocabulary, prompt_tokens: int, max_new_tokens: int, greedy: bool
+        self,
+        constraint: Constraint,
+        vocabulary: Vocabulary,
+        prompt_tokens: int,
+        max_new_tokens: int,
+        greedy: bool,
+        beams: int = 1,
     ) -> None:
         self.vocabulary = vocabulary
         self.prompt_tokens = prompt_tokens
         self.max_new_tokens = max_new_tokens
         self.greedy = greedy
+        self.beams = beams
         self.steered: set[int] = set()
         self._start = llguidance().LLMatcher(vocabulary.tokens, constraint.grammar, log_level=0)
         if self._start.is_error():
@@ -132,7 +141,12 @@ class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
         if any(token in self.vocabulary.ends for token in ids[-1:]):
             return  # its answer is complete, and what is filled in behind it counts for nothing
         state = self._rows[row]
-        state.follow(ids)
+        if not state.follow(ids):
+            if self.beams > 1:
+                return
+            raise ConfigError(
+                "Another option of the generation forced a token that schema or regex does not allow: leave it out."
+            )
         allowed = allowed_tokens(state.matcher, self.vocabulary.size).to(scores.device)
         scores.masked_fill_(~allowed, -math.inf)
         if bool(scores.isneginf().all()):  # another processor forbids all that is left, such as the end token
@@ -141,6 +155,23 @@ class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
         if left > state.check_at:
             return
         self._keep_safe(row, state, scores, left)
+
+    def check_beams(self, answers: Sequence[Tensor]) -> None:
+        """Refuse answers that left the form since no beam could follow it.
+
+        Args:
+            answers: int64 [tokens] each, the best beam of each prompt.
+
+        Raises:
+            ConfigError: another option forced a token on every beam.
+        """
+        for answer in answers:
+            ids = list(takewhile(lambda token: token not in self.vocabulary.ends, answer.tolist()))
+            if not _Row(self._start.deep_copy()).follow(ids):
+                raise ConfigError(
+                    f"num_beams={self.beams}: no beam could follow schema or regex, since another option of the "
+                    "generation forced other tokens: leave that option out, or set num_beams=1."
+                )
 
     def _keep_safe(self, row: int, state: _Row, scores: Tensor, left: int) -> None:
         """Leave out tokens behind which the answer cannot be completed in the tokens that are left."""
@@ -197,7 +228,9 @@ def constrained_logits(
     width = pair.require_target().config.get_text_config(decoder=True).vocab_size
     vocabulary = Vocabulary.of(pair.require_tokenizer(), width, ends)
     greedy = not sampling.options["do_sample"] and sampling.beams == 1
-    return ConstrainedLogits(sampling.constraint, vocabulary, prompt_tokens, sampling.max_new_tokens, greedy)
+    return ConstrainedLogits(
+        sampling.constraint, vocabulary, prompt_tokens, sampling.max_new_tokens, greedy, sampling.beams
+    )
 
 
 class _Row:
@@ -210,19 +243,20 @@ class _Row:
         self.checked_at = 0
         self.routes: dict[int, list[int]] = {}  # behind each token that was left at the last check
 
-    def follow(self, ids: list[int]) -> None:
-        """Take in what was written, or go back where a beam or a guess was given up."""
+    def follow(self, ids: list[int]) -> bool:
+        """Take in what was written, or go back where a beam or a guess was given up; whether the form allows it."""
         same = next((i for i, (a, b) in enumerate(zip(self.ids, ids, strict=False)) if a != b), len(self.ids))
         same = min(same, len(ids))
         if same < len(self.ids):
             self.matcher.rollback(len(self.ids) - same)
             self.check_at, self.routes = math.inf, {}
-        if not self.matcher.consume_tokens(ids[same:]):
-            raise ConfigError(
-                "Another option of the generation forced a token that schema or regex does not allow: leave it out. "
-                f"({_first_line(self.matcher)})"
-            )
+        self.ids = ids[:same]
+        # asked first: a matcher that has refused a token can do nothing more
+        if self.matcher.validate_tokens(ids[same:]) < len(ids) - same:
+            return False
+        self.matcher.consume_tokens(ids[same:])
         self.ids = list(ids)
+        return True
 
 
 def allowed_tokens(matcher: Any, size: int) -> Tensor:

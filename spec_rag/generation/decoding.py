@@ -37,7 +37,7 @@ from spec_rag.generation.pruned_cache import DecodeMasks, PrunedCache
 from spec_rag.generation.sampling import GREEDY, SamplingConfig, pad_token_id, seeded
 from spec_rag.generation.second_choice import choose_again, chooses_again
 from spec_rag.generation.speculation import Guesses, VerifiedDecoding, can_verify
-from spec_rag.generation.stopping import CancelCriterion, Cancelled, StopStrings, is_cancelled
+from spec_rag.generation.stopping import CancelCriterion, Cancelled, RowEnds, StopStrings, is_cancelled
 from spec_rag.generation.token_logits import AnswerPenalties, LogprobRecorder
 from spec_rag.models.kv_size import kv_bytes
 from spec_rag.models.pair import ModelPair
@@ -100,8 +100,9 @@ def decode(
     if sampling.stop:
         tokenizer = pair.require_tokenizer()
         criteria.append(StopStrings(prompts.tokens, lambda: AnswerText(tokenizer, sampling.stop, ends)))
+    row_ends = RowEnds(criteria, prompts.tokens, len(batch.rows))
     options = {**sampling.options, "eos_token_id": ends or None}
-    options |= {"streamer": streamer, "stopping_criteria": StoppingCriteriaList(criteria)}
+    options |= {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([row_ends])}
     recorder = None if sampling.logprobs is None else LogprobRecorder(prompts.tokens, sampling.logprobs)
     options["processors"] = _processors(sampling, prompts.tokens, held, recorder)
     guesses = Guesses(batch.lookahead[0].tolist())
@@ -113,12 +114,18 @@ def decode(
     first = criterion.first_token_at or ended
     timings = Timings(batch.draft_seconds, first - started, ended - first)
     padding = [0] * len(batch.rows) if context is not None else (prompts.mask == 0).sum(dim=1).tolist()
+    if sampling.beams == 1:
+        written = [row_ends.answer(i, row) for i, row in enumerate(sequences)]
+    else:
+        written = [row[prompts.tokens :] for row in sequences]
+        if held is not None:
+            held.check_beams(written)
     answers = [
         _answer(
             pair,
             batch,
             i,
-            sequences[i, prompts.tokens :],
+            written[i],
             sampling,
             kept.row(i, padding[i]),
             timings,

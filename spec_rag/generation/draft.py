@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,7 +83,8 @@ def read_with_draft(
     written = max(steps if ahead else 0, observed if compresses else 1)
     started = time.perf_counter()
     rows = [batch.rows[i] for i in read]
-    reading = read_rows(pair, rows, specpc if compresses else None, written, cancelled, backend, sampling)
+    events = [cancelled[i] for i in read] if isinstance(cancelled, Sequence) else cancelled
+    reading = read_rows(pair, rows, specpc if compresses else None, written, events, backend, sampling)
     for i in ahead:
         ids, mask = reading.lookahead_ids[read.index(i)], reading.lookahead_mask[read.index(i)]
         batch.lookahead[i] = ids[mask][:steps].cpu()

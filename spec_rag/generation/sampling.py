@@ -173,6 +173,7 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
             near = difflib.get_close_matches(name, known, n=1)
             meant = f": did you mean {near[0]!r}?" if near else "."
             raise ConfigError(f"{name}={value!r} is no option of generate() and no field of GenerationConfig{meant}")
+    check_integer("num_beams", chosen.get("num_beams", 1), 1)
     temperature, top_p, top_k = (chosen.get(name) for name in ("temperature", "top_p", "top_k"))
     if temperature is not None and not (_is_number(temperature) and temperature >= 0):
         raise ConfigError(f"temperature={temperature!r}: must be a number of at least 0 (0 is greedy).")
@@ -215,6 +216,8 @@ def _check_ranges(chosen: Mapping[str, Any]) -> None:
 
 def _checked_ends(value: Any) -> list[int]:
     """The end tokens that a caller names, as a list without those that no model writes."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     ends = list(value) if isinstance(value, Sequence | Set) and not isinstance(value, str) else [value]
     if any(isinstance(token, bool) or not isinstance(token, int) for token in ends):
         raise ConfigError(f"eos_token_id={value!r:.80}: must be a token id or a list of token ids; -1 stands for none.")

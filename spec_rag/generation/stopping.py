@@ -17,9 +17,9 @@ Cancelled: TypeAlias = threading.Event | Sequence[threading.Event | None] | None
 """What ends a generation when it is set: one event for all rows, one or none for each, or nothing."""
 
 
-def is_cancelled(cancelled: Cancelled, row: int) -> bool:
-    """Whether that row of a batch has been cancelled."""
-    event = cancelled[row] if isinstance(cancelled, Sequence) else cancelled
+def is_cancelled(cancelled: Cancelled, row: int, rows_per_prompt: int = 1) -> bool:
+    """Whether that row of a batch has been cancelled; beams put several rows in a row to one prompt."""
+    event = cancelled[row // rows_per_prompt] if isinstance(cancelled, Sequence) else cancelled
     return event is not None and event.is_set()
 
 
@@ -40,8 +40,45 @@ class CancelCriterion(StoppingCriteria):  # type: ignore[misc]
             if input_ids.is_cuda:  # the token is asked for, not there yet
                 torch.cuda.synchronize(input_ids.device)
             self.first_token_at = time.perf_counter()
-        stop = [is_cancelled(self.cancelled, row) for row in range(input_ids.shape[0])]
+        rows = input_ids.shape[0]
+        per_prompt = rows // len(self.cancelled) if isinstance(self.cancelled, Sequence) else 1
+        stop = [is_cancelled(self.cancelled, row, per_prompt) for row in range(rows)]
         return torch.tensor(stop, dtype=torch.bool, device=input_ids.device)
+
+
+class RowEnds(StoppingCriteria):  # type: ignore[misc]
+    """Stops rows by any of several criteria, and notes where each row was stopped; a batch pads it from there on.
+
+    Args:
+        criteria: stopping criteria of transformers.
+        prompt_tokens: tokens of the prompts, padding included.
+        rows: of the batch.
+    """
+
+    def __init__(self, criteria: Sequence[StoppingCriteria], prompt_tokens: int, rows: int) -> None:
+        self._criteria = list(criteria)
+        self._prompt_tokens = prompt_tokens
+        self._tokens: list[int | None] = [None] * rows
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """bool [rows]: whether to stop."""
+        stop = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        for criterion in self._criteria:
+            stop = stop | criterion(input_ids, scores, **kwargs).to(stop.device)
+        if len(input_ids) == len(self._tokens):  # else these are the candidates of a beam search
+            for row in stop.nonzero().flatten().tolist():
+                if self._tokens[row] is None:
+                    self._tokens[row] = input_ids.shape[1] - self._prompt_tokens
+        return stop
+
+    def answer(self, row: int, sequence: Tensor) -> Tensor:
+        """int64 [tokens], the generated tokens of a row without what was filled in behind its end.
+
+        Args:
+            row: its index.
+            sequence: int64 [prompt and generated tokens].
+        """
+        return sequence[self._prompt_tokens :][: self._tokens[row]]
 
 
 class EndedRows(StoppingCriteria):  # type: ignore[misc]

@@ -568,3 +568,11 @@ class TestProfile:
 def test_text_of_content_blocks_is_read(chat: ChatSpecKV) -> None:
     blocks: list[dict[str, Any]] = [{"type": "text", "text": "Hello"}, {"type": "reasoning", "reasoning": "hm"}]
     assert "Hello" in prompt_of(chat, [HumanMessage("a"), AIMessage(blocks), HumanMessage("b")])
+
+
+async def test_beams_answer_alone_and_side_by_side(pair: ModelPair, speckv: SpecKVConfig) -> None:
+    chat = ChatSpecKV(pair=pair, speckv=speckv, max_tokens=8, generation_kwargs={"num_beams": 3})
+    alone = [chat.invoke(prompt) for prompt in (PROMPT, "Who feeds the mule?")]
+    found = await asyncio.gather(chat.ainvoke(PROMPT), chat.ainvoke("Who feeds the mule?"))
+    assert [message.content for message in found] == [message.content for message in alone]
+    assert [message.usage_metadata for message in found] == [message.usage_metadata for message in alone]

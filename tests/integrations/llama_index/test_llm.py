@@ -478,3 +478,12 @@ def test_a_draft_of_another_family_answers_long_prompts_or_is_refused_at_once(pa
     assert SpecKVLLM(**names).complete(PROMPT * 40).text
     with pytest.raises(IncompatibleModelsError, match="different tokenizers"):
         SpecKVLLM(**names, specpc=SpecPCConfig()).load()
+
+
+@pytest.mark.parametrize("beams", [2, 3])
+async def test_beams_answer_alone_and_side_by_side(pair: ModelPair, speckv: SpecKVConfig, beams: int) -> None:
+    llm = llm_of(pair, speckv=speckv, generation_kwargs={"num_beams": beams})
+    alone = [llm.complete(prompt).text for prompt in (PROMPT, "Who feeds the mule?")]
+    found = await asyncio.gather(llm.acomplete(PROMPT), llm.acomplete("Who feeds the mule?"))
+    assert [answer.text for answer in found] == alone
+    assert llm.chat([ChatMessage(role="user", content=PROMPT)]).message.content is not None

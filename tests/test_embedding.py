@@ -50,7 +50,9 @@ def test_the_length_of_vectors_does_not_count(question_length: float, text_lengt
     def embedder(texts: list[str]) -> list[list[float]]:
         return [[x * (question_length if text == "q" else text_length) for x in VECTORS[text]] for text in texts]
 
-    assert similarities(embedder, "q", TEXTS).tolist() == pytest.approx([1.0, 0.0, -1.0])
+    for convert in (list, np.array, lambda rows: torch.tensor(rows, dtype=torch.float64)):
+        found = similarities(lambda texts, convert=convert: convert(embedder(texts)), "q", TEXTS)  # type: ignore[misc]
+        assert found.tolist() == pytest.approx([1.0, 0.0, -1.0])
 
 
 def test_vectors_of_different_lengths_are_compared_by_direction() -> None:

@@ -215,18 +215,19 @@ def test_what_is_known_without_the_draft_is_retrieval_similarity_words_and_title
     assert named[2] == pytest.approx(float(spread(0.9, 0.1, 0.1)[2]) + 4, abs=1e-4)
 
 
-def test_links_of_units_that_were_read_find_their_units_behind_unread_ones() -> None:
-    """Units 0 to 2 are of an unread passage; unit 4 names document 3, the last of which is unit 5."""
+@pytest.mark.parametrize("best", [3, 4])
+def test_links_of_units_that_were_read_find_their_units_behind_unread_ones(best: int) -> None:
+    """Units 0 to 2 are of an unread passage; the best unit names document 3, which is unit 5."""
     ranges = [[i, i + 1] for i in range(6)]
     attention = torch.zeros(1, 1, 6)
-    attention[..., 4] = 1.0
+    attention[..., best] = 1.0
     unread = torch.tensor([False, True, True, True])
-    given = {"read": unread, "links": torch.tensor([[4.0, 3.0, 1.0], [1.0, 2.0, 1.0]], dtype=torch.float64)}
+    given = {"read": unread, "links": torch.tensor([[best, 3.0, 1.0], [1.0, 2.0, 1.0]], dtype=torch.float64)}
     signals = signals_of(attention, ranges, [0, 0, 0, 1, 2, 3], **given)
     linked, plain = unit_scores(signals), unit_scores(replace(signals, links=None))
     assert len(linked) == 6
     assert float(linked[5] - plain[5]) == pytest.approx(8.0, abs=1e-4), "the best unit names its document in full"
     assert linked[3:5].tolist() == plain[3:5].tolist()
     read_only = signals_of(attention[..., 3:], [[i, i + 1] for i in range(3)], [0, 1, 2])
-    alone = unit_scores(replace(read_only, links=torch.tensor([[1.0, 2.0, 1.0]], dtype=torch.float64)))
+    alone = unit_scores(replace(read_only, links=torch.tensor([[best - 3.0, 2.0, 1.0]], dtype=torch.float64)))
     assert linked[3:].tolist() == pytest.approx(alone.tolist())

@@ -20,6 +20,7 @@ from spec_rag.progress import Listener, listening
 from spec_rag.results import Answer
 from spec_rag.retention import RetentionConfig
 from spec_rag.text.documents import Document, as_documents
+from spec_rag.text.words import has_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -147,13 +148,17 @@ class LocalEngine:
         return await in_thread(lambda cancelled: self._compressed(documents, query, config, listener, cancelled))
 
     async def relevance(self, documents: Sequence[Document], query: str, config: CompressionConfig) -> list[float]:
-        """See Engine: the importance of the best unit, after all parts of the score have joined."""
+        """See Engine: the importance of the best unit that has words, after all parts of the score have joined."""
         if not any(document.text.strip() for document in documents):
             return [float("-inf")] * len(documents)
         reading = await in_thread(lambda cancelled: self._read(documents, query, config, None, cancelled))
         assert reading.scores is not None
         scores = iter(reading.scores.tolist())
-        return [max((next(scores) for _ in own), default=float("-inf")) for own in reading.units]
+        found = []
+        for document, own in zip(reading.documents, reading.units, strict=True):
+            scored = [(next(scores), has_words(document.text[start:end])) for start, end in own]
+            found.append(max((score for score, telling in scored if telling), default=float("-inf")))
+        return found
 
     async def shortened(self, documents: Sequence[Document], max_tokens: int) -> list[Document]:
         """See Engine; a document is cut between two tokens, and keeps its own spelling."""

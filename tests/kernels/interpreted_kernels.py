@@ -34,7 +34,7 @@ def take_small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(window, "logsumexp_tiles", lambda dtype, dim: SMALL)
     monkeypatch.setattr(window, "reduce_tiles", lambda dtype, dim: SMALL)
     monkeypatch.setattr(slash, "attention_tiles", lambda dtype, dim: SMALL)
-    monkeypatch.setattr(gather, "COPY_TILES", SMALL)
+    monkeypatch.setattr(gather, "GATHER_TILES", SMALL)
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def index(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
     if number % 4:
         take_small_tiles(monkeypatch)
     if number % 3 == 0:
-        # Few programs mean few ranges of keys, each of several blocks.
-        monkeypatch.setattr(importlib.import_module("spec_rag_kernels.window_scores.tiling"), "MOST_PROGRAMS", 4)
+        # Few programs mean few key ranges, each of several blocks.
+        monkeypatch.setattr(importlib.import_module("spec_rag_kernels.tiles"), "MAX_PROGRAMS", 4)
     return number
 
 

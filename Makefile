@@ -1,6 +1,6 @@
 # make demo   the whole pipeline on a real model, offline
 # make test   the test suite
-# make gpu    the kernels proved and both methods measured on this machine's GPU, without a network
+# make gpu    verify the kernels and measure both methods on this machine's GPU, offline, into docs/gpu.md
 # Both create .venv and install what they need on the first call.
 
 PYTHON ?= python3.11
@@ -28,11 +28,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# the kernels and both methods on this machine's GPU: no network, and no environment but the one that is there;
-# GPU_OPTIONS="--wheels FOLDER" brings packages that it lacks
+# the kernels and both methods on this machine's GPU, offline, in the existing environment;
+# GPU_OPTIONS="--wheels FOLDER" adds missing packages, GPU_OPTIONS="--device cpu" rehearses without a GPU
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 gpu:
-	@$(GPU_PYTHON) kernels/benchmarks/on_gpu.py $(GPU_OPTIONS)
+	@$(GPU_PYTHON) kernels/benchmarks/gpu_run.py $(GPU_OPTIONS)
 
 # quality and speed in at most an hour, into docs/bench.md; DATA is a folder of questions, and without it generated
 # tasks run alone. A run that was cut off goes on from BENCH; with a larger MINUTES less is left out.

@@ -14,7 +14,7 @@ from spec_rag.errors import ConfigError
 from spec_rag.text.documents import Document
 from spec_rag.text.languages import AUTO
 from spec_rag.text.units import Span, passage_spans, sentence_spans, unit_spans
-from spec_rag.text.words import title_match, word_overlap
+from spec_rag.text.words import WordIndex, title_match
 
 DEFAULT_CHUNK_CHARS = 900
 DEFAULT_TOP_K = 8
@@ -81,19 +81,36 @@ def retrieve(question: str, chunks: Sequence[Chunk], top_k: int = DEFAULT_TOP_K)
     Raises:
         ConfigError: the question is empty, or `top_k` is below 1.
     """
-    if not question.strip():
-        raise ConfigError(f"question={question!r} is empty: retrieval is guided by a question, so give one.")
-    if top_k < 1:
-        raise ConfigError(f"top_k={top_k}: retrieve at least one chunk.")
-    if not chunks:
-        return []
-    texts = [f"{chunk.title or ''}\n{chunk.text}" for chunk in chunks]
-    scores = word_overlap(question, texts)
-    best = max(scores)
-    scores = [s + best * title_match(question, chunk.title) for s, chunk in zip(scores, chunks, strict=True)]
-    order = sorted(range(len(chunks)), key=lambda i: (-scores[i], i))[:top_k]
-    found = [i for i in order if scores[i] > 0] or order
-    return [replace(chunks[i], score=float(scores[i])) for i in found]
+    return ChunkIndex(chunks).retrieve(question, top_k)
+
+
+class ChunkIndex:
+    """Chunks whose words are counted once, for any number of questions.
+
+    Args:
+        chunks: what is retrieved from.
+    """
+
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
+        self._chunks = list(chunks)
+        self._words = WordIndex([f"{chunk.title or ''}\n{chunk.text}" for chunk in chunks])
+
+    def retrieve(self, question: str, top_k: int = DEFAULT_TOP_K) -> list[Chunk]:
+        """The best chunks for a question; see `retrieve`."""
+        if not question.strip():
+            raise ConfigError(f"question={question!r} is empty: retrieval is guided by a question, so give one.")
+        if top_k < 1:
+            raise ConfigError(f"top_k={top_k}: retrieve at least one chunk.")
+        if not self._chunks:
+            return []
+        scores = self._words.scores(question)
+        best = max(scores)
+        titles = {chunk.title for chunk in self._chunks}
+        matches = {title: best * title_match(question, title) for title in titles}
+        scores = [score + matches[chunk.title] for score, chunk in zip(scores, self._chunks, strict=True)]
+        order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:top_k]
+        found = [i for i in order if scores[i] > 0] or order
+        return [replace(self._chunks[i], score=float(scores[i])) for i in found]
 
 
 def _pieces(text: str, max_chars: int) -> list[Span]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from spec_rag.errors import UnreadableFileError
+from spec_rag.loaders.file_cache import FileCache
 from spec_rag.loaders.folders import FoundFile, PathLike, Skipped, find_inside, find_named_file, list_folder
 from spec_rag.loaders.formats import KINDS, SUFFIXES, reader_of
 from spec_rag.loaders.limits import ReadLimits, check_size, clock
@@ -68,6 +69,7 @@ def read_files(
     skipped: Skipped | None = None,
     limits: ReadLimits = _LIMITS,
     within: Sequence[PathLike] | None = None,
+    cache: FileCache | None = None,
 ) -> list[Document]:
     """Read files, and folders recursively in alphabetical order. A file given twice is read once.
 
@@ -82,6 +84,7 @@ def read_files(
         limits: see `ReadLimits`; they hold for each file.
         within: folders outside of which nothing is read. `paths` are then relative to one of them. None reads `paths`
             from anywhere.
+        cache: files that were read before; one that was not modified since is not read again. None reads all.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -97,7 +100,10 @@ def read_files(
             if found.real_path in documents:
                 continue
             try:
-                documents[found.real_path] = _read_found(found, encoding, limits)
+                if cache is None:
+                    documents[found.real_path] = _read_found(found, encoding, limits)
+                else:
+                    documents[found.real_path] = cache.read(found, lambda one: _read_found(one, encoding, limits))
             except UnreadableFileError as error:
                 if skipped is None or not is_folder:
                     raise

@@ -94,11 +94,28 @@ def _shared_weight(asked: set[str], named: set[str]) -> float:
 
 def word_overlap(question: str, texts: Sequence[str]) -> list[float]:
     """The BM25 score of each text for a question; 0 where question or texts have no words."""
-    import bm25s
+    return WordIndex(texts).scores(question)
 
-    per_text, asked = [words(text) for text in texts], words(question)
-    if not any(per_text) or not asked:
-        return [0.0] * len(texts)
-    index = bm25s.BM25()
-    index.index(per_text, show_progress=False)
-    return [float(score) for score in index.get_scores(asked)]
+
+class WordIndex:
+    """The words of some texts, for any number of questions.
+
+    Args:
+        texts: what is ranked.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        import bm25s
+
+        per_text = [words(text) for text in texts]
+        self._count = len(texts)
+        self._index = bm25s.BM25() if any(per_text) else None
+        if self._index is not None:
+            self._index.index(per_text, show_progress=False)
+
+    def scores(self, question: str) -> list[float]:
+        """The BM25 score of each text for a question; 0 where question or texts have no words."""
+        asked = words(question)
+        if self._index is None or not asked:
+            return [0.0] * self._count
+        return [float(score) for score in self._index.get_scores(asked)]

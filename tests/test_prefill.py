@@ -40,7 +40,8 @@ def sparse_attention(config: SpecKVConfig, key_mask: Tensor | None = None, **tra
     pooled = torch.nn.functional.max_pool1d(scores, config.kernel_size, stride=1, padding=config.kernel_size // 2)
     hidden = torch.ones(1, 4, TOKENS, TOKENS, dtype=torch.bool)
     for head in range(4):
-        best = pooled[0, head // 2].topk(config.prefill_vertical_size).indices
+        order = pooled[0, head // 2].sort(descending=True, stable=True).indices  # of equal scores the first
+        best = order[: config.prefill_vertical_size]
         hidden[0, head][:, best] = False
     hidden &= ~(torch.ones(TOKENS, TOKENS).tril() - torch.ones(TOKENS, TOKENS).tril(-config.prefill_window_size)).bool()
     weights = probabilities(seen.query, seen.key, seen.scaling, key_mask=key_mask, hidden=hidden, **follows)

@@ -14,7 +14,16 @@ from properties import DOCUMENTS, TEXTS
 from readings import reading_of, words
 from torch import Tensor
 
-from spec_rag.attention.selection import first_distinct, select_columns, select_kv, select_prompt_tokens, smooth
+from spec_rag.attention.selection import (
+    best,
+    first_distinct,
+    ranked,
+    select_across_layers,
+    select_columns,
+    select_kv,
+    select_prompt_tokens,
+    smooth,
+)
 from spec_rag.compression.selection import Kept, Reading, select
 from spec_rag.config import CompressionConfig, SpecKVConfig, SpecPCConfig
 from spec_rag.errors import BudgetTooSmallError, ConfigError
@@ -290,3 +299,67 @@ def test_any_sampling_is_taken_or_refused_by_name(options: dict[str, Any]) -> No
 def test_any_length_is_taken_or_refused_by_name(value: Any) -> None:
     made, said = made_or_refused(lambda: SamplingConfig.of(value, {}))
     assert "max_new_tokens" in said if said else made.max_new_tokens == value
+
+
+PLATEAUS = st.integers(0, 2**32 - 1).map(
+    # few values, so that many are equal, and pooling makes more of them equal
+    lambda seed: torch.randint(0, 9, (400,), generator=torch.Generator().manual_seed(seed)).float()
+)
+
+
+@given(PLATEAUS, st.integers(9, 380), st.sampled_from(["max", "mean"]), st.sampled_from([None, 0, 5]))
+def test_one_more_prompt_token_leaves_the_others_in_place(
+    importance: Tensor, capacity: int, pool: str, neighbors: int | None
+) -> None:
+    def kept(more: int) -> set[int]:
+        config = SpecPCConfig(
+            max_capacity_prompt=capacity + more, window_size=8, kernel_size=7, pool_type=pool, neighbor_tokens=neighbors
+        )
+        return set(select_prompt_tokens(importance, config).tolist())
+
+    assert kept(0) < kept(1)
+
+
+@given(PLATEAUS, st.integers(9, 380), st.sampled_from(["max", "mean"]), st.sampled_from([16, 2048]))
+def test_one_more_pair_leaves_the_others_in_place(scores: Tensor, capacity: int, pool: str, columns: int) -> None:
+    heads = torch.stack([scores, scores.flip(0)])[None]
+
+    def kept(more: int) -> list[set[int]]:
+        config = SpecKVConfig(
+            max_capacity_prompt=capacity + more, window_size=8, pool_type=pool, prefill_vertical_size=columns,
+            head_budget="uniform",
+        )  # fmt: skip
+        return [set(head) for head in select_kv(heads, config)[0].tolist()]
+
+    for fewer, more in zip(kept(0), kept(1), strict=True):
+        assert fewer < more
+
+
+@given(PLATEAUS, st.integers(1, 399))
+def test_the_best_are_the_first_of_equal_scores_and_nested(scores: Tensor, count: int) -> None:
+    fewer, more = best(scores, count), best(scores, count + 1)
+    assert set(fewer.tolist()) < set(more.tolist())
+    assert fewer.tolist() == sorted(ranked(scores)[:count].tolist())
+    values, chosen = scores.tolist(), set(fewer.tolist())
+    least = min(values[i] for i in chosen)
+    equal = [i for i, value in enumerate(values) if value == least]
+    assert [i for i in equal if i in chosen] == equal[: len(chosen.intersection(equal))]
+
+
+@given(PLATEAUS, st.integers(1, 199))
+def test_one_more_pair_per_head_of_a_context_leaves_the_others_in_place(scores: Tensor, kept: int) -> None:
+    layers = [scores[:200].view(1, 200), scores[200:].view(1, 200)]
+    for adaptive in (True, False):
+        fewer = select_across_layers(layers, kept, 4, adaptive=adaptive)
+        more = select_across_layers(layers, kept + 1, 4, adaptive=adaptive)
+        if kept >= 4:  # below, the first tokens alone are kept
+            assert all(bool((one <= other).all()) for one, other in zip(fewer, more, strict=True))
+
+
+@given(PLATEAUS, st.integers(1, 380))
+def test_one_more_column_leaves_the_others_in_place(scores: Tensor, columns: int) -> None:
+    heads = torch.stack([scores, scores.flip(0)])[None]
+    fewer, more = (
+        select_columns(heads, SpecKVConfig(prefill_vertical_size=columns + one))[0].tolist() for one in (0, 1)
+    )
+    assert all(set(a) < set(b) for a, b in zip(fewer, more, strict=True))

@@ -36,6 +36,40 @@ def smooth(scores: Tensor, kernel_size: int, pool_type: str) -> Tensor:
     return pool(padded, kernel_size, stride=1).reshape(scores.shape)
 
 
+def ranked(scores: Tensor) -> Tensor:
+    """Positions from the highest score to the lowest; of equal scores the first position comes first.
+
+    torch's top-k leaves open which of several equal scores it takes, and takes others for another k. Max pooling makes
+    many equal scores.
+
+    Args:
+        scores: [..., n].
+
+    Returns:
+        int64 [..., n].
+    """
+    return scores.sort(dim=-1, descending=True, stable=True).indices
+
+
+def best(scores: Tensor, count: int) -> Tensor:
+    """The first `count` positions of `ranked`, in ascending order: more places keep what fewer keep.
+
+    Args:
+        scores: [..., n].
+        count: at most n.
+
+    Returns:
+        int64 [..., count].
+    """
+    if not count:
+        return torch.empty(*scores.shape[:-1], 0, dtype=torch.long, device=scores.device)
+    least = scores.topk(count, dim=-1).values[..., -1:]  # of what is kept
+    above, equal = scores > least, scores == least
+    places = count - above.sum(dim=-1, keepdim=True)
+    kept = above | (equal & (equal.cumsum(dim=-1) <= places))
+    return kept.nonzero()[:, -1].view(*scores.shape[:-1], count)
+
+
 def select_prompt_tokens(importance: Tensor, config: SpecPCConfig) -> Tensor:
     """Choose the prompt tokens that the target reads (paper, section 4.2).
 
@@ -51,15 +85,31 @@ def select_prompt_tokens(importance: Tensor, config: SpecPCConfig) -> Tensor:
     if tokens <= config.max_capacity_prompt:
         return torch.arange(tokens, device=importance.device)
     smoothed = smooth(importance, config.kernel_size, config.pool_type)
-    best = smoothed.topk(config.max_capacity_prompt, sorted=True).indices
+    first = _order_of_any_capacity(smoothed)[: config.max_capacity_prompt]
     neighbors = config.kernel_size if config.neighbor_tokens is None else config.neighbor_tokens
     if neighbors:
         left = (neighbors - 1) // 2
-        offsets = torch.arange(-left, neighbors - left, device=best.device)
+        offsets = torch.arange(-left, neighbors - left, device=first.device)
         offsets = offsets[offsets.abs().argsort(stable=True)]
-        best = (best[:, None] + offsets).flatten().clamp(0, tokens - 1)
-    window = torch.arange(tokens - config.window_size, tokens, device=best.device)
-    return first_distinct(torch.cat([window, best]), config.max_capacity_prompt).sort().values
+        first = (first[:, None] + offsets).flatten().clamp(0, tokens - 1)
+    window = torch.arange(tokens - config.window_size, tokens, device=first.device)
+    return first_distinct(torch.cat([window, first]), config.max_capacity_prompt).sort().values
+
+
+def _order_of_any_capacity(smoothed: Tensor) -> Tensor:
+    """int64 [tokens], from the best position to the last; on every device the same.
+
+    The paper's code ranks as many tokens as the capacity has, and leaves ties to torch, which breaks them in another
+    way for another number. One number for every capacity keeps the selections nested; a quarter of the prompt, in steps
+    of 32, breaks ties as that code does at the capacities of the golden cases.
+    """
+    smoothed = smoothed.cpu()
+    tokens = smoothed.shape[0]
+    best_first = smoothed.topk(min(tokens, max(96, tokens // 128 * 32)), sorted=True).indices
+    rest = torch.ones(tokens, dtype=torch.bool)
+    rest[best_first] = False
+    order = ranked(smoothed)
+    return torch.cat([best_first, order[rest[order]]])
 
 
 def first_distinct(positions: Tensor, count: int) -> Tensor:
@@ -111,7 +161,7 @@ def select_slots(scores: Tensor, positions: Tensor, config: SpecKVConfig) -> tup
     if config.adaptive:
         slots = _share_among_heads(smoothed, budget, config.head_floor)
     else:
-        slots = smoothed.topk(budget, dim=-1).indices
+        slots = best(smoothed, budget)
     kept = positions.gather(2, slots.clamp(min=0)).masked_fill(slots < 0, -1)
     order = kept.argsort(dim=-1, stable=True)
     return slots.clamp(min=0).gather(2, order), kept.gather(2, order)
@@ -128,12 +178,10 @@ def select_columns(scores: Tensor, config: SpecKVConfig, key_mask: Tensor | None
         int64 [batch, KV heads, columns], ascending.
     """
 
-    def best(own: Tensor) -> Tensor:
-        count = min(config.prefill_vertical_size, own.shape[-1])
-        ranked = smooth(own, config.kernel, config.pool_type).topk(count, dim=-1).indices
-        return ranked.sort(dim=-1).values
+    def columns(own: Tensor) -> Tensor:
+        return best(smooth(own, config.kernel, config.pool_type), min(config.prefill_vertical_size, own.shape[-1]))
 
-    return _per_row(scores, key_mask, best, with_padding=True)
+    return _per_row(scores, key_mask, columns, with_padding=True)
 
 
 def select_across_layers(scores: Sequence[Tensor], kept: int, first: int, *, adaptive: bool) -> list[Tensor]:
@@ -152,11 +200,11 @@ def select_across_layers(scores: Sequence[Tensor], kept: int, first: int, *, ada
     for layer in own:
         layer[:, : min(first, kept)] = torch.inf
     if not adaptive or not own:
-        return [torch.zeros_like(layer, dtype=torch.bool).scatter_(1, layer.topk(kept).indices, True) for layer in own]
+        return [torch.zeros_like(layer, dtype=torch.bool).scatter_(1, best(layer, kept), True) for layer in own]
     together = torch.cat([layer.flatten().to(own[0].device) for layer in own])
     heads = sum(len(layer) for layer in own)
     chosen = torch.zeros_like(together, dtype=torch.bool)
-    chosen[together.topk(kept * heads).indices] = True
+    chosen[best(together, kept * heads)] = True
     parts = torch.split(chosen, [layer.numel() for layer in own])
     return [part.view_as(layer).to(layer.device) for part, layer in zip(parts, own, strict=True)]
 
@@ -190,9 +238,11 @@ def _select(scores: Tensor, config: SpecKVConfig, budget: int) -> Tensor:
     smoothed = smooth(scores, config.kernel, config.pool_type)
     if config.adaptive:
         return _share_among_heads(smoothed, budget, config.head_floor)
-    # max pooling makes plateaus of equal scores; ranking as many as the paper's code does breaks ties as it does
-    ranked = smoothed.topk(min(max(budget, config.prefill_vertical_size), smoothed.shape[-1]), dim=-1).indices
-    return ranked[..., :budget].sort(dim=-1).values
+    if smoothed.is_cuda:
+        return best(smoothed, budget)
+    # max pooling makes plateaus of equal scores; on a CPU, ranking all keys breaks ties as the paper's code does, whose
+    # number does not depend on the capacity either
+    return smoothed.topk(smoothed.shape[-1], dim=-1).indices[..., :budget].sort(dim=-1).values
 
 
 def _share_among_heads(smoothed: Tensor, budget: int, floor: float) -> Tensor:
@@ -203,13 +253,13 @@ def _share_among_heads(smoothed: Tensor, budget: int, floor: float) -> Tensor:
     Returns int64 [batch, heads, widest head], ascending, padded in front with -1.
     """
     batch, heads, keys = smoothed.shape
-    ranked = smoothed.topk(keys, dim=-1, sorted=True)
-    values = ranked.values.clone()
+    order = ranked(smoothed)
+    values = smoothed.gather(-1, order)
     values[..., : max(1, int(floor * budget))] = torch.inf
     values[..., _CEILING * budget :] = -torch.inf
     chosen = torch.zeros(batch, heads * keys, dtype=torch.bool, device=smoothed.device)
-    chosen.scatter_(1, values.flatten(1).topk(heads * budget, dim=-1).indices, True)
+    chosen.scatter_(1, best(values.flatten(1), heads * budget), True)
     chosen = chosen.view(batch, heads, keys)
-    positions = ranked.indices.masked_fill(~chosen, -1)
+    positions = order.masked_fill(~chosen, -1)
     widest = int(chosen.sum(-1).max())
     return positions.sort(dim=-1).values[..., keys - widest :]

@@ -91,8 +91,8 @@ class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
         prompt_tokens: columns of the prompt, padding included.
         max_new_tokens: tokens of an answer; its end token need not fit.
         greedy: whether the best token is the one that is taken; otherwise several must be safe near the limit.
-        beams: rows of a prompt. Where the form leaves fewer tokens than there are beams, the others go on with tokens of
-            probability 0, and never become the answer.
+        beams: rows of a prompt. Where the form leaves fewer tokens than there are beams, the others go on with tokens
+            of probability 0, and never become the answer.
 
     Raises:
         ConfigError: the constraint does not work with this vocabulary, or the shortest answer takes more tokens.

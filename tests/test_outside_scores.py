@@ -11,9 +11,9 @@ import torch
 from tiny import tiny_pair
 
 from spec_rag import Cancellation, Document, compress
-from spec_rag.compression.cascade import in_doubt
-from spec_rag.compression.draft import Draft
-from spec_rag.compression.signals import Signals
+from spec_rag.compression.document_draft import Draft
+from spec_rag.compression.features import Features
+from spec_rag.compression.prefilter import select_candidates
 from spec_rag.errors import CancelledError
 
 TEXTS = [f"Hut {i} stands at mile {i}. Its stove burns oak." for i in range(6)]
@@ -92,9 +92,9 @@ def test_the_lengths_of_passages_are_added_up_once() -> None:
     count = 20_000  # quadratic work would take minutes
     ranges = torch.stack([torch.arange(count) * 2, torch.arange(count) * 2 + 2], dim=1)
     numbers = torch.arange(count)
-    known = Signals(ranges, numbers, numbers, ranges, torch.zeros(1, 1, 0), words=-numbers.float())
-    assert in_doubt(known, 2 * count) == list(range(count))
-    assert in_doubt(known, 2 * 9_001) == list(range(9_001))
+    known = Features(ranges, numbers, numbers, ranges, torch.zeros(1, 1, 0), words=-numbers.float())
+    assert select_candidates(known, 2 * count) == list(range(count))
+    assert select_candidates(known, 2 * 9_001) == list(range(9_001))
 
 
 def test_each_text_is_counted_once(draft: Draft) -> None:

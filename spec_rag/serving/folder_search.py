@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spec_rag.answering.chunks import Chunk, ChunkIndex, split_chunks
+from spec_rag.answering.chunking import Chunk, ChunkIndex, split_chunks
 from spec_rag.loaders.file_cache import FileCache
 from spec_rag.loaders.reading import read_files
 from spec_rag.text.documents import Document
+from spec_rag.utils.forking import new_lock
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class FolderSearch:
         self._files = FileCache()
         self._chunks: dict[int, tuple[Document, list[Chunk]]] = {}  # by the identity of their document
         self._index: tuple[list[Document], ChunkIndex] | None = None
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def search(
         self, question: str, paths: Sequence[str] | None, top_k: int, check: Callable[[], None] = lambda: None

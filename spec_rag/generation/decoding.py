@@ -6,6 +6,7 @@ This module does not know where the prompt or the look-ahead came from.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from spec_rag.config import SpecKVConfig
 from spec_rag.errors import ConfigError
 from spec_rag.generation.batch import Batch, is_pruned
 from spec_rag.generation.constrained import constrained_logits
-from spec_rag.generation.context import ContextCache
+from spec_rag.generation.context import ContextCache, check_one_side
 from spec_rag.generation.copies import observing_copies
 from spec_rag.generation.draft import before_end
 from spec_rag.generation.faults import FiniteLogits
@@ -39,8 +40,11 @@ from spec_rag.generation.second_choice import choose_again, chooses_again
 from spec_rag.generation.speculation import Guesses, VerifiedDecoding, can_verify
 from spec_rag.generation.stopping import CancelCriterion, Cancelled, RowEnds, is_cancelled
 from spec_rag.models.pair import ModelPair
+from spec_rag.models.rope import RopeSwitch, restore_frequencies
 from spec_rag.results import Answer, FinishReason, Timings
 from spec_rag.text.tokens import left_pad, right_pad
+
+logger = logging.getLogger(__name__)
 
 _OWN_LOOKAHEAD_TOKENS = 8
 
@@ -77,6 +81,7 @@ def decode(
     started = time.perf_counter()
     cache = None
     if context is not None:
+        check_one_side(target, prompts.tokens + sampling.max_new_tokens)
         cache = context.start(target, (prompts.mask == 0).sum(dim=1))
         if chooses_again(cache, speckv):
             assert speckv is not None
@@ -87,7 +92,7 @@ def decode(
             raise ConfigError(
                 f"window_size={speckv.window} leaves nothing to prune of {prompts.tokens} tokens: lower window_size."
             )
-        cache = pruned_cache(target, batch, prompts, speckv, backend)
+        cache = pruned_cache(target, batch, prompts, speckv, backend, sampling.max_new_tokens)
     kept = _Kept.of(cache)
     if cache is not None and sampling.beams > 1:
         cache.batch_repeat_interleave(sampling.beams)
@@ -187,14 +192,40 @@ def pruned_cache(
     prompts: PaddedPrompts,
     speckv: SpecKVConfig,
     backend: str | None = None,
-) -> PrunedCache:
-    """The target's cache of the prompts, pruned by the look-ahead; where the target writes it, it is written here."""
+    max_new_tokens: int = 1,
+) -> PrunedCache | None:
+    """The target's cache of the prompts, pruned by the look-ahead; where the target writes it, it is written here.
+
+    None where what is read and written goes across the switch of the target's rotary frequencies: keys that were cached
+    before it cannot be read behind it, so nothing is pruned.
+    """
+    if _goes_across(target, prompts, max(max_new_tokens, speckv.lookahead_tokens or _OWN_LOOKAHEAD_TOKENS)):
+        return None
     if "target" in batch.lookahead_by:
         own = _own_lookahead(target, prompts, speckv, backend)
         by = batch.lookahead_by
         batch.lookahead = [own[i] if by[i] == "target" else batch.lookahead[i] for i in range(len(by))]
     observing = right_pad(observing_copies(target, batch, speckv))
+    if _goes_across(target, prompts, observing[0].shape[1]):
+        return None
+    restore_frequencies(target)
     return prefill(target, prompts.ids, prompts.mask, prompts.positions, *observing, speckv, backend)
+
+
+def _goes_across(target: PreTrainedModel, prompts: PaddedPrompts, written: int) -> bool:
+    """Whether so many tokens behind the prompts change the target's rotary frequencies; says so in the log."""
+    switch = RopeSwitch.of(target.config)
+    tokens = int(prompts.positions.max()) + 1
+    if switch is None or switch.side(tokens, tokens + written) != "across":
+        return False
+    logger.warning(
+        "speckv prunes nothing here: a prompt of %d tokens with %d behind it goes across a switch of the target: %s. "
+        "Shorten the prompt, lower max_new_tokens, or leave speckv out.",
+        tokens,
+        written,
+        switch.explained(),
+    )
+    return True
 
 
 def generate_from(
@@ -213,6 +244,8 @@ def generate_from(
     """
     if cache is not None:
         options["past_key_values"] = cache
+    else:
+        restore_frequencies(target)
     if prompts.positions_given:
         options["position_ids"] = prompts.positions
     masks: Any = contextlib.nullcontext()

@@ -15,7 +15,7 @@ from spec_rag.cli.app import Commands
 from spec_rag.cli.console import be_quiet
 from spec_rag.errors import ConfigError
 from spec_rag.evaluation.questions import read_questions
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.loading import DEFAULT_DRAFT
 
 Cost = Literal["growth", "index", "storage", "memory", "batch", "profile", "lookahead", "plan"]
 
@@ -47,7 +47,7 @@ def kinds(
 ) -> None:
     """How often an answer is kept in English, German, Chinese, code and tables: 40 small questions of our own."""
     from benchmarks.text_kinds import questions_by_kind
-    from spec_rag.compression.draft import Draft
+    from spec_rag.compression.document_draft import Draft
     from spec_rag.evaluation import kept as run
     from spec_rag.evaluation.embedders import load_embedder
 
@@ -70,7 +70,7 @@ def magic_numbers(
 ) -> None:
     """How many of six hidden numbers a pruned cache still answers with, at 64, 96 and 160 pairs per head."""
     from benchmarks.magic_numbers import lookahead_seconds, magic_numbers_kept, table, variants
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.models.model_pair import ModelPair
 
     console.quiet_transformers()
     known = variants(window, kernel_size)
@@ -94,8 +94,8 @@ def schemas(
 ) -> None:
     """How often an answer that is held to a JSON schema is valid JSON of it."""
     from benchmarks.json_schemas import schemas_answered, table
-    from spec_rag.config import SpecKVConfig
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.models.model_pair import ModelPair
+    from spec_rag.options.compression import SpecKVConfig
 
     console.quiet_transformers()
     pair = ModelPair.load(draft or DEFAULT_DRAFT, target or DEFAULT_DRAFT)
@@ -111,7 +111,7 @@ def contexts(
 ) -> None:
     """How often questions are still answered from a context that was read once and cut; and how soon."""
     from benchmarks import context_questions as task
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.models.model_pair import ModelPair
 
     console.quiet_transformers()
     pair = ModelPair.load(None, target or DEFAULT_DRAFT)
@@ -126,7 +126,7 @@ def architectures() -> None:
     import torch
 
     from benchmarks.architectures import as_markdown, families, try_family
-    from spec_rag.progress import steps
+    from spec_rag.utils.progress import steps
 
     console.quiet_transformers()
     torch.set_num_threads(1)
@@ -152,7 +152,7 @@ def cost(
 ) -> None:
     """Seconds and memory of an index, a prefill, a decode, a batch, or the predictions of `spec-rag plan`."""
     from benchmarks import costs, decoding_speed, large_index, plan_check
-    from spec_rag.compression.draft import Draft
+    from spec_rag.compression.document_draft import Draft
 
     console.quiet_transformers()
     given = {} if tokens is None else {"tokens": tokens}

@@ -18,10 +18,10 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import UnsupportedModelError
-from spec_rag.generation.pipeline import generate, score_prompt
-from spec_rag.models.pair import ModelPair
+from spec_rag.generation.generate import generate, score_prompt
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
 
 PROMPT_TOKENS = 72
 _SMALL: dict[str, Any] = {

@@ -10,7 +10,7 @@ import typer
 
 from spec_rag.cli import console
 from spec_rag.errors import ConfigError
-from spec_rag.files import write_whole
+from spec_rag.utils.atomic_files import write_whole
 
 
 def bench(
@@ -78,10 +78,10 @@ def peer_cases(
     """Write the cases of a stage for peers that run in environments of their own."""
     from benchmarks.peer_results import case_lines
     from benchmarks.stages import stage_of
-    from spec_rag.compression.draft import Draft
+    from spec_rag.compression.document_draft import Draft
     from spec_rag.evaluation.budgets import budgets_of
-    from spec_rag.models.options import DEFAULT_DRAFT
-    from spec_rag.text.token_counter import token_counter
+    from spec_rag.options.loading import DEFAULT_DRAFT
+    from spec_rag.text.token_counting import token_counter
 
     console.quiet_transformers()
     own = stage_of(stage)
@@ -101,8 +101,8 @@ def peer_timings(
     """Write what peers that run in environments of their own are timed on."""
     from benchmarks.runner import timed_questions
     from benchmarks.timings import peer_lines
-    from spec_rag.compression.draft import Draft
-    from spec_rag.models.options import DEFAULT_DRAFT
+    from spec_rag.compression.document_draft import Draft
+    from spec_rag.options.loading import DEFAULT_DRAFT
 
     console.quiet_transformers()
     lines = peer_lines(Draft.of(DEFAULT_DRAFT), timed_questions(data))
@@ -120,7 +120,7 @@ def peer_results(
     """Judge what a peer kept or answered."""
     from benchmarks.grid_tables import grid_table
     from benchmarks.peer_results import judged
-    from spec_rag.models.options import DEFAULT_DRAFT
+    from spec_rag.options.loading import DEFAULT_DRAFT
 
     rows = judged(cases, results, DEFAULT_DRAFT)
     typer.echo(grid_table(rows))

@@ -15,10 +15,10 @@ from functools import partial
 
 from benchmarks.magic_numbers import CITIES, plain_sentence
 from spec_rag.evaluation.kept import interval
-from spec_rag.generation.context import ContextCache
-from spec_rag.generation.pipeline import generate, generate_batch
-from spec_rag.models.pair import ModelPair
-from spec_rag.progress import steps
+from spec_rag.generation.context_cache import ContextCache
+from spec_rag.generation.generate import generate, generate_batch
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.utils.progress import steps
 
 QUESTIONS = 4
 _PLACES = ("library", "museum", "station", "theatre", "market", "harbour", "school", "hospital", "stadium", "airport")

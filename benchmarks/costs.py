@@ -18,23 +18,23 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from spec_rag.compression.draft import Draft
-from spec_rag.compression.index import DocumentIndex
-from spec_rag.compression.packing import StorageType
-from spec_rag.compression.pipeline import compress
-from spec_rag.compression.reading import index_documents
-from spec_rag.config import CompressionConfig, SpecKVConfig, SpecPCConfig
+from spec_rag.calibration.generated_questions import generated_questions
+from spec_rag.compression.compress import compress
+from spec_rag.compression.document_draft import Draft
+from spec_rag.compression.encoding_cache import DocumentIndex
+from spec_rag.compression.kv_quantization import StorageType
+from spec_rag.compression.passage_encoding import index_documents
 from spec_rag.evaluation.metrics import holds_answer
 from spec_rag.evaluation.questions import AnsweredQuestion
 from spec_rag.evaluation.speed import seconds
-from spec_rag.generation.chunked import chunked_feed_forward
-from spec_rag.generation.draft import read_rows
-from spec_rag.generation.pipeline import generate, generate_batch
+from spec_rag.generation.chunked_feed_forward import chunked_feed_forward
+from spec_rag.generation.draft_pass import read_rows
+from spec_rag.generation.generate import generate, generate_batch
 from spec_rag.generation.prefill import prefill
-from spec_rag.learning.questions import generated_questions
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.options.compression import CompressionConfig, SpecKVConfig, SpecPCConfig
 from spec_rag.text.documents import Document
-from spec_rag.text.tokens import text_ids
+from spec_rag.text.tokenization import text_ids
 
 _FREED = {"MALLOC_MMAP_THRESHOLD_": str(256 * 1024)}  # glibc: larger blocks are the system's own, as soon as freed
 COMPRESSED_SHARE = 0.25  # of the documents' tokens, in what is timed

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from spec_rag.config import SpecKVConfig
-from spec_rag.generation.batch import Batch
 from spec_rag.generation.decoding import PaddedPrompts, generate_from, pruned_cache
+from spec_rag.generation.prompt_batch import Batch
 from spec_rag.generation.sampling import GREEDY
-from spec_rag.generation.speculation import Guesses, VerifiedDecoding
+from spec_rag.generation.speculative import Guesses, VerifiedDecoding
+from spec_rag.options.compression import SpecKVConfig
 
 
 def shape_of_360m() -> PreTrainedConfig:

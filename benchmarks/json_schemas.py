@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spec_rag.config import SpecKVConfig
-from spec_rag.generation.pipeline import generate
-from spec_rag.generation.structured import schema_instruction
-from spec_rag.models.pair import ModelPair
-from spec_rag.progress import steps
+from spec_rag.generation.generate import generate
+from spec_rag.generation.structured_output import schema_instruction
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.options.compression import SpecKVConfig
 from spec_rag.results import Answer
+from spec_rag.utils.progress import steps
 
 Schema = dict[str, Any]
 

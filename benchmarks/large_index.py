@@ -12,15 +12,15 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.costs import generated_documents
-from spec_rag.compression.draft import Draft
-from spec_rag.compression.index import DocumentIndex
-from spec_rag.compression.pipeline import compress
-from spec_rag.compression.reading import index_documents
+from spec_rag.calibration.generated_questions import generated_questions
+from spec_rag.compression.compress import compress
+from spec_rag.compression.document_draft import Draft
+from spec_rag.compression.encoding_cache import DocumentIndex
+from spec_rag.compression.passage_encoding import index_documents
 from spec_rag.evaluation.speed import seconds
-from spec_rag.learning.questions import generated_questions
-from spec_rag.progress import steps
 from spec_rag.text.documents import Document
 from spec_rag.text.words import word_overlap
+from spec_rag.utils.progress import steps
 
 RETRIEVED = 30
 _QUESTIONS = 5

@@ -12,14 +12,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from spec_rag.config import SpecKVConfig
-from spec_rag.generation.batch import Batch, is_pruned, lookahead_by
 from spec_rag.generation.decoding import PaddedPrompts, decode, generate_from, pruned_cache
-from spec_rag.generation.draft import read_with_draft
+from spec_rag.generation.draft_pass import read_with_draft
+from spec_rag.generation.prompt_batch import Batch, is_pruned, lookahead_by
 from spec_rag.generation.sampling import GREEDY, SamplingConfig
-from spec_rag.models.pair import ModelPair
-from spec_rag.progress import steps
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.options.compression import SpecKVConfig
 from spec_rag.text.prompts import prompt_ids
+from spec_rag.utils.progress import steps
 
 SENTENCES, NUMBERS = 50, 6
 CAPACITIES = (64, 96, 160)

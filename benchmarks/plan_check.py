@@ -12,7 +12,7 @@ from spec_rag.evaluation.planning.costs import Pair, prefill_flops
 from spec_rag.evaluation.planning.devices import Device
 from spec_rag.evaluation.planning.processor import measured_cpu, random_model, timed
 from spec_rag.evaluation.planning.shapes import ModelShape, model_shape
-from spec_rag.progress import steps
+from spec_rag.utils.progress import steps
 
 SMALL = ModelShape("8 layers of 512", 8, 512, 1408, 8, 4, 64, 49152, tied=True)
 SIZES = (SMALL, model_shape("SmolLM2-135M"), model_shape("SmolLM2-360M"))

@@ -26,7 +26,7 @@ from benchmarks.stages import STAGES, Stage
 from benchmarks.timings import Timed
 from spec_rag.evaluation.chart import draw_lengths
 from spec_rag.evaluation.records import Scored
-from spec_rag.files import write_whole
+from spec_rag.utils.atomic_files import write_whole
 
 TITLE = "Benchmark"
 _TIMED_OWN = ("SpecPC", "SpecPC, documents read before", "SpecKV", "SpecKV-PC")

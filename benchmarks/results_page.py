@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jinja2 import Environment
 
-from spec_rag.files import write_whole
+from spec_rag.utils.atomic_files import write_whole
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from itertools import cycle, islice, pairwise
 
 from benchmarks.cases import LongCase
 from benchmarks.ruler_words import COMPOUNDS, prose, words
-from spec_rag.checks import check_integer
 from spec_rag.errors import ConfigError
 from spec_rag.evaluation.metrics import holds_answer
 from spec_rag.evaluation.questions import AnsweredQuestion
 from spec_rag.text.documents import Document
+from spec_rag.utils.validation import check_integer
 
 Count = Callable[[str], int]
 

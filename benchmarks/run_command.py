@@ -9,7 +9,7 @@ import typer
 
 from spec_rag.cli import console
 from spec_rag.errors import ConfigError
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.loading import DEFAULT_DRAFT
 
 Measured = Literal["kept", "answers"]
 
@@ -47,11 +47,11 @@ def run_tasks(
     from benchmarks import grid, sources
     from benchmarks import grid_tables as tables
     from benchmarks.results_page import Section, write_page
-    from spec_rag.compression.draft import Draft
+    from spec_rag.compression.document_draft import Draft
     from spec_rag.evaluation.budgets import budgets_of
     from spec_rag.evaluation.embedders import load_embedder
-    from spec_rag.models.pair import ModelPair
-    from spec_rag.text.token_counter import token_counter
+    from spec_rag.models.model_pair import ModelPair
+    from spec_rag.text.token_counting import token_counter
 
     if not (files or tasks or longbench):
         raise ConfigError("nothing to run: give files of questions, --tasks of RULER, or --longbench.")

@@ -21,16 +21,16 @@ from typing import Any
 from benchmarks import grid, timings
 from benchmarks.stages import STAGES, Stage
 from benchmarks.timings import Timed
-from spec_rag.compression.draft import Draft
+from spec_rag.compression.document_draft import Draft
 from spec_rag.evaluation.budgets import budgets_of
 from spec_rag.evaluation.embedders import load_embedder
 from spec_rag.evaluation.questions import AnsweredQuestion, read_questions
 from spec_rag.evaluation.records import Scored, append_lines, code_version, read_lines
 from spec_rag.evaluation.variants import EMBEDDED
-from spec_rag.models.options import DEFAULT_DRAFT
-from spec_rag.models.pair import ModelPair
-from spec_rag.progress import steps
-from spec_rag.text.token_counter import token_counter
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.options.loading import DEFAULT_DRAFT
+from spec_rag.text.token_counting import token_counter
+from spec_rag.utils.progress import steps
 
 SPEED = ("compression", "generation")
 _TIMED_FILES = ("nq-multidoc-10.jsonl.gz", "nq-multidoc-30.jsonl.gz")

@@ -17,18 +17,18 @@ from torch import Tensor
 
 from benchmarks.costs import generated_documents
 from benchmarks.decoding_speed import shape_of_360m
-from spec_rag.compression.draft import Draft
-from spec_rag.compression.index import DocumentIndex
-from spec_rag.compression.pipeline import compress
-from spec_rag.config import SpecKVConfig, SpecPCConfig
+from spec_rag.compression.compress import compress
+from spec_rag.compression.document_draft import Draft
+from spec_rag.compression.encoding_cache import DocumentIndex
 from spec_rag.evaluation.questions import AnsweredQuestion
 from spec_rag.evaluation.speed import COMPRESSED_SHARE, compress_seconds, joint_prompt
-from spec_rag.generation.pipeline import generate
-from spec_rag.models.options import DEFAULT_DRAFT
-from spec_rag.models.pair import ModelPair
+from spec_rag.generation.generate import generate
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
+from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.results import Answer
 from spec_rag.text.documents import Document
-from spec_rag.text.tokens import text_ids
+from spec_rag.text.tokenization import text_ids
 
 LENGTHS = (2048, 4096, 8000)
 NEW_TOKENS = 32

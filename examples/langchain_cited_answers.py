@@ -7,7 +7,7 @@ from pathlib import Path
 from langchain_core.documents import Document
 from langchain_spec_rag import ChatSpecKV, SpecPCCompressor
 
-from spec_rag.answering.chunks import retrieve, split_chunks
+from spec_rag.answering.chunking import retrieve, split_chunks
 from spec_rag.loaders.reading import read_file
 from spec_rag.text.units import sentence_spans
 

@@ -84,8 +84,8 @@ class Answer:
         layer_positions: per layer int64 [KV heads, kept] positions in the target's prompt, -1 where a head keeps
             fewer than another; empty if nothing was pruned.
         lookahead_ids: the look-ahead that scored the cache; empty if there was none.
-        guessed_tokens: tokens of the look-ahead that were checked as guesses of the answer.
-        right_guesses: those of them that the target wrote as well; each saved a pass of the target.
+        proposed_tokens: tokens of the look-ahead that were checked as guesses of the answer.
+        accepted_tokens: those of them that the target wrote as well; each saved a pass of the target.
         timings: where the seconds went.
         logprobs: the log-probability of each of `output_ids`, or None where none was asked for.
     """
@@ -101,8 +101,8 @@ class Answer:
     selected_positions: list[int] | None = None
     layer_positions: tuple[Tensor, ...] = field(default=(), repr=False)
     lookahead_ids: list[int] = field(default_factory=list)
-    guessed_tokens: int = 0
-    right_guesses: int = 0
+    proposed_tokens: int = 0
+    accepted_tokens: int = 0
     timings: Timings = Timings()
     logprobs: list[TokenLogprob] | None = field(default=None, repr=False)
 
@@ -121,8 +121,8 @@ class Answer:
         return {
             "target_prompt_tokens": self.target_prompt_tokens,
             "lookahead_tokens": len(self.lookahead_ids),
-            "guessed_tokens": self.guessed_tokens,
-            "right_guesses": self.right_guesses,
+            "proposed_tokens": self.proposed_tokens,
+            "accepted_tokens": self.accepted_tokens,
             "kv_bytes_dense": self.kv_bytes_dense,
             "kv_bytes_kept": self.kv_bytes_kept,
             **asdict(self.timings),
@@ -206,7 +206,7 @@ class CompressedDocument:
 
 
 @dataclass(frozen=True)
-class PassageLook:
+class PassageStatistics:
     """What was looked at of a passage, the piece of a document that the draft reads at once.
 
     Attributes:
@@ -248,7 +248,7 @@ class CompressionData:
     draft: str
     draft_seconds: float
     settings: Mapping[str, Any] = field(default_factory=dict)
-    passages: Sequence[PassageLook] = field(default=(), repr=False)
+    passages: Sequence[PassageStatistics] = field(default=(), repr=False)
     over_budget: int = 0
 
     @property

@@ -21,8 +21,8 @@ from typing import Any, Self
 START = """
 import importlib, json, os, signal, sys
 import torch, transformers, bm25s
-import spec_rag.cli.app, spec_rag.answering.pipeline, spec_rag.answering.chunks, spec_rag.loaders.reading
-import spec_rag.compression.pipeline, spec_rag.generation.streaming, benchmarks.grid, benchmarks.results_page
+import spec_rag.cli.app, spec_rag.answering.answer, spec_rag.answering.chunking, spec_rag.loaders.reading
+import spec_rag.compression.compress, spec_rag.generation.streaming, benchmarks.grid, benchmarks.results_page
 import tiny
 from spec_rag import compress, generate
 signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, even where the tests run in the background
@@ -48,7 +48,7 @@ for line in sys.stdin:
 
 TINY = """
 from spec_rag import ModelPair
-from spec_rag.compression.draft import Draft
+from spec_rag.compression.document_draft import Draft
 Draft.of = classmethod(lambda cls, *_, **__: Draft(pair.draft, pair.tokenizer, "tiny", 4))
 ModelPair.load = classmethod(lambda cls, *_, **__: pair)
 """

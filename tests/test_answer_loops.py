@@ -9,9 +9,9 @@ from tiny import tiny_pair
 
 from spec_rag.answering.generators import LocalGenerator, is_demonstration
 from spec_rag.answering.loops import LoopGuard
-from spec_rag.cancellation import Cancellation
 from spec_rag.generation import streaming
 from spec_rag.results import Answer
+from spec_rag.utils.cancellation import Cancellation
 
 
 def fed(text: str, size: int = 3) -> tuple[LoopGuard, str]:

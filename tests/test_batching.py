@@ -11,10 +11,10 @@ from threads import until_waiting
 from tiny import random_ids, tiny_pair
 
 from spec_rag import Cancellation, SpecKVConfig, generate, stream
-from spec_rag.generation.batching import MAX_ROWS, Batcher, batcher_of
-from spec_rag.generation.pipeline import generate_together
+from spec_rag.generation.batcher import MAX_ROWS, Batcher, batcher_of
+from spec_rag.generation.generate import generate_together
 from spec_rag.generation.row_streams import RowsStreamer
-from spec_rag.models.lock import FairLock
+from spec_rag.utils.fair_lock import FairLock
 
 
 class Asking:

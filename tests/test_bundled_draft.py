@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from spec_rag.errors import MissingDependencyError, ModelNotFoundError
 from spec_rag.models import bundled_draft, checkpoints
-from spec_rag.models.options import LoadOptions
+from spec_rag.options.loading import LoadOptions
 
 
 def named(tokenizer: Any, **settings: Any) -> GenerationConfig:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from spec_rag.compression.retrieval import similarities
-from spec_rag.config import CompressionConfig
 from spec_rag.errors import ConfigError
-from spec_rag.presets import COMPRESSION_PRESETS
+from spec_rag.options.compression import CompressionConfig
+from spec_rag.options.presets import COMPRESSION_PRESETS
 from spec_rag.serving.settings import ServerSettings
 from spec_rag.text.documents import as_document
 

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from spec_rag.cancellation import Cancellation, check, in_thread
 from spec_rag.errors import CancelledError
+from spec_rag.utils.cancellation import Cancellation, check, in_thread
 
 
 def test_who_asked_to_be_told_is_told_once_inside_the_block_alone() -> None:

@@ -8,7 +8,7 @@ import pytest
 from tiny import tiny_pair
 
 from spec_rag import Document, compress
-from spec_rag.answering.chunks import retrieve, split_chunks
+from spec_rag.answering.chunking import retrieve, split_chunks
 
 FILE = "The house has rules. " + " ".join(
     f"Gate {i} opens at {i + 5}. Keeper {i} holds key {i * 17}." for i in range(40)

@@ -16,7 +16,7 @@ import pytest
 from tiny import saved, tiny_model, tiny_pair
 
 from spec_rag import ModelPair, compress
-from spec_rag.compression.calibration import Calibration
+from spec_rag.compression.head_weights import Calibration
 from spec_rag.models.loading import unload_models
 from spec_rag.report import Compression
 from spec_rag.results import CompressedDocument, KeptUnit
@@ -25,8 +25,8 @@ from spec_rag.text.documents import Document
 pytest.importorskip("bm25s")
 testing = pytest.importorskip("typer.testing")
 
-from spec_rag.answering.chunks import retrieve  # noqa: E402
-from spec_rag.answering.pipeline import INSTRUCTION, answer_messages, find_support  # noqa: E402
+from spec_rag.answering.answer import INSTRUCTION, answer_messages, find_support  # noqa: E402
+from spec_rag.answering.chunking import retrieve  # noqa: E402
 from spec_rag.cli import console  # noqa: E402
 from spec_rag.cli.app import app  # noqa: E402
 from spec_rag.evaluation.handbook import (  # noqa: E402
@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> ModelPair:
     """The commands load this pair instead of a real one."""
-    from spec_rag.compression.draft import Draft
+    from spec_rag.compression.document_draft import Draft
 
     pair = tiny_pair()
     monkeypatch.setattr(Draft, "of", classmethod(lambda cls, *_, **__: Draft(pair.draft, pair.tokenizer, "tiny", 4)))
@@ -487,7 +487,7 @@ def test_evaluation_counts_each_question_at_each_ratio(tiny: ModelPair, monkeypa
 def test_ask_with_a_context_reads_the_files_once(
     tiny: ModelPair, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spec_rag.generation.context import ContextCache
+    from spec_rag.generation.context_cache import ContextCache
 
     read, reads = ContextCache.read, []
     monkeypatch.setattr(ContextCache, "read", lambda *a, **k: reads.append(a) or read(*a, **k))
@@ -509,8 +509,8 @@ def test_ask_with_a_context_reads_the_files_once(
 
 
 def test_a_context_file_of_too_few_pairs_is_made_again(tiny: ModelPair, folder: Path) -> None:
-    from spec_rag.answering.contexts import context_of
-    from spec_rag.generation.context import ContextCache
+    from spec_rag.answering.document_context import context_of
+    from spec_rag.generation.context_cache import ContextCache
 
     path = folder.parent / "docs.context"
     documents = [Document(POWER, "Power")]

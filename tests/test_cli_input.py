@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 import spec_rag
 from spec_rag import ModelPair
-from spec_rag.answering.chunks import passage_chunks
+from spec_rag.answering.chunking import passage_chunks
 from spec_rag.cli.app import COMMANDS, app
-from spec_rag.compression.draft import Draft
+from spec_rag.compression.document_draft import Draft
 from spec_rag.models.loading import unload_models
 from spec_rag.text.documents import Document
 from spec_rag.text.languages import detect_language
@@ -191,9 +191,9 @@ def test_commands_detect_the_language_unless_they_are_told(tiny: ModelPair, tmp_
 
 @pytest.mark.parametrize("text", [LONG, GERMAN * 90, HUT, "word " * 3000, "山口开放。" * 900, "\n\n A. \n\n" * 900])
 def test_chunks_of_an_answer_are_the_passages_of_the_whole_file(tiny: ModelPair, text: str) -> None:
-    from spec_rag.compression.index import DocumentIndex
-    from spec_rag.compression.reading import index_documents, indexed_passages
-    from spec_rag.config import CompressionConfig
+    from spec_rag.compression.encoding_cache import DocumentIndex
+    from spec_rag.compression.passage_encoding import index_documents, indexed_passages
+    from spec_rag.options.compression import CompressionConfig
 
     document, config = Document(text, "Tanks"), CompressionConfig(language="auto")
     chunks = passage_chunks(document)

@@ -10,8 +10,8 @@ from tiny import tiny_model, tiny_pair, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from spec_rag import Document, DocumentIndex, ModelPair, compress
-from spec_rag.config import CompressionConfig
 from spec_rag.errors import ConfigError, PromptTooLongError
+from spec_rag.options.compression import CompressionConfig
 
 TEXTS = [
     "The lighthouse was built in 1871. Its lamp is visible for 28 kilometres. Dr. Vane lit it first. It is white.",

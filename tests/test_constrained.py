@@ -16,7 +16,7 @@ from benchmarks.json_schemas import fault, schemas, schemas_answered, table
 from spec_rag import ModelPair, SpecKVConfig, generate, generate_batch, stream
 from spec_rag.errors import ConfigError, MissingDependencyError
 from spec_rag.generation.constrained import ConstrainedLogits, Vocabulary, route_to_end
-from spec_rag.generation.structured import Constraint, llguidance, read_json
+from spec_rag.generation.structured_output import Constraint, llguidance, read_json
 from spec_rag.generation.tool_grammars import call_or_answer, calls_in_text, forced_call
 
 jsonschema = pytest.importorskip("jsonschema")

@@ -21,7 +21,7 @@ from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, agener
 from spec_rag.attention.capture import AttentionCall
 from spec_rag.errors import CancelledError, ConfigError, PromptTooLongError, UnsupportedModelError
 from spec_rag.generation.repetition import _Attended
-from spec_rag.text.contexts import context_ids, question_ids
+from spec_rag.text.context_prompts import context_ids, question_ids
 from spec_rag.text.prompts import chat_ids
 
 KINDS = ("llama", "qwen3", "gemma3_text")
@@ -85,7 +85,7 @@ def test_what_a_repetition_attends_to_is_kept(mask_per_head: bool, monkeypatch: 
         best[scores.flatten().topk(30 * 2 * 3).indices] = True
         best = best.view(3, 2, 120)
     else:
-        monkeypatch.setattr("spec_rag.generation.context.MASK_PER_HEAD", ())
+        monkeypatch.setattr("spec_rag.generation.context_cache.MASK_PER_HEAD", ())
         best = torch.zeros(3, 2, 120, dtype=torch.bool).scatter_(2, scores.topk(30).indices, True)
     context = ContextCache.read(pair, text, keep=0.25)
     for layer, positions, lengths in zip(best, context.positions, context.lengths, strict=True):
@@ -211,8 +211,8 @@ KILLED = """
 import sys, threading, os, signal, time
 from pathlib import Path
 import torch
-from spec_rag.generation.context import ContextCache
-from spec_rag import files
+from spec_rag.generation.context_cache import ContextCache
+from spec_rag.utils import atomic_files as files
 path = Path(sys.argv[1])
 big = torch.zeros(400_000, 16)
 positions, lengths = torch.zeros(400_000).long(), torch.tensor([200_000, 200_000])

@@ -17,7 +17,7 @@ from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, compre
 from spec_rag.generation.streaming import stream
 from spec_rag.text.documents import Document
 from spec_rag.text.prompts import Chat, chat_ids, prompt_ids
-from spec_rag.text.tokens import template_ids, text_ids
+from spec_rag.text.tokenization import template_ids, text_ids
 
 FILLER = "The old harbour is of granite. Ships came there. "
 CALL = {"id": "1", "type": "function", "function": {"name": "search", "arguments": '{"q": "%s"}'}}

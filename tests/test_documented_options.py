@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from spec_rag import LoadOptions, SpecKVConfig, SpecPCConfig, compress
-from spec_rag.config import CompressionConfig
+from spec_rag.options.compression import CompressionConfig
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from spec_rag.compression.embedding import similarities
+from spec_rag.compression.embedding_similarity import similarities
 from spec_rag.errors import ConfigError
 
 VECTORS = {"q": [1.0, 0.0], "same": [3.0, 0.0], "other": [0.0, 2.0], "against": [-1.0, 0.0]}

@@ -12,9 +12,9 @@ from tiny import CHAT_TEMPLATE, random_ids, tiny_model, tiny_pair, tiny_tokenize
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from spec_rag import ModelPair, SpecKVConfig, generate, generate_batch, stream
-from spec_rag.generation.draft import read_rows
+from spec_rag.generation.draft_pass import read_rows
 from spec_rag.generation.end_tokens import answer_ends, end_token_ids
-from spec_rag.generation.pipeline import generate_together
+from spec_rag.generation.generate import generate_together
 from spec_rag.text.turn_ends import turn_end_ids
 
 CHAT = [{"role": "user", "content": "Who?"}]

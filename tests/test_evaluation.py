@@ -14,8 +14,8 @@ from tiny import tiny_pair
 from typer.testing import CliRunner
 
 from spec_rag.cli.app import app
-from spec_rag.compression.draft import Draft
-from spec_rag.compression.pipeline import compress
+from spec_rag.compression.compress import compress
+from spec_rag.compression.document_draft import Draft
 from spec_rag.errors import UnreadableFileError
 from spec_rag.evaluation import kept as run
 from spec_rag.evaluation.budgets import PARTS
@@ -123,7 +123,7 @@ def test_what_was_read_in_one_run_is_not_read_in_the_next(
 ) -> None:
     variants = {name: ALL[name] for name in ("default", "paper", "embedding sentences")}
     first = run.kept_answers(draft, [ASKED], variants, embedder=vowels, signals=tmp_path)
-    monkeypatch.setattr("spec_rag.compression.draft_reader.DocumentReader._encode_batch", None)
+    monkeypatch.setattr("spec_rag.compression.encoder.PassageEncoder._encode_batch", None)
     monkeypatch.setattr("spec_rag.evaluation.case.joint_importance", None)
     monkeypatch.setattr("spec_rag.evaluation.case.similarities", None)
     assert run.kept_answers(draft, [ASKED], variants, embedder=vowels, signals=tmp_path) == first

@@ -24,8 +24,8 @@ from tiny import random_ids, tiny_model, tiny_pair, tiny_tokenizer
 from spec_rag import ContextCache, ModelPair
 from spec_rag.errors import FileNotWrittenError, UnreadableFileError
 from spec_rag.evaluation.records import append_lines, read_lines
-from spec_rag.files import UNFINISHED, write_whole
 from spec_rag.models import bundled_draft
+from spec_rag.utils.atomic_files import UNFINISHED, write_whole
 
 OLD, NEW = b"old " * 300, b"new " * 300
 
@@ -44,7 +44,7 @@ def full_disk(most: int) -> Iterator[None]:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from spec_rag.files import write_whole
+from spec_rag.utils.atomic_files import write_whole
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)

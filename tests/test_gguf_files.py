@@ -21,8 +21,8 @@ from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 from spec_rag.errors import UnsupportedModelError
 from spec_rag.models.gguf_files import GgufFile, correct_config
 from spec_rag.models.loading import LoadedModel, load_model
-from spec_rag.progress import listening
-from spec_rag.text.tokens import text_ids
+from spec_rag.text.tokenization import text_ids
+from spec_rag.utils.progress import listening
 
 gguf = pytest.importorskip("gguf")
 

@@ -23,8 +23,8 @@ from spec_rag import LoadOptions, compress
 from spec_rag.errors import ModelNotFoundError
 from spec_rag.models import checkpoints, loading
 from spec_rag.models.loading import checkpoint_layers, load_model, unload_models
-from spec_rag.models.options import DEFAULT_DRAFT
-from spec_rag.progress import listening
+from spec_rag.options.loading import DEFAULT_DRAFT
+from spec_rag.utils.progress import listening
 
 NAME = "owner/tiny"
 LOAD = f"""

@@ -14,7 +14,7 @@ from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate, score_prom
 from spec_rag.attention.capture import AttentionCall
 from spec_rag.attention.importance import PromptImportance, kv_scores
 from spec_rag.errors import ConfigError, UnsupportedModelError
-from spec_rag.generation.draft import read_rows
+from spec_rag.generation.draft_pass import read_rows
 
 TOKENS, WINDOW = 40, 9
 

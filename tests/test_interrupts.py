@@ -22,14 +22,14 @@ import spec_rag
 from spec_rag import SpecKVConfig, generate
 from spec_rag.attention import capture as capturing
 from spec_rag.attention.capture import attention_configs, capture
-from spec_rag.cancellation import Cancellation
-from spec_rag.generation import chunked
-from spec_rag.generation.batching import Batcher
-from spec_rag.generation.chunked import chunked_feed_forward
+from spec_rag.generation import chunked_feed_forward as chunked
+from spec_rag.generation.batcher import Batcher
+from spec_rag.generation.chunked_feed_forward import chunked_feed_forward
 from spec_rag.generation.sampling import seeded
-from spec_rag.lru import LRUCache
-from spec_rag.models.lock import FairLock
-from spec_rag.progress import _listener, listening
+from spec_rag.utils.cancellation import Cancellation
+from spec_rag.utils.fair_lock import FairLock
+from spec_rag.utils.lru_cache import LRUCache
+from spec_rag.utils.progress import _listener, listening
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

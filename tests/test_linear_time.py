@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from tiny import tiny_pair
 
-from spec_rag.answering.chunks import split_chunks
-from spec_rag.generation.structured import read_json
-from spec_rag.generation.tool_calls import CallsHeldBack, ToolChoice, read_tool_calls
+from spec_rag.answering.chunking import split_chunks
+from spec_rag.generation.structured_output import read_json
+from spec_rag.generation.tool_calls import ToolCallStreamParser, ToolChoice, read_tool_calls
 from spec_rag.loaders.html import page_text
 from spec_rag.text.chat_units import chat_units
 from spec_rag.text.documents import Document
@@ -21,8 +21,8 @@ from spec_rag.text.marks import marked, pieces
 from spec_rag.text.patterns import PATTERNS, named_spans
 from spec_rag.text.prompts import Chat
 from spec_rag.text.spans import original_spans
-from spec_rag.text.terminal import visible
 from spec_rag.text.units import cut_at_words, kept_text, sentence_spans, word_spans
+from spec_rag.utils.terminal import visible
 
 TOOLS = [{"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}]
 TOKENIZER = tiny_pair().require_tokenizer()
@@ -157,7 +157,7 @@ def read_answer(text: str) -> None:
 
 
 def stream_answer(text: str) -> None:
-    held = CallsHeldBack(ToolChoice(TOOLS))
+    held = ToolCallStreamParser(ToolChoice(TOOLS))
     for letter in text:
         held.feed(letter)
     held.rest()

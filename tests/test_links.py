@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spec_rag.compression.links import follow_links, title_links
+from spec_rag.compression.title_links import follow_links, title_links
 from spec_rag.compression.weights import LinkRule
 from spec_rag.text.words import words
 

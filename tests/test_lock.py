@@ -9,8 +9,8 @@ import weakref
 import pytest
 from threads import until_waiting
 
-from spec_rag.cancellation import Cancellation
-from spec_rag.models.lock import FairLock
+from spec_rag.utils.cancellation import Cancellation
+from spec_rag.utils.fair_lock import FairLock
 
 
 def test_waiters_are_served_in_the_order_in_which_they_came() -> None:

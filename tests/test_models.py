@@ -18,9 +18,9 @@ from spec_rag import LoadOptions, ModelPair, SpecKVConfig, compress, generate
 from spec_rag.errors import ConfigError, IncompatibleModelsError, ModelNotFoundError
 from spec_rag.models.bundled_draft import bundled_gguf
 from spec_rag.models.loading import checkpoint_layers, load_model
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.text.prompts import prompt_ids
-from spec_rag.text.tokens import text_ids
+from spec_rag.text.tokenization import text_ids
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from tiny import saved, tiny_model, tiny_pair
 from typer.testing import CliRunner
 
 from spec_rag import Document, ModelPair, compress
-from spec_rag.compression.selection import select
-from spec_rag.config import CompressionConfig
+from spec_rag.compression.packing import select
 from spec_rag.errors import BudgetTooSmallError
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.report import compression_table
 
 OPENING = "We are open from nine to five."

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from spec_rag.errors import ConfigError, unknown_field
-from spec_rag.models.options import LoadOptions
+from spec_rag.options.loading import LoadOptions
 
 
 def test_what_differs_from_the_defaults_is_written_as_json_can_hold_it_and_read_back() -> None:
@@ -73,5 +73,5 @@ def test_a_draft_that_is_the_target_is_loaded_like_the_target_and_so_once() -> N
 
 
 def test_options_are_read_without_loading_torch() -> None:
-    code = "import sys; from spec_rag.models.options import LoadOptions; LoadOptions(); print('torch' in sys.modules)"
+    code = "import sys; from spec_rag.options.loading import LoadOptions; LoadOptions(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

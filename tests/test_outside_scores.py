@@ -12,9 +12,9 @@ import torch
 from tiny import tiny_pair
 
 from spec_rag import Cancellation, Document, compress
-from spec_rag.compression.cascade import in_doubt
-from spec_rag.compression.draft import Draft
-from spec_rag.compression.signals import Signals
+from spec_rag.compression.document_draft import Draft
+from spec_rag.compression.features import Features
+from spec_rag.compression.prefilter import select_candidates
 from spec_rag.errors import CancelledError
 
 TEXTS = [f"Hut {i} stands at mile {i}. Its stove burns oak." for i in range(6)]
@@ -93,23 +93,23 @@ def test_choosing_passages_takes_a_few_steps_for_each() -> None:
     count = 1_000
     ranges = torch.stack([torch.arange(count) * 2, torch.arange(count) * 2 + 2], dim=1)
     numbers = torch.arange(count)
-    known = Signals(ranges, numbers, numbers, ranges, torch.zeros(1, 1, 0), words=-numbers.float())
+    known = Features(ranges, numbers, numbers, ranges, torch.zeros(1, 1, 0), words=-numbers.float())
     steps = 0
 
     def trace(frame: Any, event: str, argument: Any) -> Any:
         nonlocal steps
-        steps += frame.f_code.co_filename == in_doubt.__code__.co_filename
+        steps += frame.f_code.co_filename == select_candidates.__code__.co_filename
         return trace
 
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        every = in_doubt(known, 2 * count)
+        every = select_candidates(known, 2 * count)
     finally:
         sys.settrace(before)
     assert every == list(range(count))
     assert steps < 20 * count, "quadratic work would take half a million steps"
-    assert in_doubt(known, 2 * 501) == list(range(501))
+    assert select_candidates(known, 2 * 501) == list(range(501))
 
 
 def test_each_text_is_counted_once(draft: Draft) -> None:

@@ -21,7 +21,7 @@ from spec_rag.compression.passages import (
 )
 from spec_rag.errors import ConfigError
 from spec_rag.text.documents import Document
-from spec_rag.text.tokens import template_ids, text_ids
+from spec_rag.text.tokenization import template_ids, text_ids
 from spec_rag.text.units import unit_spans
 
 TOKENIZER = tiny_tokenizer()

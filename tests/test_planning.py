@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from benchmarks.plan_check import as_markdown as check_table
 from benchmarks.plan_check import checked
 from spec_rag.cli.app import app
-from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
 from spec_rag.evaluation.planning import costs, processor
 from spec_rag.evaluation.planning.costs import OWN_LOOKAHEAD_TOKENS, Pair, break_even, causal_pairs, prefill_flops
@@ -23,6 +22,7 @@ from spec_rag.evaluation.planning.plan import Plan, as_markdown, device_of, plan
 from spec_rag.evaluation.planning.processor import PassTimes
 from spec_rag.evaluation.planning.shapes import KNOWN_SHAPES, ModelShape, model_shape, shape_of_config
 from spec_rag.generation import decoding
+from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
 
 # 2 layers; attention 4 * 2 * (2 * 2 + 2 * 1) = 48, feed-forward 3 * 4 * 8 = 96: 288 weights; output 10 * 4 = 40
 SMALL = ModelShape("small", 2, 4, 8, 2, 1, 2, 10, tied=True)

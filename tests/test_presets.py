@@ -9,9 +9,9 @@ from tiny import tiny_pair
 
 from spec_rag import compress
 from spec_rag.cli.compress import compression_settings
-from spec_rag.config import CompressionConfig
 from spec_rag.errors import ConfigError
-from spec_rag.presets import COMPRESSION_PRESETS, with_preset
+from spec_rag.options.compression import CompressionConfig
+from spec_rag.options.presets import COMPRESSION_PRESETS, with_preset
 
 TEXTS = [f"Hut {i} sleeps {i + 4}. Its warden is number {i * 31}. The stove burns oak." for i in range(8)]
 QUERY = "Who is the warden of hut 3?"

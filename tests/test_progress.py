@@ -13,9 +13,10 @@ import pytest
 import transformers
 from tiny import saved, tiny_model, tiny_pair
 
-from spec_rag import compress, progress
+from spec_rag import compress
 from spec_rag.models.loading import load_model
-from spec_rag.progress import listening, steps
+from spec_rag.utils import progress
+from spec_rag.utils.progress import listening, steps
 
 
 class Terminal(io.StringIO):

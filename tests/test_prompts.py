@@ -10,7 +10,7 @@ import torch
 from tiny import CHAT_TEMPLATE, tiny_tokenizer
 
 from spec_rag.errors import ConfigError
-from spec_rag.generation.structured import Constraint
+from spec_rag.generation.structured_output import Constraint
 from spec_rag.text.chat_units import chat_units
 from spec_rag.text.prompts import (
     Chat,
@@ -23,7 +23,7 @@ from spec_rag.text.prompts import (
     template_turns,
     without_system_turn,
 )
-from spec_rag.text.tokens import template_ids, text_ids
+from spec_rag.text.tokenization import template_ids, text_ids
 
 TOKENIZER = tiny_tokenizer()
 TOOL = {"type": "function", "function": {"name": "search", "description": "", "parameters": {}}}

@@ -9,7 +9,7 @@ from hub import Repo, fresh_environment, run, running_hub
 from snippets import ROOT, SNIPPETS
 from tiny import saved, tiny_model
 
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.loading import DEFAULT_DRAFT
 
 README = [snippet for snippet in SNIPPETS if snippet.page == "README.md"]
 

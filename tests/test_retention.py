@@ -11,9 +11,9 @@ from readings import reading_of, words
 from tiny import tiny_pair
 
 from spec_rag import Document, compress
-from spec_rag.compression.selection import Reading, select
-from spec_rag.config import CompressionConfig
+from spec_rag.compression.packing import ScoredDocuments, select
 from spec_rag.errors import BudgetTooSmallError, ConfigError
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.text.patterns import PATTERNS, named_spans
 from spec_rag.text.units import unit_spans
 
@@ -205,7 +205,7 @@ def test_a_repeated_sentence_is_held_and_paid_for_once_where_it_stands_first() -
     assert found[0].reasons == ["keep", "score"]
 
 
-def random_case(seed: int) -> tuple[Reading, list[str], dict[str, Any]]:
+def random_case(seed: int) -> tuple[ScoredDocuments, list[str], dict[str, Any]]:
     """Documents of random sentences with random scores, and random promises."""
     rng = random.Random(seed)
     vocabulary = ["snow", "1871", "gulls", "BK-7", "pier", "oven", "“so it is”", "old", "the", "lens"]

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, generate, generate_batch
 from spec_rag.errors import UnsupportedModelError
-from spec_rag.generation.likelihood import answer_likelihood
-from spec_rag.generation.pipeline import generate_together
+from spec_rag.generation.answer_likelihood import answer_likelihood
+from spec_rag.generation.generate import generate_together
 from spec_rag.models.checkpoints import context_tokens
 from spec_rag.models.rope import RopeSwitch, restore_frequencies
 

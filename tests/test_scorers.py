@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_pair
 
 from spec_rag import compress
-from spec_rag.compression.scorers import scorer_scores
+from spec_rag.compression.external_scorers import scorer_scores
 from spec_rag.compression.scoring import shared_reciprocal_rank
 from spec_rag.errors import ConfigError
 from spec_rag.text.documents import Document

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from spec_rag.compression import scoring
+from spec_rag.compression.features import Features
 from spec_rag.compression.scoring import (
     PARTS,
     best_tokens,
@@ -21,16 +22,15 @@ from spec_rag.compression.scoring import (
     token_importance,
     unit_scores,
 )
-from spec_rag.compression.signals import Signals
 
 
-def signals_of(attention: Tensor, ranges: list[list[int]], passages: list[int], **given: Any) -> Signals:
+def signals_of(attention: Tensor, ranges: list[list[int]], passages: list[int], **given: Any) -> Features:
     """Signals of units that are given by their tokens and passages; each passage is a document."""
     owners = torch.tensor(passages)
     whole = [[min(r[0] for r, p in zip(ranges, passages, strict=True) if p == own), 0] for own in sorted(set(passages))]
     for own, span in enumerate(whole):
         span[1] = max(r[1] for r, p in zip(ranges, passages, strict=True) if p == own)
-    return Signals(torch.tensor(ranges), owners, owners, torch.tensor(whole), attention, **given)
+    return Features(torch.tensor(ranges), owners, owners, torch.tensor(whole), attention, **given)
 
 
 def test_contrast_counts_what_this_question_looks_at_more_and_nothing_that_it_looks_at_less() -> None:

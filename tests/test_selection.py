@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from readings import reading_of, words
 
-from spec_rag.compression.cutting import best_window, longest_prefix
+from spec_rag.compression.duplicates import originals
+from spec_rag.compression.packing import ScoredDocuments, select
 from spec_rag.compression.passages import Passage
-from spec_rag.compression.repeats import originals
-from spec_rag.compression.selection import Reading, select
-from spec_rag.config import CompressionConfig
+from spec_rag.compression.unit_cutting import best_window, longest_prefix
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.text.documents import Document
 from spec_rag.text.units import kept_text, touched
 
@@ -140,7 +140,7 @@ def test_no_window_fits_where_no_word_does() -> None:
     assert best_window("one two", (0, 7), [1.0, 1.0], len, 2) is None
 
 
-def kept(reading: Reading, budget: int, **settings: Any) -> list[str]:
+def kept(reading: ScoredDocuments, budget: int, **settings: Any) -> list[str]:
     return [one.text for one in select(reading, CompressionConfig(**settings), words, budget)]
 
 
@@ -210,7 +210,7 @@ def test_a_sentence_is_cut_by_the_importance_of_its_own_words_in_its_own_passage
 
 
 def test_documents_that_nobody_read_have_neither_scores_nor_importance() -> None:
-    unread = Reading.unread([Document("It is white."), Document("")], "q", "draft")
+    unread = ScoredDocuments.unread([Document("It is white."), Document("")], "q", "draft")
     assert (unread.units, unread.passages, unread.scores, unread.seconds) == ([[], []], [], None, 0.0)
     assert unread.tokens.shape == (0,)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tiny import tiny_pair
 
-from spec_rag.compression.draft import Draft
+from spec_rag.compression.document_draft import Draft
 from spec_rag.compression.passages import frame, question_tokens, split_passages
 from spec_rag.evaluation import speed as costs
 from spec_rag.evaluation.questions import AnsweredQuestion

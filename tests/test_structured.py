@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from spec_rag.generation.structured import read_json, schema_instruction
+from spec_rag.generation.structured_output import read_json, schema_instruction
 
 
 def test_the_instruction_quotes_the_schema_as_it_is() -> None:

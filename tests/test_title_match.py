@@ -9,9 +9,9 @@ import torch
 from tiny import tiny_pair
 
 from spec_rag import Document, ModelPair, compress
-from spec_rag.answering.chunks import retrieve, split_chunks
+from spec_rag.answering.chunking import retrieve, split_chunks
+from spec_rag.compression.features import Features
 from spec_rag.compression.scoring import prior_scores, titles
-from spec_rag.compression.signals import Signals
 from spec_rag.text.words import title_match
 
 QUESTION = "How do I reset my password?"
@@ -86,7 +86,7 @@ def test_without_titles_nothing_changes_and_links_switch_them_off(pair: ModelPai
 def test_a_title_counts_for_every_unit_of_its_document() -> None:
     numbers = torch.tensor([0, 0, 1])
     ranges = torch.tensor([[0, 1], [1, 2], [2, 3]])
-    signals = Signals(ranges, numbers, numbers, ranges, torch.zeros(1, 1, 3), titles=torch.tensor([1.0, 1.0, 0.0]))
+    signals = Features(ranges, numbers, numbers, ranges, torch.zeros(1, 1, 3), titles=torch.tensor([1.0, 1.0, 0.0]))
     raised = titles(signals, torch.zeros(3))
     assert raised[0] == raised[1] > 0 == raised[2]
     assert prior_scores(signals).argmin() == 2

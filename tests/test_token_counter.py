@@ -10,7 +10,7 @@ from tiny import tiny_pair, tiny_tokenizer
 
 from spec_rag import ModelPair, compress
 from spec_rag.errors import ConfigError
-from spec_rag.text.token_counter import token_counter
+from spec_rag.text.token_counting import token_counter
 
 
 @pytest.fixture(scope="module")

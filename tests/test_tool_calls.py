@@ -10,8 +10,8 @@ import pytest
 
 from spec_rag.errors import ConfigError
 from spec_rag.generation.tool_calls import (
-    CallsHeldBack,
     ToolCall,
+    ToolCallStreamParser,
     ToolChoice,
     chosen_tool,
     read_tool_calls,
@@ -301,7 +301,7 @@ CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
     ],
 )
 def test_a_stream_shows_the_text_and_no_part_of_a_call(size: int, text: str, shown: str, calls: int) -> None:
-    held = CallsHeldBack(ToolChoice(TOOLS))
+    held = ToolCallStreamParser(ToolChoice(TOOLS))
     pieces = [held.feed(text[i : i + size]) for i in range(0, len(text), size)]
     assert not any("{" in piece for piece in pieces if "name" in text)
     rest = held.rest()
@@ -310,7 +310,7 @@ def test_a_stream_shows_the_text_and_no_part_of_a_call(size: int, text: str, sho
 
 
 def test_what_the_answer_was_begun_with_is_part_of_the_call() -> None:
-    held = CallsHeldBack(ToolChoice(TOOLS, '<tool_call>\n{"name": "add", "arguments": '))
+    held = ToolCallStreamParser(ToolChoice(TOOLS, '<tool_call>\n{"name": "add", "arguments": '))
     assert held.feed('{"a": 1}}\n</tool_call>') == ""
     (call,) = held.rest().calls
     assert (call.name, call.arguments) == ("add", {"a": 1})

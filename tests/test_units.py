@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sentencex import get_sentence_boundaries
 
-from spec_rag.compression.cutting import longest_prefix
+from spec_rag.compression.unit_cutting import longest_prefix
 from spec_rag.text import units as units_module
 from spec_rag.text.units import cut_at_words, kept_text, merged, sentence_spans, touched, unit_spans, word_spans
 

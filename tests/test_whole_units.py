@@ -11,7 +11,7 @@ from tiny import random_ids, tiny_pair, tiny_tokenizer
 
 from spec_rag import ModelPair, SpecPCConfig, generate, generate_batch, score_prompt, stream
 from spec_rag.errors import ConfigError
-from spec_rag.generation.whole_units import select_units
+from spec_rag.generation.unit_selection import select_units
 from spec_rag.text.chat_units import chat_units
 from spec_rag.text.prompts import Chat, chat_ids
 

@@ -71,7 +71,7 @@ REFERENCE: dict[str, tuple[str, str, list[str]]] = {
             "spec_rag.LoadOptions",
             "spec_rag.SpecPCConfig",
             "spec_rag.SpecKVConfig",
-            "spec_rag.config.CompressionConfig",
+            "spec_rag.options.compression.CompressionConfig",
         ],
     ),
     "api/errors.md": ("Errors", "", ["spec_rag.errors"]),

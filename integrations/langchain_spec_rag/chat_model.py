@@ -27,14 +27,14 @@ from pydantic import ConfigDict
 
 from langchain_spec_rag.messages import plain_messages, tool_call_chunks, tool_calls
 from langchain_spec_rag.settings import DraftedModel, own_token_ids
-from spec_rag.checks import check_depth
-from spec_rag.generation.structured import Constraint, answer_format, schema_instruction
-from spec_rag.generation.tool_calls import CallsHeldBack, ReadCalls, ToolChoice
+from spec_rag.generation.structured_output import Constraint, answer_format, schema_instruction
+from spec_rag.generation.tool_calls import ReadCalls, ToolCallStreamParser, ToolChoice
 from spec_rag.generation.tool_grammars import OPENING
 from spec_rag.results import Answer
+from spec_rag.utils.validation import check_depth
 
 if TYPE_CHECKING:
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.models.model_pair import ModelPair
     from spec_rag.text.prompts import Prompt
 
 _CALL_ARGUMENTS = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
@@ -100,7 +100,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
 
     def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Any = None, **kwargs: Any) -> int:
         """Tokens of the prompt that these messages make, the opening of the answer included; loads the models."""
-        from spec_rag.text.contexts import question_ids
+        from spec_rag.text.context_prompts import question_ids
         from spec_rag.text.prompts import prompt_ids
 
         prompt = self._prompt(list(messages), ToolChoice([convert_to_openai_tool(tool) for tool in tools or []]))
@@ -296,7 +296,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _chunk(self, piece: str | Answer, held: CallsHeldBack | None) -> ChatGenerationChunk | None:
+    def _chunk(self, piece: str | Answer, held: ToolCallStreamParser | None) -> ChatGenerationChunk | None:
         """A chunk of the stream, or None where a piece is held back."""
         if isinstance(piece, str):
             text = held.feed(piece) if held else piece

@@ -19,17 +19,17 @@ from pydantic import AfterValidator, ConfigDict, InstanceOf, PrivateAttr, field_
 import spec_rag
 from langchain_spec_rag.plain_values import Options, name_of, plain, unserializable
 from langchain_spec_rag.retriever import QUERY_KEYS, ScoreSource, SpecPCRetriever
-from spec_rag.cancellation import in_thread
 from spec_rag.citations import Citation, citations_in
-from spec_rag.compression.expand import EXPAND, Originals, expander
-from spec_rag.compression.index import DocumentIndex
-from spec_rag.config import Cascade, CompressionConfig, Scoring, Unit, Version
+from spec_rag.compression.encoding_cache import DocumentIndex
+from spec_rag.compression.originals import EXPAND, Originals, expander
 from spec_rag.errors import ConfigError, unknown_field
-from spec_rag.forking import new_lock
-from spec_rag.models.options import DEFAULT_DRAFT
-from spec_rag.presets import with_preset
-from spec_rag.retention import Order
+from spec_rag.options.compression import Cascade, CompressionConfig, Scoring, Unit, Version
+from spec_rag.options.loading import DEFAULT_DRAFT
+from spec_rag.options.presets import with_preset
+from spec_rag.options.retention import Order
 from spec_rag.text.vectors import is_vector, without_vectors
+from spec_rag.utils.cancellation import in_thread
+from spec_rag.utils.forking import new_lock
 
 if TYPE_CHECKING:
     from langchain_core.tools import StructuredTool

@@ -14,9 +14,9 @@ from langchain_core.messages import (
     convert_to_openai_messages,
 )
 
-from spec_rag.checks import check_depth
 from spec_rag.errors import ConfigError
 from spec_rag.generation.tool_calls import ReadCalls
+from spec_rag.utils.validation import check_depth
 
 
 def plain_messages(messages: Sequence[Any]) -> list[dict[str, Any]]:

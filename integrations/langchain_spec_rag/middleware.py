@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
-from spec_rag.answering.conversation import NOTHING_KEPT, Frozen, question_at, text_bytes
-from spec_rag.compression.expand import EXPAND
-from spec_rag.compression.index import content_address
+from spec_rag.answering.conversation import NOTHING_KEPT, WriteOnceCache, question_at, text_bytes
+from spec_rag.compression.encoding_cache import content_address
+from spec_rag.compression.originals import EXPAND
 from spec_rag.errors import ConfigError, MissingDependencyError
 from spec_rag.text.messages import content_text
 
@@ -69,7 +69,7 @@ class SpecPCMiddleware(AgentMiddleware):
         self.keep_last = keep_last
         self.show_handle = show_handle
         self.tools = [self.compressor.expand_tool()] if show_handle else []
-        self._done: Frozen[Document] = Frozen(_REMEMBERED, _REMEMBERED_BYTES, _bytes_of)
+        self._done: WriteOnceCache[Document] = WriteOnceCache(_REMEMBERED, _REMEMBERED_BYTES, _bytes_of)
 
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any]) -> Any:
         """Call the model on a copy of the request with shortened tool results."""

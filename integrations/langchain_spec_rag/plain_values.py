@@ -13,8 +13,8 @@ from typing import Annotated, Any
 from langchain_core.load.serializable import Serializable
 from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
-from spec_rag.config import SpecKVConfig, SpecPCConfig
-from spec_rag.models.options import LoadOptions
+from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
+from spec_rag.options.loading import LoadOptions
 from spec_rag.text.patterns import inline_flags
 
 

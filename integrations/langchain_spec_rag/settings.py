@@ -23,15 +23,15 @@ from langchain_spec_rag.plain_values import (
     plain,
     unserializable,
 )
-from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import unknown_field
-from spec_rag.generation.requests import Requests
+from spec_rag.generation.client import GenerationClient
 from spec_rag.generation.sampling import SamplingConfig, overriding
 from spec_rag.generation.tool_calls import ToolChoice
-from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
+from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
+from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 
 if TYPE_CHECKING:
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.models.model_pair import ModelPair
 
 _SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop")
 _OTHER_NAMES = {"model": "target", "model_name": "target", "max_new_tokens": "max_tokens"}
@@ -144,7 +144,7 @@ class DraftedModel(Serializable):
             ModelNotFoundError: a name is not found.
             IncompatibleModelsError: specpc is set, and draft and target do not share their tokens.
         """
-        from spec_rag.models.pair import ModelPair
+        from spec_rag.models.model_pair import ModelPair
 
         if self.pair is not None:
             return cast(ModelPair, self.pair)
@@ -191,10 +191,10 @@ class DraftedModel(Serializable):
             copy._pair = self._pair
         return copy
 
-    def requests(self, choice: ToolChoice | None = None) -> Requests:
+    def requests(self, choice: ToolChoice | None = None) -> GenerationClient:
         """How requests are made with these settings, for what may be called; loads the models."""
         arguments = self._arguments() if choice is None else choice.held(self._arguments())
-        return Requests(self.load(), arguments, self.timeout, self.max_retries)
+        return GenerationClient(self.load(), arguments, self.timeout, self.max_retries)
 
     def _own_settings(self) -> set[str]:
         """Names of the settings that the adapter has beside the common ones."""
@@ -237,7 +237,7 @@ class DraftedModel(Serializable):
     def _context_tokens(self) -> int | None:
         """Tokens that prompt and answer may take, as far as that is known without loading a model."""
         if self.is_loaded:
-            from spec_rag.generation.batch import prompt_limit
+            from spec_rag.generation.prompt_batch import prompt_limit
 
             specpc, speckv = cast(SpecPCConfig | None, self.specpc), cast(SpecKVConfig | None, self.speckv)
             return prompt_limit(DraftedModel.load(self), specpc, speckv)  # a chat model's load asks for this number
@@ -256,14 +256,14 @@ def own_token_ids(model: DraftedModel, text: str) -> list[int]:
     counter = model.custom_get_token_ids if isinstance(model, BaseLanguageModel) else None
     if counter is not None:
         return list(counter(text))
-    from spec_rag.text.tokens import text_ids
+    from spec_rag.text.tokenization import text_ids
 
     return text_ids(model.load().require_tokenizer(), text)
 
 
 def _names_of(pair: Any) -> dict[str, Any]:
     """The names of a pair that was given loaded, as the fields have them."""
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.models.model_pair import ModelPair
 
     if not isinstance(pair, ModelPair):
         raise ValueError(f"pair of type {type(pair).__name__}: give a spec_rag.ModelPair.")

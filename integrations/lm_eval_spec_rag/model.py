@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate
 from spec_rag.errors import ConfigError
+from spec_rag.generation.answer_likelihood import answer_likelihood
 from spec_rag.generation.end_tokens import answer_ends
-from spec_rag.generation.likelihood import answer_likelihood
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.text.prompts import chat_text
-from spec_rag.text.tokens import template_ids
+from spec_rag.text.tokenization import template_ids
 
 _MOST_NEW_TOKENS = 256
 

@@ -197,7 +197,7 @@ def _facts(gpu: str, seconds: float) -> dict[str, str]:
 
 def write(out: Path, text: str, facts: dict[str, str], rows: list[Row]) -> None:
     """Write the page, and its facts and rows as JSON beside it, each file atomically."""
-    from spec_rag.files import write_whole
+    from spec_rag.utils.atomic_files import write_whole
 
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, text)

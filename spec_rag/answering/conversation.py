@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
-from spec_rag.lru import LRUCache
+from spec_rag.utils.lru_cache import LRUCache
 
 NOTHING_KEPT = "(Nothing in this result bears on the question.)"
 PAIR_BYTES = 128  # of two integers in a list, such as a span
@@ -54,7 +54,7 @@ def text_bytes(text: str, pairs: int = 0) -> int:
     return sys.getsizeof(text) + pairs * PAIR_BYTES
 
 
-class Frozen(Generic[T]):
+class WriteOnceCache(Generic[T]):
     """What has been made of texts, by the address of all that it depends on. Safe for threads.
 
     Beyond either bound the least recently used goes first; what is larger than `max_bytes` is not remembered.

@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spec_rag.answering.loops import LoopGuard
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.loading import DEFAULT_DRAFT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from spec_rag.config import SpecKVConfig
-    from spec_rag.generation.context import ContextCache
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.generation.context_cache import ContextCache
+    from spec_rag.models.model_pair import ModelPair
+    from spec_rag.options.compression import SpecKVConfig
     from spec_rag.results import Answer
 
 Emit = Callable[[str], None]

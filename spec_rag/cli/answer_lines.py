@@ -11,7 +11,7 @@ from spec_rag.answering.generators import is_demonstration
 from spec_rag.cli import console
 
 if TYPE_CHECKING:
-    from spec_rag.answering.pipeline import Answered, Support
+    from spec_rag.answering.answer import Answered, Support
     from spec_rag.results import Answer
 
 

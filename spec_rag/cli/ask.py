@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spec_rag.answering.answer import DEFAULT_KV_CAPACITY, answer_from
 from spec_rag.answering.generators import Generator
-from spec_rag.answering.pipeline import DEFAULT_KV_CAPACITY, answer_from
 from spec_rag.cli import console
 from spec_rag.cli.answer_lines import answered_record, described, ending_mark
 from spec_rag.cli.answerers import ApiKeyVariable, Model, Upstream, check_upstream, local_only, upstream_generator
@@ -24,12 +24,12 @@ from spec_rag.cli.compress import (
     UnitOption,
     compression_settings,
 )
-from spec_rag.config import CompressionConfig, Lookahead, SpecKVConfig
 from spec_rag.errors import ConfigError
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.compression import CompressionConfig, Lookahead, SpecKVConfig
+from spec_rag.options.loading import DEFAULT_DRAFT
 
 if TYPE_CHECKING:
-    from spec_rag.answering.chunks import Chunk
+    from spec_rag.answering.chunking import Chunk
 
 DEFAULT_BUDGET_TOKENS = 300  # about a quarter of what is retrieved from long files; short ones pass whole
 DEFAULT_ANSWER_TOKENS = 80
@@ -181,16 +181,16 @@ def ask(
         chunks = _retrieved(files, question, chunk_chars, top_k, language, reader)
         tell("Loading the models")
         console.quiet_transformers()
-        from spec_rag.compression.index import DocumentIndex
+        from spec_rag.compression.encoding_cache import DocumentIndex
 
         options = console.load_options(device)
         models: Any
         if generator is not None:
-            from spec_rag.compression.draft import Draft
+            from spec_rag.compression.document_draft import Draft
 
             models = Draft.of(draft or DEFAULT_DRAFT, options, CompressionConfig.from_dict(settings))
         else:
-            from spec_rag.models.pair import ModelPair
+            from spec_rag.models.model_pair import ModelPair
 
             models = ModelPair.load(
                 draft or DEFAULT_DRAFT, target or DEFAULT_DRAFT, draft_options=options, target_options=options
@@ -265,7 +265,7 @@ def _is_file_name(word: str) -> bool:
 def _retrieved(
     files: list[Path], question: str, chunk_chars: int | None, top_k: int, language: str, reader: console.FileReader
 ) -> list[Chunk]:
-    from spec_rag.answering.chunks import passage_chunks, retrieve, split_chunks
+    from spec_rag.answering.chunking import passage_chunks, retrieve, split_chunks
 
     chunks: list[Chunk] = []
     for document in reader.read(files):

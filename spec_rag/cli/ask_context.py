@@ -24,14 +24,14 @@ class Asked:
 
 def ask_context(asked: Asked, files: list[Path], target: str, options: Any, reader: console.FileReader) -> None:
     """Answer from the context in the file, which is made of the files where it is not there or of other texts."""
-    from spec_rag.answering.contexts import answer_from_context, context_of
+    from spec_rag.answering.document_context import answer_from_context, context_of
 
     with console.progress() as tell:
         tell("Reading files")
         documents = reader.read(files)
         tell("Loading the model")
         console.quiet_transformers()
-        from spec_rag.models.pair import ModelPair
+        from spec_rag.models.model_pair import ModelPair
 
         pair = ModelPair.load(None, target, target_options=options)
         tell("The model reads the context")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spec_rag.cli import console
-from spec_rag.config import CompressionConfig, Scoring, Unit
 from spec_rag.errors import ConfigError
-from spec_rag.files import write_whole
-from spec_rag.models.options import DEFAULT_DRAFT
-from spec_rag.retention import Order
+from spec_rag.options.compression import CompressionConfig, Scoring, Unit
+from spec_rag.options.loading import DEFAULT_DRAFT
+from spec_rag.options.retention import Order
+from spec_rag.utils.atomic_files import write_whole
 
 if TYPE_CHECKING:
     from spec_rag.report import Compression
@@ -153,9 +153,9 @@ def _compressed(
     documents = reader.read(files)
     tell("Loading the draft")
     console.quiet_transformers()
-    from spec_rag.compression.draft import Draft
-    from spec_rag.compression.index import DocumentIndex
-    from spec_rag.compression.pipeline import compress as compress_documents
+    from spec_rag.compression.compress import compress as compress_documents
+    from spec_rag.compression.document_draft import Draft
+    from spec_rag.compression.encoding_cache import DocumentIndex
 
     loaded = Draft.of(draft or DEFAULT_DRAFT, console.load_options(device), CompressionConfig.from_dict(settings))
     tell(f"The draft reads {console.counted(len(documents), 'document')}")

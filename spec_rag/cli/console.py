@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spec_rag.config import Cascade as CascadeName
-from spec_rag.config import Preset as KVPresetName
 from spec_rag.errors import ConfigError, UnreadableFileError
 from spec_rag.loaders.limits import ReadLimits
-from spec_rag.models.options import LoadOptions
-from spec_rag.presets import COMPRESSION_PRESETS
-from spec_rag.progress import listening
-from spec_rag.text.terminal import visible
+from spec_rag.options.compression import Cascade as CascadeName
+from spec_rag.options.compression import Preset as KVPresetName
+from spec_rag.options.loading import LoadOptions
+from spec_rag.options.presets import COMPRESSION_PRESETS
+from spec_rag.utils.progress import listening
+from spec_rag.utils.terminal import visible
 
 if TYPE_CHECKING:
     from spec_rag.text.documents import Document
@@ -159,8 +159,8 @@ class IndexUse:
             index: a DocumentIndex with a folder.
             settings: fields of CompressionConfig that the question is asked with.
         """
-        from spec_rag.compression.reading import indexed_passages
-        from spec_rag.config import CompressionConfig
+        from spec_rag.compression.passage_encoding import indexed_passages
+        from spec_rag.options.compression import CompressionConfig
 
         found, passages = indexed_passages(documents, draft, index, CompressionConfig.from_dict(settings))
         return cls(found, passages, index.folder, any(index.folder.glob("*/*.safetensors")))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from spec_rag.evaluation.handbook import DemoAnswer, Evaluation, Handbook
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.models.model_pair import ModelPair
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +34,7 @@ def demo(
     with console.progress() as tell:
         tell("Loading SmolLM2-135M")
         console.quiet_transformers()
-        from spec_rag.models.pair import ModelPair
+        from spec_rag.models.model_pair import ModelPair
 
         options = console.load_options(device)
         pair = ModelPair.load(draft_options=options, target_options=options)
@@ -56,7 +56,7 @@ def demo(
 
 
 def _answered_aloud(pair: ModelPair, handbook: Handbook, tell: console.Tell) -> list[DemoAnswer]:
-    from spec_rag.compression.index import DocumentIndex
+    from spec_rag.compression.encoding_cache import DocumentIndex
     from spec_rag.evaluation.handbook import answer_question, demo_questions
 
     answers: list[DemoAnswer] = []

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from spec_rag.cli import console
 from spec_rag.errors import ConfigError
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.loading import DEFAULT_DRAFT
 
 if TYPE_CHECKING:
     from spec_rag.evaluation.questions import AnsweredQuestion
@@ -60,7 +60,7 @@ def kept(
     charts: Annotated[Path | None, typer.Option(help="Folder for a picture per file: all that is named.")] = None,
 ) -> None:
     """How often an answer is still in what is kept, at 1/4, 1/8 and 1/16 of the documents' tokens."""
-    from spec_rag.compression.draft import Draft
+    from spec_rag.compression.document_draft import Draft
     from spec_rag.evaluation import kept as run
     from spec_rag.evaluation.budgets import PARTS
     from spec_rag.evaluation.chart import draw_kept
@@ -95,7 +95,7 @@ def answers(
 ) -> None:
     """How often the target answers right: from all documents, from the paper's SpecPC, from the package's default."""
     from spec_rag.evaluation.answers import right_answers, right_table
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.models.model_pair import ModelPair
 
     console.quiet_transformers()
     pair = ModelPair.load(draft or DEFAULT_DRAFT, target or DEFAULT_DRAFT)
@@ -110,7 +110,7 @@ def speed(
     draft: console.Draft = None,
 ) -> None:
     """Seconds of compress(), cold and indexed, and their ratio to reading all documents in one prompt."""
-    from spec_rag.compression.draft import Draft
+    from spec_rag.compression.document_draft import Draft
     from spec_rag.evaluation.embedders import load_embedder
     from spec_rag.evaluation.speed import ratios
 

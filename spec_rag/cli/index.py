@@ -9,13 +9,13 @@ import typer
 
 from spec_rag.cli import console
 from spec_rag.cli.compress import compression_settings
-from spec_rag.config import CompressionConfig
 from spec_rag.errors import MissingDependencyError
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.compression import CompressionConfig
+from spec_rag.options.loading import DEFAULT_DRAFT
 
 if TYPE_CHECKING:
-    from spec_rag.compression.index import DocumentIndex
-    from spec_rag.compression.reading import Indexed
+    from spec_rag.compression.encoding_cache import DocumentIndex
+    from spec_rag.compression.passage_encoding import Indexed
     from spec_rag.text.documents import Document
 
 
@@ -54,7 +54,7 @@ def index(
     where passages end. Questions take the folder's storage by themselves.
     Files that are already there are skipped; an interrupted run goes on where it stopped.
     """
-    from spec_rag.compression.index import DocumentIndex
+    from spec_rag.compression.encoding_cache import DocumentIndex
 
     store = DocumentIndex(folder, memory_bytes=0, storage=storage)  # type: ignore[arg-type]
     documents = console.FileReader.of(encoding, max_file_mb, max_file_seconds, max_html_depth).read(files)
@@ -88,8 +88,8 @@ def _here(
     with console.progress() as tell:
         tell("Loading the draft")
         console.quiet_transformers()
-        from spec_rag.compression.draft import Draft
-        from spec_rag.compression.reading import index_documents
+        from spec_rag.compression.document_draft import Draft
+        from spec_rag.compression.passage_encoding import index_documents
 
         reader = Draft.of(draft, console.load_options(device), config)
     with console.bar("Reading passages") as done:

@@ -13,7 +13,7 @@ import typer
 from spec_rag.cli import console
 from spec_rag.cli.interrupted import INTERRUPTED, tell_interrupted
 from spec_rag.errors import MissingDependencyError
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.serving.settings import ServerSettings
 
 

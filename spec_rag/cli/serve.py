@@ -17,9 +17,9 @@ from spec_rag.answering.openai_server import key_of
 from spec_rag.cli import answerers, console
 from spec_rag.cli.compress import Coverage, MaxTokens, Ratio, compression_settings
 from spec_rag.cli.interrupted import ServerStopped
-from spec_rag.config import CompressionConfig, SpecKVConfig
 from spec_rag.errors import ConfigError, MissingDependencyError
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.compression import CompressionConfig, SpecKVConfig
+from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.serving.settings import ServerSettings
 
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]

@@ -11,18 +11,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from spec_rag.compression.embedding import similarities
+from spec_rag.compression.embedding_similarity import similarities
+from spec_rag.compression.external_scorers import scorer_scores
+from spec_rag.compression.features import CompressionRequest, Features
 from spec_rag.compression.finite_scores import document_name, finite_scores, scaled
-from spec_rag.compression.links import title_links
 from spec_rag.compression.passages import align_units
-from spec_rag.compression.scorers import scorer_scores
-from spec_rag.compression.signals import Inquiry, Signals
+from spec_rag.compression.title_links import title_links
 from spec_rag.compression.weights import WEIGHTS
 from spec_rag.text.documents import Document, given_score, with_title
 from spec_rag.text.words import title_match, word_overlap
 
 
-def outside_signals(inquiry: Inquiry) -> Signals:
+def outside_signals(inquiry: CompressionRequest) -> Features:
     """Ask everything but the draft: the retriever's scores, the embedder, the scorer and the titles.
 
     Embedder and scorer are the caller's code, which may be slow and may use the same draft: never call this while the
@@ -45,7 +45,7 @@ def outside_signals(inquiry: Inquiry) -> Signals:
         stated = title_matches(titles, owners, inquiry.question)
         links = title_links(titles, texts, owners, inquiry.question, WEIGHTS[config.version].links)
     aligned = align_units(inquiry.units, inquiry.passages)
-    return Signals(
+    return Features(
         **aligned,
         attention=torch.zeros(1, 1, 0),
         retrieval=retrieval,
@@ -57,7 +57,7 @@ def outside_signals(inquiry: Inquiry) -> Signals:
     )
 
 
-def look_at_words(inquiry: Inquiry, known: Signals) -> Signals:
+def bm25_features(inquiry: CompressionRequest, known: Features) -> Features:
     """Add the words that units and their passages, titles included, share with the question (BM25)."""
     titles = [document.title for document in inquiry.documents]
     units = torch.tensor(word_overlap(inquiry.question, _titled(titles, inquiry.unit_texts, inquiry.owners)))

@@ -20,7 +20,7 @@ from spec_rag.errors import ConfigError
 from spec_rag.text.documents import Document
 from spec_rag.text.messages import question_of
 from spec_rag.text.prompts import chat_text
-from spec_rag.text.tokens import encoded_text, template_ids, text_ids
+from spec_rag.text.tokenization import encoded_text, template_ids, text_ids
 from spec_rag.text.units import PASSAGE_CHARS as PASSAGE_CHARS
 from spec_rag.text.units import Span, passage_spans
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from spec_rag.config import Version
+from spec_rag.options.compression import Version
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,19 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from spec_rag.answering.pipeline import answer_messages
-from spec_rag.compression.index import DocumentIndex
-from spec_rag.compression.pipeline import compress
-from spec_rag.config import SpecPCConfig
+from spec_rag.answering.answer import answer_messages
+from spec_rag.compression.compress import compress
+from spec_rag.compression.encoding_cache import DocumentIndex
 from spec_rag.evaluation.kept import interval
 from spec_rag.evaluation.metrics import holds_answer
 from spec_rag.evaluation.questions import AnsweredQuestion
 from spec_rag.evaluation.records import append_lines, read_lines
-from spec_rag.generation.pipeline import generate
-from spec_rag.models.pair import ModelPair
-from spec_rag.progress import steps
+from spec_rag.generation.generate import generate
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.options.compression import SpecPCConfig
 from spec_rag.text.prompts import prompt_ids
-from spec_rag.text.token_counter import token_counter
+from spec_rag.text.token_counting import token_counter
+from spec_rag.utils.progress import steps
 
 Answerer = Callable[[ModelPair, AnsweredQuestion], str]
 

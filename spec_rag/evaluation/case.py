@@ -18,20 +18,20 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from spec_rag.compression.draft import Draft
-from spec_rag.compression.embedding import similarities
-from spec_rag.compression.index import DocumentIndex, content_address
-from spec_rag.compression.looking import joint_importance
+from spec_rag.compression.compress import keep, read_documents
+from spec_rag.compression.document_draft import Draft
+from spec_rag.compression.embedding_similarity import similarities
+from spec_rag.compression.encoding_cache import DocumentIndex, content_address
+from spec_rag.compression.feature_sources import joint_importance
+from spec_rag.compression.packing import ScoredDocuments
 from spec_rag.compression.passages import split_passages
-from spec_rag.compression.pipeline import keep, read_documents
-from spec_rag.compression.selection import Reading
-from spec_rag.config import CompressionConfig
 from spec_rag.evaluation.budgets import BUDGETS, budget_tokens
 from spec_rag.evaluation.questions import AnsweredQuestion
-from spec_rag.files import write_whole
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.text.documents import with_title
-from spec_rag.text.token_counter import token_counter
+from spec_rag.text.token_counting import token_counter
 from spec_rag.text.units import unit_spans
+from spec_rag.utils.atomic_files import write_whole
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Case:
         """Where what was read for one variant is found by the next, exactly as it was read."""
         return DocumentIndex(self.folder / "passages" if self.folder else None, storage="float32")
 
-    def reading(self, *, scores: Tensor | None = None, embedded: bool = False, **settings: Any) -> Reading:
+    def reading(self, *, scores: Tensor | None = None, embedded: bool = False, **settings: Any) -> ScoredDocuments:
         """The documents as `compress` reads them.
 
         Args:
@@ -130,7 +130,7 @@ class Case:
 
         return self._kept_aside("embedded", embed)
 
-    def kept(self, reading: Reading) -> list[str]:
+    def kept(self, reading: ScoredDocuments) -> list[str]:
         """What the package keeps at each budget."""
         texts = []
         for room in self.rooms:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spec_rag.answering.chunks import DEFAULT_TOP_K, Chunk, retrieve, split_chunks
-from spec_rag.answering.pipeline import DEFAULT_KV_CAPACITY, Answered, answer_from
-from spec_rag.config import SpecKVConfig
+from spec_rag.answering.answer import DEFAULT_KV_CAPACITY, Answered, answer_from
+from spec_rag.answering.chunking import DEFAULT_TOP_K, Chunk, retrieve, split_chunks
 from spec_rag.errors import ConfigError
 from spec_rag.evaluation.metrics import holds_answer
+from spec_rag.options.compression import SpecKVConfig
 
 if TYPE_CHECKING:
-    from spec_rag.compression.index import DocumentIndex
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.compression.encoding_cache import DocumentIndex
+    from spec_rag.models.model_pair import ModelPair
     from spec_rag.report import Compression
 
 DEMO_QUESTIONS = ("single-01", "single-07", "single-09", "single-14", "single-20")
@@ -196,9 +196,9 @@ def evaluate_handbook(
         kind: "single" or "two".
         tell: called with a line about each question.
     """
-    from spec_rag.compression.index import DocumentIndex
-    from spec_rag.compression.pipeline import compress
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.compression.compress import compress
+    from spec_rag.compression.encoding_cache import DocumentIndex
+    from spec_rag.models.model_pair import ModelPair
 
     pair = pair or ModelPair.load()
     handbook = handbook or load_handbook()

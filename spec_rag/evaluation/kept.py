@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap
 
-from spec_rag.compression.draft import Draft
+from spec_rag.compression.document_draft import Draft
 from spec_rag.errors import ConfigError
 from spec_rag.evaluation.budgets import PARTS
 from spec_rag.evaluation.case import Case, Variant
@@ -20,10 +20,10 @@ from spec_rag.evaluation.chart import Point
 from spec_rag.evaluation.metrics import holds_answer
 from spec_rag.evaluation.questions import AnsweredQuestion
 from spec_rag.evaluation.variants import EMBEDDED, VARIANTS
-from spec_rag.models.pair import ModelPair
-from spec_rag.progress import steps
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.utils.progress import steps
 
-Kept = dict[str, list[list[bool]]]
+SelectedText = dict[str, list[list[bool]]]
 """Per variant, per question: whether an answer was kept at each budget."""
 Answerer = Callable[[ModelPair, AnsweredQuestion], str]
 
@@ -54,7 +54,7 @@ def kept_answers(
     embedder: Any = None,
     signals: Path | None = None,
     with_titles: bool = False,
-) -> Kept:
+) -> SelectedText:
     """Try every variant on every question: is an answer still in what is kept?
 
     Args:
@@ -65,8 +65,8 @@ def kept_answers(
         signals: folder where what the draft saw is kept between runs, or None.
         with_titles: count titles and numbers into the tokens that the budgets are shares of.
     """
-    kept: Kept = {name: [] for name in variants}
-    with steps("Reading", len(questions)) as done:
+    kept: SelectedText = {name: [] for name in variants}
+    with steps("ScoredDocuments", len(questions)) as done:
         for asked in questions:
             case = Case(draft, asked, embedder, signals, with_titles)
             for name, variant in variants.items():
@@ -84,7 +84,7 @@ def interval(hits: Sequence[float], resamples: int = 2000, seed: int = 0) -> tup
     return float(found.low), float(found.high)
 
 
-def points(kept: Kept, resamples: int = 2000) -> dict[str, list[Point]]:
+def points(kept: SelectedText, resamples: int = 2000) -> dict[str, list[Point]]:
     """Per variant and budget, the share of questions of which an answer was kept."""
     return {
         name: [Point(sum(hits) / len(hits), *interval(hits, resamples)) for hits in zip(*rows, strict=True)]
@@ -92,7 +92,7 @@ def points(kept: Kept, resamples: int = 2000) -> dict[str, list[Point]]:
     }
 
 
-def kept_table(kept: Kept, resamples: int = 2000) -> str:
+def kept_table(kept: SelectedText, resamples: int = 2000) -> str:
     """Markdown: a row per variant, a column per budget."""
     count = len(next(iter(kept.values())))
     lines = [

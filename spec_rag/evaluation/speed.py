@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from spec_rag.compression.draft import Draft
-from spec_rag.compression.index import DocumentIndex
+from spec_rag.compression.compress import compress
+from spec_rag.compression.document_draft import Draft
+from spec_rag.compression.encoding_cache import DocumentIndex
 from spec_rag.compression.passages import frame, question_tokens, split_passages
-from spec_rag.compression.pipeline import compress
 from spec_rag.evaluation.questions import AnsweredQuestion
 from spec_rag.text.documents import Document
 from spec_rag.text.units import unit_spans

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from spec_rag.attention.selection import select_prompt_tokens
+from spec_rag.attention.token_selection import select_prompt_tokens
 from spec_rag.compression.passages import frame, question_tokens
 from spec_rag.compression.scoring import standardised
-from spec_rag.config import SpecPCConfig
 from spec_rag.evaluation.baselines import random_sentences, truncation
 from spec_rag.evaluation.case import Case, Variant
+from spec_rag.options.compression import SpecPCConfig
 from spec_rag.text.documents import with_title
 from spec_rag.text.words import word_overlap
 

@@ -19,10 +19,10 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError
-from spec_rag.forking import new_lock
 from spec_rag.generation.sampling import SamplingConfig
-from spec_rag.generation.structured import Constraint, llguidance
-from spec_rag.models.pair import ModelPair
+from spec_rag.generation.structured_output import Constraint, llguidance
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.utils.forking import new_lock
 
 _TRIED_TOKENS = 8  # of the best, near the end, for one behind which the answer can be completed
 _TIGHT_TOKENS = 16

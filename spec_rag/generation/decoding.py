@@ -24,28 +24,28 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from spec_rag.attention.capture import base_attention, capture
-from spec_rag.config import SpecKVConfig
 from spec_rag.errors import ConfigError
-from spec_rag.generation.batch import Batch, is_pruned
 from spec_rag.generation.constrained import constrained_logits
-from spec_rag.generation.context import ContextCache, check_one_side
-from spec_rag.generation.copies import observing_copies
-from spec_rag.generation.draft import before_end
+from spec_rag.generation.context_cache import ContextCache, check_one_side
+from spec_rag.generation.draft_pass import before_end
 from spec_rag.generation.end_tokens import answer_ends, end_token_ids
-from spec_rag.generation.faults import FiniteLogits
+from spec_rag.generation.model_errors import FiniteLogits
 from spec_rag.generation.prefill import prefill
+from spec_rag.generation.prompt_batch import Batch, is_pruned
+from spec_rag.generation.prompt_lookup import observing_copies
 from spec_rag.generation.pruned_cache import DecodeMasks, PrunedCache
+from spec_rag.generation.query_pruning import chooses_again, prune_for_query
 from spec_rag.generation.sampling import GREEDY, SamplingConfig, pad_token_id, seeded
-from spec_rag.generation.second_choice import choose_again, chooses_again
-from spec_rag.generation.speculation import Guesses, VerifiedDecoding, can_verify
-from spec_rag.generation.stopping import CancelCriterion, Cancelled, RowEnds, StopStrings, is_cancelled
+from spec_rag.generation.speculative import Guesses, VerifiedDecoding, can_verify
+from spec_rag.generation.stop_criteria import CancelCriterion, Cancelled, RowEnds, StopStrings, is_cancelled
 from spec_rag.generation.token_logits import AnswerPenalties, LogprobRecorder
 from spec_rag.models.kv_size import kv_bytes
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 from spec_rag.models.rope import RopeSwitch, restore_frequencies
+from spec_rag.options.compression import SpecKVConfig
 from spec_rag.results import Answer, FinishReason, Timings
 from spec_rag.text.answer_text import AnswerText, answer_text
-from spec_rag.text.tokens import left_pad, right_pad
+from spec_rag.text.tokenization import left_pad, right_pad
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def decode(
         cache = context.start(target, (prompts.mask == 0).sum(dim=1))
         if chooses_again(cache, speckv):
             assert speckv is not None
-            choose_again(target, cache, context.ids, batch.rows, speckv, backend)
+            prune_for_query(target, cache, context.ids, batch.rows, speckv, backend)
     elif is_pruned(prompts.tokens, speckv):
         assert speckv is not None
         if prompts.tokens < speckv.window + 2:
@@ -247,7 +247,7 @@ def _goes_across(target: PreTrainedModel, prompts: PaddedPrompts, written: int) 
         "Shorten the prompt, lower max_new_tokens, or leave speckv out.",
         tokens,
         written,
-        switch.explained(),
+        switch.error_context(),
     )
     return True
 
@@ -376,8 +376,8 @@ def _answer(
         selected_positions=None if selected is None else selected.tolist(),
         layer_positions=kept.layers,
         lookahead_ids=batch.lookahead[index].tolist(),
-        guessed_tokens=guessed[0],
-        right_guesses=guessed[1],
+        proposed_tokens=guessed[0],
+        accepted_tokens=guessed[1],
         timings=timings,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spec_rag.generation.sampling import SamplingConfig, eos_token_ids
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 from spec_rag.text.turn_ends import turn_end_ids
 
 

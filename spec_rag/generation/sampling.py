@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from spec_rag.checks import check_integer
 from spec_rag.errors import ConfigError
-from spec_rag.generation.structured import Constraint
-from spec_rag.models.lock import FairLock
-from spec_rag.switches import Switch
+from spec_rag.generation.structured_output import Constraint
+from spec_rag.utils.fair_lock import FairLock
+from spec_rag.utils.switches import Switch
+from spec_rag.utils.validation import check_integer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

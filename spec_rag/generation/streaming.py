@@ -17,17 +17,17 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
-from spec_rag.cancellation import Cancellation, in_thread
-from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError, ForkedError
-from spec_rag.forking import renew_in_children
 from spec_rag.generation.end_tokens import answer_ends
-from spec_rag.generation.pipeline import generate, generate_together
+from spec_rag.generation.generate import generate, generate_together
 from spec_rag.generation.sampling import SamplingConfig
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
 from spec_rag.results import Answer
 from spec_rag.text.answer_text import AnswerText
 from spec_rag.text.prompts import Prompt
+from spec_rag.utils.cancellation import Cancellation, in_thread
+from spec_rag.utils.forking import renew_in_children
 
 R = TypeVar("R")
 

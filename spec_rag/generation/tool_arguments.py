@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from spec_rag.checks import MAX_DEPTH, depth_of
 from spec_rag.errors import MissingDependencyError
+from spec_rag.utils.validation import MAX_DEPTH, depth_of
 
 _REFERENCES = 1000  # followed in one check
 _PATTERN_SECONDS = 0.1

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any
 
-from spec_rag.checks import check_depth
 from spec_rag.errors import ConfigError
-from spec_rag.generation.structured import Constraint, closed_schema
+from spec_rag.generation.structured_output import Constraint, closed_schema
 from spec_rag.generation.tool_arguments import misfit
 from spec_rag.generation.tool_grammars import (
     CLOSING,
@@ -28,6 +27,7 @@ from spec_rag.generation.tool_grammars import (
     calls_in_text,
     forced_call,
 )
+from spec_rag.utils.validation import check_depth
 
 _BARE_KEYS = {"name", "arguments", "parameters", "type", "id", "function"}
 _UNREADABLE = 16  # calls that cannot be read, after which the rest of an answer is text
@@ -62,7 +62,7 @@ class ToolCall:
 
 
 @dataclass(frozen=True)
-class UnreadableCall:
+class InvalidToolCall:
     """What stands between call tags and is no call of an offered tool.
 
     Attributes:
@@ -91,7 +91,7 @@ class ReadCalls:
 
     text: str
     calls: list[ToolCall] = field(default_factory=list)
-    unreadable: list[UnreadableCall] = field(default_factory=list)
+    unreadable: list[InvalidToolCall] = field(default_factory=list)
     whole_text: str = ""
 
     @classmethod
@@ -177,9 +177,9 @@ class ToolChoice:
         tools = [tool for tool in self.offered if self.name in (None, tool["function"]["name"])]
         return read_tool_calls(self.beginning + text, tools, single=self.single)
 
-    def stream(self) -> CallsHeldBack | None:
+    def stream(self) -> ToolCallStreamParser | None:
         """What takes the pieces of the answer apart; None where no tool is offered and all of it is text."""
-        return CallsHeldBack(self) if self.offered else None
+        return ToolCallStreamParser(self) if self.offered else None
 
 
 def chosen_tool(choice: Any, names: Sequence[str]) -> str | None:
@@ -216,7 +216,7 @@ def read_tool_calls(text: str, tools: Sequence[Mapping[str, Any]], *, single: bo
     return _Reader(text, functions).read(single)
 
 
-class CallsHeldBack:
+class ToolCallStreamParser:
     """Passes the pieces of an answer on, up to where a tool call begins or may begin."""
 
     def __init__(self, choice: ToolChoice) -> None:
@@ -274,7 +274,7 @@ class _Reader:
         self._functions = functions
         self._decoder = json.JSONDecoder(strict=False, parse_constant=_refused, parse_float=_finite)
         self._calls: list[ToolCall] = []
-        self._unreadable: list[UnreadableCall] = []
+        self._unreadable: list[InvalidToolCall] = []
         self._outside: list[str] = []  # text outside of call tags
         self._whole: list[str] = []
 
@@ -345,7 +345,7 @@ class _Reader:
             self._add_text(min(extra, closing), closing)
             return closing + len(CLOSING)
         end = closing + len(CLOSING) if closing >= 0 else following
-        self._unreadable.append(UnreadableCall(self._text[start:end], str(wrong), wrong.name if wrong else None))
+        self._unreadable.append(InvalidToolCall(self._text[start:end], str(wrong), wrong.name if wrong else None))
         self._whole.append(self._text[start:end])
         return end
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spec_rag.generation.structured import JSON_OBJECT, JSON_STYLE, Constraint, closed_schema
+from spec_rag.generation.structured_output import JSON_OBJECT, JSON_STYLE, Constraint, closed_schema
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 _NAME = '{"name": "'

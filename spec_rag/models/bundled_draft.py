@@ -28,12 +28,12 @@ from transformers import (
 )
 
 from spec_rag.errors import FileNotWrittenError, MissingDependencyError, ModelNotFoundError
-from spec_rag.files import UNFINISHED
 from spec_rag.models.gguf_files import GgufFile, correct_tokenizer, counted_tensors
-from spec_rag.models.options import DEFAULT_DRAFT
 from spec_rag.models.quiet import quiet_transformers
-from spec_rag.progress import steps
-from spec_rag.text.tokens import template_ids
+from spec_rag.options.loading import DEFAULT_DRAFT
+from spec_rag.text.tokenization import template_ids
+from spec_rag.utils.atomic_files import UNFINISHED
+from spec_rag.utils.progress import steps
 
 logger = logging.getLogger(__name__)
 

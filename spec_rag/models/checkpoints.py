@@ -18,7 +18,7 @@ from spec_rag.errors import MissingDependencyError, ModelNotFoundError, SpecRagE
 from spec_rag.models.bundled_draft import INSTALL_BUNDLE, bundled_gguf, converted_bundle
 from spec_rag.models.hub import Need, Snapshot, download
 from spec_rag.models.hub_errors import explanation
-from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
+from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from spec_rag.forking import new_lock
 from spec_rag.models.checkpoints import keep_first_layers
+from spec_rag.utils.forking import new_lock
 
 _SAMPLES = 32  # of each tensor, looked at every time to see that it is still the same
 _VOLATILE = ("_name_or_path", "transformers_version", "_attn_implementation", "dtype", "torch_dtype", "use_cache")
@@ -34,7 +34,7 @@ def fingerprint(model: PreTrainedModel, depth: int, total_layers: int) -> str:
     """
     depth = min(depth, total_layers)
     whole = depth == total_layers
-    seen = glimpse(model, depth, whole)
+    seen = quick_checksum(model, depth, whole)
     with _computing:
         known = _known.setdefault(model, {})
         if depth not in known or known[depth][0] != seen:
@@ -42,7 +42,7 @@ def fingerprint(model: PreTrainedModel, depth: int, total_layers: int) -> str:
         return known[depth][1]
 
 
-def glimpse(model: PreTrainedModel, depth: int, whole: bool = False) -> str:
+def quick_checksum(model: PreTrainedModel, depth: int, whole: bool = False) -> str:
     """Whether the layers are still what they were: where their tensors are, their change counts, and a few values.
 
     Takes milliseconds. Equal while nothing was changed; it does not tell two models apart.

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
 from spec_rag.errors import ModelNotFoundError
-from spec_rag.progress import Listener, current_listener
+from spec_rag.utils.progress import Listener, current_listener
 
 Need: TypeAlias = Literal["config", "tokenizer", "model"]
 """What is loaded: the config alone, the tokenizer, or tokenizer and weights."""

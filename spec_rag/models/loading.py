@@ -17,17 +17,17 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError, ModelNotFoundError, SpecRagError
-from spec_rag.forking import new_lock, working
 from spec_rag.models.bundled_draft import name_end_of_turn
 from spec_rag.models.checkpoints import context_tokens, decoder_layers, forget_wheel, keep_first_layers, locate
-from spec_rag.models.faults import explained
+from spec_rag.models.error_context import error_context
 from spec_rag.models.gguf_files import GgufFile, correct_config, correct_model, correct_tokenizer, counted_tensors
 from spec_rag.models.hub_errors import explanation, is_of_hub
 from spec_rag.models.int8 import quantize_linears
-from spec_rag.models.lock import FairLock
-from spec_rag.models.options import LoadOptions
 from spec_rag.models.quiet import quiet_transformers
-from spec_rag.progress import steps
+from spec_rag.options.loading import LoadOptions
+from spec_rag.utils.fair_lock import FairLock
+from spec_rag.utils.forking import new_lock, working
+from spec_rag.utils.progress import steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ def load_model(
             with (
                 working(),
                 quiet_transformers(),
-                explained("model", str(name), None, lambda: _ways_of_loading(options)),
+                error_context("model", str(name), None, lambda: _ways_of_loading(options)),
             ):
                 found = _load(str(name), options, layers)
             _loaded[key] = found  # the deeper one serves everybody from now on

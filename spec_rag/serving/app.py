@@ -21,13 +21,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 import spec_rag
-from spec_rag.cancellation import in_thread
 from spec_rag.errors import ConfigError
-from spec_rag.serving import chat_api, compress_api, operation_api, upstream_api
+from spec_rag.serving import chat_api, compress_api, operation_api
+from spec_rag.serving import upstream_routes as upstream_api
+from spec_rag.serving.api_errors import ApiError, from_validation
 from spec_rag.serving.document_schemas import ErrorResponse
 from spec_rag.serving.engine import Engine, LocalEngine
-from spec_rag.serving.errors import ApiError, from_validation
-from spec_rag.serving.front import Front
+from spec_rag.serving.gateway_middleware import GatewayMiddleware
 from spec_rag.serving.hosts import allowed_hosts
 from spec_rag.serving.listener import Server, bind, url_of
 from spec_rag.serving.metrics import Metrics
@@ -36,6 +36,7 @@ from spec_rag.serving.settings import ServerSettings
 from spec_rag.serving.shutdown import Shutdown
 from spec_rag.serving.state import ServerState
 from spec_rag.serving.upstream import Upstream
+from spec_rag.utils.cancellation import in_thread
 
 
 def create_app(
@@ -87,7 +88,9 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.state.shutdown = Shutdown()
-    app.add_middleware(Front, settings=settings, metrics=metrics, shutdown=app.state.shutdown, routes=routes)
+    app.add_middleware(
+        GatewayMiddleware, settings=settings, metrics=metrics, shutdown=app.state.shutdown, routes=routes
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

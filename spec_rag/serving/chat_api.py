@@ -16,18 +16,18 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from spec_rag.generation.structured import answer_format, schema_instruction
+from spec_rag.generation.structured_output import answer_format, schema_instruction
 from spec_rag.generation.tool_calls import ReadCalls, ToolChoice
 from spec_rag.results import Answer
 from spec_rag.serving import state
+from spec_rag.serving.api_errors import ApiError
 from spec_rag.serving.chat_schemas import ChatRequest, CompletionRequest, Sampling
 from spec_rag.serving.compress_api import as_given, compression_for
 from spec_rag.serving.conversations import Conversation
 from spec_rag.serving.document_schemas import ErrorResponse
-from spec_rag.serving.engine import Ask
-from spec_rag.serving.errors import ApiError
+from spec_rag.serving.engine import GenerationRequest
+from spec_rag.serving.event_stream import DONE, Events, begun, event, while_connected
 from spec_rag.serving.logprobs import chat_logprobs, text_logprobs
-from spec_rag.serving.streams import DONE, Events, begun, event, while_connected
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 401, 404, 408, 413, 429, 503, 504)
@@ -83,7 +83,7 @@ async def _continued(body: ChatRequest, request: Request) -> Response:
     tokens = _tokens(body, request, body.max_completion_tokens)
     instruction, options = _format(body, choice)
     prompt = [*instruction, *conversation.messages]
-    ask = Ask(prompt, tokens, choice.offered, choice.beginning, options, body.template_variables())
+    ask = GenerationRequest(prompt, tokens, choice.offered, choice.beginning, options, body.template_variables())
     reply = _Reply(f"chatcmpl-{uuid.uuid4().hex}", "chat.completion", body.model, conversation)
     asks = repeated(ask, body.choices)
     if body.stream:
@@ -106,7 +106,7 @@ def _chat_choice(index: int, answer: Answer, choice: ToolChoice) -> dict[str, An
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
 
-def repeated(ask: Ask, times: int) -> list[Ask]:
+def repeated(ask: GenerationRequest, times: int) -> list[GenerationRequest]:
     """Requests for several answers to one prompt; with a seed, each has one of its own."""
     seed = ask.options.get("seed")
     if seed is None:
@@ -128,7 +128,11 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
             code="invalid_value",
         )
     tokens = _tokens(body, request)
-    asks = [one for prompt in prompts for one in repeated(Ask(prompt, tokens, options=body.options()), body.choices)]
+    asks = [
+        one
+        for prompt in prompts
+        for one in repeated(GenerationRequest(prompt, tokens, options=body.options()), body.choices)
+    ]
     reply = _Reply(f"cmpl-{uuid.uuid4().hex}", "text_completion", body.model)
     if body.stream:
         return await _streamed(request, body, reply, asks, [_TextPieces(reply, index) for index in range(len(asks))])
@@ -147,7 +151,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     return JSONResponse(reply.whole(choices, answers, body.choices))
 
 
-async def _all(answer: Callable[[Ask], Any], asks: list[Ask]) -> list[Answer]:
+async def _all(answer: Callable[[GenerationRequest], Any], asks: list[GenerationRequest]) -> list[Answer]:
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(answer(ask)) for ask in asks]
@@ -252,7 +256,7 @@ async def _streamed(
     request: Request,
     body: Sampling,
     reply: _Reply,
-    asks: Sequence[Ask],
+    asks: Sequence[GenerationRequest],
     pieces: Sequence[_ChatPieces | _TextPieces],
 ) -> Response:
     """A response of events; of several answers one follows the other, each with its own index."""

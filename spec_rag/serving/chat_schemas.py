@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from spec_rag.serving.api_errors import ApiError
 from spec_rag.serving.document_schemas import Body, Documents, Flag
-from spec_rag.serving.errors import ApiError
 from spec_rag.serving.json_edits import check_depth
 
 

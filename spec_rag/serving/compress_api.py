@@ -13,14 +13,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response, UploadFile
 
-from spec_rag.answering.chunks import DEFAULT_CHUNK_CHARS, Chunk, retrieve, split_chunks
-from spec_rag.answering.pipeline import answer_messages
-from spec_rag.cancellation import in_thread
-from spec_rag.config import CompressionConfig
+from spec_rag.answering.answer import answer_messages
+from spec_rag.answering.chunking import DEFAULT_CHUNK_CHARS, Chunk, retrieve, split_chunks
 from spec_rag.errors import ConfigError, UnreadableFileError
 from spec_rag.loaders.reading import read_bytes
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.report import Compression
 from spec_rag.serving import state
+from spec_rag.serving.api_errors import ApiError
 from spec_rag.serving.document_schemas import (
     CompressedText,
     CompressRequest,
@@ -33,10 +33,10 @@ from spec_rag.serving.document_schemas import (
     RerankText,
     Unit,
 )
-from spec_rag.serving.errors import ApiError
+from spec_rag.serving.event_stream import DONE, Events, begun, event, while_connected
 from spec_rag.serving.settings import ServerSettings
-from spec_rag.serving.streams import DONE, Events, begun, event, while_connected
 from spec_rag.text.documents import Document
+from spec_rag.utils.cancellation import in_thread
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 401, 408, 413, 429, 501, 503, 504)
@@ -150,7 +150,7 @@ async def read(file: UploadFile, request: Request, stream: Annotated[bool, Form(
         return {"object": "document", "name": name, "title": document.title, "text": document.text, "tokens": tokens}
 
     async def events() -> AsyncGenerator[bytes, None]:
-        yield event({"object": "progress", "what": "Reading", "done": 0, "total": 1})
+        yield event({"object": "progress", "what": "ScoredDocuments", "done": 0, "total": 1})
         yield event(await found())
         yield DONE
 

@@ -11,25 +11,25 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from spec_rag.answering.conversation import PAIR_BYTES, Frozen, text_bytes
-from spec_rag.cancellation import Cancellation, in_thread
-from spec_rag.config import CompressionConfig, SpecKVConfig
+from spec_rag.answering.conversation import PAIR_BYTES, WriteOnceCache, text_bytes
 from spec_rag.errors import ConfigError
 from spec_rag.generation.tool_grammars import OPENING
-from spec_rag.progress import Listener, listening
+from spec_rag.options.compression import CompressionConfig, SpecKVConfig
+from spec_rag.options.retention import RetentionConfig
 from spec_rag.results import Answer
-from spec_rag.retention import RetentionConfig
 from spec_rag.text.documents import Document, as_documents
 from spec_rag.text.words import has_words
+from spec_rag.utils.cancellation import Cancellation, in_thread
+from spec_rag.utils.progress import Listener, listening
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from spec_rag.compression.draft import Draft
-    from spec_rag.compression.index import DocumentIndex
-    from spec_rag.compression.selection import Reading
-    from spec_rag.generation.requests import Requests
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.compression.document_draft import Draft
+    from spec_rag.compression.encoding_cache import DocumentIndex
+    from spec_rag.compression.packing import ScoredDocuments
+    from spec_rag.generation.client import GenerationClient
+    from spec_rag.models.model_pair import ModelPair
     from spec_rag.report import Compression
     from spec_rag.serving.settings import ServerSettings
 
@@ -43,7 +43,7 @@ _BUDGET = (
 
 
 @dataclass(frozen=True)
-class Ask:
+class GenerationRequest:
     """One answer that is asked for.
 
     Args:
@@ -87,10 +87,10 @@ class Engine(Protocol):
     async def count(self, texts: Sequence[str]) -> int:
         """Tokens of the texts, as the draft counts them."""
 
-    async def answer(self, ask: Ask) -> Answer:
+    async def answer(self, ask: GenerationRequest) -> Answer:
         """The whole answer."""
 
-    def stream(self, ask: Ask) -> AsyncGenerator[str | Answer, None]:
+    def stream(self, ask: GenerationRequest) -> AsyncGenerator[str | Answer, None]:
         """The pieces of the answer, and at last the Answer."""
 
 
@@ -112,8 +112,8 @@ class LocalEngine:
         timeout_seconds: float | None = None,
         index: DocumentIndex | None = None,
     ) -> None:
-        from spec_rag.compression.draft import Draft
-        from spec_rag.compression.index import DocumentIndex
+        from spec_rag.compression.document_draft import Draft
+        from spec_rag.compression.encoding_cache import DocumentIndex
 
         self.pair = pair
         self.draft: Draft | None = Draft.of(pair) if pair.draft is not None else None
@@ -121,7 +121,7 @@ class LocalEngine:
         self._speckv = speckv
         self._timeout_seconds = timeout_seconds
         self._index = DocumentIndex() if index is None else index
-        self._readings: Frozen[Reading] = Frozen(READINGS, READING_BYTES, _bytes_of)
+        self._readings: WriteOnceCache[ScoredDocuments] = WriteOnceCache(READINGS, READING_BYTES, _bytes_of)
 
     @classmethod
     def load(cls, settings: ServerSettings, *, reads: bool = True, answers: bool = True) -> LocalEngine:
@@ -130,9 +130,9 @@ class LocalEngine:
         Raises:
             ModelNotFoundError: a model is not found.
         """
-        from spec_rag.compression.index import DocumentIndex
-        from spec_rag.models.options import LoadOptions
-        from spec_rag.models.pair import ModelPair
+        from spec_rag.compression.encoding_cache import DocumentIndex
+        from spec_rag.models.model_pair import ModelPair
+        from spec_rag.options.loading import LoadOptions
 
         options = LoadOptions(device=settings.device) if settings.device else None
         draft = settings.draft if reads or settings.speckv is not None else None
@@ -167,17 +167,17 @@ class LocalEngine:
 
     async def count(self, texts: Sequence[str]) -> int:
         """See Engine."""
-        from spec_rag.text.token_counter import token_counter
+        from spec_rag.text.token_counting import token_counter
 
         count = token_counter("draft", self._reader().tokenizer)
         return await in_thread(lambda cancelled: sum(map(count, texts)))
 
-    async def answer(self, ask: Ask) -> Answer:
+    async def answer(self, ask: GenerationRequest) -> Answer:
         """See Engine; who waits for the target with the same settings is answered in one batch."""
         prompt = await in_thread(lambda cancelled: self._prompt(ask))
         return await self._requests(ask).aanswer(prompt)
 
-    async def stream(self, ask: Ask) -> AsyncGenerator[str | Answer, None]:
+    async def stream(self, ask: GenerationRequest) -> AsyncGenerator[str | Answer, None]:
         """See Engine; who waits for the target with the same settings is answered in one batch."""
         prompt = await in_thread(lambda cancelled: self._prompt(ask))
         pieces = self._requests(ask).astream(prompt)
@@ -187,9 +187,9 @@ class LocalEngine:
         finally:
             await pieces.aclose()
 
-    def _requests(self, ask: Ask) -> Requests:
+    def _requests(self, ask: GenerationRequest) -> GenerationClient:
+        from spec_rag.generation.client import GenerationClient
         from spec_rag.generation.end_tokens import answer_ends
-        from spec_rag.generation.requests import Requests
 
         options = {name: value for name, value in ask.options.items() if name != "stop_token_ids"}
         if stop := ask.options.get("stop_token_ids"):
@@ -197,9 +197,9 @@ class LocalEngine:
         if bias := ask.options.get("sequence_bias"):
             self._check_tokens("logit_bias", [ids[0] for ids, _ in bias])
         arguments = {**options, "max_new_tokens": ask.max_new_tokens, "speckv": self._speckv}
-        return Requests(self.pair, arguments, self._timeout_seconds)
+        return GenerationClient(self.pair, arguments, self._timeout_seconds)
 
-    def _prompt(self, ask: Ask) -> list[int]:
+    def _prompt(self, ask: GenerationRequest) -> list[int]:
         from spec_rag.serving.chat_templates import served_chat_ids, with_template_variables
         from spec_rag.text.prompts import prompt_ids, speaks_of_tools, template_text
 
@@ -230,9 +230,9 @@ class LocalEngine:
         listener: Listener | None,
         cancelled: Cancellation,
     ) -> Compression:
-        from spec_rag.compression.pipeline import keep
-        from spec_rag.compression.selection import Reading
-        from spec_rag.text.token_counter import token_counter
+        from spec_rag.compression.compress import keep
+        from spec_rag.compression.packing import ScoredDocuments
+        from spec_rag.text.token_counting import token_counter
 
         draft, documents = self._reader(), as_documents(documents)
         if not query.strip():
@@ -240,7 +240,7 @@ class LocalEngine:
         count = cache(token_counter("draft", draft.tokenizer))
         blank = not any(document.text.strip() for document in documents)
         if blank or not config.needs_reading([count(document.text) for document in documents]):
-            reading = Reading.unread(documents, query, draft.name)
+            reading = ScoredDocuments.unread(documents, query, draft.name)
         else:
             reading = self._read(documents, query, config, listener, cancelled)
         return keep(reading, config, count)
@@ -252,8 +252,8 @@ class LocalEngine:
         config: CompressionConfig,
         listener: Listener | None,
         cancelled: Cancellation,
-    ) -> Reading:
-        from spec_rag.compression.pipeline import read_documents
+    ) -> ScoredDocuments:
+        from spec_rag.compression.compress import read_documents
 
         documents = as_documents(documents)
         # a cascade looks at the budget, too
@@ -278,13 +278,13 @@ class LocalEngine:
 
 
 def _cut(tokenizer: Any, document: Document, max_tokens: int) -> Document:
-    from spec_rag.text.tokens import encoded_text
+    from spec_rag.text.tokenization import encoded_text
 
     offsets = encoded_text(tokenizer, document.text).offsets
     return document if len(offsets) <= max_tokens else replace(document, text=document.text[: offsets[max_tokens][0]])
 
 
-def _bytes_of(reading: Reading) -> int:
+def _bytes_of(reading: ScoredDocuments) -> int:
     """Texts, units, and of each token its id, its importance and two ranges."""
     texts = sum(text_bytes(document.text) for document in reading.documents)
     units = sum(map(len, reading.units))

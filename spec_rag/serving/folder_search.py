@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spec_rag.answering.chunks import Chunk, ChunkIndex, split_chunks
+from spec_rag.answering.chunking import Chunk, ChunkIndex, split_chunks
 from spec_rag.loaders.file_cache import FileCache
 from spec_rag.loaders.reading import read_files
 from spec_rag.text.documents import Document

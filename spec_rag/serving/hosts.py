@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
-from spec_rag.serving.errors import ApiError
+from spec_rag.serving.api_errors import ApiError
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 

@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from spec_rag.serving.errors import ApiError
+from spec_rag.serving.api_errors import ApiError
 
 MAX_DEPTH = 128
 _SPACE = re.compile(r"[ \t\n\r]*")

@@ -19,18 +19,18 @@ from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 import spec_rag
-from spec_rag.answering.chunks import DEFAULT_TOP_K, Chunk
-from spec_rag.cancellation import in_thread
-from spec_rag.compression.expand import MAX_CHARS, Originals
-from spec_rag.config import CompressionConfig
+from spec_rag.answering.chunking import DEFAULT_TOP_K, Chunk
+from spec_rag.compression.originals import MAX_CHARS, Originals
 from spec_rag.errors import SpecRagError
 from spec_rag.loaders.reading import KINDS
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.report import Compression
 from spec_rag.serving.engine import Engine, LocalEngine
 from spec_rag.serving.folder_search import FolderSearch, FoundChunks
 from spec_rag.serving.settings import ServerSettings
 from spec_rag.text.documents import Document
 from spec_rag.text.units import cut_at_words
+from spec_rag.utils.cancellation import in_thread
 
 DEFAULT_TOKENS = 600
 AROUND = 5

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-from spec_rag.serving.errors import ApiError
+from spec_rag.serving.api_errors import ApiError
 from spec_rag.serving.json_edits import check_depth
 from spec_rag.serving.settings import ServerSettings
 

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from spec_rag.config import CompressionConfig, SpecKVConfig
 from spec_rag.errors import ConfigError
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.compression import CompressionConfig, SpecKVConfig
+from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.text.patterns import PATTERNS
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from spec_rag.serving.errors import ApiError
+from spec_rag.serving.api_errors import ApiError
 
 
 def shutting_down() -> ApiError:

@@ -12,11 +12,11 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 import httpx
 from fastapi import Request, Response
 
-from spec_rag.serving.errors import ApiError
-from spec_rag.serving.front import UpstreamCut
+from spec_rag.serving.api_errors import ApiError
+from spec_rag.serving.event_stream import ClosingStream, while_connected
+from spec_rag.serving.gateway_middleware import UpstreamCut
 from spec_rag.serving.metrics import Metrics
 from spec_rag.serving.settings import ServerSettings
-from spec_rag.serving.streams import ClosingStream, while_connected
 from spec_rag.serving.upstream_usage import UsageReader
 
 _CONNECT_SECONDS = 10.0

@@ -12,7 +12,7 @@ from collections.abc import MutableMapping
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from spec_rag.serving.errors import ApiError
+from spec_rag.serving.api_errors import ApiError
 
 PREFIX = "/v1/"
 _DECODINGS = 8

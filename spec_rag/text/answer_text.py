@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from spec_rag.text.tokens import MARKUP, control_tokens
+from spec_rag.text.tokenization import MARKUP, control_tokens
 
 _LONGEST_WINDOW = 64  # tokens that are decoded again with each new one
 _OVERLAP = 16  # tokens, and characters, that stay in front of a shortened window

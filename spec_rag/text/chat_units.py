@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from spec_rag.text.prompts import Chat, chat_pieces
-from spec_rag.text.tokens import encoded_text, text_ids
+from spec_rag.text.tokenization import encoded_text, text_ids
 from spec_rag.text.units import Span, sentence_spans, touched
 
 _FENCED = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[^\n]*$|\Z)", re.MULTILINE | re.DOTALL)

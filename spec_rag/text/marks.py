@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from spec_rag.text.tokens import control_tokens, template_ids, text_ids
+from spec_rag.text.tokenization import control_tokens, template_ids, text_ids
 
 # noncharacters, which no text has a use for
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"

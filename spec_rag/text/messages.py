@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spec_rag.checks import check_depth
 from spec_rag.errors import ConfigError
+from spec_rag.utils.validation import check_depth
 
 _MEDIA = ("image", "audio", "video", "file", "document", "media")
 # thoughts of the model, and calls, which stand in "tool_calls", are not text of the message

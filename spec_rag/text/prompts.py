@@ -17,7 +17,6 @@ from jinja2.exceptions import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from spec_rag.checks import check_depth
 from spec_rag.errors import ConfigError
 from spec_rag.text.arrangements import (
     Turns,
@@ -29,7 +28,8 @@ from spec_rag.text.arrangements import (
 )
 from spec_rag.text.marks import marked, pieces
 from spec_rag.text.messages import content_text
-from spec_rag.text.tokens import template_ids, text_ids
+from spec_rag.text.tokenization import template_ids, text_ids
+from spec_rag.utils.validation import check_depth
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from spec_rag.text.tokens import control_tokens
+from spec_rag.text.tokenization import control_tokens
 
 _ANSWER = "Zq0answer0qZ"
 _USER: dict[str, Any] = {"role": "user", "content": "Zq0question0qZ"}

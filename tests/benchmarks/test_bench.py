@@ -16,13 +16,13 @@ from benchmarks.grid import method_names
 from benchmarks.runner import Bench
 from benchmarks.stages import STAGES, Stage
 from benchmarks.timings import Timed
-from spec_rag.compression.draft import Draft
+from spec_rag.compression.document_draft import Draft
 from spec_rag.evaluation.budgets import budgets_of
 from spec_rag.evaluation.questions import AnsweredQuestion
 from spec_rag.evaluation.records import read_lines
 from spec_rag.evaluation.speed import joint_prompt
 from spec_rag.text.documents import Document
-from spec_rag.text.tokens import text_ids
+from spec_rag.text.tokenization import text_ids
 
 FEW = Stage(
     "kept-ruler", "Needles", "One needle.", "kept", ("BM25 sentences", "truncation to the head"), ("1/4", "1/8"),

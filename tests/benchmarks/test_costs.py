@@ -6,7 +6,7 @@ import pytest
 from tiny import tiny_pair
 
 from benchmarks import costs
-from spec_rag.compression.draft import Draft
+from spec_rag.compression.document_draft import Draft
 from spec_rag.evaluation.questions import AnsweredQuestion
 from spec_rag.text.documents import Document
 

@@ -18,7 +18,7 @@ from benchmarks.answer_methods import ANSWERERS, Request
 from benchmarks.cases import LongCase, question_case
 from benchmarks.sources import file_cases
 from spec_rag import ModelPair
-from spec_rag.compression.draft import Draft
+from spec_rag.compression.document_draft import Draft
 from spec_rag.errors import ConfigError, UnreadableFileError
 from spec_rag.evaluation.budgets import PARTS
 from spec_rag.evaluation.questions import AnsweredQuestion

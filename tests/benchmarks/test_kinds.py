@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.text_kinds import questions_by_kind
-from spec_rag.compression.draft import Draft
+from spec_rag.compression.document_draft import Draft
 from spec_rag.evaluation.metrics import holds_answer
 from spec_rag.text.units import unit_spans
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.large_index import large_index
-from spec_rag.compression.draft import Draft
+from spec_rag.compression.document_draft import Draft
 
 
 def test_documents_are_indexed_and_asked() -> None:

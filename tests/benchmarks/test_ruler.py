@@ -14,7 +14,7 @@ from benchmarks.ruler_words import COMPOUNDS, words
 from spec_rag.errors import ConfigError
 from spec_rag.evaluation.questions import AnsweredQuestion
 from spec_rag.text.documents import Document
-from spec_rag.text.tokens import text_ids
+from spec_rag.text.tokenization import text_ids
 
 TOKENIZER = tiny_tokenizer()
 ASKED = [

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 from spec_rag.answering.openai_server import OpenAIGenerator, base_url
 from spec_rag.cli import serve
 from spec_rag.cli.app import app
-from spec_rag.compression.draft import Draft
+from spec_rag.compression.document_draft import Draft
 from spec_rag.errors import ConfigError
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 TEXT = "# Hut\n\nThe hut holds 300 litres of water. It opens at nine.\n\nDogs travel free of charge.\n"
 

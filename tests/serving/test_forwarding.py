@@ -11,7 +11,7 @@ import pytest
 from serving.helpers import FACTS, engine, served, settings
 from serving.recording_upstream import Recorder
 
-from spec_rag.serving.errors import ApiError
+from spec_rag.serving.api_errors import ApiError
 from spec_rag.serving.json_edits import MAX_DEPTH, read_json, with_changes
 from spec_rag.serving.upstream_paths import forwarded_path
 

@@ -11,7 +11,7 @@ import pytest
 from serving.helpers import FACTS, MODEL, engine, served, settings
 
 from spec_rag.results import Answer
-from spec_rag.serving.engine import Ask, LocalEngine
+from spec_rag.serving.engine import GenerationRequest, LocalEngine
 from spec_rag.text.documents import Document
 
 CLIENTS = 48
@@ -30,12 +30,12 @@ class InTurn(LocalEngine):
             self.log.append("read")
             return await super().compress(documents, query, *rest)
 
-    async def answer(self, ask: Ask) -> Answer:
+    async def answer(self, ask: GenerationRequest) -> Answer:
         async with self.turn:
             self.log.append("answered")
             return Answer("Yes.", [1], 5, 5, 1)
 
-    async def stream(self, ask: Ask) -> AsyncGenerator[str | Answer, None]:
+    async def stream(self, ask: GenerationRequest) -> AsyncGenerator[str | Answer, None]:
         async with self.turn:
             self.log.append("answered")
         yield "Yes."

@@ -10,7 +10,7 @@ import pytest
 from serving.helpers import engine
 
 from spec_rag import Document
-from spec_rag.config import CompressionConfig
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.report import Compression
 from spec_rag.serving.engine import LocalEngine
 

@@ -10,7 +10,7 @@ import pytest
 from serving.fake_upstream import Fake
 from serving.helpers import MODEL, engine, served, settings
 
-from spec_rag.config import CompressionConfig
+from spec_rag.options.compression import CompressionConfig
 
 TEXTS = ["Ships sail on water.", "Tank 3 holds 300 litres of water.", "Soup is served hot at noon.", "Bread is baked."]
 QUERY = "How much water does tank 3 hold?"

@@ -10,7 +10,7 @@ import pytest
 from serving.helpers import MODEL, served
 
 from spec_rag.results import Answer
-from spec_rag.serving.engine import Ask, LocalEngine
+from spec_rag.serving.engine import GenerationRequest, LocalEngine
 
 openai = pytest.importorskip("openai")
 
@@ -21,15 +21,15 @@ WEATHER = {
 }
 
 
-def written(monkeypatch: pytest.MonkeyPatch, text: str) -> list[Ask]:
+def written(monkeypatch: pytest.MonkeyPatch, text: str) -> list[GenerationRequest]:
     """Let the server's model write this text; what was asked of it is noted."""
-    asked: list[Ask] = []
+    asked: list[GenerationRequest] = []
 
-    async def answer(self: LocalEngine, ask: Ask) -> Answer:
+    async def answer(self: LocalEngine, ask: GenerationRequest) -> Answer:
         asked.append(ask)
         return Answer(text, [1], 5, 5, 3)
 
-    async def stream(self: LocalEngine, ask: Ask):  # type: ignore[no-untyped-def]
+    async def stream(self: LocalEngine, ask: GenerationRequest):  # type: ignore[no-untyped-def]
         for i in range(0, len(text), 7):
             yield text[i : i + 7]
         yield await answer(self, ask)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.evaluation.planning.devices import Device
 from spec_rag.evaluation.planning.shapes import ModelShape
+from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
 
 PASSAGE_TOKENS = 500
 """Of a passage of 2,000 characters, which the draft reads in one piece."""

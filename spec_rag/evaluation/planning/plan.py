@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from spec_rag.checks import check_integer
-from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError
 from spec_rag.evaluation.planning.costs import Cost, Pair, break_even, compress, dense, speckv, speckv_pc, specpc
 from spec_rag.evaluation.planning.devices import DEVICES, Device
 from spec_rag.evaluation.planning.shapes import shares_tokens
+from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
+from spec_rag.utils.validation import check_integer
 
 LONGEST = 2**21
 """Prompt and answer tokens up to which a break-even is looked for."""

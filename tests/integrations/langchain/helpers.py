@@ -16,7 +16,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast
 
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 _TURNS = (
     "{{ bos_token }}{% for m in messages %}"

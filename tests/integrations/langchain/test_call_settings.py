@@ -16,8 +16,8 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_spec_rag import ChatSpecKV, SpecKVLLM, SpecPCCompressor
 from langchain_spec_rag.retriever import ScoringVectorStoreRetriever
 
-from spec_rag.compression.index import DocumentIndex
-from spec_rag.models.pair import ModelPair
+from spec_rag.compression.encoding_cache import DocumentIndex
+from spec_rag.models.model_pair import ModelPair
 
 QUERY = "Who was the mule?"
 

@@ -35,7 +35,7 @@ from pydantic import BaseModel
 from spec_rag import ContextCache, SpecKVConfig, SpecPCConfig, generate
 from spec_rag.errors import ConfigError
 from spec_rag.generation.tool_calls import ToolChoice
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 from spec_rag.text.prompts import chat_ids, prompt_ids
 
 PROMPT = "Tell me everything about the mule that carried the first lens up the mountain."

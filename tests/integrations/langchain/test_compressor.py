@@ -24,10 +24,10 @@ from pydantic import BaseModel, ValidationError
 from threads import wait_for_no_stream_threads
 
 import spec_rag
-from spec_rag.compression.index import DocumentIndex
-from spec_rag.config import CompressionConfig
+from spec_rag.compression.encoding_cache import DocumentIndex
 from spec_rag.errors import ConfigError
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.options.compression import CompressionConfig
 
 QUERY = "Who was the mule?"
 

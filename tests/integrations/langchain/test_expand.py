@@ -16,7 +16,7 @@ from langchain_core.tools import tool
 from langchain_spec_rag import SpecPCCompressor
 
 from spec_rag import Originals
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 QUERY = "Who was the mule?"
 

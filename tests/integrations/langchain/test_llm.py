@@ -22,9 +22,9 @@ from pydantic import ValidationError
 
 from spec_rag import LoadOptions, SpecKVConfig, SpecPCConfig, generate
 from spec_rag.errors import ConfigError, IncompatibleModelsError, SpecRagError
-from spec_rag.generation import pipeline
-from spec_rag.models.options import DEFAULT_DRAFT
-from spec_rag.models.pair import ModelPair
+from spec_rag.generation import generate as pipeline
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.options.loading import DEFAULT_DRAFT
 
 PROMPT = "Tell me everything about the mule that carried the first lens up the mountain."
 

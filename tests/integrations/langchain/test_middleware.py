@@ -16,8 +16,8 @@ from langchain_core.tools import tool
 from threads import until_waiting
 
 import spec_rag
-from spec_rag.models.lock import FairLock
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.utils.fair_lock import FairLock
 
 agents = pytest.importorskip("langchain.agents")
 
@@ -253,7 +253,7 @@ def test_compressor_and_settings_exclude_each_other() -> None:
 
 
 async def test_in_an_agent(middleware: SpecPCMiddleware) -> None:
-    class Reading(GenericFakeChatModel):
+    class ScoredDocuments(GenericFakeChatModel):
         def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
             return self
 
@@ -263,7 +263,7 @@ async def test_in_an_agent(middleware: SpecPCMiddleware) -> None:
 
     def agent() -> Any:
         call = {"name": "search", "args": {"query": "mule"}, "id": "1"}
-        model = Reading(messages=iter([AIMessage("", tool_calls=[call]), AIMessage("Saffron.")]))
+        model = ScoredDocuments(messages=iter([AIMessage("", tool_calls=[call]), AIMessage("Saffron.")]))
         return agents.create_agent(model, tools=[search], middleware=[middleware])
 
     read: list[list[BaseMessage]] = []

@@ -17,7 +17,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_spec_rag import SpecPCCompressor, SpecPCRetriever
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 _PAIR = tiny_pair(PLAIN_TEMPLATE)
 QUERY = "Who was the mule?"

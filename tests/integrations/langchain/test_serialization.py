@@ -14,7 +14,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_spec_rag import ChatSpecKV, SpecKVLLM, SpecPCCompressor
 
 from spec_rag import LoadOptions, ModelPair, SpecPCConfig
-from spec_rag.compression.index import DocumentIndex
+from spec_rag.compression.encoding_cache import DocumentIndex
 
 CLASSES = [SpecPCCompressor, SpecKVLLM, ChatSpecKV]
 MODEL_SETTINGS = {

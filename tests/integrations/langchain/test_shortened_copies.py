@@ -16,7 +16,7 @@ from langchain_spec_rag import ChatSpecKV, SpecPCCompressor
 from pydantic import Field
 
 import spec_rag
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 QUERY = "What was the mule called?"
 PARTS = [{"type": "text", "text": QUERY}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]

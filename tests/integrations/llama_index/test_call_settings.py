@@ -17,8 +17,8 @@ from llama_index.llms.spec_rag import SpecKVLLM
 from llama_index.postprocessor.spec_rag import SpecPCCompressor
 
 from spec_rag import SpecKVConfig
-from spec_rag.compression.index import DocumentIndex
-from spec_rag.models.pair import ModelPair
+from spec_rag.compression.encoding_cache import DocumentIndex
+from spec_rag.models.model_pair import ModelPair
 
 QUERY = "What was the mule called?"
 

@@ -36,8 +36,8 @@ from llama_index.postprocessor.spec_rag import CompressionEvent, SpecPCCompresso
 from threads import wait_for_no_stream_threads
 
 from spec_rag import DocumentIndex
-from spec_rag.config import CompressionConfig
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.options.compression import CompressionConfig
 
 QUERY = "What was the mule called?"
 

@@ -15,7 +15,7 @@ from llama_index.core.tools import FunctionTool
 from llama_index.postprocessor.spec_rag import SpecPCCompressor
 
 from spec_rag import Originals
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 QUERY = "What was the mule called?"
 

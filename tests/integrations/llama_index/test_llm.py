@@ -24,7 +24,7 @@ from transformers import LlamaForCausalLM
 
 from spec_rag import LoadOptions, SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError, IncompatibleModelsError, ModelNotFoundError, PromptTooLongError
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 PROMPT = "Where does the mule live, and who feeds it when the road is closed?"
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, field_validator
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from spec_rag import SpecKVConfig
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 TOOLS = "{% if tools %}<|im_start|>tools\n{{ tools | tojson }} <tool_call><|im_end|>\n{% endif %}"
 PROMPT = PromptTemplate("The mule {name} carried mail over the pass for nine years. What do we know?")

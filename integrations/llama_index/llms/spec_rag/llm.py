@@ -1,4 +1,4 @@
-"""SpecKVLLM: LlamaIndex's names for what `spec_rag.generation.requests` does.
+"""SpecKVLLM: LlamaIndex's names for what `spec_rag.generation.client` does.
 
 Knows prompts, messages, tools, usage and events as LlamaIndex has them; how an answer is computed is the core's.
 """
@@ -30,7 +30,7 @@ from llama_index.llms.spec_rag.messages import assistant_message, marked_message
 from llama_index.llms.spec_rag.streams import aclose_with_consumer, closes_with_consumer, streams_of_consumer
 from llama_index.llms.spec_rag.structured import StructuredLLM
 
-from spec_rag.generation.structured import read_json
+from spec_rag.generation.structured_output import read_json
 from spec_rag.generation.tool_calls import ReadCalls, ToolChoice
 from spec_rag.results import Answer
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
 
-from spec_rag.checks import check_depth
 from spec_rag.errors import ConfigError
 from spec_rag.generation.tool_calls import ReadCalls
+from spec_rag.utils.validation import check_depth
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

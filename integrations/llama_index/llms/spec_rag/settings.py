@@ -15,14 +15,14 @@ from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.llms.spec_rag.load_options import PlainLoadOptions, refuse_remote_code
 
-from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import unknown_field
-from spec_rag.generation.requests import Requests
+from spec_rag.generation.client import GenerationClient
 from spec_rag.generation.sampling import SamplingConfig, overriding
-from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
+from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
+from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 
 if TYPE_CHECKING:
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.models.model_pair import ModelPair
 
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop")
 _OTHER_NAMES = {"model": "target", "model_name": "target", "max_new_tokens": "max_tokens"}
@@ -121,7 +121,7 @@ class DraftedLLM(FunctionCallingLLM):
         pair = given.get("pair")
         if pair is None:
             return given
-        from spec_rag.models.pair import ModelPair
+        from spec_rag.models.model_pair import ModelPair
 
         if not isinstance(pair, ModelPair):
             raise ValueError(f"pair of type {type(pair).__name__}: give a ModelPair.")
@@ -157,7 +157,7 @@ class DraftedLLM(FunctionCallingLLM):
             ModelNotFoundError: a name is not found.
             IncompatibleModelsError: specpc is set, and draft and target do not share their tokens.
         """
-        from spec_rag.models.pair import ModelPair
+        from spec_rag.models.model_pair import ModelPair
 
         if self._loaded is None:
             self._loaded = ModelPair.of_settings(
@@ -172,10 +172,10 @@ class DraftedLLM(FunctionCallingLLM):
     async def _aload(self) -> ModelPair:
         return await asyncio.to_thread(self.load) if self._loaded is None else self._loaded
 
-    def _requests(self, given: Mapping[str, Any]) -> Requests:
+    def _requests(self, given: Mapping[str, Any]) -> GenerationClient:
         """How requests are made with the fields and one call's arguments, which are checked at once."""
         arguments = self._arguments(given)
-        return Requests(self.load(), arguments, self.timeout, self.max_retries)
+        return GenerationClient(self.load(), arguments, self.timeout, self.max_retries)
 
     def _arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Keywords of `generate` from the fields and one call's arguments, checked."""
@@ -196,7 +196,7 @@ class DraftedLLM(FunctionCallingLLM):
         return {**options, **configs, "context": context, "max_new_tokens": max_new_tokens}
 
     def _context_tokens(self) -> int:
-        from spec_rag.generation.batch import prompt_limit
+        from spec_rag.generation.prompt_batch import prompt_limit
 
         specpc, speckv = cast(SpecPCConfig | None, self.specpc), cast(SpecKVConfig | None, self.speckv)
         return self.context_window or prompt_limit(self.load(), specpc, speckv) or DEFAULT_CONTEXT_WINDOW

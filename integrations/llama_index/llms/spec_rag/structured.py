@@ -14,7 +14,7 @@ from llama_index.core.program.utils import process_streaming_objects
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.llms.spec_rag.settings import DraftedLLM
 
-from spec_rag.generation.structured import Constraint, read_json, schema_instruction, schema_of
+from spec_rag.generation.structured_output import Constraint, read_json, schema_instruction, schema_of
 
 _Model = TypeVar("_Model", bound=BaseModel)
 

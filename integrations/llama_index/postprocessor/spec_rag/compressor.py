@@ -29,29 +29,29 @@ from llama_index.postprocessor.spec_rag.events import CompressionEvent
 from pydantic import AfterValidator
 
 import spec_rag
-from spec_rag.cancellation import in_thread
 from spec_rag.citations import Citation, citations_in
-from spec_rag.compression.expand import EXPAND, Originals, expander
-from spec_rag.compression.index import DocumentIndex
-from spec_rag.config import Cascade, CompressionConfig, Scoring, Unit, Version
+from spec_rag.compression.encoding_cache import DocumentIndex
+from spec_rag.compression.originals import EXPAND, Originals, expander
 from spec_rag.errors import unknown_field
-from spec_rag.forking import new_lock
 from spec_rag.handles import document_key, handle_of
-from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
-from spec_rag.presets import with_preset
-from spec_rag.retention import Order
+from spec_rag.options.compression import Cascade, CompressionConfig, Scoring, Unit, Version
+from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
+from spec_rag.options.presets import with_preset
+from spec_rag.options.retention import Order
 from spec_rag.text.messages import question_of
 from spec_rag.text.patterns import inline_flags
 from spec_rag.text.vectors import without_vectors
+from spec_rag.utils.cancellation import in_thread
+from spec_rag.utils.forking import new_lock
 
 if TYPE_CHECKING:
     from llama_index.core.base.base_retriever import BaseRetriever
     from llama_index.core.tools import FunctionTool
     from llama_index.postprocessor.spec_rag.retriever import ScoreSource, SpecPCRetriever
 
-    from spec_rag.compression.draft import Draft
+    from spec_rag.compression.document_draft import Draft
     from spec_rag.results import CompressedDocument
-    from spec_rag.text.token_counter import Counter
+    from spec_rag.text.token_counting import Counter
 
 dispatcher = get_dispatcher(__name__)
 
@@ -406,7 +406,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
         Raises:
             ModelNotFoundError: the name is not found.
         """
-        from spec_rag.compression.draft import Draft, needed_depth
+        from spec_rag.compression.document_draft import Draft, needed_depth
 
         config = CompressionConfig(**self._settings())
         known = cast("Draft | None", self._loaded)
@@ -420,7 +420,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
         return settings
 
     def _counter(self, draft: Draft) -> Counter:
-        from spec_rag.text.token_counter import token_counter
+        from spec_rag.text.token_counting import token_counter
 
         return token_counter(self.count_with, draft.tokenizer)
 

@@ -62,6 +62,7 @@ def lookahead(
         )
         for name in taken:
             cache = pruned_cache(target, batch, prompts, config)
+            assert cache is not None
             verified = {"custom_generate": VerifiedDecoding(cache, guesses)}
             checks: dict[str, Any] = {} if name == "token by token" else verified
             started = time.perf_counter()

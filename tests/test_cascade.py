@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,13 @@ from spec_rag import Document, DocumentIndex, compress
 from spec_rag.compression.document_draft import Draft
 from spec_rag.compression.features import CompressionRequest, Features
 from spec_rag.compression.passages import split_passages
-from spec_rag.compression.prefilter import gather_features, likelihood_candidates, select_candidates, wants_likelihood
+from spec_rag.compression.prefilter import (
+    gather_features,
+    likelihood_candidates,
+    select_candidates,
+    tokens_wanted,
+    wants_likelihood,
+)
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.report import compression_table
 from spec_rag.text.units import unit_spans
@@ -179,3 +186,18 @@ def test_units_of_unread_documents_come_behind_all_that_were_read(draft: Draft) 
         for outside in set(range(10)) - read_documents:
             best = max(unit.importance for unit in done.documents[outside].units)
             assert best < min(unit.importance for unit in done.documents[inside].units)
+
+
+@pytest.mark.parametrize(("passages", "chosen"), [(4, 4), (5, 4), (10, 4), (11, 5), (20, 8), (25, 10), (26, 11)])
+def test_four_tenths_of_the_passages_are_read_and_four_at_least(passages: int, chosen: int) -> None:
+    numbers = torch.arange(passages)
+    ranges = torch.stack([numbers, numbers + 1], dim=1)
+    known = Features(ranges, numbers, numbers, ranges, torch.zeros(1, 1, 0), words=-numbers.float())
+    assert select_candidates(known, 0) == list(range(chosen))
+
+
+def test_half_as_much_again_as_may_be_kept_is_read(draft: Draft) -> None:
+    inquiry = asked(scored(*FALLING), draft, ratio=0.2)
+    whole = sum(len(passage.ids) for passage in inquiry.passages)
+    assert tokens_wanted(inquiry) == math.ceil(1.5 * int(0.2 * whole))
+    assert tokens_wanted(asked(scored(*FALLING), draft, ratio=0.9)) == whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -88,13 +89,27 @@ def test_a_request_that_was_cancelled_while_its_scorer_ran_does_not_read(draft: 
     assert draft.lock.waiting == 0
 
 
-def test_the_lengths_of_passages_are_added_up_once() -> None:
-    count = 20_000  # quadratic work would take minutes
+def test_choosing_passages_takes_a_few_steps_for_each() -> None:
+    count = 1_000
     ranges = torch.stack([torch.arange(count) * 2, torch.arange(count) * 2 + 2], dim=1)
     numbers = torch.arange(count)
     known = Features(ranges, numbers, numbers, ranges, torch.zeros(1, 1, 0), words=-numbers.float())
-    assert select_candidates(known, 2 * count) == list(range(count))
-    assert select_candidates(known, 2 * 9_001) == list(range(9_001))
+    steps = 0
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal steps
+        steps += frame.f_code.co_filename == select_candidates.__code__.co_filename
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        every = select_candidates(known, 2 * count)
+    finally:
+        sys.settrace(before)
+    assert every == list(range(count))
+    assert steps < 20 * count, "quadratic work would take half a million steps"
+    assert select_candidates(known, 2 * 501) == list(range(501))
 
 
 def test_each_text_is_counted_once(draft: Draft) -> None:

@@ -231,3 +231,26 @@ def test_links_of_units_that_were_read_find_their_units_behind_unread_ones(best:
     read_only = signals_of(attention[..., 3:], [[i, i + 1] for i in range(3)], [0, 1, 2])
     alone = unit_scores(replace(read_only, links=torch.tensor([[best - 3.0, 2.0, 1.0]], dtype=torch.float64)))
     assert linked[3:].tolist() == pytest.approx(alone.tolist())
+
+
+def attention_scores(values: list[list[float]], ranges: list[list[int]], passages: list[int]) -> list[float]:
+    attention = torch.tensor([[[score for one in values for score in one]]])
+    return PARTS["attention"](signals_of(attention, ranges, passages), torch.zeros(len(ranges))).tolist()
+
+
+def test_the_three_best_tokens_speak_for_a_unit() -> None:
+    for first, second, is_equal in (
+        ([1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0], True),
+        ([1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], False),
+    ):
+        a, b = attention_scores([first, second], [[0, 4], [4, 8]], [0, 0])
+        assert (a == b) is is_equal
+
+
+def test_the_eight_best_tokens_speak_for_a_passage() -> None:
+    for more, is_equal in ((8, True), (7, False)):
+        first, second = ([1.0] * n + [0.0] * (9 - n) for n in (more, more + 1))
+        signals = signals_of(torch.tensor([[first + second]]), [[0, 1], [9, 10]], [0, 1])
+        signals = replace(signals, passage_ranges=torch.tensor([[0, 9], [9, 18]]))
+        a, b = PARTS["attention"](signals, torch.zeros(2)).tolist()
+        assert (a == b) is is_equal

@@ -21,6 +21,7 @@ from spec_rag.generation.prompt_batch import Batch, is_pruned
 from spec_rag.generation.pruned_cache import DecodeMasks
 from spec_rag.models.error_context import check_finite
 from spec_rag.models.model_pair import ModelPair
+from spec_rag.models.rope import restore_frequencies
 from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
 from spec_rag.text.prompts import Prompt
 
@@ -65,10 +66,13 @@ def answer_likelihood(
     faults = Faults(pair, [row.ids], specpc, speckv)
     with pair.lock.hold():
         batch = Batch.of([row.ids], [row.units])
-        with faults.of_draft():
-            read_with_draft(pair, batch, specpc, speckv, len(answer_ids))
-        with faults.of_target():
-            return _likelihood(pair, batch, answer_ids, speckv)
+        try:
+            with faults.of_draft():
+                read_with_draft(pair, batch, specpc, speckv, len(answer_ids))
+            with faults.of_target():
+                return _likelihood(pair, batch, answer_ids, speckv)
+        finally:
+            restore_frequencies(pair.require_target())
 
 
 def _likelihood(pair: ModelPair, batch: Batch, answer_ids: list[int], speckv: SpecKVConfig | None) -> Likelihood:
@@ -78,13 +82,15 @@ def _likelihood(pair: ModelPair, batch: Batch, answer_ids: list[int], speckv: Sp
     pair.check_context(target, last + 1 + len(answer_ids), "target", "compress the documents first.")
     cache, masks = None, contextlib.nullcontext()
     if speckv is not None and is_pruned(prompts.tokens, speckv):
-        cache = pruned_cache(target, batch, prompts, speckv, ends=answer_ends(pair))
-        if cache.needs_masks:
+        cache = pruned_cache(target, batch, prompts, speckv, ends=answer_ends(pair), max_new_tokens=len(answer_ids))
+        if cache is not None and cache.needs_masks:
             masks = capture(target, DecodeMasks(cache, base_attention(target), target))  # type: ignore[assignment]
     answer = torch.tensor([answer_ids], device=prompts.ids.device)
     steps = torch.arange(1, len(answer_ids), device=prompts.ids.device)
     ids = torch.cat([prompts.ids, answer[:, :-1]], dim=1)
     positions = torch.cat([prompts.positions, prompts.positions[:, -1:] + steps], dim=1)
+    if cache is None:
+        restore_frequencies(target)
     if cache is not None:  # it holds all of the prompt but the last token
         ids, positions = ids[:, -len(answer_ids) :], positions[:, -len(answer_ids) :]
     with masks:

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from spec_rag.attention.capture import base_attention
 from spec_rag.attention.token_selection import select_across_layers
-from spec_rag.errors import ConfigError
+from spec_rag.errors import ConfigError, UnsupportedModelError
 from spec_rag.generation.pruned_cache import MASK_PER_HEAD, PrunedCache
 from spec_rag.generation.repetition import PIECE_TOKENS, read_pieces, repetition_scores
 from spec_rag.models.error_context import check_finite, error_context, ways_of_loading
 from spec_rag.models.fingerprint import fingerprint
 from spec_rag.models.model_pair import ModelPair
+from spec_rag.models.rope import RopeSwitch
 from spec_rag.text.context_prompts import context_ids, repetition_ids
 from spec_rag.utils.atomic_files import write_whole
 from spec_rag.utils.cancellation import check
@@ -98,7 +99,7 @@ class ContextCache:
         Raises:
             ConfigError: an argument is out of range, or the context is empty.
             PromptTooLongError: the context is beyond the target's own.
-            UnsupportedModelError: the target's cache cannot be pruned.
+            UnsupportedModelError: the target's cache cannot be pruned, or its rotary frequencies change here.
             CancelledError: it was cancelled.
             OutOfMemoryError, NotFiniteError: the target ran out of memory, or computed nan or inf.
         """
@@ -109,6 +110,7 @@ class ContextCache:
             min_pairs = MIN_PAIRS if keep is None else 0
         ids = context_ids(pair.tokenizer, context, system)
         pair.check_context(target, len(ids) + PIECE_TOKENS, "target", "split the context.")
+        check_one_side(target, len(ids) + PIECE_TOKENS)
         with pair.lock.hold(cancelled) as mine, _explained_reading(pair, len(ids)):
             check(None if mine else cancelled)
             cache = PrunedCache(target.config)
@@ -205,6 +207,25 @@ class ContextCache:
             keys, values, positions = (x.expand(len(padding), *x.shape[1:]) for x in _laid_out(*parts))
             layer.take(keys, values, positions, self.tokens, between)
         return cache
+
+
+def check_one_side(target: Any, tokens: int) -> None:
+    """Refuse a context whose keys could not be read behind the switch of the target's rotary frequencies.
+
+    Args:
+        target: the model that reads it.
+        tokens: of the context and of what is read or written behind it.
+
+    Raises:
+        UnsupportedModelError: so many tokens go beyond the switch.
+    """
+    switch = RopeSwitch.of(target.config)
+    if switch is not None and tokens > switch.tokens:
+        raise UnsupportedModelError(
+            f"context: it takes {tokens} tokens with what stands behind it, but keys that {type(target).__name__} has "
+            f"cached cannot be read there, as {switch.reason()}: shorten the context or max_new_tokens, or put the "
+            "context into the prompt."
+        )
 
 
 def _explained_reading(pair: ModelPair, tokens: int) -> error_context:

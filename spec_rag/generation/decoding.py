@@ -6,6 +6,7 @@ This module does not know where the prompt or the look-ahead came from.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from transformers.generation.streamers import BaseStreamer
 from spec_rag.attention.capture import base_attention, capture
 from spec_rag.errors import ConfigError
 from spec_rag.generation.constrained import constrained_logits
-from spec_rag.generation.context_cache import ContextCache
+from spec_rag.generation.context_cache import ContextCache, check_one_side
 from spec_rag.generation.draft_pass import before_end
 from spec_rag.generation.end_tokens import answer_ends, end_token_ids
 from spec_rag.generation.model_errors import FiniteLogits
@@ -40,10 +41,13 @@ from spec_rag.generation.stop_criteria import CancelCriterion, Cancelled, RowEnd
 from spec_rag.generation.token_logits import AnswerPenalties, LogprobRecorder
 from spec_rag.models.kv_size import kv_bytes
 from spec_rag.models.model_pair import ModelPair
+from spec_rag.models.rope import RopeSwitch, restore_frequencies
 from spec_rag.options.compression import SpecKVConfig
 from spec_rag.results import Answer, FinishReason, Timings
 from spec_rag.text.answer_text import AnswerText, answer_text
 from spec_rag.text.tokenization import left_pad, right_pad
+
+logger = logging.getLogger(__name__)
 
 _OWN_LOOKAHEAD_TOKENS = 8
 
@@ -81,6 +85,7 @@ def decode(
     started = time.perf_counter()
     cache = None
     if context is not None:
+        check_one_side(target, prompts.tokens + sampling.max_new_tokens)
         cache = context.start(target, (prompts.mask == 0).sum(dim=1))
         if chooses_again(cache, speckv):
             assert speckv is not None
@@ -91,7 +96,7 @@ def decode(
             raise ConfigError(
                 f"window_size={speckv.window} leaves nothing to prune of {prompts.tokens} tokens: lower window_size."
             )
-        cache = pruned_cache(target, batch, prompts, speckv, backend, ends)
+        cache = pruned_cache(target, batch, prompts, speckv, backend, ends, sampling.max_new_tokens)
     kept = _Kept.of(cache)
     if cache is not None and sampling.beams > 1:
         cache.batch_repeat_interleave(sampling.beams)
@@ -202,7 +207,8 @@ def pruned_cache(
     speckv: SpecKVConfig,
     backend: str | None = None,
     ends: Sequence[int] | None = None,
-) -> PrunedCache:
+    max_new_tokens: int = 1,
+) -> PrunedCache | None:
     """The target's cache of the prompts, pruned by the look-ahead; where the target writes it, it is written here.
 
     Args:
@@ -211,13 +217,39 @@ def pruned_cache(
         speckv: how to score and select.
         backend: kernel backend; None chooses by device.
         ends: the tokens that end an answer, and so a look-ahead; None takes those of the checkpoint.
+        max_new_tokens: tokens of the answer.
+
+    Returns:
+        None where the tokens that are read and written cross the switch of the target's rotary frequencies: keys that
+        were cached before the switch cannot be read behind it, so nothing is pruned.
     """
+    if _goes_across(target, prompts, max(max_new_tokens, speckv.lookahead_tokens or _OWN_LOOKAHEAD_TOKENS)):
+        return None
     if "target" in batch.lookahead_by:
         own = _own_lookahead(target, prompts, speckv, backend, end_token_ids(target, None) if ends is None else ends)
         by = batch.lookahead_by
         batch.lookahead = [own[i] if by[i] == "target" else batch.lookahead[i] for i in range(len(by))]
     observing = right_pad(observing_copies(target, batch, speckv))
+    if _goes_across(target, prompts, observing[0].shape[1]):
+        return None
+    restore_frequencies(target)
     return prefill(target, prompts.ids, prompts.mask, prompts.positions, *observing, speckv, backend)
+
+
+def _goes_across(target: PreTrainedModel, prompts: PaddedPrompts, written: int) -> bool:
+    """Whether so many tokens behind the prompts change the target's rotary frequencies; says so in the log."""
+    switch = RopeSwitch.of(target.config)
+    tokens = int(prompts.positions.max()) + 1
+    if switch is None or switch.side(tokens, tokens + written) != "across":
+        return False
+    logger.warning(
+        "speckv prunes nothing here: a prompt of %d tokens with %d behind it goes across a switch of the target: %s. "
+        "Shorten the prompt, lower max_new_tokens, or leave speckv out.",
+        tokens,
+        written,
+        switch.reason(),
+    )
+    return True
 
 
 def generate_from(
@@ -236,6 +268,8 @@ def generate_from(
     """
     if cache is not None:
         options["past_key_values"] = cache
+    else:
+        restore_frequencies(target)
     if prompts.positions_given:
         options["position_ids"] = prompts.positions
     masks: Any = contextlib.nullcontext()

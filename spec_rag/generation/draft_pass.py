@@ -27,6 +27,7 @@ from spec_rag.generation.stop_criteria import CancelCriterion, Cancelled, EndedR
 from spec_rag.generation.unit_selection import select_units
 from spec_rag.models.error_context import check_finite
 from spec_rag.models.model_pair import ModelPair
+from spec_rag.models.rope import restore_frequencies
 from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
 from spec_rag.text.tokenization import left_pad
 
@@ -130,6 +131,7 @@ def read_rows(
         "compress the documents one by one with compress() or SpecPCCompressor, take a draft with a longer context, "
         "or, for SpecKV alone, set SpecKVConfig(lookahead='auto'): the target then looks ahead itself.",
     )
+    restore_frequencies(draft)
     ids, mask = (x.to(draft.device) for x in left_pad(rows, pad_token_id(draft)))
     padded = not bool(mask.all())
     observer = PromptImportance(specpc, mask.bool() if padded else None, backend) if specpc else None

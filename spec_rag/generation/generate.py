@@ -25,12 +25,13 @@ from spec_rag.generation.decoding import decode
 from spec_rag.generation.draft_pass import read_rows, read_with_draft
 from spec_rag.generation.end_tokens import answer_ends
 from spec_rag.generation.model_errors import Faults
-from spec_rag.generation.prompt_batch import Batch
+from spec_rag.generation.prompt_batch import Batch, groups_of_rows, side_of_row
 from spec_rag.generation.row_streams import RowsStreamer, RowStreamer
 from spec_rag.generation.sampling import SamplingConfig
 from spec_rag.generation.stop_criteria import Cancelled
 from spec_rag.generation.unit_selection import select_units
 from spec_rag.models.model_pair import ModelPair
+from spec_rag.models.rope import restore_frequencies
 from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
 from spec_rag.results import Answer, PromptScore
 from spec_rag.text.chat_units import ChatUnits, chat_units
@@ -107,7 +108,12 @@ def generate_batch(
     with pair.lock.hold(cancelled) as mine:
         if not mine:
             return [cancelled_answer(len(row.ids)) for row in rows]
-        return answer_rows(pair, rows, specpc, speckv, sampling, streamer, cancelled, backend, context)
+        answers: dict[int, Answer] = {}
+        for group in groups_of_rows(pair, [len(row.ids) for row in rows], specpc, _written(specpc, speckv, sampling)):
+            chosen = [rows[i] for i in group]
+            found = answer_rows(pair, chosen, specpc, speckv, sampling, streamer, cancelled, backend, context)
+            answers.update(zip(group, found, strict=True))
+        return [answers[i] for i in range(len(rows))]
 
 
 def generate_together(
@@ -159,8 +165,10 @@ def generate_together(
         return answer_rows(pair, rows, specpc, speckv, sampling, together, stop, backend, context)
 
     batcher = cast("Batcher[_Asked, Answer]", batcher_of(target))
-    kind = repr((id(pair.draft), id(pair.tokenizer), specpc, speckv, sampling, backend, id(context)))
     asked = _Asked(row, streamer)
+    side = side_of_row(pair, len(row.ids), specpc, _written(specpc, speckv, sampling))
+    apart = id(asked) if side is None else side
+    kind = repr((id(pair.draft), id(pair.tokenizer), specpc, speckv, sampling, backend, id(context), apart))
     answer = batcher.answer(asked, len(row.ids), kind, run, pair.lock, cancelled, repeatable=_Asked.is_untold)
     return cancelled_answer(len(row.ids)) if answer is None else answer
 
@@ -228,11 +236,23 @@ def answer_rows(
     draft = pair.draft if specpc is not None or speckv is not None else None
     faults = Faults(pair, [row.ids for row in rows], specpc, speckv, sampling, context.tokens if context else 0)
     with chunked_feed_forward([draft, pair.target], sampling.prefill_chunk_size):
-        if context is None:
-            with faults.of_draft():
-                read_with_draft(pair, batch, specpc, speckv, sampling.max_new_tokens, cancelled, backend, sampling)
-        with faults.of_target():
-            return decode(pair, batch, speckv, sampling, streamer, cancelled, backend, context)
+        try:
+            if context is None:
+                with faults.of_draft():
+                    read_with_draft(pair, batch, specpc, speckv, sampling.max_new_tokens, cancelled, backend, sampling)
+            with faults.of_target():
+                return decode(pair, batch, speckv, sampling, streamer, cancelled, backend, context)
+        finally:
+            for model in [one for one in (draft, pair.target) if one is not None]:
+                restore_frequencies(model)
+
+
+def _written(specpc: SpecPCConfig | None, speckv: SpecKVConfig | None, sampling: SamplingConfig) -> int:
+    """The most tokens that a model writes behind a prompt, as an answer or to look ahead."""
+    ahead = [specpc.lookahead_tokens] if specpc is not None else []
+    if speckv is not None and speckv.lookahead_tokens is not None:
+        ahead.append(speckv.lookahead_tokens)
+    return max([sampling.max_new_tokens, *ahead])
 
 
 def cancelled_answer(prompt_tokens: int) -> Answer:

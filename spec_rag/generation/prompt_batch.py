@@ -5,6 +5,7 @@ This module knows lengths and settings; it does not know how either model runs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from spec_rag.models.checkpoints import context_tokens
 from spec_rag.models.model_pair import ModelPair
+from spec_rag.models.rope import RopeSwitch
 from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
 from spec_rag.text.chat_units import ChatUnits
 
@@ -100,6 +102,43 @@ def lookahead_by(
         return "target"
     limit = context_tokens(pair.draft.config)
     return "target" if limit and (draft_tokens or prompt_tokens) > limit else "draft"
+
+
+def side_of_row(
+    pair: ModelPair, prompt_tokens: int, specpc: SpecPCConfig | None, written: int
+) -> tuple[str, ...] | None:
+    """On which side of its models' switches of rotary frequencies a row stays; rows of one side may share a batch.
+
+    Returns:
+        One side per model and length; None where it goes across a switch, so that it must be read alone.
+    """
+    left = prompt_tokens
+    if specpc is not None and specpc.positions != "original":
+        left = min(prompt_tokens, specpc.max_capacity_prompt)
+    sides = []
+    for model, tokens in ((pair.target, left), (pair.draft, prompt_tokens)):
+        switch = RopeSwitch.of(model.config) if model is not None else None
+        if switch is not None:
+            sides.append(switch.side(tokens, tokens + written))
+    return None if "across" in sides else tuple(sides)
+
+
+def groups_of_rows(
+    pair: ModelPair, lengths: Sequence[int], specpc: SpecPCConfig | None, written: int
+) -> list[list[int]]:
+    """Indices of rows that may share a batch, since no row changes the rotary frequencies of another.
+
+    Args:
+        pair: the models.
+        lengths: tokens of each prompt.
+        specpc: what is dropped of them before the target reads.
+        written: at most so many tokens are written behind each.
+    """
+    groups: dict[object, list[int]] = {}
+    for i, tokens in enumerate(lengths):
+        side = side_of_row(pair, tokens, specpc, written)
+        groups.setdefault(i if side is None else side, []).append(i)
+    return list(groups.values())
 
 
 def prompt_limit(pair: ModelPair, specpc: SpecPCConfig | None, speckv: SpecKVConfig | None) -> int | None:

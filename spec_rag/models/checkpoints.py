@@ -138,14 +138,22 @@ def keep_first_layers(config: PretrainedConfig, layers: int) -> None:
 def context_tokens(config: PretrainedConfig | dict[str, Any]) -> int | None:
     """The most tokens a model of this config was made for, or None if it does not say.
 
+    Dynamic NTK scaling stretches what the config names by its factor.
+
     Args:
         config: a config, or what its config.json says.
     """
     if isinstance(config, dict):
-        limit = config.get("text_config", config).get("max_position_embeddings")
+        own = config.get("text_config", config)
+        limit, rope = own.get("max_position_embeddings"), own.get("rope_parameters") or own.get("rope_scaling")
     else:
-        limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return int(limit) if limit else None
+        text = config.get_text_config(decoder=True)
+        limit, rope = getattr(text, "max_position_embeddings", None), getattr(text, "rope_parameters", None)
+    if not limit:
+        return None
+    rope = rope if isinstance(rope, dict) else {}
+    is_dynamic = rope.get("rope_type", rope.get("type")) == "dynamic"
+    return int(limit * max(1.0, float(rope.get("factor") or 1.0))) if is_dynamic else int(limit)
 
 
 def layer_kinds(config: PretrainedConfig) -> set[str]:

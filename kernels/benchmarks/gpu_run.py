@@ -4,7 +4,7 @@
 
 Needs the checkout, torch, triton, transformers, pytest and what `import spec_rag.generation` needs, and no network.
 Missing packages can be unpacked from a folder of wheels. Every stage runs in its own processes, the most important
-first, so that a crash or an out-of-memory error costs one stage. Writes a Markdown page and its rows as JSON next to it.
+first, so that a crash or an out-of-memory error costs one stage. Writes a Markdown page, and its rows as JSON.
 
 `--device cpu` is a rehearsal without a GPU: the same stages on small shapes, the kernels on Triton's interpreter. It
 prints its rows and writes nothing. The exit status is 0 only if nothing that ran failed.

@@ -139,7 +139,7 @@ def _time_operator(recorder: Recorder, name: str, prepare: Prepare, shape: Shape
                 "limited by": cost.limit,
             }
         elif call_name != kernel and kernel in seconds:
-            baseline = "materialized" if "materialized" in call_name else "dense"
+            baseline = "dense" if "dense" in call_name else "materialized"
             figures[f"{baseline} / ours"] = seconds[call_name] / seconds[kernel]
         return figures
 

@@ -4,7 +4,7 @@
 
 Needs the checkout, torch, triton, transformers, pytest and what `import spec_rag.generation` needs, and no network.
 Missing packages can be unpacked from a folder of wheels. Every stage runs in its own processes, the most important
-first, so that a crash or an out-of-memory error costs one stage. Writes a Markdown page and its rows as JSON beside it.
+first, so that a crash or an out-of-memory error costs one stage. Writes a Markdown page, and its rows as JSON.
 
 `--device cpu` is a rehearsal without a GPU: the same stages on small shapes, the kernels on Triton's interpreter. It
 prints its rows and writes nothing. The exit status is 0 only if nothing that ran failed.
@@ -196,7 +196,7 @@ def _facts(gpu: str, seconds: float) -> dict[str, str]:
 
 
 def write(out: Path, text: str, facts: dict[str, str], rows: list[Row]) -> None:
-    """Write the page, and its facts and rows as JSON beside it, each file atomically."""
+    """Write the page, and its facts and rows as JSON next to it, each file atomically."""
     from spec_rag.utils.atomic_files import write_whole
 
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -20,10 +20,10 @@ def calls(shape: Shape, tokens: int, options: dict[str, Any], lengths: str = "24
     run = partial(questions_attention, query, key, value, own_key, own_value, question_lengths, scaling=shape.dim**-0.5)
     return {
         "questions_attention": run,
-        "questions_attention materialized": partial(run, backend="naive"),
+        "materialized": partial(run, backend="naive"),
         "output without scores": partial(run, with_scores=False),
     }
 
 
 if __name__ == "__main__":
-    compare(__doc__, calls, "questions_attention materialized", tokens=16384, lengths="24,10,9,12")
+    compare(__doc__, calls, "materialized", tokens=16384, lengths="24,10,9,12")

@@ -30,9 +30,9 @@ def calls(shape: Shape, tokens: int, options: dict[str, Any], window: int = 64) 
     scaling = shape.dim**-0.5
     return {
         "window_scores": lambda: window_scores(query, key, scaling=scaling, reduce_heads="kv"),
-        "window_scores materialized": lambda: materialized(query, key, scaling),
+        "materialized": lambda: materialized(query, key, scaling),
     }
 
 
 if __name__ == "__main__":
-    compare(__doc__, calls, "window_scores materialized", tokens=8192, window=64)
+    compare(__doc__, calls, "materialized", tokens=8192, window=64)

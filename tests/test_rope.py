@@ -111,7 +111,7 @@ def test_an_answer_that_goes_across_the_switch_is_not_pruned_and_the_log_says_wh
     with caplog.at_level(logging.WARNING):
         answer = generate(pair, random_ids(60), speckv=SPECKV, **options)
     assert answer.output_ids == expected
-    assert answer.kv_bytes_kept == 0
+    assert answer.kv_bytes_kept == answer.kv_bytes_dense > 0
     assert "prunes nothing" in caplog.text
     assert str(LIMIT) in caplog.text
 

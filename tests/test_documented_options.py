@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from spec_rag import LoadOptions, SpecKVConfig, SpecPCConfig, compress
 from spec_rag.options.compression import CompressionConfig
@@ -38,6 +39,8 @@ def rows(page: str, heading: str, default_column: int) -> dict[str, object]:
 
 
 def defaults(config: type) -> dict[str, object]:
+    if issubclass(config, BaseModel):
+        return {name: field.default for name, field in config.model_fields.items()}
     return {field.name: field.default for field in dataclasses.fields(config)}
 
 

@@ -8,7 +8,7 @@ import pytest
 from tiny import tiny_pair
 
 from spec_rag import compress
-from spec_rag.cli.compress import compression_settings
+from spec_rag.cli.compression_options import compression_settings
 from spec_rag.errors import ConfigError
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.options.presets import COMPRESSION_PRESETS, with_preset

@@ -139,7 +139,7 @@ class CompressionSettings(BaseModel):
         default="shipped",
         description="Weights of the draft's attention heads, added to the best head of each layer (`per_document` "
         'only): `"shipped"` uses those of the package, if it has some for the draft; or the path of a file of '
-        "`spec-rag calibrate`; `None`: no weights.",
+        "`spec-rag calibrate`; `None`: no weights (`none` on the command line).",
         json_schema_extra=_about("scoring"),
     )
     version: Version = Field(
@@ -161,7 +161,8 @@ class CompressionSettings(BaseModel):
     keep: KeepRules = Field(
         default=(),
         description='Units that match are required: `"numbers"` (in digits), `"dates"`, `"identifiers"`, `"quotes"`, a '
-        "regular expression that is searched in each unit, or a function from text to bool; one or several.",
+        "regular expression that is searched in each unit, or a function from text to bool; one or several (repeat the "
+        "option on the command line).",
         json_schema_extra=_about("retention", "common"),
     )
     keep_first: int = Field(

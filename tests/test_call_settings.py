@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from spec_rag.text.documents import as_document
 
 def current(**settings: Any) -> dict[str, Any]:
     config = CompressionConfig.from_dict(settings)
-    return {field.name: getattr(config, field.name) for field in fields(config)} | {"preset": settings.get("preset")}
+    return dict(config) | {"preset": settings.get("preset")}
 
 
 def config(**settings: Any) -> CompressionConfig:

@@ -102,10 +102,10 @@ def test_what_a_variant_changes_is_changed_in_compress_too(draft: Draft) -> None
     changed: dict[str, dict[str, object]] = {
         "default of 2025": {"preset": "2025-default"},
         "- likelihood": {"likelihood": False},
-        "- links": {"links": False},
+        "- links": {"title_links": False},
         "+ contrast": {"contrast": True},
         "words choose what is read": {"cascade": "always"},
-        "paper by sentence": {"scoring": "joint", "links": False},
+        "paper by sentence": {"scoring": "joint", "title_links": False},
     }
     for name, settings in changed.items():
         own = [

@@ -8,7 +8,7 @@ import pytest
 from tiny import tiny_pair
 
 from spec_rag import compress
-from spec_rag.cli.compress import compression_settings
+from spec_rag.cli.compression_options import compression_settings
 from spec_rag.errors import ConfigError
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.options.presets import COMPRESSION_PRESETS, with_preset
@@ -34,7 +34,7 @@ def test_presets_differ_in_what_they_keep() -> None:
 
 def test_the_papers_preset_is_one_prompt_and_single_tokens() -> None:
     config = CompressionConfig.from_dict({"preset": "paper"})
-    assert (config.scoring, config.unit, config.links, config.likelihood) == ("joint", "token", False, False)
+    assert (config.scoring, config.unit, config.title_links, config.likelihood) == ("joint", "token", False, False)
 
 
 def test_what_is_given_changes_the_preset_and_none_of_both_is_touched() -> None:
@@ -51,8 +51,8 @@ def test_an_unknown_preset_is_refused_with_the_names_that_there_are() -> None:
 
 def test_langchain_s_compressor_takes_a_preset_and_keeps_its_name() -> None:
     compressor = pytest.importorskip("langchain_spec_rag").SpecPCCompressor
-    paper = compressor(preset="paper", links=True)
-    assert (paper.preset, paper.scoring, paper.unit, paper.links) == ("paper", "joint", "token", True)
+    paper = compressor(preset="paper", title_links=True)
+    assert (paper.preset, paper.scoring, paper.unit, paper.title_links) == ("paper", "joint", "token", True)
     assert compressor(**paper.to_json()["kwargs"]) == paper
     pair = tiny_pair(num_hidden_layers=8)
     from langchain_core.documents import Document

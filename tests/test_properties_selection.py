@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from properties import DOCUMENTS, TEXTS
+from pydantic import BaseModel
 from readings import reading_of, words
 from torch import Tensor
 
@@ -275,15 +275,19 @@ def made_or_refused(make: Callable[[], Any]) -> tuple[Any, str]:
         return None, str(error)
 
 
+def field_names(config: Any) -> list[str]:
+    return list(config.model_fields if issubclass(config, BaseModel) else config.__dataclass_fields__)
+
+
 @given(st.sampled_from(CONFIGS), st.data())
 def test_any_settings_are_taken_or_refused_by_name(config: Any, data: st.DataObject) -> None:
-    names = st.sampled_from(sorted(config.__dataclass_fields__))
+    names = st.sampled_from(sorted(field_names(config)))
     settings = data.draw(st.dictionaries(names, ODD, max_size=3))
     made, said = made_or_refused(lambda: config(**settings))
     if said:
         assert any(name in said for name in settings)
     else:
-        assert config.from_dict(asdict(made)) == made
+        assert config.from_dict({name: getattr(made, name) for name in field_names(config)}) == made
 
 
 @given(st.dictionaries(st.sampled_from(["temperature", "top_p", "top_k", "seed", "stop", "num_beams", "bogus"]), ODD))

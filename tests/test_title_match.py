@@ -75,11 +75,11 @@ def test_the_titled_document_is_kept_where_scores_choose_what_is_read(pair: Mode
 
 def test_without_titles_nothing_changes_and_links_switch_them_off(pair: ModelPair) -> None:
     documents = [*OTHERS, ANSWER]
-    on, off = (compress(documents, QUESTION, draft=pair, max_tokens=80, links=links) for links in (True, False))
+    on, off = (compress(documents, QUESTION, draft=pair, max_tokens=80, title_links=links) for links in (True, False))
     raised = [a.importance - b.importance for a, b in zip(on.documents[-1].units, off.documents[-1].units, strict=True)]
     assert min(raised) > 0
     bare = [Document(one.text) for one in documents]
-    plain = [compress(bare, QUESTION, draft=pair, max_tokens=80, links=links) for links in (True, False)]
+    plain = [compress(bare, QUESTION, draft=pair, max_tokens=80, title_links=links) for links in (True, False)]
     assert plain[0].text == plain[1].text
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
@@ -23,10 +22,9 @@ from spec_rag.citations import Citation, citations_in
 from spec_rag.compression.encoding_cache import DocumentIndex
 from spec_rag.compression.originals import EXPAND, Originals, expander
 from spec_rag.errors import ConfigError, unknown_field
-from spec_rag.options.compression import Cascade, CompressionConfig, Scoring, Unit, Version
+from spec_rag.options.compression import CompressionConfig, CompressionOptions
 from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.options.presets import with_preset
-from spec_rag.options.retention import Order
 from spec_rag.text.vectors import is_vector, without_vectors
 from spec_rag.utils.cancellation import in_thread
 from spec_rag.utils.forking import new_lock
@@ -43,10 +41,13 @@ _making_stores = new_lock()
 _OTHER_NAMES = {"embeddings": "embedder", "embed_model": "embedder"}
 
 
-class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, Any], list[Document]]):
+class SpecPCCompressor(
+    CompressionOptions, BaseDocumentCompressor, RunnableSerializable[dict[str, Any], list[Document]]
+):
     """Keeps of retrieved documents what matters for the question, as a small draft model reads them.
 
-    Works without arguments: the default draft keeps whole sentences, a quarter of the tokens. What fits the budget
+    The settings of the compression are the fields of CompressionOptions (docs/options.md). Without arguments, the
+    default draft keeps whole sentences, a quarter of the tokens. What fits the budget
     passes through untouched, without a draft call. Three ways to use it:
 
         compressor.compress_documents(documents, "Who found the comet?")
@@ -69,8 +70,6 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
-    preset: str | None = None
-    """Settings by name, which others change: "paper", "2025-default"."""
     draft: Any = DEFAULT_DRAFT
     """The model that reads: hub id, folder, GGUF file, or a loaded model or ModelPair."""
     draft_options: Options | None = None
@@ -84,57 +83,6 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     the score (docs/scorers.md)."""
     count_with: Any = "draft"
     """What the budget's tokens are: "draft", a tokenizer, a tiktoken or OpenAI model name, a function."""
-    max_tokens: int | None = None
-    """Keep at most this many tokens of all documents together; at least one sentence stays."""
-    min_tokens: int | None = None
-    """Never compress below so many tokens; less than that passes whole. None: 160 where no budget is given, else 0."""
-    ratio: float | None = None
-    """Keep at most this share of the tokens, above 0 and at most 1; without any budget a quarter, or 160 tokens."""
-    coverage: float | None = None
-    """Keep the fewest units that carry this share of the importance, above 0 and at most 1."""
-    scoring: Scoring = "per_document"
-    """"per_document", or "joint": one prompt of all documents, as in the paper."""
-    unit: Unit = "sentence"
-    """What is kept or dropped as a whole: "sentence", "token" or "document"."""
-    language: str = "en"
-    """Of the documents, as ISO 639-1 code, for splitting sentences."""
-    contrast: bool = False
-    """Subtract what any question would attend to."""
-    likelihood: bool | Literal["auto"] = "auto"
-    """Let the likelihood of the question, given each passage, take part; "auto": where nothing else tells."""
-    links: bool = True
-    """Raise documents whose title is the question, or is named by a promising unit of another document."""
-    retrieval: bool = True
-    """Let the retriever's scores take part, where every document has one."""
-    cascade: Cascade = "auto"
-    """Which passages the draft reads: "auto" leaves out those that scores or embeddings put far behind; "always" goes
-    by words alone too; "never" reads all."""
-    calibration: str | None = "shipped"
-    """Which heads of the draft to trust: "shipped", None, or a file that `spec-rag calibrate` wrote."""
-    version: Version = "2026"
-    """Of reading and scoring; "2025" is for comparisons."""
-    ellipsis: str = CompressionConfig.ellipsis
-    """What stands where text was dropped inside a document."""
-    cut_units: bool = False
-    """Let the best words of a sentence that does not fit whole be kept, with "…" where it was cut."""
-    keep: Any = ()
-    """Units that match are held: "numbers", "dates", "identifiers", "quotes", regular expressions, functions."""
-    keep_first: int = 0
-    """Hold so many first units of each document."""
-    keep_last: int = 0
-    """Hold so many last units of each document."""
-    context_before: int = 0
-    """So many units before a kept one join it, as far as they fit."""
-    context_after: int = 0
-    """So many units after a kept one join it, as far as they fit."""
-    threshold: float | None = None
-    """Drop units whose importance is below, even where there is room; 0 is the average unit."""
-    document_min_tokens: int = 0
-    """Keep at least so many tokens of each document."""
-    document_max_tokens: int | None = None
-    """Keep at most so many tokens of each document."""
-    order: Order = "given"
-    """Of the documents that come out: "given", or "relevance", the one with the best kept unit first."""
     keep_empty: bool = False
     """Return documents of which nothing was kept with empty text, so that there is one out for each that went in."""
     originals: InstanceOf[Originals] | None = None
@@ -171,11 +119,6 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         ):
             return draft
         raise ValueError(f"draft of type {type(draft).__name__}: give a name, a path, or a loaded model or ModelPair.")
-
-    @field_validator("keep")
-    @classmethod
-    def _read_keep(cls, keep: Any) -> Any:
-        return CompressionConfig(keep=keep).keep
 
     @model_validator(mode="after")
     def _check_settings(self) -> Self:
@@ -311,7 +254,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         return type(self)(**CompressionConfig.overridden({**current, "originals": self.store}, given))
 
     def _settings(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(CompressionConfig)}
+        return {name: getattr(self, name) for name in CompressionConfig.model_fields}
 
     def _compress(self, given: dict[str, Any], config: RunnableConfig) -> list[Document]:
         if not given["documents"]:

@@ -45,7 +45,7 @@ def calibrate(
     Raises:
         ConfigError: `questions` is below 1, the draft has no tokenizer, or no head does better than guessing.
     """
-    config = CompressionConfig(likelihood=False, links=False, calibration=None, cascade="never")
+    config = CompressionConfig(likelihood=False, title_links=False, calibration=None, cascade="never")
     draft = Draft.of(draft, config=config)
     first, _ = layer_range(draft.total_layers)
     gains: list[Tensor] = []

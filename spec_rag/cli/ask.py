@@ -13,19 +13,9 @@ from spec_rag.cli import console
 from spec_rag.cli.answer_lines import answered_record, described, ending_mark
 from spec_rag.cli.answerers import ApiKeyVariable, Model, Upstream, check_upstream, local_only, upstream_generator
 from spec_rag.cli.ask_context import Asked, ask_context
-from spec_rag.cli.compress import (
-    ContextAfter,
-    ContextBefore,
-    Coverage,
-    Keep,
-    MaxTokens,
-    ScoringOption,
-    Threshold,
-    UnitOption,
-    compression_settings,
-)
+from spec_rag.cli.compression_options import DEFAULTS, compression_options, compression_settings
 from spec_rag.errors import ConfigError
-from spec_rag.options.compression import CompressionConfig, Lookahead, SpecKVConfig
+from spec_rag.options.compression import SIZES, CompressionConfig, Lookahead, SpecKVConfig
 from spec_rag.options.loading import DEFAULT_DRAFT
 
 if TYPE_CHECKING:
@@ -34,6 +24,10 @@ if TYPE_CHECKING:
 DEFAULT_BUDGET_TOKENS = 300  # about a quarter of what is retrieved from long files; short ones pass whole
 DEFAULT_ANSWER_TOKENS = 80
 UPSTREAM_ANSWER_TOKENS = 1024  # a larger model ends its answer by itself, and may think before it
+COMPRESSION = (
+    *("max_tokens", "ratio", "coverage", "preset", "scoring", "unit", "cascade", "likelihood", "calibration"),
+    *("language", "keep", "context_before", "context_after", "threshold"),
+)
 
 Target = Annotated[str | None, typer.Option(help="Model that answers (default: SmolLM2-135M, a demonstration model).")]
 KVCapacity = Annotated[
@@ -50,6 +44,7 @@ def register(app: typer.Typer) -> None:
     app.command()(ask)
 
 
+@compression_options(*COMPRESSION)
 def ask(
     words: Annotated[
         list[str] | None,
@@ -73,20 +68,6 @@ def ask(
             min=1,
         ),
     ] = None,
-    max_tokens: MaxTokens = None,
-    ratio: Annotated[float | None, typer.Option(help="Keep at most this share of the tokens.")] = None,
-    coverage: Coverage = None,
-    preset: console.Preset = None,
-    scoring: ScoringOption = None,
-    unit: UnitOption = None,
-    cascade: console.Cascade = None,
-    likelihood: console.Likelihood = None,
-    calibration: console.Calibration = None,
-    language: console.Language = "auto",
-    keep: Keep = None,
-    context_before: ContextBefore = 0,
-    context_after: ContextAfter = 0,
-    threshold: Threshold = None,
     kv_capacity: KVCapacity = None,
     lookahead: Annotated[Lookahead, typer.Option(help="Who writes the look-ahead that prunes the KV cache.")] = "auto",
     kv_preset: console.KVPreset = "scaled",
@@ -118,6 +99,7 @@ def ask(
         typer.Option(help="With --context: share of the KV pairs that is kept, but 256 of each head (default: 0.25)."),
     ] = None,
     as_json: console.AsJson = False,
+    **compression: Any,
 ) -> None:
     """Answer a question from FILES: split, retrieve, compress, answer.
 
@@ -148,24 +130,10 @@ def ask(
         return
     if context_share is not None:
         raise ConfigError(f"--context-share {context_share} needs --context FILE.")
-    if max_tokens is None and ratio is None and coverage is None:
-        max_tokens = DEFAULT_BUDGET_TOKENS
-    settings = compression_settings(
-        preset=preset,
-        max_tokens=max_tokens,
-        ratio=ratio,
-        coverage=coverage,
-        scoring=scoring,
-        unit=unit,
-        cascade=cascade,
-        likelihood=likelihood,
-        calibration=calibration,
-        language=language,
-        keep=keep or (),
-        context_before=context_before,
-        context_after=context_after,
-        threshold=threshold,
-    )
+    language = compression.get("language") or DEFAULTS["language"]
+    if all(compression.get(name) is None for name in SIZES):
+        compression["max_tokens"] = DEFAULT_BUDGET_TOKENS
+    settings = compression_settings(**compression)
     if kv_capacity is None:
         own = upstream is not None or (draft or DEFAULT_DRAFT) == (target or DEFAULT_DRAFT)
         kv_capacity = 0 if own else DEFAULT_KV_CAPACITY

@@ -19,10 +19,8 @@ import typer
 
 from spec_rag.errors import ConfigError, UnreadableFileError
 from spec_rag.loaders.limits import ReadLimits
-from spec_rag.options.compression import Cascade as CascadeName
 from spec_rag.options.compression import Preset as KVPresetName
 from spec_rag.options.loading import LoadOptions
-from spec_rag.options.presets import COMPRESSION_PRESETS
 from spec_rag.utils.progress import listening
 from spec_rag.utils.terminal import visible
 
@@ -35,9 +33,6 @@ Files = Annotated[
         help="Files (text, Markdown, HTML, PDF, .docx, EPUB, notebooks, data, code), folders; - is standard input."
     ),
 ]
-Language = Annotated[
-    str, typer.Option(help="Of the documents, for splitting sentences: a code such as de, or auto to detect it.")
-]
 Draft = Annotated[str | None, typer.Option(help="Draft model: hub id, folder or .gguf file (default: SmolLM2-135M).")]
 Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu (default: the best there is).")]
 Encoding = Annotated[str | None, typer.Option(help="Encoding of the text files (default: utf-8).")]
@@ -45,30 +40,8 @@ MaxFileMB = Annotated[float, typer.Option("--max-file-mb", help="Refuse files of
 MaxFileSeconds = Annotated[float, typer.Option(help="Refuse files that take more seconds of processor time to read.")]
 MaxHtmlDepth = Annotated[int, typer.Option(help="Refuse HTML with more tags open at once.")]
 Index = Annotated[Path | None, typer.Option(help="Folder where read documents are kept for the next question.")]
-Likelihood = Annotated[
-    bool | None,
-    typer.Option(
-        "--likelihood/--no-likelihood",
-        help="Score by how well passages foretell the question, too (default: where nothing else says how near they "
-        "are); without it a third of the draft is neither loaded nor read.",
-        show_default=False,
-    ),
-]
-Calibration = Annotated[
-    str | None,
-    typer.Option(
-        help="Which heads of the draft to trust: 'shipped' (the default), 'none', or a file of `spec-rag calibrate`."
-    ),
-]
-Preset = Annotated[
-    str | None, typer.Option(help=f"Settings by name, which others change: {', '.join(COMPRESSION_PRESETS)}.")
-]
 KVPreset = Annotated[
     KVPresetName, typer.Option(help="How the KV pairs to keep are chosen: to fit their number, or as published.")
-]
-Cascade = Annotated[
-    CascadeName | None,
-    typer.Option(help="Which passages the draft reads: always leaves out those that share too few words."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from spec_rag.cli import console
-from spec_rag.cli.compress import compression_settings
+from spec_rag.cli.compression_options import compression_options, compression_settings
 from spec_rag.errors import MissingDependencyError
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.options.loading import DEFAULT_DRAFT
@@ -23,12 +23,10 @@ def register(app: typer.Typer) -> None:
     app.command()(index)
 
 
+@compression_options("likelihood", "calibration", "language")
 def index(
     files: console.Files,
     folder: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index; made if need be.")],
-    likelihood: console.Likelihood = None,
-    calibration: console.Calibration = None,
-    language: console.Language = "auto",
     draft: console.Draft = None,
     device: console.Device = None,
     encoding: console.Encoding = None,
@@ -44,6 +42,7 @@ def index(
         int | None, typer.Option("--ray", help="Read with so many workers on a Ray cluster (or this machine).", min=1)
     ] = None,
     as_json: console.AsJson = False,
+    **options: Any,
 ) -> None:
     """Read FILES with the draft and keep what it read in a folder.
 
@@ -58,7 +57,7 @@ def index(
 
     store = DocumentIndex(folder, memory_bytes=0, storage=storage)  # type: ignore[arg-type]
     documents = console.FileReader.of(encoding, max_file_mb, max_file_seconds, max_html_depth).read(files)
-    settings = compression_settings(likelihood=likelihood, calibration=calibration, language=language)
+    settings = compression_settings(**options)
     config = CompressionConfig.from_dict(settings)
     if workers is not None:
         found = _with_ray(documents, folder, config, draft or DEFAULT_DRAFT, storage, workers, device)

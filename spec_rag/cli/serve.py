@@ -15,7 +15,7 @@ import typer
 
 from spec_rag.answering.openai_server import key_of
 from spec_rag.cli import answerers, console
-from spec_rag.cli.compress import Coverage, MaxTokens, Ratio, compression_settings
+from spec_rag.cli.compression_options import compression_options, compression_settings
 from spec_rag.cli.interrupted import ServerStopped
 from spec_rag.errors import ConfigError, MissingDependencyError
 from spec_rag.options.compression import CompressionConfig, SpecKVConfig
@@ -54,6 +54,7 @@ def register(app: typer.Typer) -> None:
     app.command("app")(open_app)
 
 
+@compression_options("max_tokens", "ratio", "coverage", "likelihood")
 def serve(
     target: Target = None,
     draft: console.Draft = None,
@@ -64,10 +65,6 @@ def serve(
     api_keys: KeyFile = None,
     allowed_host: AllowedHosts = None,
     cors_origin: Origins = None,
-    max_tokens: MaxTokens = None,
-    ratio: Ratio = None,
-    coverage: Coverage = None,
-    likelihood: console.Likelihood = None,
     min_chars: Annotated[int, typer.Option(help="Tool results below this length are left as they are.", min=1)] = 1000,
     kv_capacity: Annotated[int, typer.Option(help="KV pairs each head keeps of a prompt; 0 keeps all.", min=0)] = 0,
     kv_preset: console.KVPreset = "scaled",
@@ -81,6 +78,7 @@ def serve(
     shutdown_seconds: Annotated[float, typer.Option(help="Seconds to finish after SIGTERM.", min=1)] = 60,
     device: console.Device = None,
     index: console.Index = None,
+    **options: Any,
 ) -> None:
     """Serve /v1/chat/completions, /v1/completions, /v1/compress, /v1/rerank and more.
 
@@ -101,9 +99,7 @@ def serve(
         api_keys=read_keys(api_keys),
         allowed_hosts=tuple(allowed_host or ()),
         cors_origins=tuple(cors_origin or ()),
-        compression=CompressionConfig.from_dict(
-            compression_settings(max_tokens=max_tokens, ratio=ratio, coverage=coverage, likelihood=likelihood)
-        ),
+        compression=CompressionConfig(**compression_settings(**options)),
         speckv=SpecKVConfig(max_capacity_prompt=kv_capacity, preset=kv_preset) if kv_capacity else None,
         min_chars=min_chars,
         max_body_bytes=max_body_mib * 2**20,

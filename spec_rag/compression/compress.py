@@ -12,7 +12,6 @@ import logging
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -197,7 +196,7 @@ def keep(reading: ScoredDocuments, config: CompressionConfig, count: Counter) ->
         for document, own, left, tokens in zip(reading.documents, units, kept, before, strict=True)
     ]
     over_budget = _over_budget(documents, config, budget)
-    settings = {field.name: getattr(config, field.name) for field in fields(config)}
+    settings = dict(config)
     if config.order == "relevance" and reading.scores is not None:
         documents.sort(key=_best_kept, reverse=True)  # stable: what is dropped stays in the given order, at the end
     return Compression(

@@ -41,7 +41,7 @@ def outside_signals(inquiry: CompressionRequest) -> Features:
     if inquiry.scorer is not None:
         own = [titles[d] for d in owners]
         scorer = scorer_scores(inquiry.scorer, inquiry.question, texts, own, documents, owners)
-    if config.links:
+    if config.title_links:
         stated = title_matches(titles, owners, inquiry.question)
         links = title_links(titles, texts, owners, inquiry.question, WEIGHTS[config.version].links)
     aligned = align_units(inquiry.units, inquiry.passages)

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from spec_rag.errors import BudgetTooSmallError, ConfigError
-from spec_rag.options.compression import CompressionConfig
-from spec_rag.options.retention import Keep
+from spec_rag.options.compression import CompressionConfig, Keep
 from spec_rag.results import Reason
 from spec_rag.text.patterns import PATTERNS, named_spans
 from spec_rag.text.units import Span, touched

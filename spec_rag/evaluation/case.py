@@ -134,7 +134,7 @@ class Case:
         """What the package keeps at each budget."""
         texts = []
         for room in self.rooms:
-            kept = keep(reading, replace(self.config, max_tokens=room), self.count)
+            kept = keep(reading, self.config.changed(max_tokens=room), self.count)
             pieces = [(d, document.text) for d, document in enumerate(kept.documents)]
             texts.append(self.joined(pieces) if self.titled else kept.text)
         return texts

@@ -39,7 +39,7 @@ def paper(case: Case) -> list[str]:
 
 def joint_sentences(case: Case) -> list[str]:
     """The paper's importance, the package's sentences."""
-    return case.kept(case.reading(scoring="joint", links=False, calibration=None))
+    return case.kept(case.reading(scoring="joint", title_links=False, calibration=None))
 
 
 def word_matching(case: Case) -> list[str]:
@@ -86,7 +86,7 @@ VARIANTS: Mapping[str, Variant] = {
     "default": settings(),
     "default of 2025": settings(preset="2025-default"),
     "- likelihood": settings(likelihood=False),
-    "- links": settings(links=False),
+    "- links": settings(title_links=False),
     "- calibration": settings(calibration=None),
     "+ contrast": settings(contrast=True),
     "all passages asked": settings(cascade="never"),

@@ -1,4 +1,4 @@
-"""Settings by name. This module knows names and values, not what they do."""
+"""Named settings, and former names of options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COMPRESSION_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "scoring": "joint",
         "unit": "token",
         "likelihood": False,
-        "links": False,
+        "title_links": False,
         "retrieval": False,
         "calibration": None,
         "cascade": "never",
@@ -30,13 +30,30 @@ COMPRESSION_PRESETS: Mapping[str, Mapping[str, Any]] = {
 """Settings by name: today's, the paper's (single tokens by the attention in one prompt), and the default of 2025."""
 
 
+FORMER_NAMES: Mapping[str, str] = {"links": "title_links"}
+
+
+def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with the present name of each option.
+
+    Raises:
+        ConfigError: an option is given by both names.
+    """
+    for former, name in FORMER_NAMES.items():
+        if former in settings and name in settings:
+            raise ConfigError(
+                f"{name}={settings[name]!r} and {former}={settings[former]!r} are the same option: give {name}."
+            )
+    return {FORMER_NAMES.get(name, name): value for name, value in settings.items()}
+
+
 def with_preset(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with those of the preset that they name under `preset`, which they change.
+    """The settings, and those of the preset that `preset` names, which the others override.
 
     Raises:
         ConfigError: there is no such preset.
     """
-    settings = dict(given)
+    settings = renamed(given)
     name = settings.pop("preset", None) or "default"
     if name not in COMPRESSION_PRESETS:
         raise ConfigError(f"preset={name!r}: must be one of {', '.join(map(repr, COMPRESSION_PRESETS))}.")

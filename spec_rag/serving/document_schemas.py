@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from spec_rag.options.compression import CompressionOptions
+from spec_rag.options.presets import FORMER_NAMES
 from spec_rag.text.messages import question_of
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -32,36 +35,29 @@ class GivenDocument(Body):
 Documents = list[str | GivenDocument]
 
 
-class CompressionFields(Body):
-    """How documents are compressed: fields of `spec_rag.compress`."""
+class CompressionFields(CompressionOptions):
+    """The options of a compression. An option that is absent or null has the value of the server's own settings."""
 
-    max_tokens: Integer | None = None
-    min_tokens: Integer | None = None
-    ratio: Number | None = None
-    coverage: Number | None = None
-    scoring: str | None = None
-    unit: str | None = None
-    language: str | None = None
-    contrast: Flag | None = None
-    likelihood: Flag | Literal["auto"] | None = None
-    cascade: str | None = None
-    links: Flag | None = None
-    retrieval: Flag | None = None
-    calibration: str | None = None
-    ellipsis: Annotated[str, Field(max_length=100)] | None = None
-    cut_units: Flag | None = None
-    keep: list[str] | None = None
-    keep_first: Integer | None = None
-    keep_last: Integer | None = None
-    context_before: Integer | None = None
-    context_after: Integer | None = None
-    threshold: Number | None = None
-    document_min_tokens: Integer | None = None
-    document_max_tokens: Integer | None = None
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        named = {*CompressionOptions.model_fields, *FORMER_NAMES}
+        return {name: value for name, value in values.items() if value is not None or name not in named}
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _check_list(cls, keep: Any) -> Any:
+        if not isinstance(keep, list):
+            raise ValueError(f"keep={keep!r:.80}: must be a list of strings.")
+        return keep
 
     def settings(self) -> dict[str, Any]:
-        """The fields that were given."""
-        return {name: value for name in CompressionFields.model_fields if (value := getattr(self, name)) is not None}
+        """The options that were given."""
+        return {name: getattr(self, name) for name in CompressionOptions.model_fields if name in self.model_fields_set}
 
 
 def _question(given: Any) -> Any:

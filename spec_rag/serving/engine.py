@@ -7,15 +7,14 @@ This module does not know HTTP.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spec_rag.answering.conversation import PAIR_BYTES, WriteOnceCache, text_bytes
 from spec_rag.errors import ConfigError
 from spec_rag.generation.tool_grammars import OPENING
-from spec_rag.options.compression import CompressionConfig, SpecKVConfig
-from spec_rag.options.retention import RetentionConfig
+from spec_rag.options.compression import CompressionConfig, SpecKVConfig, options_of
 from spec_rag.results import Answer
 from spec_rag.text.documents import Document, as_documents
 from spec_rag.text.words import has_words
@@ -36,10 +35,7 @@ if TYPE_CHECKING:
 # of documents that are asked for at other budgets
 READINGS = 16
 READING_BYTES = 256 * 2**20
-_BUDGET = (
-    *("max_tokens", "min_tokens", "ratio", "coverage", "ellipsis", "cut_units"),
-    *(one.name for one in fields(RetentionConfig)),
-)
+_BUDGET = options_of("size", "output", "retention")
 
 
 @dataclass(frozen=True)
@@ -260,7 +256,7 @@ class LocalEngine:
         is_scored = any(document.score is not None for document in documents)
         may_leave_out = config.cascade == "always" or (config.cascade != "never" and is_scored)
         unread_by = () if may_leave_out else _BUDGET
-        settings = {name: repr(value) for name, value in asdict(config).items() if name not in unread_by}
+        settings = {name: repr(value) for name, value in dict(config).items() if name not in unread_by}
         given = tuple((one.title, one.text, one.score) for one in documents)
         key = (given, query, tuple(settings.items()))
         found = self._readings.get(key)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from spec_rag.errors import ConfigError
 from spec_rag.options.compression import CompressionConfig, SpecKVConfig
 from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.text.patterns import PATTERNS
+
+MAX_ELLIPSIS = 100
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,10 @@ class ServerSettings:
         for one in keep if isinstance(keep, list | tuple) else [keep]:
             if one not in (*PATTERNS, *self.compression.keep):
                 raise ConfigError(f"keep={one!r:.80}: a request may give {', '.join(map(repr, PATTERNS))}.")
+        if len(str(given.get("ellipsis", ""))) > MAX_ELLIPSIS:
+            raise ConfigError(f"ellipsis={given['ellipsis']!r:.80}: a request may give {MAX_ELLIPSIS} characters.")
         if given.get("order", "given") != "given":
             raise ConfigError(f"order={given['order']!r:.80}: the documents of a response are in the request's order.")
-        own = {f.name: getattr(self.compression, f.name) for f in fields(CompressionConfig)}
-        chosen = CompressionConfig.overridden(own, given)
+        chosen = CompressionConfig.overridden(dict(self.compression), given)
         chosen.pop("preset", None)
-        config: CompressionConfig = CompressionConfig.from_dict(chosen)
-        return config
+        return CompressionConfig(**chosen)

@@ -25,7 +25,7 @@ def own() -> LocalEngine:
 
 
 def compressed(own: LocalEngine, documents: list[Document], question: str = QUESTION, **more: Any) -> Compression:
-    return asyncio.run(own.compress(documents, question, replace(CONFIG, **more)))
+    return asyncio.run(own.compress(documents, question, CONFIG.changed(**more)))
 
 
 def importances(found: Compression) -> list[float]:
@@ -59,7 +59,7 @@ def test_other_titles_texts_and_questions_are_other_readings(own: LocalEngine) -
     assert compressed(own, retitled).draft_seconds > 0
     assert compressed(own, [replace(DOCUMENTS[0], text="A kiln is hot."), *DOCUMENTS[1:]]).draft_seconds > 0
     assert compressed(own, DOCUMENTS, "Which hut is red?").draft_seconds > 0
-    assert compressed(own, DOCUMENTS, links=False).draft_seconds > 0
+    assert compressed(own, DOCUMENTS, title_links=False).draft_seconds > 0
 
 
 def test_what_only_the_result_depends_on_is_not_part_of_a_reading(own: LocalEngine) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +131,7 @@ class TestRetention:
 
 class TestSettings:
     def test_are_those_of_compress(self) -> None:
-        assert {field.name for field in fields(CompressionConfig)} <= set(SpecPCCompressor.model_fields)
+        assert set(CompressionConfig.model_fields) <= set(SpecPCCompressor.model_fields)
         own = {
             "draft",
             "draft_options",
@@ -146,12 +145,12 @@ class TestSettings:
             "originals",
             "preset",
         }
-        assert set(SpecPCCompressor.model_fields) - own <= {field.name for field in fields(CompressionConfig)}
+        assert set(SpecPCCompressor.model_fields) - own <= set(CompressionConfig.model_fields)
 
     def test_have_the_core_s_defaults(self) -> None:
         own = SpecPCCompressor()
         assert CompressionConfig() == CompressionConfig(
-            **{f.name: getattr(own, f.name) for f in fields(CompressionConfig)}
+            **{name: getattr(own, name) for name in CompressionConfig.model_fields}
         )
 
     def test_all_reach_compress(self, docs: list[Document], monkeypatch: pytest.MonkeyPatch, pair: ModelPair) -> None:
@@ -165,7 +164,7 @@ class TestSettings:
         monkeypatch.setattr(spec_rag, "compress", noted)
         embeddings, index = DeterministicFakeEmbedding(size=4), DocumentIndex()
         settings = {"coverage": 0.5, "max_tokens": 40, "scoring": "joint", "unit": "token", "contrast": False}
-        settings |= {"likelihood": False, "links": False, "ellipsis": "..."}
+        settings |= {"likelihood": False, "title_links": False, "ellipsis": "..."}
         SpecPCCompressor(
             draft=Path("folder"),
             draft_options={"dtype": "float32"},

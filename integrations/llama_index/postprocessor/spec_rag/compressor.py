@@ -9,7 +9,6 @@ import re
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
@@ -34,10 +33,9 @@ from spec_rag.compression.encoding_cache import DocumentIndex
 from spec_rag.compression.originals import EXPAND, Originals, expander
 from spec_rag.errors import unknown_field
 from spec_rag.handles import document_key, handle_of
-from spec_rag.options.compression import Cascade, CompressionConfig, Scoring, Unit, Version
+from spec_rag.options.compression import CompressionConfig, CompressionOptions
 from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 from spec_rag.options.presets import with_preset
-from spec_rag.options.retention import Order
 from spec_rag.text.messages import question_of
 from spec_rag.text.patterns import inline_flags
 from spec_rag.text.vectors import without_vectors
@@ -60,7 +58,7 @@ _making_stores = new_lock()
 _OTHER_NAMES = {"embeddings": "embedder", "embed_model": "embedder"}
 
 
-class SpecPCCompressor(BaseNodePostprocessor):
+class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
     """Keeps of the retrieved nodes the sentences that matter for the query, each node for itself.
 
     Nodes go on as copies with their ids, scores, relationships, metadata and order (unless `order` says otherwise); the
@@ -69,7 +67,8 @@ class SpecPCCompressor(BaseNodePostprocessor):
     ratio, draft_model, kept_spans, handle}`, spans being character ranges of the node's text, also where it has been
     through a compressor before, and the handle being for `expand_tool`. `start_char_idx` and `end_char_idx` cover what
     was kept, where they described the node's text. Nodes without text, images among them, go on as they are, in their
-    places. Where all nodes fit the budget, their text is not touched.
+    places. Where all nodes fit the budget, their text is not touched. The settings of the compression are the fields of
+    CompressionOptions (docs/options.md).
 
     Raises:
         ValidationError: (a ValueError) a setting is out of range or unknown.
@@ -77,63 +76,6 @@ class SpecPCCompressor(BaseNodePostprocessor):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    preset: str | None = Field(default=None, description="Settings by name, which others change: paper, 2025-default.")
-    max_tokens: int | None = Field(default=None, description="Keep at most so many tokens of all nodes together.")
-    min_tokens: int | None = Field(
-        default=None,
-        description="Never compress below this many tokens; shorter inputs pass whole. None is 160 where no budget is "
-        "given, else 0.",
-    )
-    ratio: float | None = Field(
-        default=None, description="Keep at most this share of the tokens; a quarter where no size is given."
-    )
-    coverage: float | None = Field(default=None, description="Keep the fewest units with this share of importance.")
-    scoring: Scoring = Field(
-        default="per_document", description="Read nodes one by one, or in one prompt as the paper."
-    )
-    unit: Unit = Field(default="sentence", description="What is kept or dropped.")
-    language: str = Field(default="en", description="Of the nodes, as ISO 639-1 code, for splitting sentences.")
-    contrast: bool = Field(default=False, description="Subtract what any question would attend to.")
-    likelihood: bool | Literal["auto"] = Field(
-        default="auto",
-        description="Let the question's likelihood given each passage take part; auto: where nothing else tells.",
-    )
-    links: bool = Field(
-        default=True,
-        description="Raise nodes whose title is the question, or is named by a promising unit of another node.",
-    )
-    retrieval: bool = Field(default=True, description="Let the nodes' scores take part, where each has one.")
-    cascade: Cascade = Field(
-        default="auto",
-        description="What the draft reads: auto leaves out what scores put far behind; always, never.",
-    )
-    calibration: str | None = Field(
-        default="shipped", description="Which heads to trust: 'shipped', None, or a file of `spec-rag calibrate`."
-    )
-    version: Version = Field(default="2026", description="Of reading and scoring; 2025 is for comparisons.")
-    ellipsis: str = Field(
-        default=CompressionConfig.ellipsis, description="What stands where text was dropped inside a node."
-    )
-    cut_units: bool = Field(
-        default=False, description="Let the best words of a sentence that does not fit whole be kept, marked as cut."
-    )
-    keep: Any = Field(
-        default=(),
-        description="Units that match are held: 'numbers', 'dates', 'identifiers', 'quotes', regular expressions, "
-        "functions.",
-    )
-    keep_first: int = Field(default=0, description="Hold so many first units of each node.")
-    keep_last: int = Field(default=0, description="Hold so many last units of each node.")
-    context_before: int = Field(default=0, description="So many units before a kept one join it, as far as they fit.")
-    context_after: int = Field(default=0, description="So many units after a kept one join it, as far as they fit.")
-    threshold: float | None = Field(
-        default=None, description="Drop units of less importance even where there is room; 0 is the average unit."
-    )
-    document_min_tokens: int = Field(default=0, description="Keep at least so many tokens of each node.")
-    document_max_tokens: int | None = Field(default=None, description="Keep at most so many tokens of each node.")
-    order: Order = Field(
-        default="given", description="Of the nodes that go on: 'relevance' puts the one with the best kept unit first."
-    )
     draft: Any = Field(
         default=DEFAULT_DRAFT, description="The small model that reads: a name or path, or loaded models."
     )
@@ -211,11 +153,6 @@ class SpecPCCompressor(BaseNodePostprocessor):
         if any(hasattr(draft, part) for part in ("get_decoder", "model", "draft_name")):
             return draft
         raise ValueError(f"draft of type {type(draft).__name__}: give a name, a path, or a loaded model or ModelPair.")
-
-    @field_validator("keep")
-    @classmethod
-    def _read_keep(cls, keep: Any) -> Any:
-        return CompressionConfig(keep=keep).keep
 
     @field_serializer("keep")
     def _keep_by_name(self, keep: tuple[Any, ...]) -> list[str]:
@@ -415,7 +352,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
         return known
 
     def _settings(self) -> dict[str, Any]:
-        settings = {f.name: getattr(self, f.name) for f in fields(CompressionConfig)}
+        settings = {name: getattr(self, name) for name in CompressionConfig.model_fields}
         CompressionConfig(**settings)
         return settings
 

@@ -40,6 +40,7 @@ from spec_rag.models.int8 import quantize_linears
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.results import Answer
 from spec_rag.utils.fair_lock import FairLock
+from spec_rag.utils.object_state import state_of
 
 SPECPC = SpecPCConfig(max_capacity_prompt=80, window_size=16, kernel_size=8, starting_layer_index=1)
 SPECKV = SpecKVConfig(max_capacity_prompt=40, lookahead_tokens=4)
@@ -119,7 +120,7 @@ def leaving_nothing(pair: ModelPair) -> Iterator[None]:
         attention = [c._attn_implementation for model in models for c in capturing.attention_configs(model)]
         switched = (dict(capturing._switched), dict(chunked._switched))
         asked = (dict(capturing._observers.get()), chunked._chunk_tokens.get())
-        return [hooks, attention, switched, asked, pair.lock.waiting, FairLock.of(pair.draft).waiting]
+        return [hooks, attention, switched, asked, pair.lock.waiting, state_of(pair.draft, FairLock).waiting]
 
     before = state()
     _caches.clear()

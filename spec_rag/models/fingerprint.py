@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import weakref
 
 import torch
 from torch import Tensor
@@ -16,12 +15,16 @@ from transformers import PreTrainedModel
 
 from spec_rag.models.checkpoints import keep_first_layers
 from spec_rag.utils.forking import new_lock
+from spec_rag.utils.object_state import state_of
 
 _SAMPLES = 32  # of each tensor, looked at every time to see that it is still the same
 _VOLATILE = ("_name_or_path", "transformers_version", "_attn_implementation", "dtype", "torch_dtype", "use_cache")
 
-_known: weakref.WeakKeyDictionary[PreTrainedModel, dict[int, tuple[str, str]]] = weakref.WeakKeyDictionary()
-_computing = new_lock()
+_digest_lock = new_lock()
+
+
+class _Digests(dict[int, tuple[str, str]]):
+    """The digests of one model, by depth, each with the quick checksum it was computed at."""
 
 
 def fingerprint(model: PreTrainedModel, depth: int, total_layers: int) -> str:
@@ -34,12 +37,12 @@ def fingerprint(model: PreTrainedModel, depth: int, total_layers: int) -> str:
     """
     depth = min(depth, total_layers)
     whole = depth == total_layers
-    seen = quick_checksum(model, depth, whole)
-    with _computing:
-        known = _known.setdefault(model, {})
-        if depth not in known or known[depth][0] != seen:
-            known[depth] = (seen, _digest(model, depth, whole))
-        return known[depth][1]
+    checksum = quick_checksum(model, depth, whole)
+    digests = state_of(model, _Digests)
+    with _digest_lock:
+        if depth not in digests or digests[depth][0] != checksum:
+            digests[depth] = (checksum, _digest(model, depth, whole))
+        return digests[depth][1]
 
 
 def quick_checksum(model: PreTrainedModel, depth: int, whole: bool = False) -> str:

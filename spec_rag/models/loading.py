@@ -6,7 +6,6 @@ This module knows checkpoints and devices; it does not know prompts, attention, 
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from spec_rag.models.quiet import quiet_transformers
 from spec_rag.options.loading import LoadOptions
 from spec_rag.utils.fair_lock import FairLock
 from spec_rag.utils.forking import new_lock, working
+from spec_rag.utils.object_state import state_of
 from spec_rag.utils.progress import steps
 
 
@@ -51,7 +51,7 @@ class LoadedModel:
     @property
     def lock(self) -> FairLock:
         """The lock that readings of documents with this model, and answers of it as a target, queue on."""
-        return FairLock.of(self.model)
+        return state_of(self.model, FairLock)
 
     @property
     def loaded_layers(self) -> int:
@@ -94,7 +94,6 @@ class LoadedModel:
 
 
 _loaded: dict[tuple[str, str], LoadedModel] = {}
-_tokenizers: weakref.WeakKeyDictionary[PreTrainedModel, PreTrainedTokenizerBase] = weakref.WeakKeyDictionary()
 _loading = new_lock()
 
 
@@ -171,17 +170,24 @@ def model_name(model: Any) -> str:
     return str(getattr(model, "name_or_path", "") or type(model).__name__)
 
 
+class _OwnTokenizer:
+    """The tokenizer saved with the weights of a model that was given as an object."""
+
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+
 def _as_loaded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> LoadedModel:
     """The given model, with the tokenizer that lies beside its weights if none was given."""
     name = model_name(model)
     if tokenizer is not None or not getattr(model, "name_or_path", ""):
         return LoadedModel(model, tokenizer, name)
+    own = state_of(model, _OwnTokenizer)
     with _loading:
-        if model not in _tokenizers:
+        if own.tokenizer is None:
             with contextlib.suppress(OSError, ValueError), quiet_transformers():
                 source, where = locate(name, LoadOptions(), "tokenizer")
-                _tokenizers[model] = AutoTokenizer.from_pretrained(source, **where, trust_remote_code=False)
-        return LoadedModel(model, _tokenizers.get(model), name)
+                own.tokenizer = AutoTokenizer.from_pretrained(source, **where, trust_remote_code=False)
+    return LoadedModel(model, own.tokenizer, name)
 
 
 def _loaded_again(name: str, options: LoadOptions, layers: int | None) -> LoadedModel:

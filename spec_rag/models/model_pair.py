@@ -20,6 +20,7 @@ from spec_rag.models.loading import LoadedModel, load_model, model_name
 from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 from spec_rag.text.tokenization import template_ids
 from spec_rag.utils.fair_lock import FairLock
+from spec_rag.utils.object_state import state_of
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +176,7 @@ class ModelPair:
     @property
     def lock(self) -> FairLock:
         """The lock that answers queue on: that of the target, so shared by every pair of the same target."""
-        return FairLock.of(self.target if self.target is not None else self.draft)
+        return state_of(self.target if self.target is not None else self.draft, FairLock)
 
     @property
     def shares_tokens(self) -> bool:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-import weakref
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from spec_rag.text.tokenization import control_tokens
+from spec_rag.utils.object_state import state_of
 
 _ANSWER = "Zq0answer0qZ"
 _USER: dict[str, Any] = {"role": "user", "content": "Zq0question0qZ"}
 _ASSISTANT: dict[str, Any] = {"role": "assistant", "content": _ANSWER}
 _TAG = re.compile(r"\s*(<[^<>\s]+>)")
 
-_found: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[str, list[int]]] = weakref.WeakKeyDictionary()
+
+class _TurnEnds(dict[str, list[int]]):
+    """Turn end ids of one tokenizer, by its chat template."""
 
 
 def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -24,10 +26,10 @@ def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     A template that closes no turn, and opens the next with a control token, ends the answer with that one.
     """
     template = repr(tokenizer.chat_template)
-    known = _found.get(tokenizer)
-    if known is None or known[0] != template:
-        known = _found[tokenizer] = (template, _turn_end_ids(tokenizer) if tokenizer.chat_template else [])
-    return known[1]
+    turn_ends = state_of(tokenizer, _TurnEnds)
+    if template not in turn_ends:
+        turn_ends[template] = _turn_end_ids(tokenizer) if tokenizer.chat_template else []
+    return turn_ends[template]
 
 
 def _turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

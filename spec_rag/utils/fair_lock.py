@@ -8,12 +8,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-import weakref
 from collections import deque
-from typing import Any, ClassVar
 
 from spec_rag.utils.cancellation import Cancellation
-from spec_rag.utils.forking import new_lock, renew_in_children, working
+from spec_rag.utils.forking import renew_in_children, working
 from spec_rag.utils.switches import Switch
 
 _POLL_SECONDS = 0.05  # for an event of the caller's own, which cannot wake anybody
@@ -34,21 +32,9 @@ class FairLock:
     fork waits a moment for those that hold one (`spec_rag.utils.forking.working`).
     """
 
-    _registry: ClassVar[weakref.WeakKeyDictionary[object, FairLock]] = weakref.WeakKeyDictionary()
-    _registry_lock: ClassVar[Any] = new_lock()
-
     def __init__(self) -> None:
         self._queue: deque[_Ticket] = deque()  # each operation on a deque is atomic
         renew_in_children(self)
-
-    @classmethod
-    def of(cls, owner: object) -> FairLock:
-        """The lock of that object, one for its lifetime."""
-        with cls._registry_lock:
-            lock = cls._registry.get(owner)
-            if lock is None:
-                lock = cls._registry[owner] = cls()
-            return lock
 
     def hold(self, cancelled: threading.Event | None = None) -> Switch[bool]:
         """Wait for one's turn; the block gets False, without the lock, if `cancelled` was set before it came.

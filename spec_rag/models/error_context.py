@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from spec_rag.errors import NotFiniteError, OutOfMemoryError, SpecRagError
-from spec_rag.models.int8 import Int8Linear
 
 # torch has a type of its own for accelerators alone; a CPU's allocator, MPS and cuBLAS say it in words
 _FULL = re.compile(r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|bad_alloc|bad allocation", re.I)
@@ -97,10 +96,9 @@ class error_context:
 def ways_of_loading(role: str, model: PreTrainedModel) -> list[str]:
     """How the model could be loaded so that it takes less memory."""
     options, on_cpu = f"{role}_options", model.device.type == "cpu"
-    rounded = any(isinstance(module, Int8Linear) for module in model.modules())
     ways = []
-    if model.dtype == torch.float32 and not rounded:
-        ways.append(f"{options}={{'quantize': 'int8'}}" if on_cpu else f"{options}={{'dtype': 'bfloat16'}}")
+    if model.dtype == torch.float32:
+        ways.append(f"{options}={{'dtype': 'bfloat16'}}")
     if not on_cpu:
         ways.append(f"{options}={{'device': 'cpu'}}")
     return [*ways, f"a smaller {role}"]

@@ -21,7 +21,6 @@ from spec_rag.models.checkpoints import context_tokens, decoder_layers, forget_w
 from spec_rag.models.error_context import error_context
 from spec_rag.models.gguf_files import GgufFile, correct_config, correct_model, correct_tokenizer, counted_tensors
 from spec_rag.models.hub_errors import explanation, is_of_hub
-from spec_rag.models.int8 import quantize_linears
 from spec_rag.models.quiet import quiet_transformers
 from spec_rag.options.loading import LoadOptions
 from spec_rag.utils.fair_lock import FairLock
@@ -231,13 +230,6 @@ def _load(name: str, options: LoadOptions, layers: int | None) -> LoadedModel:
             model, tokenizer, total = _read(source, where, options, layers)
     if options.device_map is None:
         model = model.to(options.resolved_device())
-    if options.quantize:
-        if model.device.type != "cpu":
-            raise ConfigError(
-                f"quantize='int8' is for CPUs, and the model is on {str(model.device)!r}: give device='cpu', or "
-                "quantization_config=."
-            )
-        quantize_linears(model.get_decoder())
     name_end_of_turn(model, tokenizer)
     return LoadedModel(model.eval(), tokenizer, name, checkpoint_layers=total, options=options)
 
@@ -279,7 +271,7 @@ def _read_gguf(path: Path, options: LoadOptions, layers: int | None) -> _Read:
 def _ways_of_loading(options: LoadOptions) -> list[str]:
     """What takes less memory than loading the model with these options."""
     ways = []
-    if str(options.dtype).removeprefix("torch.") not in ("bfloat16", "float16") and not options.quantize:
+    if str(options.dtype).removeprefix("torch.") not in ("bfloat16", "float16"):
         ways.append("LoadOptions(dtype='bfloat16')")
     if options.device_map is None and options.resolved_device() != "cpu":
         ways.append("LoadOptions(device='cpu')")

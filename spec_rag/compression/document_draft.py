@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spec_rag.compression.head_weights import Calibration, find_calibration, layer_range
 from spec_rag.errors import ConfigError
-from spec_rag.models.checkpoints import context_tokens, decoder_layers
 from spec_rag.models.loading import LoadedModel, checkpoint_layers, load_model
+from spec_rag.models.model_config import context_tokens, decoder_layers
 from spec_rag.models.model_pair import ModelPair
 from spec_rag.options.compression import CompressionConfig, Version
 from spec_rag.options.loading import LoadOptions

@@ -23,9 +23,9 @@ from spec_rag.compression.document_draft import Draft, Layers, layers_for
 from spec_rag.compression.layer_slicing import CachedLowerLayers, first_layers, layers_behind
 from spec_rag.compression.passages import EncodedPassage, QuestionTokens, frame
 from spec_rag.errors import ConfigError, UnsupportedModelError
-from spec_rag.models.checkpoints import layer_kinds
 from spec_rag.models.error_context import check_finite
 from spec_rag.models.fingerprint import fingerprint, quick_checksum
+from spec_rag.models.model_config import layer_kinds
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.utils import cancellation
 from spec_rag.utils.object_state import state_of

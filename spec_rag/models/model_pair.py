@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError, IncompatibleModelsError, PromptTooLongError
 from spec_rag.models.bundled_draft import TOKENIZER_PROBE
-from spec_rag.models.checkpoints import context_tokens
 from spec_rag.models.loading import LoadedModel, load_model, model_name
+from spec_rag.models.model_config import context_tokens
 from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 from spec_rag.text.tokenization import template_ids
 from spec_rag.utils.fair_lock import FairLock

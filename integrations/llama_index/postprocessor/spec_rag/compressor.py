@@ -38,9 +38,9 @@ from spec_rag.options.compression import Cascade, CompressionConfig, Scoring, Un
 from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 from spec_rag.options.presets import with_preset
 from spec_rag.options.retention import Order
+from spec_rag.text.documents import without_vectors
 from spec_rag.text.messages import question_of
 from spec_rag.text.patterns import inline_flags
-from spec_rag.text.vectors import without_vectors
 from spec_rag.utils.cancellation import in_thread
 from spec_rag.utils.forking import new_lock
 

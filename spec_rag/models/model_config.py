@@ -1,13 +1,54 @@
-"""The size of a model's KV cache, from its config."""
+"""Properties of a model that follow from its config: layers, context length and size of the KV cache."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 _WINDOWED = ("sliding_attention", "chunked_attention")
 _WITHOUT_PAIRS = ("linear_attention", "conv", "mamba", "recurrent")
+
+
+def decoder_layers(config: PretrainedConfig) -> int:
+    """How many decoder layers a model of this config has."""
+    return int(config.get_text_config(decoder=True).num_hidden_layers)
+
+
+def keep_first_layers(config: PretrainedConfig, layers: int) -> None:
+    """Make a config describe the model's first layers only, so that `from_pretrained` leaves the others out."""
+    text = config.get_text_config(decoder=True)
+    total = text.num_hidden_layers
+    for name, value in vars(text).items():
+        if isinstance(value, list) and len(value) == total:  # one entry per layer, such as layer_types
+            setattr(text, name, value[:layers])
+    text.num_hidden_layers = layers
+
+
+def context_tokens(config: PretrainedConfig | dict[str, Any]) -> int | None:
+    """The most tokens a model of this config was made for, or None if it does not say.
+
+    Dynamic NTK scaling stretches what the config names by its factor.
+
+    Args:
+        config: a config, or what its config.json says.
+    """
+    if isinstance(config, dict):
+        own = config.get("text_config", config)
+        limit, rope = own.get("max_position_embeddings"), own.get("rope_parameters") or own.get("rope_scaling")
+    else:
+        text = config.get_text_config(decoder=True)
+        limit, rope = getattr(text, "max_position_embeddings", None), getattr(text, "rope_parameters", None)
+    if not limit:
+        return None
+    rope = rope if isinstance(rope, dict) else {}
+    is_dynamic = rope.get("rope_type", rope.get("type")) == "dynamic"
+    return int(limit * max(1.0, float(rope.get("factor") or 1.0))) if is_dynamic else int(limit)
+
+
+def layer_kinds(config: PretrainedConfig) -> set[str]:
+    """What the decoder's layers are, in transformers' words ("full_attention" ...); empty if the config is silent."""
+    return set(getattr(config.get_text_config(decoder=True), "layer_types", None) or [])
 
 
 def kv_bytes(model: PreTrainedModel, tokens: int) -> int:

@@ -273,7 +273,7 @@ def test_options_that_come_too_late_are_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("given", [5, None, ["tiny"]])
 def test_what_is_no_model_is_refused(given: object) -> None:
-    with pytest.raises(ConfigError, match="is no model: give a name"):
+    with pytest.raises(ConfigError, match="is not a model: give a name"):
         load_model(given)  # type: ignore[arg-type]
 
 

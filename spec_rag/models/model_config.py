@@ -11,12 +11,12 @@ _WITHOUT_PAIRS = ("linear_attention", "conv", "mamba", "recurrent")
 
 
 def decoder_layers(config: PretrainedConfig) -> int:
-    """How many decoder layers a model of this config has."""
+    """Number of decoder layers."""
     return int(config.get_text_config(decoder=True).num_hidden_layers)
 
 
 def keep_first_layers(config: PretrainedConfig, layers: int) -> None:
-    """Make a config describe the model's first layers only, so that `from_pretrained` leaves the others out."""
+    """Truncate a config, in place, to the first layers, so that `from_pretrained` loads only these."""
     text = config.get_text_config(decoder=True)
     total = text.num_hidden_layers
     for name, value in vars(text).items():
@@ -26,12 +26,12 @@ def keep_first_layers(config: PretrainedConfig, layers: int) -> None:
 
 
 def context_tokens(config: PretrainedConfig | dict[str, Any]) -> int | None:
-    """The most tokens a model of this config was made for, or None if it does not say.
+    """Maximum context length in tokens, or None if the config has none.
 
     Dynamic NTK scaling stretches what the config names by its factor.
 
     Args:
-        config: a config, or what its config.json says.
+        config: a config, or the content of its config.json.
     """
     if isinstance(config, dict):
         own = config.get("text_config", config)
@@ -47,17 +47,17 @@ def context_tokens(config: PretrainedConfig | dict[str, Any]) -> int | None:
 
 
 def layer_kinds(config: PretrainedConfig) -> set[str]:
-    """What the decoder's layers are, in transformers' words ("full_attention" ...); empty if the config is silent."""
+    """The set of layer types of the decoder ("full_attention", ...); empty if the config lists none."""
     return set(getattr(config.get_text_config(decoder=True), "layer_types", None) or [])
 
 
 def kv_bytes(model: PreTrainedModel, tokens: int) -> int:
-    """Bytes of the keys and values that a model holds of a sequence of so many tokens, unpruned.
+    """Bytes of the unpruned KV cache of a sequence of `tokens` tokens.
 
-    Layers with a sliding window hold its tokens alone; layers that keep a state of fixed size hold none.
+    Sliding-window layers hold at most their window; layers with a state of fixed size hold no keys and values.
 
     Returns:
-        0 where the config does not say how large they are.
+        0 if the config does not determine the size.
     """
     config = model.config.get_text_config(decoder=True)
     width, layers = _pair_width(config), getattr(config, "num_hidden_layers", None)
@@ -68,8 +68,8 @@ def kv_bytes(model: PreTrainedModel, tokens: int) -> int:
 
 
 def _pair_width(config: Any) -> int:
-    """Numbers in a token's key and value of all heads of a layer; 0 where the config does not say."""
-    if getattr(config, "kv_lora_rank", None):  # one latent vector and the rotated part of the key serve all heads
+    """Values in the keys and values of one token in one layer; 0 if the config does not determine it."""
+    if getattr(config, "kv_lora_rank", None):  # MLA: one latent vector and one rotated key part for all heads
         return int(config.kv_lora_rank + config.qk_rope_head_dim)
     query_heads = getattr(config, "num_attention_heads", None)
     if not query_heads:
@@ -80,9 +80,9 @@ def _pair_width(config: Any) -> int:
 
 
 def _layer_types(config: Any, layers: int) -> list[str]:
-    given = getattr(config, "layer_types", None)
-    if given:
-        return [str(kind) for kind in given]
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types:
+        return [str(kind) for kind in layer_types]
     windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     return ["sliding_attention" if windowed else "full_attention"] * layers
 

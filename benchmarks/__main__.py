@@ -17,7 +17,7 @@ from spec_rag.errors import ConfigError
 from spec_rag.evaluation.questions import read_questions
 from spec_rag.options.loading import DEFAULT_DRAFT
 
-Cost = Literal["growth", "index", "storage", "memory", "batch", "profile", "lookahead", "plan"]
+Cost = Literal["growth", "index", "storage", "memory", "batch", "profile", "lookahead"]
 
 app = typer.Typer(
     cls=Commands,
@@ -150,8 +150,8 @@ def cost(
     tokens: Annotated[int | None, typer.Option(help="Tokens of a document (growth, index) or a prompt.", min=1)] = None,
     draft: console.Draft = None,
 ) -> None:
-    """Seconds and memory of an index, a prefill, a decode, a batch, or the predictions of `spec-rag plan`."""
-    from benchmarks import costs, decoding_speed, large_index, plan_check
+    """Seconds and memory of an index, a prefill, a decode or a batch."""
+    from benchmarks import costs, decoding_speed, large_index
     from spec_rag.compression.document_draft import Draft
 
     console.quiet_transformers()
@@ -161,7 +161,6 @@ def cost(
         "batch": costs.batch,
         "profile": costs.profile,
         "lookahead": decoding_speed.lookahead,
-        "plan": lambda tokens=1024: plan_check.as_markdown(plan_check.checked(tokens=tokens)),
     }
     if what in without_draft:
         typer.echo(without_draft[what](**given))

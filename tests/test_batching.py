@@ -11,7 +11,7 @@ from threads import until_waiting
 from tiny import random_ids, tiny_pair
 
 from spec_rag import Cancellation, SpecKVConfig, generate, stream
-from spec_rag.generation.batcher import MAX_ROWS, Batcher, batcher_of
+from spec_rag.generation.batcher import MAX_ROWS, Batcher
 from spec_rag.generation.generate import generate_together
 from spec_rag.generation.row_streams import RowsStreamer
 from spec_rag.utils.fair_lock import FairLock
@@ -83,12 +83,6 @@ def test_who_is_cancelled_while_waiting_gets_nothing_and_costs_nothing() -> None
     assert asking(("a", 5, "k"), ("b", 5, "k"), cancelled=Cancellation()) == [None, None]
     assert asking.batches == []
     assert not asking.batcher._queue
-
-
-def test_each_model_has_its_own_queue() -> None:
-    pair, other = tiny_pair(), tiny_pair()
-    assert batcher_of(pair.target) is batcher_of(pair.target)
-    assert batcher_of(pair.target) is not batcher_of(other.target)
 
 
 def test_threads_that_ask_together_get_what_they_would_get_alone_for_one_batch_of_steps() -> None:

@@ -509,7 +509,7 @@ def test_ask_with_a_context_reads_the_files_once(
 
 
 def test_a_context_file_of_too_few_pairs_is_made_again(tiny: ModelPair, folder: Path) -> None:
-    from spec_rag.answering.document_context import context_of
+    from spec_rag.answering.answer import context_of
     from spec_rag.generation.context_cache import ContextCache
 
     path = folder.parent / "docs.context"

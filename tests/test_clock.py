@@ -18,8 +18,8 @@ from spec_rag import Cancellation, DocumentIndex
 from spec_rag.compression.passages import EncodedPassage
 from spec_rag.errors import UnreadableFileError
 from spec_rag.generation.client import GenerationClient
-from spec_rag.loaders.limits import ReadLimits
 from spec_rag.loaders.reading import read_bytes
+from spec_rag.loaders.source import ReadLimits
 from spec_rag.utils import atomic_files as files
 
 YEARS = 3e8

@@ -317,7 +317,7 @@ def test_a_lone_document_is_told_to_be_put_into_a_list(pair: ModelPair) -> None:
         ({"min_tokens": 9, "max_tokens": 5}, "min_tokens=9 is above max_tokens=5"),
         ({"min_tokens": -1}, "min_tokens=-1"),
         ({"cut_units": 1.5}, "cut_units=1.5"),
-        ({"draft": 5}, "5 of type int is no model"),
+        ({"draft": 5}, "5 of type int is not a model"),
     ],
 )
 def test_a_mistake_is_answered_with_what_was_probably_meant(pair: ModelPair, settings: dict, says: str) -> None:

@@ -15,7 +15,7 @@ from spec_rag import ModelPair, SpecKVConfig, generate, generate_batch, stream
 from spec_rag.generation.draft_pass import read_rows
 from spec_rag.generation.end_tokens import answer_ends, end_token_ids
 from spec_rag.generation.generate import generate_together
-from spec_rag.text.turn_ends import turn_end_ids
+from spec_rag.text.chat_format import turn_end_ids
 
 CHAT = [{"role": "user", "content": "Who?"}]
 START, END, PAD = 0, 1, 2  # of the tiny tokenizer

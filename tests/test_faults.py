@@ -36,10 +36,10 @@ from spec_rag.generation.batcher import Batcher
 from spec_rag.generation.client import GenerationClient
 from spec_rag.models import loading
 from spec_rag.models.error_context import check_finite, error_context, is_out_of_memory, ways_of_loading
-from spec_rag.models.int8 import quantize_linears
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.results import Answer
 from spec_rag.utils.fair_lock import FairLock
+from spec_rag.utils.object_state import state_of
 
 SPECPC = SpecPCConfig(max_capacity_prompt=80, window_size=16, kernel_size=8, starting_layer_index=1)
 SPECKV = SpecKVConfig(max_capacity_prompt=40, lookahead_tokens=4)
@@ -119,7 +119,7 @@ def leaving_nothing(pair: ModelPair) -> Iterator[None]:
         attention = [c._attn_implementation for model in models for c in capturing.attention_configs(model)]
         switched = (dict(capturing._switched), dict(chunked._switched))
         asked = (dict(capturing._observers.get()), chunked._chunk_tokens.get())
-        return [hooks, attention, switched, asked, pair.lock.waiting, FairLock.of(pair.draft).waiting]
+        return [hooks, attention, switched, asked, pair.lock.waiting, state_of(pair.draft, FairLock).waiting]
 
     before = state()
     _caches.clear()
@@ -152,7 +152,7 @@ def test_out_of_memory_at_any_depth_fails_one_request(role: str, layer: int, at_
         assert f"The {role} 'tiny-{role}' ran out of memory on cpu (it asked for " in said
         assert "a prefill_chunk_size below 32" in said
         assert "a shorter prompt than 150 tokens" in said
-        assert said.endswith(f"{role}_options={{'quantize': 'int8'}}; a smaller {role}.")
+        assert said.endswith(f"{role}_options={{'dtype': 'bfloat16'}}; a smaller {role}.")
         assert ("max_new_tokens below 6" in said) == ("max_capacity_prompt of speckv below 40" in said)
         assert ("max_new_tokens" in said) == (role == "target")
         assert is_out_of_memory(caught.value.__cause__)
@@ -237,8 +237,8 @@ def test_out_of_memory_while_a_model_is_loaded_says_how_it_takes_less(monkeypatc
 
 def test_ways_of_loading_are_those_that_are_left() -> None:
     model = tiny_model()
-    assert ways_of_loading("draft", model) == ["draft_options={'quantize': 'int8'}", "a smaller draft"]
-    quantize_linears(model.get_decoder())
+    assert ways_of_loading("draft", model) == ["draft_options={'dtype': 'bfloat16'}", "a smaller draft"]
+    model.bfloat16()
     assert ways_of_loading("draft", model) == ["a smaller draft"]
     on_gpu = tiny_model().to("meta")
     ways = ways_of_loading("target", on_gpu)

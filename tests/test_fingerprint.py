@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from spec_rag import DocumentIndex, compress
 from spec_rag.compression.document_draft import Draft
-from spec_rag.models.checkpoints import keep_first_layers
 from spec_rag.models.fingerprint import fingerprint, quick_checksum
+from spec_rag.models.model_config import keep_first_layers
 
 LAYERS = 4
 

@@ -343,7 +343,7 @@ def test_a_mirror_that_only_serves_files_is_enough(online: Hub, wheel: Path) -> 
     [
         (503, b"", r"fails \(status 503\): try again later"),
         (429, b"", "limits the rate"),
-        (200, b"<html>Log in to this network</html>", "is no hub: check HF_ENDPOINT"),
+        (200, b"<html>Log in to this network</html>", "is not a hub: check HF_ENDPOINT"),
         (200, b"{}", "owner/tiny"),
     ],
 )

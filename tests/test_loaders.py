@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from spec_rag.errors import ConfigError, UnreadableFileError
-from spec_rag.loaders.limits import ReadLimits
 from spec_rag.loaders.reading import read_bytes, read_file, read_files
+from spec_rag.loaders.source import ReadLimits
 
 pypdf = pytest.importorskip("pypdf")
 pytest.importorskip("lxml")

@@ -10,8 +10,8 @@ from tiny import tiny_pair
 from spec_rag import compress
 from spec_rag.compression.passages import question_text
 from spec_rag.errors import ConfigError
+from spec_rag.text.documents import without_vectors
 from spec_rag.text.messages import content_text
-from spec_rag.text.vectors import without_vectors
 
 ASKED = "Who is the keeper?"
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}

@@ -42,6 +42,11 @@ def test_a_misspelt_option_is_answered_with_the_near_one() -> None:
         LoadOptions.from_dict({"devise": "cpu"})
 
 
+def test_the_former_option_quantize_is_named_as_unknown() -> None:
+    with pytest.raises(ConfigError, match="LoadOptions has no field 'quantize'"):
+        LoadOptions.from_dict({"quantize": "int8"})
+
+
 def test_a_field_that_resembles_none_is_answered_with_all() -> None:
     assert "no field 'xyz': its fields are alpha, beta." in str(unknown_field("Config", "xyz", ["beta", "alpha"]))
 

@@ -16,10 +16,10 @@ from pdf_files import Text, paragraph, pdf
 
 from spec_rag.errors import UnreadableFileError
 from spec_rag.loaders import pdf as pdf_reader
-from spec_rag.loaders.limits import ReadLimits, clock
 from spec_rag.loaders.pdf_layout import page_texts
 from spec_rag.loaders.pdf_lines import Line, Page
 from spec_rag.loaders.reading import read_bytes
+from spec_rag.loaders.source import ReadLimits, clock
 from spec_rag.text.documents import Document
 
 # lines of text that fill a column of 80 characters

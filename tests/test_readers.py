@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("lxml")
 
 from spec_rag.errors import UnreadableFileError
-from spec_rag.loaders.limits import ReadLimits
 from spec_rag.loaders.reading import SUFFIXES, read_bytes, read_files
+from spec_rag.loaders.source import ReadLimits
 
 DATA = 'tank;litres\n"3";  300\n\n# end\t\n'
 

@@ -17,7 +17,7 @@ from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, genera
 from spec_rag.errors import UnsupportedModelError
 from spec_rag.generation.answer_likelihood import answer_likelihood
 from spec_rag.generation.generate import generate_together
-from spec_rag.models.checkpoints import context_tokens
+from spec_rag.models.model_config import context_tokens
 from spec_rag.models.rope import RopeSwitch, restore_frequencies
 
 LIMIT = 64

@@ -25,7 +25,7 @@ from spec_rag.errors import ConfigError, unknown_field
 from spec_rag.options.compression import CompressionConfig, CompressionOptions
 from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.options.presets import with_preset
-from spec_rag.text.vectors import is_vector, without_vectors
+from spec_rag.text.documents import is_vector, without_vectors
 from spec_rag.utils.cancellation import in_thread
 from spec_rag.utils.forking import new_lock
 

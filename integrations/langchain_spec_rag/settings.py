@@ -246,7 +246,7 @@ class DraftedModel(Serializable):
         config = Path(self.target).expanduser() / "config.json"
         if not config.is_file():
             return None
-        from spec_rag.models.checkpoints import context_tokens
+        from spec_rag.models.model_config import context_tokens
 
         return context_tokens(json.loads(config.read_text()))
 

@@ -10,20 +10,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spec_rag.answering.chunking import Chunk
 from spec_rag.answering.generators import Generator, LocalGenerator
+from spec_rag.errors import ConfigError
 from spec_rag.text.languages import function_words
 from spec_rag.text.words import is_unspaced, telling_words
 
 if TYPE_CHECKING:
     from spec_rag.compression.document_draft import Draft
     from spec_rag.compression.encoding_cache import DocumentIndex
+    from spec_rag.generation.context_cache import ContextCache
     from spec_rag.models.model_pair import ModelPair
     from spec_rag.options.compression import SpecKVConfig
     from spec_rag.report import Compression
     from spec_rag.results import Answer, CompressedDocument
+    from spec_rag.text.documents import Document
 
 INSTRUCTION = "Answer the question in one short sentence, using only the given text."
 DEFAULT_KV_CAPACITY = 256
@@ -113,6 +117,51 @@ def answer_from(
     answer = generator.answer(answer_messages(compression), max_new_tokens, emit or (lambda piece: None))
     seconds = time.perf_counter() - started
     return Answered(compression, answer, find_support(compression, answer.text), seconds, generator.model)
+
+
+def context_of(pair: ModelPair, documents: Sequence[Document], path: Path, keep: float | None = None) -> ContextCache:
+    """The context of these documents, from its file where that is of the same texts and settings; else it is read.
+
+    Args:
+        pair: the models; the target is needed.
+        documents: whole, in their order.
+        path: the file, which is written where the context had to be read.
+        keep: share of the pairs that is kept; None is the default, or what the file was made with. At least 256 pairs
+            of each KV head are kept in any case.
+
+    Raises:
+        ConfigError: there is no text, or the file is of another target.
+        PromptTooLongError: the documents are beyond the target's context.
+    """
+    from spec_rag.generation.context_cache import MIN_PAIRS, ContextCache
+    from spec_rag.text.context_prompts import context_ids
+
+    texts = [f"{document.title}: {document.text}" if document.title else document.text for document in documents]
+    text = "\n\n".join(texts)
+    if not text.strip():
+        raise ConfigError("The documents have no text to answer from.")
+    system = INSTRUCTION if pair.require_tokenizer().chat_template else None
+    if path.exists():
+        found = ContextCache.load(path, pair)
+        same = found.ids.tolist() == context_ids(pair.tokenizer, text, system).tolist()
+        enough = round(found.settings["kept"] * found.tokens) >= min(MIN_PAIRS, found.tokens)
+        if same and enough and keep in (None, found.settings["asked"]):
+            return found
+    made = ContextCache.read(pair, text, system=system, keep=keep, min_pairs=MIN_PAIRS)
+    made.save(path)
+    return made
+
+
+def answer_from_context(
+    pair: ModelPair,
+    question: str,
+    context: ContextCache,
+    *,
+    max_new_tokens: int = 40,
+    emit: Callable[[str], None] = lambda piece: None,
+) -> Answer:
+    """Answer a question on a context; `emit` is called with each piece of the answer as it is written."""
+    return LocalGenerator(pair, context=context).answer(f"Question: {question}", max_new_tokens, emit)
 
 
 def answer_messages(compression: Compression) -> list[dict[str, str]]:

@@ -24,7 +24,7 @@ class Asked:
 
 def ask_context(asked: Asked, files: list[Path], target: str, options: Any, reader: console.FileReader) -> None:
     """Answer from the context in the file, which is made of the files where it is not there or of other texts."""
-    from spec_rag.answering.document_context import answer_from_context, context_of
+    from spec_rag.answering.answer import answer_from_context, context_of
 
     with console.progress() as tell:
         tell("Reading files")

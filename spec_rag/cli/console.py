@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spec_rag.errors import ConfigError, UnreadableFileError
-from spec_rag.loaders.limits import ReadLimits
+from spec_rag.loaders.source import ReadLimits
 from spec_rag.options.compression import Preset as KVPresetName
 from spec_rag.options.loading import LoadOptions
 from spec_rag.utils.progress import listening

@@ -14,12 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spec_rag.compression.head_weights import Calibration, find_calibration, layer_range
 from spec_rag.errors import ConfigError
-from spec_rag.models.checkpoints import context_tokens, decoder_layers
 from spec_rag.models.loading import LoadedModel, checkpoint_layers, load_model
+from spec_rag.models.model_config import context_tokens, decoder_layers
 from spec_rag.models.model_pair import ModelPair
 from spec_rag.options.compression import CompressionConfig, Version
 from spec_rag.options.loading import LoadOptions
 from spec_rag.utils.fair_lock import FairLock
+from spec_rag.utils.object_state import state_of
 
 _LAST_SEEN = 26 / 30  # of the depth; what a question would see above it changes its likelihood too little
 
@@ -84,7 +85,7 @@ class Draft:
     @property
     def lock(self) -> FairLock:
         """The lock that readings with this draft queue on."""
-        return FairLock.of(self.model)
+        return state_of(self.model, FairLock)
 
     @property
     def loaded_layers(self) -> int:

@@ -9,14 +9,13 @@ importance is made of it.
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
 from spec_rag.attention.capture import capture
 from spec_rag.compression.context_attention import ParallelContextAttention, PerPassageAttention
@@ -24,11 +23,12 @@ from spec_rag.compression.document_draft import Draft, Layers, layers_for
 from spec_rag.compression.layer_slicing import CachedLowerLayers, first_layers, layers_behind
 from spec_rag.compression.passages import EncodedPassage, QuestionTokens, frame
 from spec_rag.errors import ConfigError, UnsupportedModelError
-from spec_rag.models.checkpoints import layer_kinds
 from spec_rag.models.error_context import check_finite
 from spec_rag.models.fingerprint import fingerprint, quick_checksum
+from spec_rag.models.model_config import layer_kinds
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.utils import cancellation
+from spec_rag.utils.object_state import state_of
 from spec_rag.utils.progress import steps
 
 _BATCH_TOKENS = 1024  # passages that are encoded together, padding included
@@ -52,8 +52,8 @@ def encoder_for(draft: Draft, config: CompressionConfig, backend: str | None = N
     return PassageEncoder(draft, depth, backend, layers)
 
 
-_Prefixes = dict[int, tuple[str, EncodedPassage]]  # by depth, with what the weights looked like
-_prefixes: weakref.WeakKeyDictionary[PreTrainedModel, _Prefixes] = weakref.WeakKeyDictionary()
+class _Prefixes(dict[int, tuple[str, EncodedPassage]]):
+    """The encoded instruction of one model, by depth, with the checksum of the weights."""
 
 
 class PassageEncoder:
@@ -104,16 +104,16 @@ class PassageEncoder:
     @cached_property
     def prefix(self) -> EncodedPassage:
         """Keys and values of the instruction, read once per model and depth."""
-        known = _prefixes.setdefault(self.draft.model, {})
+        prefixes = state_of(self.draft.model, _Prefixes)
         weights = quick_checksum(self.draft.model, self.depth)
-        if self.depth not in known or known[self.depth][0] != weights:
+        if self.depth not in prefixes or prefixes[self.depth][0] != weights:
             cache = DynamicCache()
             ids = torch.tensor([self.frame.head], device=self.device)
             with torch.no_grad():
                 self._decoder(input_ids=ids, past_key_values=cache, use_cache=True)
             check_finite(cache.layers[-1].keys, "keys")
-            known[self.depth] = (weights, _stacked(cache, 0, 0, len(self.frame.head)))
-        return known[self.depth][1]
+            prefixes[self.depth] = (weights, _stacked(cache, 0, 0, len(self.frame.head)))
+        return prefixes[self.depth][1]
 
     def fingerprint(self, depth: int | None = None) -> str:
         """Which weights the first `depth` layers read with."""

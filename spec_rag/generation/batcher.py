@@ -7,7 +7,6 @@ for a batch to fill. This module does not know how answers are computed.
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -150,16 +149,6 @@ class Batcher(Generic[P, R]):
         except Exception as error:
             one.error = error
         one.done = True
-
-
-_batchers: weakref.WeakKeyDictionary[object, Batcher[object, object]] = weakref.WeakKeyDictionary()
-_making = new_lock()
-
-
-def batcher_of(owner: object) -> Batcher[object, object]:
-    """The queue of that model, one for its lifetime."""
-    with _making:
-        return _batchers.setdefault(owner, Batcher())
 
 
 def _are_alike(lengths: Sequence[int]) -> bool:

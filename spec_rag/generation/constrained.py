@@ -8,7 +8,6 @@ caches or where a constraint came from.
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
@@ -23,6 +22,7 @@ from spec_rag.generation.sampling import SamplingConfig
 from spec_rag.generation.structured_output import Constraint, llguidance
 from spec_rag.models.model_pair import ModelPair
 from spec_rag.utils.forking import new_lock
+from spec_rag.utils.object_state import state_of
 
 _TRIED_TOKENS = 8  # of the best, near the end, for one behind which the answer can be completed
 _TIGHT_TOKENS = 16
@@ -33,8 +33,7 @@ _SEPARATORS = (",", ":")
 _STRUCTURE = ("}", "]", "{", "[", '"', *_SEPARATORS)
 _BETWEEN = ("}", "]", '"', ",", "0", "n", "1", "f", "t", "-", "[", "{", " ")  # a comma ends a number, a digit never
 
-_vocabularies: weakref.WeakKeyDictionary[Any, dict[tuple[Any, ...], Vocabulary]] = weakref.WeakKeyDictionary()
-_making = new_lock()
+_creation_lock = new_lock()
 
 
 class Vocabulary:
@@ -70,16 +69,20 @@ class Vocabulary:
         if not ends:
             raise ConfigError("schema or regex: the target names no end token, so an answer could not end where it is "
                               "complete: give eos_token_id.")  # fmt: skip
-        with _making:
-            known = _vocabularies.setdefault(tokenizer, {})
-            key = (size, len(tokenizer), *ends)
-            if key not in known:
-                known[key] = cls(tokenizer, size, ends)
-            return known[key]
+        vocabularies = state_of(tokenizer, _Vocabularies)
+        key = (size, len(tokenizer), *ends)
+        with _creation_lock:
+            if key not in vocabularies:
+                vocabularies[key] = cls(tokenizer, size, ends)
+            return vocabularies[key]
 
     def _single(self, texts: Sequence[str]) -> list[int]:
         ids = [self.tokens.greedy_tokenize(text) for text in texts]
         return [one[0] for one in ids if len(one) == 1]
+
+
+class _Vocabularies(dict[tuple[int, ...], Vocabulary]):
+    """The vocabularies of one tokenizer, by logits columns, tokens and end tokens."""
 
 
 class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]

@@ -39,7 +39,7 @@ from spec_rag.generation.sampling import GREEDY, SamplingConfig, pad_token_id, s
 from spec_rag.generation.speculative import Guesses, VerifiedDecoding, can_verify
 from spec_rag.generation.stop_criteria import CancelCriterion, Cancelled, RowEnds, StopStrings, is_cancelled
 from spec_rag.generation.token_logits import AnswerPenalties, LogprobRecorder
-from spec_rag.models.kv_size import kv_bytes
+from spec_rag.models.model_config import kv_bytes
 from spec_rag.models.model_pair import ModelPair
 from spec_rag.models.rope import RopeSwitch, restore_frequencies
 from spec_rag.options.compression import SpecKVConfig

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spec_rag.generation.sampling import SamplingConfig, eos_token_ids
 from spec_rag.models.model_pair import ModelPair
-from spec_rag.text.turn_ends import turn_end_ids
+from spec_rag.text.chat_format import turn_end_ids
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:

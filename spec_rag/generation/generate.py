@@ -18,7 +18,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from spec_rag.attention.token_selection import select_prompt_tokens
 from spec_rag.errors import ConfigError
-from spec_rag.generation.batcher import Batcher, batcher_of
+from spec_rag.generation.batcher import Batcher
 from spec_rag.generation.chunked_feed_forward import chunked_feed_forward
 from spec_rag.generation.context_cache import ContextCache
 from spec_rag.generation.decoding import decode
@@ -37,6 +37,7 @@ from spec_rag.results import Answer, PromptScore
 from spec_rag.text.chat_units import ChatUnits, chat_units
 from spec_rag.text.context_prompts import question_ids
 from spec_rag.text.prompts import Prompt, as_chat, prompt_ids
+from spec_rag.utils.object_state import state_of
 
 
 def generate(
@@ -164,7 +165,7 @@ def generate_together(
         rows = [one.row for one in asked]
         return answer_rows(pair, rows, specpc, speckv, sampling, together, stop, backend, context)
 
-    batcher = cast("Batcher[_Asked, Answer]", batcher_of(target))
+    batcher = cast("Batcher[_Asked, Answer]", state_of(target, Batcher))
     asked = _Asked(row, streamer)
     side = side_of_row(pair, len(row.ids), specpc, _written(specpc, speckv, sampling))
     apart = id(asked) if side is None else side

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spec_rag.models.checkpoints import context_tokens
+from spec_rag.models.model_config import context_tokens
 from spec_rag.models.model_pair import ModelPair
 from spec_rag.models.rope import RopeSwitch
 from spec_rag.options.compression import SpecKVConfig, SpecPCConfig

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from spec_rag.generation.prompt_batch import Batch
-from spec_rag.models.checkpoints import context_tokens
+from spec_rag.models.model_config import context_tokens
 from spec_rag.options.compression import SpecKVConfig
 
 _QUESTION_TOKENS = 32  # the last tokens of a prompt, whose words are looked for before them

@@ -9,8 +9,7 @@ from contextlib import suppress
 from lxml import etree
 
 from spec_rag.errors import UnreadableFileError
-from spec_rag.loaders.limits import check_size
-from spec_rag.loaders.source import SourceFile
+from spec_rag.loaders.source import SourceFile, check_size
 
 _MOST_MEMBERS = 20_000
 _PIECE = 2**20

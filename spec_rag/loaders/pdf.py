@@ -13,10 +13,9 @@ from typing import Any
 
 from spec_rag.errors import UnreadableFileError
 from spec_rag.loaders import pdf_worker
-from spec_rag.loaders.limits import check_size, too_slow
 from spec_rag.loaders.pdf_layout import page_texts
 from spec_rag.loaders.pdf_lines import Line, Page
-from spec_rag.loaders.source import Content, SourceFile
+from spec_rag.loaders.source import Content, SourceFile, check_size, too_slow
 from spec_rag.utils.forking import new_lock
 
 _WORKER = "from spec_rag.loaders.pdf_worker import main; main()"

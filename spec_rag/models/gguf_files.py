@@ -1,7 +1,7 @@
-"""Models in GGUF files: what transformers leaves out of them is set here, and reading one shows how far it is.
+"""GGUF files: settings that transformers does not read from them, and progress of reading.
 
-transformers reads neither the pre-tokenizer of several families, nor `add_space_prefix`, nor how rotary frequencies are
-scaled. This module knows GGUF metadata, configs and tokenizers; it does not know what a model is loaded for.
+transformers reads neither the pre-tokenizer of several families, nor `add_space_prefix`, nor the scaling of rotary
+frequencies.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class GgufFile:
     """The metadata of a GGUF file.
 
     Attributes:
-        path: of the file.
-        values: the single values by key; arrays are left out.
-        tensors: the names of the tensors.
+        path: the file.
+        values: scalar values by key, without arrays.
+        tensors: names of the tensors.
     """
 
     path: Path
@@ -50,10 +50,10 @@ class GgufFile:
         """Read the metadata of a file.
 
         Raises:
-            ValueError: it is no GGUF file.
+            ValueError: it is not a GGUF file.
         """
         try:
-            from transformers.integrations.gguf import read_gguf_metadata  # several times faster than gguf's own
+            from transformers.integrations.gguf import read_gguf_metadata  # several times faster than the gguf package
         except ImportError:
             reader = _reader(path)
             values = {name: field.contents() for name, field in reader.fields.items() if len(field.data) == 1}
@@ -63,7 +63,7 @@ class GgufFile:
 
     @property
     def architecture(self) -> str:
-        """llama.cpp's name of the architecture, with which the keys of its metadata begin."""
+        """llama.cpp's name of the architecture, the prefix of its metadata keys."""
         return str(self.values.get("general.architecture", ""))
 
     def rope(self, name: str) -> Any:
@@ -77,7 +77,7 @@ class GgufFile:
 
 
 def correct_tokenizer(tokenizer: PreTrainedTokenizerBase, file: GgufFile) -> None:
-    """Split text as the file's vocabulary was trained to, in place."""
+    """Set the pre-tokenizer of the file's vocabulary, in place."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     kind = file.values.get("tokenizer.ggml.model")
     if backend is None:
@@ -89,7 +89,7 @@ def correct_tokenizer(tokenizer: PreTrainedTokenizerBase, file: GgufFile) -> Non
 
 
 def correct_config(config: PretrainedConfig, file: GgufFile) -> None:
-    """Set which dimensions the file rotates and how it scales their frequencies, in place.
+    """Set the rotated dimensions and the scaling of rotary frequencies, in place.
 
     Scaling that transformers cannot express limits the context to the original length, with a warning.
 
@@ -98,12 +98,12 @@ def correct_config(config: PretrainedConfig, file: GgufFile) -> None:
     """
     text = config.get_text_config(decoder=True)
     if file.architecture == "gpt-oss":
-        return  # the only one whose scaling transformers reads
+        return  # transformers reads its scaling
     changes = _partial(text, file) | (_scaling(text, file) or {})
     if not changes:
         return
     parameters = dict(getattr(text, "rope_parameters", None) or {})
-    if "full_attention" in parameters:  # one set for each kind of layers; sliding ones are never scaled
+    if "full_attention" in parameters:  # one set per kind of layer; sliding-window layers are never scaled
         parameters["full_attention"] = {**parameters["full_attention"], **changes}
     else:
         parameters |= changes
@@ -113,7 +113,7 @@ def correct_config(config: PretrainedConfig, file: GgufFile) -> None:
 
 
 def correct_model(model: PreTrainedModel, file: GgufFile) -> None:
-    """Divide the rotary frequencies by the factors that the file has for them, as Llama 3.1's files do, in place.
+    """Divide the rotary frequencies by the factors in the file, as for Llama 3.1, in place.
 
     Raises:
         UnsupportedModelError: the model keeps its frequencies elsewhere.
@@ -132,13 +132,13 @@ def correct_model(model: PreTrainedModel, file: GgufFile) -> None:
             f"{file.path}: its rotary frequencies are scaled by {len(factors)} factors ({_FREQUENCIES}), for which "
             f"{type(model).__name__} has no place. Load the original checkpoint instead."
         )
-    # part of the config, so that readings of other frequencies are never taken for those of this model
+    # part of the config, so that the fingerprint depends on the frequencies
     model.config.get_text_config(decoder=True).rope_frequency_factors = factors.tolist()
 
 
 @contextlib.contextmanager
 def counted_tensors(done: Callable[[], None]) -> Iterator[None]:
-    """Call `done` for each tensor that transformers reads in this block, instead of its own bar on standard error."""
+    """Call `done` for each tensor that transformers reads in this block; hide its own progress bar."""
     from transformers import modeling_gguf_pytorch_utils as reading
 
     def counted(tensors: Iterable[Any], **_: Any) -> Iterator[Any]:
@@ -185,7 +185,7 @@ def _set_pre_tokenizer(backend: Any, name: str, path: Path) -> None:
 
 
 def _known_to_transformers(name: str) -> set[str]:
-    """The pre-tokenizers that transformers sets by itself; where it does not list them, whatever is asked for."""
+    """The pre-tokenizers that transformers sets; a version that does not list them is assumed to know `name`."""
     try:
         from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
     except ImportError:
@@ -194,7 +194,7 @@ def _known_to_transformers(name: str) -> set[str]:
 
 
 def _leave_out_space_prefix(backend: Any) -> None:
-    """Let a sentencepiece tokenizer put no space before a text, and take none away where it decodes one."""
+    """Make a sentencepiece tokenizer neither add a leading space on encoding nor strip one on decoding."""
     if isinstance(backend.pre_tokenizer, pre_tokenizers.Metaspace):
         backend.pre_tokenizer.prepend_scheme = "never"
     if isinstance(backend.normalizer, normalizers.Prepend | normalizers.Sequence):
@@ -203,7 +203,7 @@ def _leave_out_space_prefix(backend: Any) -> None:
 
 
 def _partial(config: PretrainedConfig, file: GgufFile) -> dict[str, Any]:
-    """The share of a head's dimensions that are rotated, where transformers takes it from elsewhere."""
+    """The share of rotated dimensions per head, for architectures where transformers ignores the file's value."""
     rotated, size = file.rope("dimension_count"), getattr(config, "head_dim", None)
     size = size or config.hidden_size // config.num_attention_heads
     if file.architecture not in ("phi3", "stablelm", "nemotron") or not rotated or rotated > size:
@@ -212,7 +212,7 @@ def _partial(config: PretrainedConfig, file: GgufFile) -> dict[str, Any]:
 
 
 def _scaling(config: PretrainedConfig, file: GgufFile) -> dict[str, Any] | None:
-    """The scaling as transformers' rope parameters; None where there is none, or the context was limited instead."""
+    """The scaling as transformers' rope parameters; None without scaling, or if the context was limited instead."""
     kind = file.rope("scaling.type")
     original = file.rope("scaling.original_context_length")
     factor = file.rope("scaling.factor") or file.rope("scale_linear")
@@ -243,7 +243,7 @@ def _yarn(file: GgufFile, factor: float, original: int) -> dict[str, Any]:
         "beta_slow": float(file.rope("scaling.yarn_beta_slow") or 1.0),
     }
     scale = file.rope("scaling.yarn_attn_factor") or file.rope("scaling.attn_factor") or 1.0
-    if scale != 1.0:  # times the usual one, in llama.cpp
+    if scale != 1.0:  # multiplies the default one in llama.cpp
         found["attention_factor"] = float(scale) * (1.0 + 0.1 * math.log(factor))
     return found
 

@@ -1,7 +1,7 @@
-"""Model files on the Hugging Face hub: whether the local cache has all that a load needs, and their download.
+"""Model files on the Hugging Face hub: completeness of the local cache, download, and output while loading.
 
-The hub library makes every request, so its settings hold (HF_ENDPOINT, HTTPS_PROXY, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE
-...) and its errors pass through. This module does not load models.
+The hub library makes every request, so its settings apply (HF_ENDPOINT, HTTPS_PROXY, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE
+...) and its errors are passed on.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import inspect
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import huggingface_hub
+import huggingface_hub.utils
+import transformers
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, RemoteEntryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
@@ -27,20 +30,20 @@ from spec_rag.errors import ModelNotFoundError
 from spec_rag.utils.progress import Listener, current_listener
 
 Need: TypeAlias = Literal["config", "tokenizer", "model"]
-"""What is loaded: the config alone, the tokenizer, or tokenizer and weights."""
+"""Parts to load: the config, the tokenizer, or tokenizer and weights."""
 
 CONFIG = "config.json"
-# what from_pretrained asks for and does without, so that only the hub knows whether the model has it
+# files that from_pretrained requests but does not require: only the hub knows whether the model has them
 _OPTIONAL: dict[Need, tuple[str, ...]] = {
     "config": (),
     "tokenizer": ("tokenizer_config.json", "tokenizer.json", "chat_template.jinja"),
     "model": ("tokenizer_config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json"),
 }
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the order in which transformers looks for them
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in transformers' order of preference
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".ckpt", ".npz")
 _SMALL_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".vocab")
 _VOCABULARY_SUFFIXES = (".model", ".tiktoken", ".bpe", ".vocab")
-_LARGE_JSON = 2**20  # reading a large tokenizer.json only to check it would take as long as loading it
+_LARGE_JSON = 2**20  # larger JSON files are not parsed as a check, which would take as long as loading them
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json")
 
 
@@ -58,10 +61,10 @@ class Snapshot:
 
     @classmethod
     def find(cls, name: str, revision: str | None) -> Snapshot | None:
-        """The snapshot that the cache has of that revision, or None if it has no config of it.
+        """The cached snapshot of a revision, or None if its config is not cached.
 
         Raises:
-            huggingface_hub.errors.HFValidationError: the name is no hub id.
+            huggingface_hub.errors.HFValidationError: the name is not a hub id.
         """
         config = try_to_load_from_cache(name, CONFIG, revision=revision)
         return cls(name, Path(config).parent) if isinstance(config, str) else None
@@ -72,7 +75,7 @@ class Snapshot:
         return self.folder.name
 
     def missing(self, need: Need) -> list[str]:
-        """The files that a load cannot do without and that are absent or damaged."""
+        """Required files that are absent or damaged."""
         absent = [CONFIG] if not self._has(CONFIG) else []
         if need == "config":
             return absent
@@ -87,11 +90,11 @@ class Snapshot:
         return absent + (self._missing_weights() if need == "model" else [])
 
     def unsettled(self, need: Need) -> list[str]:
-        """The optional files that are absent and of which the cache does not record that the model has none."""
+        """Optional files that are neither cached nor recorded as absent from the model."""
         return [file for file in _OPTIONAL[need] if not self._settled(file)]
 
     def damaged(self, file: str) -> bool:
-        """Whether the file is there and cannot be what the hub has: empty, or weights that are cut off."""
+        """Whether the file exists but is empty or truncated."""
         path = self.folder / file
         return path.is_file() and not _is_sound(path)
 
@@ -108,7 +111,7 @@ class Snapshot:
         return known is not None and not isinstance(known, str)
 
     def _listed(self) -> set[str] | None:
-        """The names of all files of the commit, or None where the cache has no listing."""
+        """The names of all files of the commit, or None if the cache has no listing."""
         if not hasattr(huggingface_hub, "get_cached_repo_tree"):
             return None  # huggingface_hub 1
         try:
@@ -138,23 +141,22 @@ class Snapshot:
 
 
 def download(name: str, revision: str | None, need: Need, *, own_code: bool, timeout: float) -> str | None:
-    """Download what the hub cache lacks of a model; a listener, or else a terminal, is shown each file's progress.
+    """Download the files of a model that the hub cache lacks, with progress for a listener or on a terminal.
 
-    Files that are whole in the cache are not downloaded again. The small files come first, so weights in the cache
-    mean that everything else is there.
+    Complete files are not downloaded again. Small files come first, so cached weights imply that all others are cached.
 
     Args:
         name: hub id.
         revision: branch, tag or commit; None is the main branch.
-        need: what will be loaded.
+        need: the parts to download.
         own_code: download the model's Python files too.
-        timeout: seconds to wait for the hub's first answer.
+        timeout: seconds to wait for the hub's first response.
 
     Returns:
-        The commit's hash, or None if the model's files are of a layout that only transformers knows.
+        The commit's hash, or None if only transformers knows the layout of the model's files.
 
     Raises:
-        ModelNotFoundError: the model is there as GGUF files alone.
+        ModelNotFoundError: the model has only GGUF files.
         Exception: whatever the hub library raises; see `hub_errors.explanation`.
     """
     with _quiet_hub():
@@ -181,13 +183,13 @@ def download(name: str, revision: str | None, need: Need, *, own_code: bool, tim
 
 
 def _refuse_offline() -> None:
-    """The hub library reads TRANSFORMERS_OFFLINE at its import alone, and huggingface_hub 1 not at all."""
+    """Check TRANSFORMERS_OFFLINE, which the hub library reads only on import, and huggingface_hub 1 never."""
     if os.environ.get("TRANSFORMERS_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise OfflineModeIsEnabled("Offline mode is enabled: TRANSFORMERS_OFFLINE is set.")
 
 
 def _listing(name: str, revision: str | None, timeout: float) -> tuple[str | None, list[str]]:
-    """The commit that the revision names, and its files; None and none from a mirror that only serves files."""
+    """The commit of a revision and its files; (None, []) from a mirror that only serves files."""
     try:
         about = HfApi().model_info(name, revision=revision or constants.DEFAULT_REVISION, timeout=timeout)
     except HfHubHTTPError as error:
@@ -201,7 +203,7 @@ def _refuse_gguf(name: str, files: Sequence[str]) -> None:
     gguf = [file for file in files if file.endswith(".gguf")]
     if gguf and CONFIG not in files:
         raise ModelNotFoundError(
-            f"Model {name!r} is on the hub as GGUF files alone: download one (hf download {name} {gguf[0]}), and give "
+            f"Model {name!r} has only GGUF files on the hub: download one (hf download {name} {gguf[0]}), and give "
             "its path."
         )
 
@@ -213,36 +215,36 @@ def _fetch(name: str, file: str, commit: str) -> None:
 
 
 def _bars() -> dict[str, Any]:
-    """How a download shows how far it is: to a listener, as megabytes; else by the hub library's own bars."""
+    """Arguments that report a download to the listener, in megabytes; none without a listener."""
     listener = current_listener()
     if listener is None or "tqdm_class" not in inspect.signature(hf_hub_download).parameters:
         return {}
     report: Listener = listener
 
-    class Told(tqdm):  # type: ignore[misc]
-        def __init__(self, *given: Any, **settings: Any) -> None:
-            super().__init__(*given, **{**settings, "file": io.StringIO()})
-            self._tell()
+    class ListenerBar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "file": io.StringIO()})
+            self._report()
 
         def update(self, count: float | None = 1) -> bool | None:
             shown: bool | None = super().update(count)
-            self._tell()
+            self._report()
             return shown
 
-        def _tell(self) -> None:
+        def _report(self) -> None:
             total = max(1, round((self.total or 0) / 1e6))
             done = total if self.total and self.n >= self.total else min(total, int(self.n / 1e6))
-            if getattr(self, "_told", None) != (done, total):
-                self._told = (done, total)
+            if getattr(self, "_reported", None) != (done, total):
+                self._reported = (done, total)
                 report(f"Downloading {self.desc.removesuffix(': ')} (MB)", done, total)
 
-    return {"tqdm_class": Told}
+    return {"tqdm_class": ListenerBar}
 
 
 def _record_absence(name: str, file: str, commit: str) -> None:
-    """Let the hub library note in the cache that the model has no such file."""
+    """Make the hub library record in the cache that the model lacks the file."""
     if try_to_load_from_cache(name, file, revision=commit) is None:
-        with suppress(EntryNotFoundError, OSError):  # without the note the hub is asked again next time
+        with suppress(EntryNotFoundError, OSError):  # without the record the hub is asked again next time
             hf_hub_download(name, file, revision=commit)
 
 
@@ -256,7 +258,7 @@ def _small_files(files: Sequence[str], own_code: bool) -> Iterator[str]:
 
 
 def _weight_files(name: str, files: Sequence[str], commit: str) -> list[str]:
-    """The weights in the form that transformers prefers; of sharded ones the index is downloaded here."""
+    """The weight files in the format that transformers prefers; downloads the index of sharded weights."""
     for file in _WEIGHTS:
         if file in files:
             return [file]
@@ -268,12 +270,12 @@ def _weight_files(name: str, files: Sequence[str], commit: str) -> list[str]:
 
 
 def _shards(index: Path) -> list[str]:
-    """The files that an index of weights names."""
+    """The files named in an index of weights."""
     return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
 
 
 def _is_sound(path: Path) -> bool:
-    """Whether the file is there and not empty, if JSON, complete, and if safetensors, as long as its header says."""
+    """Whether the file exists, is not empty, parses if it is JSON, and has its stated length if it is safetensors."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(str(path), framework="pt"):
@@ -287,10 +289,32 @@ def _is_sound(path: Path) -> bool:
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """No warnings of the hub library about retries, missing tokens and transports; its errors are raised."""
+    """Silence the hub library's warnings; errors are still raised."""
     level = hub_logging.get_verbosity()
     hub_logging.set_verbosity_error()
     try:
         yield
     finally:
         hub_logging.set_verbosity(level)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hide transformers' warnings and progress bars while a model is loaded; downloads on a terminal keep their bar."""
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    downloads_hidden = huggingface_hub.utils.are_progress_bars_disabled()
+    level = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.disable_progress_bar()  # this also hides the hub's bars
+    if not downloads_hidden and sys.stderr.isatty():
+        huggingface_hub.utils.enable_progress_bars()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.set_verbosity(level)
+        if shown:
+            transformers.utils.logging.enable_progress_bar()  # this also shows the hub's bars
+        if downloads_hidden:
+            huggingface_hub.utils.disable_progress_bars()
+        else:
+            huggingface_hub.utils.enable_progress_bars()

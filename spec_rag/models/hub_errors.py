@@ -1,7 +1,4 @@
-"""What the hub library's errors mean for a user, and the way out of each.
-
-This module knows the errors of huggingface_hub and of its HTTP client; it makes no requests.
-"""
+"""Explanations of the errors of huggingface_hub and its HTTP client, each with a suggestion."""
 
 from __future__ import annotations
 
@@ -24,11 +21,11 @@ _TOKEN = "a token that may read it (HF_TOKEN, or `hf auth login`)"
 
 
 def explanation(name: str, revision: str | None, error: BaseException) -> str:
-    """Why a model did not come from the hub, what to do about it, and what the hub library said.
+    """Why a model was not downloaded, what to do, and the hub library's message.
 
     Args:
         name: hub id.
-        revision: the one that was asked for.
+        revision: requested revision.
         error: raised by the hub library, or by transformers with the hub library's error as its cause.
     """
     chain = list(_chain(error))
@@ -40,7 +37,7 @@ def explanation(name: str, revision: str | None, error: BaseException) -> str:
 
 
 def is_of_hub(error: BaseException) -> bool:
-    """Whether the error, or what caused it, is one of the hub library or its HTTP client that `explanation` knows."""
+    """Whether the error or one of its causes is an error of the hub library or HTTP client with an explanation."""
     theirs = [each for each in _chain(error) if type(each).__module__.startswith(("huggingface_hub", "httpx"))]
     return any(_why("", None, each) is not None for each in theirs)
 
@@ -78,7 +75,7 @@ def _why_refused(error: HfHubHTTPError) -> str | None:
 
 
 def _why_unreachable(error: BaseException) -> str | None:
-    kinds = {kind.__name__ for kind in type(error).__mro__}  # of httpx or httpx2, by the hub library's version
+    kinds = {kind.__name__ for kind in type(error).__mro__}  # of httpx or httpx2
     if "ProxyError" in kinds:
         return "The proxy fails: check HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
     if kinds & {"TransportError", "ConnectError", "TimeoutException"}:
@@ -87,7 +84,7 @@ def _why_unreachable(error: BaseException) -> str | None:
             "HTTPS_PROXY or HF_ENDPOINT where they are needed, and try again; or give a local path."
         )
     if isinstance(error, FileMetadataError | json.JSONDecodeError):
-        return f"What answers at {constants.ENDPOINT} is no hub: check HF_ENDPOINT, the proxy and the firewall."
+        return f"The server at {constants.ENDPOINT} is not a hub: check HF_ENDPOINT, the proxy and the firewall."
     if isinstance(error, OSError) and error.errno in _DISK:
         return f"The cache {constants.HF_HUB_CACHE} cannot be written to: make room there, or set HF_HOME."
     if isinstance(error, OSError) and "Consistency check failed" in str(error):

@@ -1,12 +1,8 @@
-"""Models by name, or already loaded: loaded once, shared by everyone in the process, as deep as they are needed.
-
-This module knows checkpoints and devices; it does not know prompts, attention, or what a model is loaded for.
-"""
+"""Loading of models by name, once per process and options, with as many layers as are needed."""
 
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,28 +14,29 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from spec_rag.errors import ConfigError, ModelNotFoundError, SpecRagError
 from spec_rag.models.bundled_draft import name_end_of_turn
-from spec_rag.models.checkpoints import context_tokens, decoder_layers, forget_wheel, keep_first_layers, locate
+from spec_rag.models.checkpoints import forget_wheel, locate
 from spec_rag.models.error_context import error_context
 from spec_rag.models.gguf_files import GgufFile, correct_config, correct_model, correct_tokenizer, counted_tensors
+from spec_rag.models.hub import quiet_transformers
 from spec_rag.models.hub_errors import explanation, is_of_hub
-from spec_rag.models.int8 import quantize_linears
-from spec_rag.models.quiet import quiet_transformers
+from spec_rag.models.model_config import context_tokens, decoder_layers, keep_first_layers
 from spec_rag.options.loading import LoadOptions
 from spec_rag.utils.fair_lock import FairLock
 from spec_rag.utils.forking import new_lock, working
+from spec_rag.utils.object_state import state_of
 from spec_rag.utils.progress import steps
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model, its tokenizer (None for token ids alone), and the name it was asked for by.
+    """A model, its tokenizer (None for token ids only), and its requested name.
 
-    Copies share the weights. Pickled, a model that was loaded by name travels as that name and is loaded again where
-    it arrives; one that was given as an object takes its weights along.
+    Copies share the weights. A model loaded by name is pickled as its name and options and loaded again on unpickling;
+    a model given as an object is pickled with its weights.
 
     Attributes:
-        checkpoint_layers: how many layers the checkpoint has, where only the first of them were loaded.
-        options: how it was loaded, or None where it was given as an object.
+        checkpoint_layers: number of layers in the checkpoint, if only the first ones were loaded.
+        options: the options it was loaded with; None if it was given as an object.
     """
 
     model: PreTrainedModel
@@ -50,8 +47,8 @@ class LoadedModel:
 
     @property
     def lock(self) -> FairLock:
-        """The lock that readings of documents with this model, and answers of it as a target, queue on."""
-        return FairLock.of(self.model)
+        """The lock of the model; every call that runs it waits here."""
+        return state_of(self.model, FairLock)
 
     @property
     def loaded_layers(self) -> int:
@@ -65,19 +62,19 @@ class LoadedModel:
 
     @property
     def context_tokens(self) -> int | None:
-        """The most tokens the model was made for, or None if its config does not say."""
+        """Maximum context length, or None if the config has none."""
         return context_tokens(self.model.config)
 
     def refuse_other(self, options: LoadOptions | Mapping[str, Any] | None) -> None:
-        """Refuse options that can no longer act; defaults, and those it was loaded with, ask for nothing.
+        """Refuse options that differ from the defaults and from those the model was loaded with.
 
         Raises:
-            ConfigError: they ask for something else.
+            ConfigError: the options cannot take effect on a loaded model.
         """
         if options is not None and LoadOptions.of(options) not in (LoadOptions(), self.options):
             raise ConfigError(
-                f"options={options!r} (draft_options, target_options): {self.name!r} is loaded already, so they cannot "
-                "change how. Give the model by name, or load it the way it is wanted and leave the options out."
+                f"options={options!r} (draft_options, target_options): {self.name!r} is loaded already, so they have "
+                "no effect. Give the model by name, or load it with these options and leave them out here."
             )
 
     def __copy__(self) -> LoadedModel:
@@ -94,7 +91,6 @@ class LoadedModel:
 
 
 _loaded: dict[tuple[str, str], LoadedModel] = {}
-_tokenizers: weakref.WeakKeyDictionary[PreTrainedModel, PreTrainedTokenizerBase] = weakref.WeakKeyDictionary()
 _loading = new_lock()
 
 
@@ -110,12 +106,11 @@ def load_model(
     Args:
         name: hub id, folder of a checkpoint, path of a GGUF file, or a loaded model.
         options: how to load it; a dict has the names of LoadOptions.
-        layers: load its first so many layers and leave out the others; a model that is already loaded and has at
-            least as many is taken instead. None loads all.
-        tokenizer: of a model that is given as an object; None takes the one of its `name_or_path`, if there is one.
+        layers: load only the first `layers` layers, unless a loaded model has at least as many; None loads all.
+        tokenizer: tokenizer of a model given as an object; None takes that of its `name_or_path`, if it has one.
 
     Raises:
-        ConfigError: an argument is of another kind, or the model needs code that it may not run.
+        ConfigError: an argument has the wrong type, or the model needs remote code that is not trusted.
         ModelNotFoundError: nothing is found under that name, or the hub cannot be reached.
         FileNotWrittenError: the default draft cannot be converted into the cache folder.
         OutOfMemoryError: it does not fit into memory.
@@ -128,7 +123,9 @@ def load_model(
         loaded.refuse_other(options)
         return loaded
     if not isinstance(name, str | Path):
-        raise ConfigError(f"{name!r} of type {type(name).__name__} is no model: give a name, a path or a loaded model.")
+        raise ConfigError(
+            f"{name!r} of type {type(name).__name__} is not a model: give a name, a path or a loaded model."
+        )
     options = LoadOptions.of(options)
     key = (str(name), repr(options))
     with _loading:
@@ -140,12 +137,12 @@ def load_model(
                 error_context("model", str(name), None, lambda: _ways_of_loading(options)),
             ):
                 found = _load(str(name), options, layers)
-            _loaded[key] = found  # the deeper one serves everybody from now on
+            _loaded[key] = found  # replaces a model with fewer layers
         return found
 
 
 def checkpoint_layers(name: str | Path, options: LoadOptions | Mapping[str, Any] | None = None) -> int:
-    """How many decoder layers the checkpoint of that name has; reads its config alone.
+    """Number of decoder layers of a checkpoint; reads only its config.
 
     Raises:
         ModelNotFoundError: nothing is found under that name.
@@ -160,28 +157,35 @@ def checkpoint_layers(name: str | Path, options: LoadOptions | Mapping[str, Any]
 
 
 def unload_models() -> None:
-    """Forget the shared models; their memory is freed when nobody else holds them."""
+    """Drop the shared models; their memory is freed once nothing else refers to them."""
     with _loading:
         _loaded.clear()
         forget_wheel()
 
 
 def model_name(model: Any) -> str:
-    """What a model that was given as an object is called: the name it was loaded by, else that of its class."""
+    """Name of a model object: the name it was loaded by, else its class."""
     return str(getattr(model, "name_or_path", "") or type(model).__name__)
 
 
+class _OwnTokenizer:
+    """The tokenizer saved with the weights of a model that was given as an object."""
+
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+
 def _as_loaded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> LoadedModel:
-    """The given model, with the tokenizer that lies beside its weights if none was given."""
+    """The model with its tokenizer; None takes the one saved with its weights."""
     name = model_name(model)
     if tokenizer is not None or not getattr(model, "name_or_path", ""):
         return LoadedModel(model, tokenizer, name)
+    own = state_of(model, _OwnTokenizer)
     with _loading:
-        if model not in _tokenizers:
+        if own.tokenizer is None:
             with contextlib.suppress(OSError, ValueError), quiet_transformers():
                 source, where = locate(name, LoadOptions(), "tokenizer")
-                _tokenizers[model] = AutoTokenizer.from_pretrained(source, **where, trust_remote_code=False)
-        return LoadedModel(model, _tokenizers.get(model), name)
+                own.tokenizer = AutoTokenizer.from_pretrained(source, **where, trust_remote_code=False)
+    return LoadedModel(model, own.tokenizer, name)
 
 
 def _loaded_again(name: str, options: LoadOptions, layers: int | None) -> LoadedModel:
@@ -190,7 +194,7 @@ def _loaded_again(name: str, options: LoadOptions, layers: int | None) -> Loaded
 
 @contextlib.contextmanager
 def _explained(name: str, options: LoadOptions) -> Iterator[None]:
-    """Turn what transformers says of a checkpoint that cannot be loaded into what to do about it."""
+    """Convert errors of transformers on loading a checkpoint to errors with a suggestion."""
     try:
         yield
     except SpecRagError:
@@ -203,7 +207,7 @@ def _explained(name: str, options: LoadOptions) -> Iterator[None]:
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error) and not options.trust_remote_code:
             raise ConfigError(
-                f"Model {name!r} brings code of its own, which trust_remote_code=False does not run. If you trust it, "
+                f"Model {name!r} needs remote code, which trust_remote_code=False does not run. If you trust it, "
                 "load it with LoadOptions(trust_remote_code=True); else choose a model that transformers knows."
             ) from error
         if is_of_hub(error):
@@ -225,19 +229,12 @@ def _load(name: str, options: LoadOptions, layers: int | None) -> LoadedModel:
             model, tokenizer, total = _read(source, where, options, layers)
     if options.device_map is None:
         model = model.to(options.resolved_device())
-    if options.quantize:
-        if model.device.type != "cpu":
-            raise ConfigError(
-                f"quantize='int8' is for CPUs, and the model is on {str(model.device)!r}: give device='cpu', or "
-                "quantization_config=."
-            )
-        quantize_linears(model.get_decoder())
     name_end_of_turn(model, tokenizer)
     return LoadedModel(model.eval(), tokenizer, name, checkpoint_layers=total, options=options)
 
 
 _Read: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerBase, int | None]
-"""A model, its tokenizer, and the layers of the checkpoint where only some may have been asked for."""
+"""Model, tokenizer, and number of layers in the checkpoint (None if all were loaded)."""
 
 
 def _read(source: str, where: dict[str, Any], options: LoadOptions, layers: int | None) -> _Read:
@@ -271,9 +268,9 @@ def _read_gguf(path: Path, options: LoadOptions, layers: int | None) -> _Read:
 
 
 def _ways_of_loading(options: LoadOptions) -> list[str]:
-    """What takes less memory than loading the model with these options."""
+    """Ways to load the model with less memory than with these options."""
     ways = []
-    if str(options.dtype).removeprefix("torch.") not in ("bfloat16", "float16") and not options.quantize:
+    if str(options.dtype).removeprefix("torch.") not in ("bfloat16", "float16"):
         ways.append("LoadOptions(dtype='bfloat16')")
     if options.device_map is None and options.resolved_device() != "cpu":
         ways.append("LoadOptions(device='cpu')")

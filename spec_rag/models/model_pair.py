@@ -1,7 +1,4 @@
-"""A draft and a target: whether they share their tokens, what they can read, and the lock under which they run.
-
-This module does not know prompts or attention.
-"""
+"""A draft and a target with their tokenizers."""
 
 from __future__ import annotations
 
@@ -15,17 +12,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError, IncompatibleModelsError, PromptTooLongError
 from spec_rag.models.bundled_draft import TOKENIZER_PROBE
-from spec_rag.models.checkpoints import context_tokens
 from spec_rag.models.loading import LoadedModel, load_model, model_name
+from spec_rag.models.model_config import context_tokens
 from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 from spec_rag.text.tokenization import template_ids
 from spec_rag.utils.fair_lock import FairLock
+from spec_rag.utils.object_state import state_of
 
 logger = logging.getLogger(__name__)
 
 
 def same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
-    """Whether both tokenizers give the same ids, so that one model's tokens are the other's."""
+    """Whether both tokenizers have the same vocabulary and split text alike."""
     return first is second or (
         first.get_vocab() == second.get_vocab()
         and template_ids(first, TOKENIZER_PROBE) == template_ids(second, TOKENIZER_PROBE)
@@ -34,18 +32,18 @@ def same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerB
 
 @dataclass(eq=False)
 class ModelPair:
-    """A draft and a target, the tokenizer of the target, and the lock under which they run.
+    """A draft and a target with their tokenizers, sharing the target's lock.
 
-    Copies share the weights. Pickled, models that were loaded by name travel as names and are loaded again where the
-    pair arrives; models that were given as objects take their weights along.
+    Copies share the weights. Models loaded by name are pickled as names and loaded again on unpickling; models given as
+    objects are pickled with their weights.
 
     Args:
-        draft: the small model, or None where only the target's own attention is used.
-        target: the large model, or None where only documents are compressed.
-        tokenizer: the target's tokenizer; None serves for token ids alone.
-        draft_tokenizer: the draft's, where it differs from the target's.
-        draft_name: how the draft was asked for.
-        target_name: how the target was asked for.
+        draft: the small model, or None if only the target's own attention is used.
+        target: the large model, or None if only documents are compressed.
+        tokenizer: the target's tokenizer; None is enough for token ids.
+        draft_tokenizer: the draft's tokenizer, if it differs from the target's.
+        draft_name: requested name of the draft.
+        target_name: requested name of the target.
     """
 
     draft: PreTrainedModel | None = None
@@ -68,16 +66,16 @@ class ModelPair:
         draft_options: LoadOptions | Mapping[str, Any] | None = None,
         target_options: LoadOptions | Mapping[str, Any] | None = None,
     ) -> ModelPair:
-        """Load both models; the same name with the same options gives one set of weights.
+        """Load both models; the same name with the same options shares one set of weights.
 
-        Where the two do not share their tokens, it says so in the log: SpecKV then looks ahead with the target itself.
+        Different tokenizers are logged as a warning: SpecKV then uses the target for the look-ahead.
 
         Args:
             draft: hub id, folder, GGUF file, or a loaded model; None leaves it out.
-            target: the same of the target.
-            tokenizer: the target's; None takes the one that lies beside its weights.
-            draft_options: how to load the draft: LoadOptions, or a dict of its fields.
-            target_options: the same of the target.
+            target: the same for the target.
+            tokenizer: the target's; None takes the one saved with its weights.
+            draft_options: LoadOptions of the draft, or a dict of its fields.
+            target_options: the same for the target.
 
         Raises:
             ModelNotFoundError: a model is not found.
@@ -116,14 +114,14 @@ class ModelPair:
         *,
         same_tokens: bool,
     ) -> ModelPair:
-        """`load` what an application's settings name.
+        """Load the models named in an application's settings.
 
         Args:
             draft: hub id, folder or GGUF file; None leaves it out.
-            target: the same of the target.
-            draft_options: None is target_options where both models have one name, else the defaults.
-            target_options: how to load the target.
-            same_tokens: refuse a draft that writes other tokens than the target reads.
+            target: the same for the target.
+            draft_options: None is target_options if both models have the same name, else the defaults.
+            target_options: LoadOptions of the target.
+            same_tokens: refuse a draft with another tokenizer.
 
         Raises:
             ModelNotFoundError: a model is not found.
@@ -141,10 +139,10 @@ class ModelPair:
 
     @staticmethod
     def check(given: Any) -> ModelPair:
-        """The pair, if it is one.
+        """Return the argument if it is a ModelPair.
 
         Raises:
-            ConfigError: it is something else; the message says how to make a pair of it.
+            ConfigError: it is not; the message says how to make a pair of it.
         """
         if isinstance(given, ModelPair):
             return given
@@ -152,11 +150,11 @@ class ModelPair:
         way_out = "give a pair of models: ModelPair.load(draft=..., target=...)."
         if isinstance(given, str | Path | PreTrainedModel | LoadedModel):
             what = repr(str(given)) if isinstance(given, str | Path) else "model"
-            way_out = f"put it into a pair: ModelPair.load(target={what}), with draft=None where there is no draft."
+            way_out = f"put it into a pair: ModelPair.load(target={what}), with draft=None if there is no draft."
         raise ConfigError(f"pair={given!r:.60} of type {kind}: {way_out}")
 
     def name_of(self, role: Literal["draft", "target"]) -> str | None:
-        """How a model was asked for, else what it calls itself; None where there is none."""
+        """Requested name of a model, else its own name; None if the pair lacks the model."""
         given, model = (self.draft_name, self.draft) if role == "draft" else (self.target_name, self.target)
         return None if model is None else given or model_name(model)
 
@@ -174,15 +172,15 @@ class ModelPair:
 
     @property
     def lock(self) -> FairLock:
-        """The lock that answers queue on: that of the target, so shared by every pair of the same target."""
-        return FairLock.of(self.target if self.target is not None else self.draft)
+        """The lock of the target (else of the draft), shared by every pair of the same target."""
+        return state_of(self.target if self.target is not None else self.draft, FairLock)
 
     @property
     def shares_tokens(self) -> bool:
-        """Whether the draft writes the tokens that the target reads, as far as tokenizers say; looked up once."""
+        """Whether both models have the same tokenizer; computed once."""
         if self._shares_tokens is None:
             one_model = self.draft is None or self.target is None or self.draft is self.target
-            # with one tokenizer, or none, the caller says that the ids fit both
+            # with at most one tokenizer, the caller is responsible that the ids fit both models
             one_tokenizer = self.tokenizer is None or self.draft_tokenizer is None
             self._shares_tokens = one_model or one_tokenizer or self._same_vocabulary()
         return self._shares_tokens
@@ -193,30 +191,30 @@ class ModelPair:
         return same_vocabulary(self.tokenizer, self.draft_tokenizer)
 
     def require_target(self) -> PreTrainedModel:
-        """The target.
+        """Return the target.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: the pair has no target.
         """
         if self.target is None:
             raise ConfigError("target=None: generation needs a target. Load the pair with target='...'.")
         return self.target
 
     def require_draft(self, purpose: str) -> PreTrainedModel:
-        """The draft.
+        """Return the draft.
 
         Raises:
-            ConfigError: there is none; the message says what it is needed for.
+            ConfigError: the pair has no draft; the message names the purpose.
         """
         if self.draft is None:
             raise ConfigError(f"draft=None: {purpose} needs a draft. Load the pair with draft='...'.")
         return self.draft
 
     def require_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The target's tokenizer, or else the draft's.
+        """Return the target's tokenizer, else the draft's.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: the pair has no tokenizer.
         """
         tokenizer = self.tokenizer or self.draft_tokenizer
         if tokenizer is None:
@@ -224,7 +222,7 @@ class ModelPair:
         return tokenizer
 
     def check_same_tokens(self) -> None:
-        """Refuse a pair whose draft writes other tokens than the target reads.
+        """Refuse a pair with different tokenizers.
 
         Raises:
             IncompatibleModelsError: the tokenizers differ.
@@ -239,10 +237,10 @@ class ModelPair:
 
     @staticmethod
     def check_context(model: PreTrainedModel, tokens: int, role: str, way_out: str) -> None:
-        """Refuse a prompt that is longer than the model was made for.
+        """Refuse a prompt that is longer than the model's maximum context.
 
         Raises:
-            PromptTooLongError: with both numbers and the way out.
+            PromptTooLongError: names both lengths and the way out.
         """
         limit = context_tokens(model.config)
         if limit and tokens > limit:

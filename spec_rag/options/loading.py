@@ -29,16 +29,13 @@ class LoadOptions:
         device: "cuda", "cuda:1", "mps", "cpu" ...; None takes the first of CUDA, MPS, CPU that is there.
         dtype: torch dtype or its name; None takes the checkpoint's on a GPU and float32 on a CPU.
         device_map: handed to `from_pretrained`; excludes device.
-        quantize: "int8" rounds the weights of the decoder's linear layers once they are loaded, on a CPU: a quarter of
-            their memory, and faster products. None leaves them.
         quantization_config: handed to `from_pretrained`.
         attn_implementation: handed to `from_pretrained`; also the base of the captured attention.
         revision: the checkpoint's revision on the hub.
         trust_remote_code: handed to `from_pretrained`; False never runs code from a checkpoint.
 
     Raises:
-        ConfigError: device and device_map are both given, dtype is no name of a dtype, or quantize is unknown or meets
-            what it does not go with.
+        ConfigError: device and device_map are both given, or dtype is not the name of a torch dtype.
     """
 
     device: str | None = None
@@ -48,20 +45,12 @@ class LoadOptions:
     attn_implementation: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
-    quantize: str | None = None
 
     def __post_init__(self) -> None:
         if self.device is not None and self.device_map is not None:
             raise ConfigError(
                 f"device={self.device!r} and device_map={self.device_map!r} contradict each other: give one of them."
             )
-        if self.quantize not in (None, "int8"):
-            raise ConfigError(f"quantize={self.quantize!r}: must be None or 'int8'.")
-        for name in ("device_map", "quantization_config") if self.quantize else ():
-            if getattr(self, name) is not None:
-                raise ConfigError(f"quantize='int8' is for models on a CPU, without {name}: leave one of them out.")
-        if self.quantize and self.dtype not in (None, "float32") and str(self.dtype) != "torch.float32":
-            raise ConfigError(f"quantize='int8' rounds float32 weights, and dtype={self.dtype!r}: leave dtype out.")
         if isinstance(self.dtype, str) and self.dtype != "auto":
             import torch
 

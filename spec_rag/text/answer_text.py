@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-import weakref
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from spec_rag.text.tokenization import MARKUP, control_tokens
+from spec_rag.utils.object_state import state_of
 
 _LONGEST_WINDOW = 64  # tokens that are decoded again with each new one
 _OVERLAP = 16  # tokens, and characters, that stay in front of a shortened window
@@ -22,16 +22,21 @@ _CLEAN_UP_CHARACTERS = 8  # clean_up_tokenization_spaces changes at most this ma
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 _REPLACEMENT = "\ufffd"
 
-_added: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, frozenset[int]]] = weakref.WeakKeyDictionary()
+
+class _SpecialIds:
+    """Cached special tokens of one tokenizer, valid while its size is the same."""
+
+    size = -1
+    ids: frozenset[int] = frozenset()
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Ids of the tokens that `skip_special_tokens` leaves out of a text."""
-    known = _added.get(tokenizer)
-    if known is None or known[0] != len(tokenizer):  # some tokenizers have thousands, and list them slowly
-        special = frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
-        known = _added[tokenizer] = (len(tokenizer), special)
-    return known[1] | frozenset(tokenizer.all_special_ids)
+    added, size = state_of(tokenizer, _SpecialIds), len(tokenizer)
+    if added.size != size:  # some tokenizers have thousands of added tokens and list them slowly
+        added.ids = frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+        added.size = size  # last: another thread may read meanwhile
+    return added.ids | frozenset(tokenizer.all_special_ids)
 
 
 def hidden_ids(tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = ()) -> frozenset[int]:

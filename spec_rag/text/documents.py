@@ -8,7 +8,8 @@ else the name of the file or page in `file_name`, `source` or `file_path`. Input
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from spec_rag.errors import ConfigError
 
 _TITLE_CHARS = 200  # of a file name that serves as a title
+_VECTOR_NAME = re.compile("embed|vector", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -165,3 +167,26 @@ def _last_part(place: str) -> str:
 
 def _score(value: Any) -> float | None:
     return None if value is None else as_number(value)
+
+
+def without_vectors(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy without the entries that are vectors and named as such, also in dicts inside; nothing is mutated."""
+    return {
+        name: without_vectors(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if not is_vector(name, value)
+    }
+
+
+def is_vector(name: str, value: Any) -> bool:
+    """Whether the value is an embedding, by its name and its kind: numbers in a list or array, or raw bytes."""
+    if not isinstance(name, str) or not _VECTOR_NAME.search(name):
+        return False
+    if isinstance(value, bytes | bytearray | memoryview):
+        return True
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return True
+    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+        return False
+    rows = [row for row in value if isinstance(row, Sequence) and not isinstance(row, str)] or [value]
+    return all(isinstance(number, int | float) for row in rows for number in row)

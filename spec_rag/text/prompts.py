@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError
-from spec_rag.text.arrangements import (
+from spec_rag.text.chat_format import (
     Turns,
     arrangements,
     in_parts,

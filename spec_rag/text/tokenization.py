@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError
 from spec_rag.utils.forking import new_lock
+from spec_rag.utils.object_state import state_of
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 MARKUP = re.compile(r"\s*[<\[{|].*[>\]}|]\s*", re.DOTALL)
@@ -43,8 +43,13 @@ class _Backends:
     control_tokens: frozenset[str]
 
 
-_backends: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, _Backends] = weakref.WeakKeyDictionary()
-_copying = new_lock()
+class _OwnBackends:
+    """The copies that belong to one tokenizer."""
+
+    backends: _Backends | None = None
+
+
+_copy_lock = new_lock()
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool = False) -> list[int]:
@@ -115,11 +120,12 @@ def _copies(tokenizer: PreTrainedTokenizerBase) -> _Backends | None:
     if not isinstance(backend, Tokenizer):
         return None
     vocabulary = backend.get_vocab_size(with_added_tokens=True)
-    found = _backends.get(tokenizer)
-    if found is None or found.vocabulary != vocabulary:
-        with _copying:
-            found = _backends[tokenizer] = _copied(backend, vocabulary)
-    return found
+    own = state_of(tokenizer, _OwnBackends)
+    backends = own.backends
+    if backends is None or backends.vocabulary != vocabulary:
+        with _copy_lock:
+            backends = own.backends = _copied(backend, vocabulary)
+    return backends
 
 
 def _copied(backend: Tokenizer, vocabulary: int) -> _Backends:

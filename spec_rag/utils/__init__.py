@@ -1,1 +1,1 @@
-"""Helpers without knowledge of models or text."""
+"""Helpers that depend on no other package of spec_rag."""

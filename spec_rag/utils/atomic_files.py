@@ -1,7 +1,6 @@
-"""Files that are written whole or not at all: others see the old one, or none, or the whole new one.
+"""Atomic writes: readers see the old file or the complete new one.
 
-Everything that the package writes goes through here, but for lines that are appended (`evaluation/records.py`) and the
-folder of a converted model. This module does not know what is in a file.
+Exceptions: lines that are appended (`evaluation/records.py`) and the folder of a converted model.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from pathlib import Path
 from spec_rag.errors import FileNotWrittenError
 
 UNFINISHED = ".tmp"
-_OURS = ".spec-rag-"
-_ABANDONED_SECONDS = 3600  # no write takes as long
+_PREFIX = ".spec-rag-"
+_ABANDONED_SECONDS = 3600  # longer than any write
 
-_WAYS_OUT = {
+_SUGGESTIONS = {
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "make room, or give a path on another disk",
     (errno.EACCES, errno.EPERM, errno.EROFS): "give a path in a folder that may be written to",
     (errno.ENOENT, errno.ENOTDIR): "make its folder first, or give another path",
@@ -28,21 +27,21 @@ _WAYS_OUT = {
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
-    """Write a file so that others see the old one, or none, or the whole new one, whenever the writer is killed.
+    """Write a file atomically, also if the process is killed meanwhile.
 
-    An older file leaves its permissions to the new one; a link is replaced, not followed. What writers that were killed
-    have left in the folder is taken away after an hour.
+    The permissions of an existing file are kept; a link is replaced, not followed. Temporary files that killed
+    processes left in the folder are deleted after an hour.
 
     Args:
-        path: of the file; its folder must be there.
-        data: all of it; text is written as UTF-8.
+        path: the file; its folder must exist.
+        data: the complete content; text is written as UTF-8.
 
     Raises:
-        FileNotWrittenError: it cannot be written. What stood there is as before, and nothing else is left behind.
+        FileNotWrittenError: it cannot be written. The old file is unchanged, and no temporary file remains.
     """
     content = data.encode("utf-8") if isinstance(data, str) else data
     _remove_abandoned(path.parent)
-    unfinished = path.parent / f"{_OURS}{secrets.token_hex(8)}{UNFINISHED}"
+    unfinished = path.parent / f"{_PREFIX}{secrets.token_hex(8)}{UNFINISHED}"
     try:
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
@@ -61,16 +60,16 @@ def write_whole(path: Path, data: bytes | str) -> None:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Take away what writers that were killed long ago left unfinished."""
+    """Delete the temporary files of killed processes."""
     with suppress(OSError):
-        for path in folder.glob(f"{_OURS}*{UNFINISHED}"):
+        for path in folder.glob(f"{_PREFIX}*{UNFINISHED}"):
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                 path.unlink(missing_ok=True)
 
 
 def not_written(path: Path, error: OSError) -> FileNotWrittenError:
-    """The error for a path that cannot be written: why, and what to do."""
-    way_out = next((way for numbers, way in _WAYS_OUT.items() if error.errno in numbers), "give another path")
-    told = FileNotWrittenError(f"{path} cannot be written ({error.strerror or error}): {way_out}.")
-    told.errno = error.errno
-    return told
+    """The error for a path that cannot be written, with its cause and a suggestion."""
+    suggestion = next((text for numbers, text in _SUGGESTIONS.items() if error.errno in numbers), "give another path")
+    not_written_error = FileNotWrittenError(f"{path} cannot be written ({error.strerror or error}): {suggestion}.")
+    not_written_error.errno = error.errno
+    return not_written_error

@@ -1,7 +1,4 @@
-"""Work that can be cancelled: a signal that wakes those who wait, and threads that an event loop can let go of.
-
-This module does not know the work.
-"""
+"""Cancellation: an event with callbacks, and worker threads that an event loop can abandon."""
 
 from __future__ import annotations
 
@@ -18,45 +15,45 @@ from spec_rag.utils.switches import Switch
 
 
 class Cancellation(threading.Event):
-    """An event that tells those who asked to be told when it is set."""
+    """An event that calls registered callbacks when it is set."""
 
-    wakes = True  # those who asked are told, whatever cancels the work
+    wakes = True  # whether callbacks run for every way of cancelling
 
     def __init__(self) -> None:
         super().__init__()
-        self._told: dict[object, Callable[[], None]] = {}  # each operation on a dict is atomic
+        self._callbacks: dict[object, Callable[[], None]] = {}  # each operation on a dict is atomic
         renew_in_children(self)
 
     def set(self) -> None:
-        """End the work; calls what `telling` was given, once each time it is set."""
+        """Set the event and call each registered callback."""
         super().set()
-        for tell in list(self._told.values()):
-            tell()
+        for callback in list(self._callbacks.values()):
+            callback()
 
     def telling(self, tell: Callable[[], None]) -> Switch[None]:
-        """Call `tell` when the event is set inside the block; at once if it is set already."""
+        """Call `tell` when the event is set inside the block; at once if it is already set."""
         return _Telling(self, tell)
 
     def ask(self, key: object, tell: Callable[[], None]) -> None:
         """Call `tell` when the event is set, until `forget(key)`."""
-        self._told[key] = tell
+        self._callbacks[key] = tell
 
     def forget(self, key: object) -> None:
-        """Take `ask` back; a key that did not ask is ignored."""
-        self._told.pop(key, None)
+        """Remove a callback; an unknown key is ignored."""
+        self._callbacks.pop(key, None)
 
     def renew_in_child(self) -> None:
-        """Free the event's own lock in a forked child; those who asked in other threads are not there."""
+        """Free the event's own lock in a forked child."""
         self._at_fork_reinit()  # type: ignore[attr-defined]  # as threading does for the events of its threads
 
 
 class LinkedCancellation(Cancellation):
-    """A Cancellation of one call, which counts as set where the caller's own event is set.
+    """A Cancellation of one call that is also set if the caller's event is set.
 
-    Setting it leaves the caller's event as it is.
+    Setting it does not set the caller's event.
 
     Args:
-        caller: the caller's event. Where it is no Cancellation, nobody is told when it is set.
+        caller: the caller's event. If it is not a Cancellation, setting it runs no callbacks.
     """
 
     def __init__(self, caller: threading.Event) -> None:
@@ -75,14 +72,14 @@ class LinkedCancellation(Cancellation):
             self._caller.ask(key, tell)
 
     def forget(self, key: object) -> None:
-        """Take `ask` back; a key that did not ask is ignored."""
+        """Remove a callback; an unknown key is ignored."""
         super().forget(key)
         if isinstance(self._caller, Cancellation):
             self._caller.forget(key)
 
 
 class _Telling(Switch[None]):
-    """Asks to be told, and takes that back."""
+    """Registers a callback and removes it."""
 
     def __init__(self, cancellation: Cancellation, tell: Callable[[], None]) -> None:
         self._cancellation = cancellation
@@ -99,10 +96,10 @@ class _Telling(Switch[None]):
 
 
 def check(cancelled: threading.Event | None) -> None:
-    """Go on unless the work has been cancelled.
+    """Raise if the work was cancelled.
 
     Raises:
-        CancelledError: it has.
+        CancelledError: the event is set.
     """
     if cancelled is not None and cancelled.is_set():
         raise CancelledError("The work was cancelled before it was done.")
@@ -112,9 +109,9 @@ T = TypeVar("T")
 
 
 async def in_thread(work: Callable[[Cancellation], T]) -> T:
-    """Run `work` in a thread of its own, so that no event loop and no shared pool waits for it.
+    """Run `work` in a new thread, without blocking the event loop or a shared pool.
 
-    Cancelling the task sets the Cancellation that `work` was given, and does not wait for the thread to end.
+    Cancelling the task sets the Cancellation passed to `work` and does not wait for the thread.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -125,7 +122,7 @@ async def in_thread(work: Callable[[Cancellation], T]) -> T:
             return
         if error is None:
             future.set_result(cast(T, result))
-        elif isinstance(error, StopIteration):  # which no future takes
+        elif isinstance(error, StopIteration):  # futures reject StopIteration
             future.set_exception(RuntimeError(repr(error)))
         else:
             future.set_exception(error)
@@ -136,7 +133,7 @@ async def in_thread(work: Callable[[Cancellation], T]) -> T:
             result = work(cancelled)
         except BaseException as error:
             raised = error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the event loop is closed
             loop.call_soon_threadsafe(settle, result, raised)
 
     context = contextvars.copy_context()

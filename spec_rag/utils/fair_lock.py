@@ -1,57 +1,40 @@
-"""A lock that serves in the order of arrival, and can be waited for with a way out.
-
-One per loaded model: requests from threads, event loops and batches queue here. It does not know what they run.
-"""
+"""Fair (FIFO) reentrant lock whose waiters can be cancelled. Each loaded model has one."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
-import weakref
 from collections import deque
-from typing import Any, ClassVar
 
 from spec_rag.utils.cancellation import Cancellation
-from spec_rag.utils.forking import new_lock, renew_in_children, working
+from spec_rag.utils.forking import renew_in_children, working
 from spec_rag.utils.switches import Switch
 
-_POLL_SECONDS = 0.05  # for an event of the caller's own, which cannot wake anybody
+_POLL_SECONDS = 0.05  # for a plain threading.Event, which has no callbacks
 
 
 _waited = threading.local()
 
 
 def working_seconds() -> float:
-    """A clock of this thread that stands still while it waits for a lock; only differences have a meaning."""
+    """Seconds on a clock of this thread that excludes waiting for locks; only differences are meaningful."""
     return time.perf_counter() - float(getattr(_waited, "seconds", 0.0))
 
 
 class FairLock:
-    """First come, first served. A waiter whose `cancelled` event is set leaves the queue.
+    """FIFO lock, reentrant per thread. A waiter whose `cancelled` event is set leaves the queue.
 
-    The thread that holds it may take it again. In a forked child only what the forking thread holds is still held. A
-    fork waits a moment for those that hold one (`spec_rag.utils.forking.working`).
+    In a forked child the lock is held only if the forking thread held it. A fork waits briefly for holders in other
+    threads (`spec_rag.utils.forking.working`).
     """
-
-    _registry: ClassVar[weakref.WeakKeyDictionary[object, FairLock]] = weakref.WeakKeyDictionary()
-    _registry_lock: ClassVar[Any] = new_lock()
 
     def __init__(self) -> None:
         self._queue: deque[_Ticket] = deque()  # each operation on a deque is atomic
         renew_in_children(self)
 
-    @classmethod
-    def of(cls, owner: object) -> FairLock:
-        """The lock of that object, one for its lifetime."""
-        with cls._registry_lock:
-            lock = cls._registry.get(owner)
-            if lock is None:
-                lock = cls._registry[owner] = cls()
-            return lock
-
     def hold(self, cancelled: threading.Event | None = None) -> Switch[bool]:
-        """Wait for one's turn; the block gets False, without the lock, if `cancelled` was set before it came.
+        """Acquire the lock; the block gets False, without the lock, if `cancelled` was set while waiting.
 
         A `spec_rag.Cancellation` ends the wait at once, any other event within 50 ms.
         """
@@ -63,14 +46,14 @@ class FairLock:
         return len(self._queue)
 
     def renew_in_child(self) -> None:
-        """Take the threads that are not in a forked child out of the queue."""
-        own = [ticket for ticket in self._queue if ticket.thread == threading.get_ident()]
+        """Remove tickets of threads that do not exist in the forked child."""
+        tickets = [ticket for ticket in self._queue if ticket.thread == threading.get_ident()]
         self._queue.clear()
-        self._queue.extend(own)
+        self._queue.extend(tickets)
 
 
 class _Ticket:
-    """A place in the queue; whoever leaves the front wakes the next."""
+    """A place in the queue. The thread that leaves the front wakes the next."""
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
@@ -78,16 +61,16 @@ class _Ticket:
         self._gate.acquire()
 
     def wait(self, seconds: float) -> None:
-        """Return when woken, or after so many seconds (-1: never)."""
+        """Return when woken or after `seconds`; -1 is no timeout."""
         self._gate.acquire(timeout=seconds)
 
     def wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it is awake
+        with contextlib.suppress(RuntimeError):  # already awake
             self._gate.release()
 
 
 class _Turn(Switch[bool]):
-    """One stay in the queue, from the wait to the end of the block."""
+    """One acquisition, from the wait to the end of the block."""
 
     def __init__(self, queue: deque[_Ticket], cancelled: threading.Event | None) -> None:
         self._queue = queue
@@ -97,13 +80,13 @@ class _Turn(Switch[bool]):
 
     def _on(self) -> bool:
         began = time.perf_counter()
-        mine = self._wait()
+        acquired = self._wait()
         _waited.seconds = getattr(_waited, "seconds", 0.0) + time.perf_counter() - began
-        if mine:
+        if acquired:
             self._work.__enter__()
         else:
             self._off()
-        return mine
+        return acquired
 
     def _wait(self) -> bool:
         if self._is_nested():

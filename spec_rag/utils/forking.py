@@ -1,10 +1,9 @@
-"""What threads share, made usable again in a forked child, where only the thread that forked goes on.
+"""Fork safety: locks and thread-bound objects are reset in a forked child, where only the forking thread exists.
 
-A lock that another thread held at the fork stays locked in the child for ever, and what that thread had switched on is
-never switched off. Every lock of the package is made by `new_lock`, and every object that notes threads, or waits for
-one, is registered by `renew_in_children`. torch and the libraries under it have locks that nobody can free: a fork
-waits a moment for models that run in other threads (`working`), and if they still run, the child refuses to run a
-model. This module does not know what the locks are for.
+A lock that another thread held at the fork would stay locked in the child. So every lock of the package is created by
+`new_lock`, and every object that refers to threads is registered by `renew_in_children`. Locks inside torch and its
+libraries cannot be reset: a fork waits briefly for models that run in other threads (`working`), and if they still run,
+the child refuses to run a model.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from typing import Any, Protocol
 from spec_rag.errors import ForkedError
 from spec_rag.utils.switches import Switch
 
-_MOST_SECONDS = 2.0  # that a fork waits for other threads
+_MAX_WAIT_SECONDS = 2.0  # of a fork for models in other threads
 _POLL_SECONDS = 0.002
 
 
 class InChild(Protocol):
-    """An object that has something to renew after a fork."""
+    """An object that must be reset after a fork."""
 
     def renew_in_child(self) -> None:
-        """Forget the threads that are not in the child; called there, in the only thread, before anything else runs."""
+        """Drop references to other threads; called in the child before any other code."""
         ...
 
 
@@ -39,9 +38,9 @@ _renewed: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def new_lock() -> contextlib.AbstractContextManager[bool]:
-    """A reentrant lock, which is free in a forked child unless the thread that forked holds it.
+    """Create a reentrant lock that is free in a forked child unless the forking thread holds it.
 
-    It is the interpreter's own lock and no class around it: a signal cannot arrive between taking it and its block.
+    It is the interpreter's own lock without a wrapper, so no signal can arrive between acquiring it and its block.
     """
     lock = threading.RLock()
     _locks.add(lock)
@@ -49,26 +48,26 @@ def new_lock() -> contextlib.AbstractContextManager[bool]:
 
 
 def renew_in_children(owner: InChild) -> None:
-    """Call `owner.renew_in_child()` in every process that is forked from this one while the owner lives."""
+    """Call `owner.renew_in_child()` in every child process forked during the owner's lifetime."""
     _renewed.add(owner)
 
 
-_working: dict[object, int] = {}  # per block of `working` its thread; each operation on a dict is atomic
+_working: dict[object, int] = {}  # thread by `working` block; dict operations are atomic
 _forking: set[int] = set()  # threads that are about to fork
 _unusable = False
 
 
 def working() -> Switch[None]:
-    """A block in which this thread runs a model; where another thread is about to fork, it begins after that.
+    """A block in which this thread runs a model. It starts after a fork that another thread has begun.
 
     Raises:
-        ForkedError: this is a child that was forked while another thread ran a model.
+        ForkedError: the process was forked while another thread ran a model.
     """
     return _Working()
 
 
 class _Working(Switch[None]):
-    """Notes that the thread works; inside such a block of the same thread it begins at once."""
+    """Registers the thread as running a model; nested blocks start at once."""
 
     def __init__(self) -> None:
         self._key = object()
@@ -97,7 +96,7 @@ def _others_work() -> bool:
 
 def _before_fork() -> None:
     _forking.add(threading.get_ident())
-    latest = time.monotonic() + _MOST_SECONDS
+    latest = time.monotonic() + _MAX_WAIT_SECONDS
     while _others_work() and time.monotonic() < latest:
         time.sleep(_POLL_SECONDS)
 
@@ -107,7 +106,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _locks_of_cached_properties() -> Iterator[Any]:
-    """Those that Python before 3.12 holds while it computes a cached property, one for all objects of a class."""
+    """Locks of cached properties, which Python before 3.12 shares between all objects of a class."""
     if not hasattr(cached_property(len), "lock"):
         return
     for name, module in list(sys.modules.items()):
@@ -129,9 +128,9 @@ def _after_fork_in_child() -> None:
         owner.renew_in_child()
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "set_num_threads") and torch.get_num_threads() > 1:
-        # OpenMP's threads are not in the child either, and the next parallel operator would wait for them for ever
+        # OpenMP's threads do not exist in the child: the next parallel operator would wait for them forever
         torch.set_num_threads(1)
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

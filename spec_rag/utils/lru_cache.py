@@ -1,4 +1,4 @@
-"""A cache bounded by bytes, which forgets the least recently used first. It does not know what it holds."""
+"""LRU cache bounded by bytes and entries."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ V = TypeVar("V")
 
 
 class LRUCache(Generic[K, V]):
-    """Values under keys; beyond either bound the least recently used go first. Safe for threads.
+    """Mapping with LRU eviction beyond either bound. Thread-safe.
 
     Args:
-        max_bytes: of all values together; one that is larger by itself is not held, and pushes no other out. Lowering
-            the attribute frees at once what is beyond the new bound.
-        max_entries: so many values at most; None bounds their bytes alone.
+        max_bytes: bound on the bytes of all values. A larger single value is not stored and evicts no other. Lowering
+            the attribute evicts at once.
+        max_entries: bound on the number of values; None is unbounded.
 
     Attributes:
-        lock: reentrant, and taken by every call; take it around several calls that belong together.
+        lock: reentrant lock, held during every call; hold it around several calls that must be atomic.
     """
 
     def __init__(self, max_bytes: int, max_entries: int | None = None) -> None:
@@ -34,23 +34,23 @@ class LRUCache(Generic[K, V]):
 
     @property
     def max_bytes(self) -> int:
-        """The most bytes of all values together."""
+        """Bound on the bytes of all values."""
         return self._max_bytes
 
     @max_bytes.setter
-    def max_bytes(self, given: int) -> None:
+    def max_bytes(self, max_bytes: int) -> None:
         with self.lock:
-            self._max_bytes = given
+            self._max_bytes = max_bytes
             self._make_room()
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of all values together, as they were put."""
+        """Bytes of all values."""
         with self.lock:
             return self._held_bytes
 
     def get(self, key: K) -> V | None:
-        """The value, which is now the most recently used, or None."""
+        """The value, now the most recently used; None if absent."""
         with self.lock:
             if key not in self._entries:
                 return None
@@ -58,17 +58,17 @@ class LRUCache(Generic[K, V]):
             return self._entries[key][0]
 
     def peek(self, key: K) -> V | None:
-        """The value, which is as recently used as before, or None."""
+        """The value without changing its recency; None if absent."""
         with self.lock:
             return self._entries[key][0] if key in self._entries else None
 
     def put(self, key: K, value: V, size: int) -> None:
-        """Hold a value as the most recently used; what was held under its key goes, also where this one is too large.
+        """Store a value as the most recently used. The old value of the key is removed even if this one is too large.
 
         Args:
-            key: its key.
-            value: anything but None.
-            size: its bytes.
+            key: the key.
+            value: any value but None.
+            size: bytes of the value.
         """
         with self.lock:
             try:
@@ -85,7 +85,7 @@ class LRUCache(Generic[K, V]):
                 raise
 
     def renew_in_child(self) -> None:
-        """Count again in a forked child, since another thread may have been in the middle of a change."""
+        """Recount in a forked child: another thread may have been inside `put`."""
         self._count()
 
     def _make_room(self) -> None:

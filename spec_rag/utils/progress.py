@@ -1,9 +1,7 @@
-"""Progress of long work: a bar on a terminal, nothing elsewhere, or whatever the caller wants to show.
+"""Progress of long operations: a bar on a terminal, or calls of a listener.
 
-Work that happens once (a download's conversion) or is asked for as such (an evaluation) shows a bar by itself; work
-that every call does, such as reading, is only told to those who listen.
-
-Work says what it is doing and how far it is; this module decides who hears of it. It does not know the work.
+Operations that run once (a conversion) or on request (an evaluation) show a bar. Operations inside every call, such as
+encoding, report to a listener only.
 """
 
 from __future__ import annotations
@@ -18,27 +16,28 @@ from typing import Any
 from spec_rag.utils.switches import Switch
 
 Listener = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+"""Called with a description, the number of steps done, and the total."""
 
-_SECONDS = 1.0  # between two drawings of a bar that does not move
+_REFRESH_SECONDS = 1.0
 
+# a ContextVar: the listener is set per request, far above the code that reports, and is copied into worker threads
 _listener: ContextVar[Listener | None] = ContextVar("spec_rag_progress", default=None)
 
 
 def listening(listener: Listener) -> Switch[None]:
-    """Hand the progress of the work inside the block to `listener` instead of showing it."""
+    """Report progress inside the block to `listener` instead of a bar."""
     return _Listening(listener)
 
 
 class _Listening(Switch[None]):
-    """Sets who listens, and puts back who did before."""
+    """Sets the listener and restores the previous one."""
 
     def __init__(self, listener: Listener) -> None:
-        self._given = listener
+        self._listener = listener
         self._token: Token[Listener | None] | None = None
 
     def _on(self) -> None:
-        self._token = _listener.set(self._given)
+        self._token = _listener.set(self._listener)
 
     def _off(self) -> None:
         token, self._token = self._token, None
@@ -48,18 +47,18 @@ class _Listening(Switch[None]):
 
 
 def current_listener() -> Listener | None:
-    """The listener of this block, or None where nobody listens."""
+    """The current listener, or None."""
     return _listener.get()
 
 
 @contextmanager
 def steps(what: str, total: int, *, only_told: bool = False) -> Iterator[Callable[[], None]]:
-    """Tell of work in `total` steps; call what is yielded after each.
+    """Report an operation of `total` steps; call the yielded function after each step.
 
     Args:
-        what: what is being done.
-        total: how many steps it has.
-        only_told: show nothing where nobody listens.
+        what: description.
+        total: number of steps.
+        only_told: show no bar if there is no listener.
     """
     listener = _listener.get()
     done = 0
@@ -84,11 +83,11 @@ def steps(what: str, total: int, *, only_told: bool = False) -> Iterator[Callabl
 
 @contextmanager
 def _refreshed(bar: Any) -> Iterator[None]:
-    """Draw the bar again every second, so that its clock runs on during a long step."""
+    """Redraw the bar every second, so that its clock advances during a long step."""
     ended = threading.Event()
 
     def refresh() -> None:
-        while not ended.wait(_SECONDS):
+        while not ended.wait(_REFRESH_SECONDS):
             bar.refresh()
 
     thread = threading.Thread(target=refresh, name="spec-rag-progress", daemon=True)

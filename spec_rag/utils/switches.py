@@ -1,7 +1,7 @@
-"""Context managers whose effect is undone however their block is left, also by Ctrl-C between two of their steps.
+"""Context managers whose effect is undone on every exit, including Ctrl-C between two of their steps.
 
 A generator under `contextlib.contextmanager` cannot promise that: an exception that arrives before its `try`, or
-between its `yield` and the block, leaves the effect in place. This module does not know what is switched.
+between its `yield` and the block, leaves the effect in place.
 """
 
 from __future__ import annotations

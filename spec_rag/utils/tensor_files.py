@@ -1,7 +1,4 @@
-"""Files of tensors that are believed only where they are what they say.
-
-This module does not know what the tensors are.
-"""
+"""Tensor files in the safetensors format, validated against a checksum."""
 
 from __future__ import annotations
 
@@ -27,17 +24,16 @@ _DTYPES = {
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:
-    """A safetensors file of tensors on the CPU, whose metadata are `about` and a checksum.
+    """Serialize CPU tensors as a safetensors file with the metadata `about` and a checksum.
 
-    The format is written here, since safetensors' own function for it keeps something of every new size of a tensor for
-    as long as the process lives.
+    The format is written here because safetensors' own function leaks memory for every new tensor size.
     """
     header: dict[str, Any] = {"__metadata__": {**about, "sha256": checksum(tensors, about)}}
     parts: list[bytes] = []
     start = 0
-    # the widest numbers first, so that each stands at a multiple of its width
+    # widest dtypes first, so that each tensor is aligned to its item size
     for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
-        parts.append(_numbers(tensor).tobytes())
+        parts.append(_raw_bytes(tensor).tobytes())
         end = start + len(parts[-1])
         dtype = _DTYPES[str(tensor.dtype).removeprefix("torch.")]
         header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
@@ -48,14 +44,14 @@ def tensors_to_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, str]) ->
 
 
 def tensors_from_bytes(data: bytes, key: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file and its metadata.
+    """Parse the tensors and the metadata of a file.
 
     Args:
-        data: the file.
-        key: what its metadata must name as "key"; None takes any.
+        data: the content of the file.
+        key: the required value of "key" in its metadata; None accepts any.
 
     Raises:
-        ValueError: it is damaged, or has another key; the message says which.
+        ValueError: the file is damaged or has another key.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -72,26 +68,26 @@ def tensors_from_bytes(data: bytes, key: str | None = None) -> tuple[dict[str, T
 
 
 def _metadata(data: bytes) -> dict[str, Any]:
-    """The metadata of a safetensors file: its header's length in eight bytes, then the header as JSON."""
+    """The metadata of a safetensors file: eight bytes with the header's length, then the header as JSON."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     found = header.get("__metadata__", {})
     return found if isinstance(found, dict) else {}
 
 
 def checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
-    """A digest of names, types, shapes and values, and of the metadata but the key, which is compared itself."""
+    """SHA-256 of names, dtypes, shapes and values, and of the metadata except the key, which is compared separately."""
     digest = hashlib.sha256()
     for name in sorted(about.keys() - {"key", "sha256"}):
         digest.update(json.dumps([name, about[name]]).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_numbers(tensor).data)
+        digest.update(_raw_bytes(tensor).data)
     return digest.hexdigest()
 
 
-def _numbers(tensor: Tensor) -> Any:
-    """The bytes of a tensor's numbers, as a numpy array."""
+def _raw_bytes(tensor: Tensor) -> Any:
+    """The bytes of a tensor as a uint8 numpy array."""
     import torch
 
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()

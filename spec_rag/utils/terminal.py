@@ -1,4 +1,4 @@
-"""Text for a terminal: what would move its cursor, colour it or retitle it is shown in place of being obeyed."""
+"""Text for a terminal, with control characters made visible, so that no escape sequence takes effect."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ _PICTURES = {
     **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"},
     0x7F: 0x2421,
     **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
-    **dict.fromkeys(range(0xD800, 0xE000), 0xFFFD),  # which no stream can write
+    **dict.fromkeys(range(0xD800, 0xE000), 0xFFFD),  # lone surrogates cannot be encoded
 }
 
 
 def visible(text: str) -> str:
-    """The text with a picture of each control character but line breaks and tabs; every character keeps its place."""
+    """Replace each control character, except line breaks and tabs, by a visible one. The length stays the same."""
     return text.translate(_PICTURES)

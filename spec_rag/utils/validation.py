@@ -1,4 +1,4 @@
-"""Checks of single settings, whose errors name the setting, its value and what it may be."""
+"""Checks of single settings. Errors name the setting, its value and the allowed values."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from spec_rag.errors import ConfigError, unknown_field
 
 MAX_DEPTH = 64
-"""Levels of dicts and lists that JSON from outside (messages, tools, schemas, arguments) may have."""
+"""Maximum nesting of JSON from outside (messages, tools, schemas, arguments)."""
 
 
 def check_integer(name: str, value: object, minimum: int, *, optional: bool = False) -> None:
-    """Refuse what is no integer of at least `minimum` (or None, where that is allowed)."""
+    """Require an integer of at least `minimum`, or None if `optional`."""
     if optional and value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
@@ -23,47 +23,47 @@ def check_integer(name: str, value: object, minimum: int, *, optional: bool = Fa
 
 
 def check_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
-    """Refuse what is none of the choices."""
+    """Require one of the choices."""
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
         raise ConfigError(f"{name}={value!r}: must be one of {listed}.")
 
 
 def check_share(name: str, value: object) -> None:
-    """Refuse what is neither None nor above 0 and at most 1."""
+    """Require a number in (0, 1], or None."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1):
         raise ConfigError(f"{name}={value!r}: must be above 0 and at most 1.")
 
 
 def check_window_fits(capacity: int | None, window: int) -> None:
-    """Refuse a window that leaves nothing of the capacity; None stands for no capacity."""
+    """Require a capacity larger than the observation window; None is unlimited."""
     if capacity is not None and capacity <= window:
         raise ConfigError(
-            f"max_capacity_prompt={capacity} leaves no room beside the observation window of window_size={window} "
+            f"max_capacity_prompt={capacity} leaves no room next to the observation window of window_size={window} "
             f"tokens, which is always kept: raise max_capacity_prompt above {window} or lower window_size."
         )
 
 
 def depth_of(value: object) -> int:
-    """Levels of dicts and lists in a value, 0 for a string; counting stops one level beyond MAX_DEPTH."""
+    """Nesting depth of dicts and lists, 0 for a string; at most MAX_DEPTH + 1 is counted."""
     level, depth = [value], 0
     while level := [one for one in level if isinstance(one, Mapping | list | tuple)]:
         depth += 1
         if depth > MAX_DEPTH:
             break
         inner = (entry for one in level for entry in (one.values() if isinstance(one, Mapping) else one))
-        level = list({id(entry): entry for entry in inner}.values())  # each once, however many places share it
+        level = list({id(entry): entry for entry in inner}.values())  # each object once, even if it is shared
     return depth
 
 
 def check_depth(name: str, value: object) -> None:
-    """Refuse what is nested more than MAX_DEPTH levels deep."""
+    """Require a nesting of at most MAX_DEPTH levels."""
     if depth_of(value) > MAX_DEPTH:
         raise ConfigError(f"{name} is nested more than {MAX_DEPTH} levels deep: give a flatter one.")
 
 
 class FromDict:
-    """Reads a config back from the plain dict of its fields."""
+    """Mixin that builds a config from a dict of its fields."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Any:
@@ -75,11 +75,11 @@ class FromDict:
         return cls(**values)
 
 
-def check_patterns(name: str, given: object) -> tuple[str, ...]:
-    """The regular expressions as a tuple of strings, or a ConfigError that names the one that is none."""
-    patterns = (given,) if isinstance(given, str) else given
+def check_patterns(name: str, value: object) -> tuple[str, ...]:
+    """Return the regular expressions as a tuple of strings; ConfigError names an invalid one."""
+    patterns = (value,) if isinstance(value, str) else value
     if not isinstance(patterns, list | tuple | set | frozenset) or not all(isinstance(one, str) for one in patterns):
-        raise ConfigError(f"{name}={given!r:.80}: give a tuple of regular expressions, as strings.")
+        raise ConfigError(f"{name}={value!r:.80}: give a tuple of regular expressions, as strings.")
     for pattern in patterns:
         try:
             re.compile(pattern)

@@ -18,6 +18,7 @@ from threads import until_waiting
 import spec_rag
 from spec_rag.models.model_pair import ModelPair
 from spec_rag.utils.fair_lock import FairLock
+from spec_rag.utils.object_state import state_of
 
 agents = pytest.importorskip("langchain.agents")
 
@@ -129,7 +130,7 @@ async def test_cancelling_a_call_ends_its_wait_for_the_draft(
     async def handler(given: ModelRequest[Any]) -> Any:
         raise AssertionError("the model was called")
 
-    lock = FairLock.of(pair.draft)
+    lock = state_of(pair.draft, FairLock)
     with lock.hold():
         call = asyncio.create_task(middleware.awrap_model_call(request(conversation()), handler))
         await asyncio.to_thread(until_waiting, lock, 2)

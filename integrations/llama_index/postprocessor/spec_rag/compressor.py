@@ -36,9 +36,9 @@ from spec_rag.handles import document_key, handle_of
 from spec_rag.options.compression import CompressionConfig, CompressionOptions
 from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 from spec_rag.options.presets import with_preset
+from spec_rag.text.documents import without_vectors
 from spec_rag.text.messages import question_of
 from spec_rag.text.patterns import inline_flags
-from spec_rag.text.vectors import without_vectors
 from spec_rag.utils.cancellation import in_thread
 from spec_rag.utils.forking import new_lock
 

@@ -1,7 +1,4 @@
-"""The sizes of a decoder, by the name of a known model or from its config: parameters, FLOPs and KV bytes follow.
-
-This module knows counts; it does not know devices or seconds, and loads no weights.
-"""
+"""The sizes of a decoder, by the name of a known model or from its config. No weights are loaded."""
 
 from __future__ import annotations
 
@@ -47,7 +44,7 @@ class ModelShape:
 
     @property
     def layer_weights(self) -> int:
-        """Weights of the matrices of all layers, each of which multiplies every token once."""
+        """Weights of the matrices of all layers."""
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         return self.layers * (attention + 3 * self.hidden * self.intermediate)
 
@@ -63,17 +60,8 @@ class ModelShape:
         embeddings = self.output_weights * (1 if self.tied else 2)
         return embeddings + self.layer_weights + self.layers * small + self.hidden
 
-    @property
-    def read_weights(self) -> int:
-        """Weights that a pass over few tokens reads: all but the embedding, of which it looks up rows."""
-        return self.parameters - (0 if self.tied else self.output_weights)
-
-    def attention_flops(self, pairs: int) -> int:
-        """FLOPs of so many query-key pairs in every head of every layer: the products with the key and the value."""
-        return 4 * self.heads * self.head_dim * self.layers * pairs
-
     def kv_values(self, tokens: int) -> int:
-        """Numbers in the keys and values of so many tokens."""
+        """Number of values in the keys and values of `tokens` tokens."""
         return 2 * self.layers * self.kv_heads * self.head_dim * tokens
 
 

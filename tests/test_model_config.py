@@ -10,7 +10,7 @@ from tiny import FAMILIES, random_ids, target_only, tiny_model
 from transformers import DynamicCache
 
 from spec_rag import SpecKVConfig, generate
-from spec_rag.models.kv_size import kv_bytes
+from spec_rag.models.model_config import kv_bytes
 
 MLA = {
     "kv_lora_rank": 16,

@@ -1,4 +1,4 @@
-"""Which decoder-only families of the installed transformers work with SpecPC, SpecKV and compress, found by running them.
+"""Which decoder-only families of the installed transformers work with SpecPC, SpecKV and compress, by trying them.
 
 Each family is built tiny and random from its own config class. It works if its attention is captured in every layer
 and if decoding from a pruned cache that dropped nothing gives the dense tokens; else it is refused, with the reason.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,7 @@ _SMALL_LATENT: dict[str, Any] = {"num_key_value_heads": 4, "head_dim": 8}
 
 @dataclass(frozen=True)
 class Finding:
-    """Result for one family: `works`, or the reason; a family that is not `built`, or does not run alone, was not tried.
+    """Result for one family: `works`, or the reason; families that are not `built` or do not run were not tried.
 
     Attributes:
         error: the error of transformers, where it cannot build or run the family.
@@ -162,15 +163,17 @@ def _check(family: str, pair: ModelPair) -> Finding:
 
 
 def _compress_error(draft: Any) -> str:
-    """Why `compress` refuses a model as its draft, or ""."""
+    """Why `compress` refuses a model as its draft, or ""; a model that is refused must work with scoring="joint"."""
     words = Tokenizer(models.WordLevel({"?": 0} | {f"w{i}": i for i in range(1, 128)}, unk_token="?"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
     texts = [" ".join(f"w{10 * i + j}" for j in range(10)) + "." for i in range(1, 5)]
+    settings = {"draft": draft, "tokenizer": tokenizer, "ratio": 0.5, "calibration": None}
     try:
-        compress(texts, "w11 w25", draft=draft, tokenizer=tokenizer, ratio=0.5, calibration=None)
+        compress(texts, "w11 w25", **settings)
     except UnsupportedModelError as error:
-        return str(error).split(": choose another draft")[0]
+        compress(texts, "w11 w25", scoring="joint", **settings)
+        return re.sub(r"^draft=.* of type \S+ has", "The draft has", str(error).split(": choose another draft")[0])
     return ""
 
 
@@ -209,8 +212,8 @@ def as_markdown(findings: list[Finding]) -> str:
         "",
         "Works: " + ", ".join(f"`{family}`" for family in works) + ".",
         "",
-        f"As a draft of `compress`, {len(works) - len(no_compress)} of these work. The others are refused there, and work "
-        'with `scoring="joint"`:',
+        f"As a draft of `compress`, {len(works) - len(no_compress)} of these work. The others are refused there, and "
+        'work with `scoring="joint"`:',
         "",
         "| refused by `compress` | reason |",
         "|---|---|",

@@ -168,7 +168,7 @@ def _compress_error(draft: Any) -> str:
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
     texts = [" ".join(f"w{10 * i + j}" for j in range(10)) + "." for i in range(1, 5)]
-    settings = {"draft": draft, "tokenizer": tokenizer, "ratio": 0.5, "calibration": None}
+    settings: dict[str, Any] = {"draft": draft, "tokenizer": tokenizer, "ratio": 0.5, "calibration": None}
     try:
         compress(texts, "w11 w25", **settings)
     except UnsupportedModelError as error:

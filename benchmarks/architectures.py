@@ -1,23 +1,26 @@
-"""Which decoder-only families of the installed transformers work with SpecPC and SpecKV, tried and not listed by hand.
+"""Which decoder-only families of the installed transformers work with SpecPC, SpecKV and compress, by trying them.
 
-Each family is built tiny and random from its own config class. It works if its attention shows up at the capture in
-every layer and if decoding from a pruned cache that dropped nothing gives the dense tokens; else it is refused, with
-the reason.
+Each family is built tiny and random from its own config class. It works if its attention is captured in every layer
+and if decoding from a pruned cache that dropped nothing gives the dense tokens; else it is refused, with the reason.
+Families that work are also tried as drafts of `compress`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from spec_rag.compression.compress import compress
 from spec_rag.errors import UnsupportedModelError
 from spec_rag.generation.generate import generate, score_prompt
 from spec_rag.models.model_pair import ModelPair
@@ -73,10 +76,11 @@ _SMALL_LATENT: dict[str, Any] = {"num_key_value_heads": 4, "head_dim": 8}
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one family: `works`, or why not; what is not `built`, or does not run alone, was not tried.
+    """Result for one family: `works`, or the reason; families that are not `built` or do not run were not tried.
 
     Attributes:
-        error: what transformers said, where it cannot build or run the family.
+        error: the error of transformers, where it cannot build or run the family.
+        compress_error: why `compress` refuses the family as a draft; "" where it works.
     """
 
     family: str
@@ -84,6 +88,7 @@ class Finding:
     reason: str = ""
     built: bool = True
     error: str = ""
+    compress_error: str = ""
 
 
 def families() -> list[str]:
@@ -154,7 +159,22 @@ def _check(family: str, pair: ModelPair) -> Finding:
     pruned = generate(pair, prompt, speckv=SpecKVConfig(max_capacity_prompt=32, window_size=8), max_new_tokens=6)
     if any(len(head) != 32 for layer in pruned.kept_positions for head in layer):
         return Finding(family, False, "a layer does not hold its capacity")
-    return Finding(family, True)
+    return Finding(family, True, compress_error=_compress_error(pair.target))
+
+
+def _compress_error(draft: Any) -> str:
+    """Why `compress` refuses a model as its draft, or ""; a model that is refused must work with scoring="joint"."""
+    words = Tokenizer(models.WordLevel({"?": 0} | {f"w{i}": i for i in range(1, 128)}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
+    texts = [" ".join(f"w{10 * i + j}" for j in range(10)) + "." for i in range(1, 5)]
+    settings: dict[str, Any] = {"draft": draft, "tokenizer": tokenizer, "ratio": 0.5, "calibration": None}
+    try:
+        compress(texts, "w11 w25", **settings)
+    except UnsupportedModelError as error:
+        compress(texts, "w11 w25", scoring="joint", **settings)
+        return re.sub(r"^draft=.* of type \S+ has", "The draft has", str(error).split(": choose another draft")[0])
+    return ""
 
 
 def _prompt() -> torch.Tensor:
@@ -181,15 +201,23 @@ def as_markdown(findings: list[Finding]) -> str:
     """The page that lists what works and what is refused."""
     works = [finding.family for finding in findings if finding.works]
     refused = [finding for finding in findings if finding.built and not finding.works]
+    no_compress = [finding for finding in findings if finding.works and finding.compress_error]
     unbuilt = [finding for finding in findings if not finding.built]
     lines = [
         "# Architectures",
         "",
         f"Tried with transformers {transformers.__version__}: every decoder-only family that can be built tiny and "
-        f"random from its own config. {len(works)} work, {len(refused)} are refused, and {len(unbuilt)} could not be "
-        "built that way or do not run by themselves, so nothing is known of them.",
+        f"random from its own config. With SpecPC and SpecKV {len(works)} work and {len(refused)} are refused. "
+        f"{len(unbuilt)} could not be built that way or do not run by themselves, so they were not tried.",
         "",
         "Works: " + ", ".join(f"`{family}`" for family in works) + ".",
+        "",
+        f"As a draft of `compress`, {len(works) - len(no_compress)} of these work. The others are refused there, and "
+        'work with `scoring="joint"`:',
+        "",
+        "| refused by `compress` | reason |",
+        "|---|---|",
+        *(f"| `{f.family}` | {f.compress_error.replace('|', '/')} |" for f in no_compress),
     ]
     for heading, found in (("refused", refused), ("not tried", unbuilt)):
         lines += ["", f"| {heading} | reason |", "|---|---|"]

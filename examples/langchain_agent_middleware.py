@@ -1,4 +1,7 @@
-"""An agent whose long tool results are compressed before its model, too small to call tools itself, reads them."""
+"""An agent whose long tool results are compressed before its model reads them.
+
+The default model is too small to call tools, so a middleware makes the first call.
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An answer with the places it rests on: file and characters of the kept sentences that share most of its words."""
+"""An answer with its sources: file and character range of the kept sentences that share most words with it."""
 
 import re
 import sys

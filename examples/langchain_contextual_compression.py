@@ -1,4 +1,4 @@
-"""The compressor in LangChain's own ContextualCompressionRetriever, and the shorter way with langchain-core alone."""
+"""The compressor in LangChain's ContextualCompressionRetriever, and `wrap`, which needs langchain-core only."""
 
 import sys
 from pathlib import Path

@@ -239,8 +239,10 @@ def start(code: str, environment: dict[str, str], **settings: object) -> subproc
 
 
 def run(code: str, environment: dict[str, str]) -> tuple[str, str]:
-    """What the code writes to its standard output and error in a fresh process, which must succeed."""
-    process = start(code, environment)
+    """Standard output and error of the code in a fresh process, which runs in HF_HOME and must succeed."""
+    folder = Path(environment["HF_HOME"])
+    folder.mkdir(parents=True, exist_ok=True)
+    process = start(code, environment, cwd=folder)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return out, err

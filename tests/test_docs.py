@@ -72,6 +72,16 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("page", ["docs/structure.md", "CONTRIBUTING.md"])
+def test_files_that_the_pages_for_contributors_name_exist(page: str) -> None:
+    roots = [ROOT, ROOT / "spec_rag", ROOT / "spec_rag" / "compression", ROOT / "kernels" / "spec_rag_kernels"]
+    named = set(re.findall(r"`([\w./]+\.(?:py|toml|md)|[\w./]+/)`", (ROOT / page).read_text(encoding="utf-8")))
+    operator = {"naive.py", "chunked.py", "triton.py", "__init__.py", "py.typed"}
+    kernels = {"kernel_cases.py", "interpreted_kernels.py", "compile_ahead.py", "roofline.py", "gpu_kernels.py"}
+    named -= operator | kernels | {"checks.py", "tiles.py", "docs/gpu.md", "planning/", "site/"}
+    assert [name for name in sorted(named) if not any((root / name).exists() for root in roots)] == []
+
+
 def entries(nav: Any) -> Iterator[str]:
     if isinstance(nav, str):
         yield nav

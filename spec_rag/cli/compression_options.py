@@ -77,7 +77,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         help=field.description,
         show_default=str(default) if default not in (None, "", ()) else False,
     )
-    annotation = Annotated[kind | None, info]
+    annotation = Annotated[kind | None, info]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS.get(name), annotation=annotation)
 
 

@@ -46,6 +46,15 @@ def test_what_cannot_be_scored_faithfully_is_refused_with_the_reason(family: str
     assert reason in finding.reason
 
 
+@pytest.mark.parametrize(("family", "compresses"), [("llama", True), ("gemma2", False), ("gpt2", False)])
+def test_a_family_that_compress_refuses_is_listed_with_the_reason(family: str, compresses: bool) -> None:
+    finding = try_family(family)
+    assert finding.works
+    assert (finding.compress_error == "") is compresses
+    if not compresses:
+        assert f"| `{family}` | {finding.compress_error} |" in as_markdown([finding])
+
+
 def test_every_family_is_tried_and_the_page_says_what_came_of_it() -> None:
     findings = [try_family(family) for family in families()]
     works = [finding.family for finding in findings if finding.works]

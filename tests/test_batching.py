@@ -10,7 +10,7 @@ import torch
 from threads import until_waiting
 from tiny import random_ids, tiny_pair
 
-from spec_rag import Cancellation, SpecKVConfig, generate, stream
+from spec_rag import Cancellation, ContextCache, SpecKVConfig, generate, stream
 from spec_rag.generation.batcher import MAX_ROWS, Batcher
 from spec_rag.generation.generate import generate_together
 from spec_rag.generation.row_streams import RowsStreamer
@@ -109,6 +109,26 @@ def test_threads_that_ask_together_get_what_they_would_get_alone_for_one_batch_o
     hook.remove()
     assert [found[i] for i in range(4)] == alone
     assert steps == [4] * 6
+
+
+def test_questions_on_two_contexts_that_wait_together_are_each_answered_on_their_own() -> None:
+    pair, question = tiny_pair(), random_ids(9)
+    contexts = [ContextCache.read(pair, random_ids(60, seed=seed), keep=1.0) for seed in (1, 2)]
+    alone = [generate(pair, question, context=context, max_new_tokens=8).output_ids for context in contexts]
+    assert alone[0] != alone[1]
+    found: dict[int, list[int]] = {}
+
+    def ask(i: int) -> None:
+        found[i] = generate_together(pair, question, context=contexts[i], max_new_tokens=8).output_ids
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(2)]
+    with pair.lock.hold():
+        for i, thread in enumerate(threads):
+            thread.start()
+            until_waiting(pair.lock, i + 2)
+    for thread in threads:
+        thread.join(60)
+    assert [found[0], found[1]] == alone
 
 
 def test_a_seeded_request_is_answered_alone() -> None:

@@ -299,6 +299,29 @@ def test_the_mask_follows_a_row_that_goes_back(pair: ModelPair) -> None:
     assert next_letters("abce") == "<|im_end|>"
 
 
+def test_a_row_that_goes_back_forgets_the_way_to_the_end_of_what_was_given_up(pair: ModelPair) -> None:
+    tokenizer = pair.require_tokenizer()
+    constraint = Constraint.of(regex="axcccc|bx(d|[ghijklmopq]z{20})")
+    assert constraint is not None
+    held = ConstrainedLogits(constraint, Vocabulary.of(tokenizer, 320, [1]), 0, 10, greedy=True)
+    liked = torch.zeros(1, 320)
+    liked[0, tokenizer.convert_tokens_to_ids(list("ghijklmopq"))] = 1.0  # too long to be completed
+
+    def next_letters(text: str) -> list[str]:
+        found = held(torch.tensor([tokenizer.convert_tokens_to_ids(list(text))]), liked)[0]
+        return list(tokenizer.convert_ids_to_tokens((found > -torch.inf).nonzero()[:, 0].tolist()))
+
+    assert next_letters("a") == ["x"]
+    assert next_letters("bx") == ["d"]
+
+
+def test_other_end_tokens_of_a_later_call_end_its_answer(pair: ModelPair) -> None:
+    first = generate(pair, random_ids(30), max_new_tokens=10, regex="yes")
+    second = generate(pair, random_ids(30), max_new_tokens=10, regex="yes", eos_token_id=2)
+    assert [first.text, second.text] == ["yes", "yes"]
+    assert [first.output_ids[-1], second.output_ids[-1]] == [1, 2]
+
+
 def test_a_row_that_has_ended_is_left_alone_and_a_token_from_outside_is_refused(pair: ModelPair) -> None:
     tokenizer = pair.require_tokenizer()
     constraint = Constraint.of(regex="ab(c|d)e")

@@ -76,6 +76,20 @@ def test_stores_can_be_shared_and_are_not_taken_along(pair: ModelPair, docs: lis
     assert "originals" not in SpecPCCompressor(draft="a/draft", originals=originals).to_json()["kwargs"]
 
 
+async def test_the_tool_finds_what_a_call_with_settings_of_its_own_compressed(
+    pair: ModelPair, docs: list[Document]
+) -> None:
+    given = {"documents": docs, "query": QUERY}
+    whole = {one.id: one.page_content for one in docs}
+    for is_async in (False, True):
+        compressor = SpecPCCompressor(draft=pair, ratio=0.8)
+        expand = compressor.expand_tool()
+        kept = await compressor.ainvoke(given, ratio=0.4) if is_async else compressor.invoke(given, ratio=0.4)
+        assert kept
+        for one in kept:
+            assert whole[one.id] in expand.invoke({"handle": one.metadata["spec_pc"]["handle"]})
+
+
 class Curious(GenericFakeChatModel):
     """Searches, asks for the original of the first handle that it sees, then for one that there is not, and answers."""
 

@@ -57,6 +57,17 @@ def test_stores_can_be_shared_and_are_not_taken_along(pair: ModelPair, nodes: li
     assert len(pickle.loads(pickle.dumps(SpecPCCompressor(originals=originals))).store) == 0
 
 
+def test_the_tool_finds_what_the_compressor_with_other_settings_compressed(
+    pair: ModelPair, nodes: list[NodeWithScore]
+) -> None:
+    compressor = SpecPCCompressor(draft=pair, ratio=0.8)
+    expand, whole = compressor.expand_tool(), {one.node_id: one.text for one in nodes}
+    kept = compressor.with_settings(ratio=0.4).postprocess_nodes(nodes, query_str=QUERY)
+    assert kept
+    for one in kept:
+        assert whole[one.node_id] in expand(handle=one.metadata["spec_pc"]["handle"]).content
+
+
 class Curious(MockLLM):
     """Searches, asks for the original of the first handle that it sees, then for one that there is not, and answers."""
 

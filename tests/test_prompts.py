@@ -191,7 +191,7 @@ def test_a_content_is_its_text(content: Any, expected: str) -> None:
 
 @pytest.mark.parametrize("kind", ["image", "image_url", "input_audio", "video", "file", "document"])
 def test_what_a_text_model_cannot_read_is_refused_by_its_kind(kind: str) -> None:
-    with pytest.raises(ConfigError, match=f"A user message carries a block of type '{kind}'"):
+    with pytest.raises(ConfigError, match=f"A user message contains a block of type '{kind}'"):
         content_text([{"type": "text", "text": "a"}, {"type": kind}], "user")
     with pytest.raises(ConfigError, match="content of a user message of type int"):
         content_text(5, "user")

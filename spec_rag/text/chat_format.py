@@ -23,7 +23,7 @@ _TAG = re.compile(r"\s*(<[^<>\s]+>)")
 
 
 def arrangements(turns: Turns) -> Iterator[Turns]:
-    """The turns as they are, then the same chat with system texts in user turns, and opened by the user."""
+    """Yield the turns unchanged, then with system texts moved into user turns, and with a leading user turn."""
     tried: list[Turns] = []
     for system in (turns, with_leading_system_turn(turns), without_system_turn(turns)):
         for arranged in (system, opened_by_user(system)):
@@ -33,18 +33,18 @@ def arrangements(turns: Turns) -> Iterator[Turns]:
 
 
 def without_system_turn(turns: Sequence[dict[str, Any]]) -> Turns:
-    """The same turns for a template without a system role: the user says its text, in the same place."""
+    """Convert system turns to user turns, for templates without a system role."""
     return joined_turns([{**turn, "role": "user"} if turn["role"] == "system" else turn for turn in turns])
 
 
 def with_leading_system_turn(turns: Sequence[dict[str, Any]]) -> Turns:
-    """The same turns for a template that knows a system turn at the beginning alone."""
+    """Convert system turns after the first turn to user turns, for templates that accept only a leading one."""
     leading = 1 if turns and turns[0]["role"] == "system" else 0
     return [*turns[:leading], *without_system_turn(turns[leading:])]
 
 
 def opened_by_user(turns: Sequence[dict[str, Any]]) -> Turns:
-    """The same turns with an empty user turn in front of an assistant that speaks first."""
+    """Insert an empty user turn before a leading assistant turn."""
     leading = 1 if turns and turns[0]["role"] == "system" else 0
     if len(turns) > leading and turns[leading]["role"] != "user":
         return [*turns[:leading], {"role": "user", "content": ""}, *turns[leading:]]
@@ -52,7 +52,7 @@ def opened_by_user(turns: Sequence[dict[str, Any]]) -> Turns:
 
 
 def with_calls_apart(turns: Sequence[dict[str, Any]]) -> Turns:
-    """The same turns with what the assistant says in front of its tool calls in a turn of its own."""
+    """Split assistant turns with text and tool calls into two turns."""
     apart: Turns = []
     for turn in turns:
         if turn.get("tool_calls") and turn["content"]:
@@ -63,12 +63,12 @@ def with_calls_apart(turns: Sequence[dict[str, Any]]) -> Turns:
 
 
 def in_parts(turns: Sequence[dict[str, Any]]) -> Turns:
-    """The same turns with each content as a list of text blocks, as multimodal templates read it."""
+    """Convert each content to a list of text blocks, as multimodal templates expect."""
     return [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
 
 
 def joined_turns(turns: Sequence[dict[str, Any]]) -> Turns:
-    """Neighbours of one role as one turn; tool results stay apart."""
+    """Join consecutive turns of one role, except tool results."""
     joined: Turns = []
     for turn in turns:
         if joined and turn["role"] == joined[-1]["role"] != "tool":
@@ -89,9 +89,9 @@ class _TurnEnds(dict[str, list[int]]):
 
 
 def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of the control token that stands behind an answer in the tokenizer's chat template; empty if there is none.
+    """Ids of the control token after an answer in the tokenizer's chat template; empty if it has none.
 
-    A template that closes no turn, and opens the next with a control token, ends the answer with that one.
+    If the template does not close turns, it is the control token that opens the next turn.
     """
     template = repr(tokenizer.chat_template)
     turn_ends = state_of(tokenizer, _TurnEnds)
@@ -101,11 +101,11 @@ def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    # some templates close the last turn of a chat with another token than those before it: the last one counts
+    # some templates close the last turn with another token than earlier ones: the last one counts
     for turns in ([_USER, _ASSISTANT], [_USER, _ASSISTANT, _USER]):
         try:
             text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False))
-        except Exception:  # the template is any program; what it refuses here closes nothing
+        except Exception:  # a template may raise anything
             continue
         token = _first_token(tokenizer, text.rpartition(_ANSWER)[2]) if _ANSWER in text else None
         if token is not None:
@@ -114,7 +114,7 @@ def _turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _first_token(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:
-    """The id of the control token that the text begins with, white space aside."""
+    """The id of the control token at the start of the text, ignoring white space."""
     start = text.lstrip()
     names = [name for name in control_tokens(tokenizer) if start.startswith(name.lstrip())]
     found = _TAG.match(text)

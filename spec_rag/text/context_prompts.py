@@ -1,7 +1,4 @@
-"""A chat cut in two: a context that opens the user's turn, read once, and the questions that may follow it.
-
-This module does not know models.
-"""
+"""Prompts split in two: a context at the start of the user's turn, and questions that may follow it."""
 
 from __future__ import annotations
 
@@ -25,15 +22,15 @@ _REPEAT = "Repeat the text."
 def context_ids(
     tokenizer: PreTrainedTokenizerBase | None, context: str | Sequence[int] | Tensor, system: str | None = None
 ) -> Tensor:
-    """int64 [tokens] of a context with the opening of the turn that it is in; what follows may be any question.
+    """int64 [tokens] of a context with the start of its turn, so that any question may follow.
 
     Args:
         tokenizer: the target's; may be None for token ids.
-        context: text, or token ids, which are taken as they are.
-        system: what the system's turn says.
+        context: text, or token ids, which are used unchanged.
+        system: text of a system turn.
 
     Raises:
-        ConfigError: the context is empty or no text, or a system's turn is asked for without a chat template.
+        ConfigError: the context is empty, or `system` is given without a text context and a chat template.
     """
     if system is not None and (tokenizer is None or not tokenizer.chat_template or not isinstance(context, str)):
         raise ConfigError(f"system={system!r:.80} needs a context that is text, and a tokenizer with a chat template.")
@@ -52,14 +49,14 @@ def context_ids(
 
 
 def question_ids(tokenizer: PreTrainedTokenizerBase | None, prompt: Prompt) -> Tensor:
-    """int64 [tokens] that follow a context's: the rest of the user's turn, further turns, the opening of the answer.
+    """int64 [tokens] after a context: the rest of the user's turn, further turns, and the start of the answer.
 
     Args:
         tokenizer: the target's; may be None for token ids.
-        prompt: a question as text, messages of which the first is the user's, or token ids, taken as they are.
+        prompt: a question as text, messages of which the first is the user's, or token ids, used unchanged.
 
     Raises:
-        ConfigError: the prompt is empty or of another kind, or its first message is not the user's.
+        ConfigError: the prompt is empty or has the wrong type, or its first message is not the user's.
     """
     chat = as_chat(prompt)
     if isinstance(prompt, Tensor) or tokenizer is None or not prompt or (chat is None and not isinstance(prompt, str)):
@@ -70,7 +67,7 @@ def question_ids(tokenizer: PreTrainedTokenizerBase | None, prompt: Prompt) -> T
         chat = Chat([{"role": "user", "content": prompt}])
     assert chat is not None
     if chat.tools:
-        raise ConfigError("tools: the opening of a context does not speak of them, so none can be offered behind it.")
+        raise ConfigError("tools: the context was read without tools, so a question on it cannot offer any.")
     turns = list(chat.messages)
     if turns[0]["role"] not in ("user", "human"):
         raise ConfigError(
@@ -86,14 +83,14 @@ def question_ids(tokenizer: PreTrainedTokenizerBase | None, prompt: Prompt) -> T
 def repetition_ids(
     tokenizer: PreTrainedTokenizerBase | None, context: str | Sequence[int] | Tensor
 ) -> tuple[list[int], Tensor]:
-    """What follows a context where it is asked for and where it is repeated.
+    """Token ids that ask for a repetition of the context, and the repetition.
 
-    The sentences of a text are repeated out of their order, as questions ask for them: each has to be found again by
-    what it says, and not by what stood before it. The order depends on nothing but their number.
+    The sentences of a text are repeated in shuffled order, so that each attends to its content and not to what
+    preceded it. The order depends only on their number.
 
     Args:
         tokenizer: the target's; may be None for token ids.
-        context: text, or token ids, which are repeated as they are.
+        context: text, or token ids, which are repeated unchanged.
 
     Returns:
         The ids that ask for a repetition, up to the opening of the answer, and int64 [tokens], the repetition.
@@ -109,7 +106,7 @@ def repetition_ids(
 
 
 def _shared_start(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids the two begin with in common."""
+    """Length of the common prefix."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 

@@ -1,8 +1,7 @@
-"""What counts as a document: text with a title, whatever object it came in.
+"""Documents, converted from strings, (title, text) pairs, LangChain Documents and LlamaIndex nodes.
 
-Strings, (title, text) pairs, LangChain Documents and LlamaIndex nodes are told apart by their attributes, so that
-neither framework is needed. Their title is `metadata["title"]` (that of a PDF, with the loaders of both frameworks), or
-else the name of the file or page in `file_name`, `source` or `file_path`. Inputs are never changed.
+Types are recognised by their attributes, so neither framework is imported. The title of the last two is
+`metadata["title"]`, else the name of the file or page in `file_name`, `source` or `file_path`. Inputs are not mutated.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ class Document:
     """One document.
 
     Args:
-        text: its text; may be empty.
-        title: what the draft reads before it, or None.
-        id: identity, handed on.
-        metadata: handed on.
-        score: how relevant the retriever thought it is (higher is better), or None. A value that is no number reads as
-            nan; `compress` leaves scores out that are not finite.
-        source: the object it was made from; the Document itself if it was given as one.
+        text: the text; may be empty.
+        title: title that the draft reads before the text, or None.
+        id: identity, passed through.
+        metadata: passed through.
+        score: relevance by the retriever (higher is better), or None. A value that is not a number becomes NaN;
+            `compress` ignores scores that are not finite.
+        source: the object it was converted from; the Document itself if it was given as one.
     """
 
     text: str
@@ -43,15 +42,15 @@ class Document:
 
 
 def with_title(title: str | None, text: str, between: str = ". ") -> str:
-    """A text with its title before it, if it has one."""
+    """The text, preceded by its title if it has one."""
     return f"{title}{between}{text}" if title else text
 
 
 def as_document(given: Any) -> Document:
-    """Read any supported kind of document.
+    """Convert any supported kind of document.
 
     Raises:
-        ConfigError: it is of another kind.
+        ConfigError: the type is not supported.
     """
     if isinstance(given, Document):
         return _with_float_score(given) if given.source is not None else _with_source(given)
@@ -86,11 +85,11 @@ def as_document(given: Any) -> Document:
 
 
 def as_documents(given: Any) -> list[Document]:
-    """Read a list of documents.
+    """Convert a list of documents.
 
     Raises:
-        ConfigError: it is no list, or something in it is no document; the message says where. A single string is
-            refused, since it would be read letter by letter.
+        ConfigError: the argument is not a list, or an item is not a document; the message has its index. A single
+            string is refused: it would be iterated by characters.
     """
     if _is_document(given):
         raise ConfigError(f"documents is a single {type(given).__name__}: put it into a list, documents=[...].")
@@ -106,7 +105,7 @@ def as_documents(given: Any) -> list[Document]:
 
 
 def given_score(document: Document) -> Any:
-    """The score as it came with the document's source, before it was read as a float."""
+    """The original score of the document's source, before conversion to float."""
     source = document.source
     if hasattr(source, "page_content"):
         return (getattr(source, "metadata", None) or {}).get("relevance_score", document.score)
@@ -114,10 +113,10 @@ def given_score(document: Document) -> Any:
 
 
 def as_number(value: Any) -> float:
-    """A number of any type (int, Decimal, numpy or torch scalar, string) as a float.
+    """Convert a number of any type (int, Decimal, numpy or torch scalar, string) to float.
 
     Returns:
-        nan for what is no number: a bool, an arbitrary string, None; infinity for what is too large for a float.
+        NaN for a bool, None or a string that is not a number; infinity for a number too large for a float.
     """
     is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
     if value is None or is_bool:
@@ -170,7 +169,7 @@ def _score(value: Any) -> float | None:
 
 
 def without_vectors(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy without the entries that are vectors and named as such, also in dicts inside; nothing is mutated."""
+    """Copy metadata without embeddings, also in nested dicts: they describe the whole text, not a shortened copy."""
     return {
         name: without_vectors(value) if isinstance(value, Mapping) else value
         for name, value in values.items()
@@ -179,7 +178,7 @@ def without_vectors(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_vector(name: str, value: Any) -> bool:
-    """Whether the value is an embedding, by its name and its kind: numbers in a list or array, or raw bytes."""
+    """Whether the value is an embedding, by its name and type: a list or array of numbers, or raw bytes."""
     if not isinstance(name, str) or not _VECTOR_NAME.search(name):
         return False
     if isinstance(value, bytes | bytearray | memoryview):

@@ -1,6 +1,6 @@
-"""Languages as codes of ISO 639-1, their function words, and the detection of a text's language.
+"""Language codes (ISO 639-1), function words, and language detection for sentence splitting.
 
-The detection is meant for splitting sentences: scripts decide first, then counts of function words.
+Scripts decide first, then counts of function words.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh
 """
 
 AUTO = "auto"
-"""In place of a code: each text's language is detected."""
+"""Detect the language of each text."""
 
 LANGUAGES = frozenset(_CODES.split()) | {AUTO}
 
 _SAMPLE_CHARS = 20_000
-_MIN_WORDS = 2  # function words that a text needs before it counts as another language than English
+_MIN_WORDS = 2  # function words required for a language other than English
 
-# the first script of which a text holds enough letters decides; kana before Han, which Japanese uses as well
+# the first script with enough letters decides; kana precedes Han, which Japanese uses as well
 _SCRIPTS = (
     ("ja", "\u3040-\u30ff"),
     ("zh", "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"),
@@ -49,9 +49,9 @@ _SCRIPTS = (
     ("km", "\u1780-\u17ff"),
     ("ru", "\u0400-\u04ff"),
 )
-_SCRIPT_SHARE = 0.2  # of a text's letters; a Chinese text may hold many Latin names, an English one few Chinese ones
+_SCRIPT_SHARE = 0.2  # minimum share of the letters: Chinese texts may have many Latin names
 _LETTERS_OF = (("uk", "іїєґ"), ("fa", "پچژگ"), ("ur", "ٹڈڑے"))
-"""Letters by which a language is told from the main one of its script."""
+"""Letters that distinguish a language from the main one of its script."""
 
 _FUNCTION_WORDS = {
     "en": "the of and to in is it that for on was are as with by at from this be have has or an not which were "
@@ -87,10 +87,10 @@ _LATIN_WORD = re.compile(r"[^\W\d_]+")
 
 
 def detect_language(text: str) -> str:
-    """The language that a text is most likely written in, as a code of ISO 639-1.
+    """Detect the language of a text from its first 20,000 characters.
 
     Returns:
-        "en" where neither the script nor the function words of the first 20,000 characters say otherwise.
+        ISO 639-1 code; "en" if neither the script nor function words indicate another language.
     """
     sample = text[:_SAMPLE_CHARS]
     letters = sum(character.isalpha() for character in sample)
@@ -105,12 +105,12 @@ def detect_language(text: str) -> str:
 
 
 def function_words(text: str) -> frozenset[str]:
-    """The words of the text's language that say nothing about its subject, case folded."""
+    """Function words of the text's language, case-folded."""
     return _word_sets().get(detect_language(text), frozenset())
 
 
 def _variant(code: str, sample: str) -> str:
-    """The language of a script's text: the script's main one, unless its letters say otherwise."""
+    """The main language of a script, or another one if the sample has its letters."""
     bases = {"uk": "ru", "fa": "ar", "ur": "ar"}
     found = [own for own, marks in _LETTERS_OF if bases[own] == code and any(mark in sample for mark in marks)]
     return found[-1] if found else code

@@ -1,7 +1,7 @@
-"""Texts of messages and questions, whatever framework they come from.
+"""Texts of messages and questions of any framework.
 
-Messages are dicts of OpenAI's API, LangChain messages, LlamaIndex ChatMessages or (role, text) pairs. Their attributes
-tell them apart, so neither framework is needed. This module does not know templates or models.
+Messages are OpenAI dicts, LangChain messages, LlamaIndex ChatMessages or (role, text) pairs. They are recognised by
+their attributes, so neither framework is imported.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from spec_rag.errors import ConfigError
 from spec_rag.utils.validation import check_depth
 
 _MEDIA = ("image", "audio", "video", "file", "document", "media")
-# thoughts of the model, and calls, which stand in "tool_calls", are not text of the message
+# reasoning and calls (which are in "tool_calls") are not text of the message
 _NO_TEXT = ("thinking", "reasoning", "redacted_thinking", "tool_use", "tool_call", "function_call", "server_tool")
 _ASKING = ("user", "human")
 _ANSWERING = ("assistant", "ai", "chatbot", "model")
 
 
 def content_text(content: Any, role: str, *, skip_media: bool = False) -> str:
-    """The text of a message's content, its parts joined by line breaks.
+    """The text of a message's content; parts are joined by line breaks.
 
     Args:
         content: a string, a list of text parts (OpenAI's dicts, LlamaIndex blocks, or strings), one such part, or None.
-        role: whose message it is, for the error.
-        skip_media: leave out images, audio, video and files instead of refusing them.
+        role: role of the message, for errors.
+        skip_media: ignore images, audio, video and files instead of refusing them.
 
     Raises:
-        ConfigError: it carries media, is nested too deeply, or is of another kind.
+        ConfigError: it contains media, is nested too deeply, or has the wrong type.
     """
     if content is None:
         return ""
@@ -44,7 +44,7 @@ def content_text(content: Any, role: str, *, skip_media: bool = False) -> str:
 
 
 def _part_text(part: Any, role: str, skip_media: bool) -> str | None:
-    """The text of one part; None for a part that holds no text of the message."""
+    """The text of one part, or None if it has no text."""
     if isinstance(part, str):
         return part
     kind = _kind(part, role)
@@ -53,24 +53,24 @@ def _part_text(part: Any, role: str, skip_media: bool) -> str | None:
     if any(kind.startswith(media) or kind.endswith(media) for media in _MEDIA):
         if skip_media:
             return None
-        raise ConfigError(f"A {role} message carries a block of type {kind!r}: this model reads text alone.")
+        raise ConfigError(f"A {role} message contains a block of type {kind!r}: this model reads only text.")
     if kind == "tool_result" and isinstance(part, Mapping):
         return content_text(part.get("content"), role, skip_media=skip_media)
     text = part.get("text", part.get(kind)) if isinstance(part, Mapping) else getattr(part, "text", None)
     if not isinstance(text, str):
-        raise ConfigError(f"A {role} message carries a block of type {kind!r} without text: give text blocks.")
+        raise ConfigError(f"A {role} message contains a block of type {kind!r} without text: give text blocks.")
     return text
 
 
 def turns_of(query: Any) -> list[tuple[str, str]] | None:
-    """A question as turns: "user" or "assistant", and the text. Turns of others, and those without text, are left out.
+    """A question as ("user" or "assistant", text) turns. Other roles and turns without text are left out.
 
     Args:
         query: a string, a message, a list of messages, the parts of one message's content, a LangChain PromptValue, or
-            a LlamaIndex QueryBundle. Media beside the text is left out.
+            a LlamaIndex QueryBundle. Media is ignored.
 
     Returns:
-        None where it is of another kind.
+        None if the type is not supported.
     """
     if hasattr(query, "to_messages"):
         query = query.to_messages()
@@ -93,7 +93,7 @@ def turns_of(query: Any) -> list[tuple[str, str]] | None:
 
 
 def question_of(query: Any, last_turns: int = 3) -> str | None:
-    """The text of a question's last turns, which may be blank; None where `turns_of` cannot read it."""
+    """The text of a question's last turns, which may be blank; None if `turns_of` returns None."""
     turns = turns_of(query)
     return None if turns is None else "\n".join(text for _, text in turns[-last_turns:]).strip()
 
@@ -108,7 +108,7 @@ def _spoken(messages: Sequence[tuple[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _as_message(one: Any) -> tuple[str, Any] | None:
-    """The role and the content of a message, or None where it is none."""
+    """Role and content of a message, or None if it is not a message."""
     if isinstance(one, Mapping):
         role = one.get("role", one.get("type") if "content" in one else None)
         return None if role is None else (str(role), one.get("content"))
@@ -122,7 +122,7 @@ def _as_message(one: Any) -> tuple[str, Any] | None:
 
 
 def _is_part(one: Any) -> bool:
-    """Whether it is a part of a content: it has a type, and no role and no content."""
+    """Whether it is a content part: it has a type, but no role and no content."""
     if isinstance(one, Mapping):
         return isinstance(one.get("type"), str) and "content" not in one and "role" not in one
     return isinstance(getattr(one, "block_type", None), str)

@@ -1,4 +1,4 @@
-"""Character ranges of a text that has itself been put together from ranges of another."""
+"""Mapping of character ranges from a compressed text to its original."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ ELLIPSES = ("", " … ", "…", " ... ", " [...] ")
 def original_spans(
     text: str, spans: Sequence[Sequence[int]], kept: Sequence[Span], ellipsis: str = ""
 ) -> list[Span] | None:
-    """Where ranges of a compressed text stand in the text that it was compressed from.
+    """Map ranges of a compressed text to ranges of its original.
 
     Args:
         text: the compressed text.
-        spans: the ranges of the first text that it was put together from, ascending.
+        spans: ranges of the original that it consists of, ascending.
         kept: ranges of the compressed text, ascending.
-        ellipsis: what probably stands between the pieces; the usual ones are tried as well.
+        ellipsis: the expected separator of the pieces; common ones are tried as well.
 
     Returns:
-        Ranges of the first text, ascending; None where the spans do not describe the text.
+        Ranges of the original, ascending; None if the spans do not match the text.
     """
     found = mapped_spans(text, spans, kept, ellipsis)
     return None if found is None else [span for _, span in found]
@@ -32,7 +32,7 @@ def original_spans(
 def mapped_spans(
     text: str, spans: Sequence[Sequence[int]], kept: Sequence[Span], ellipsis: str = ""
 ) -> list[tuple[int, Span]] | None:
-    """As `original_spans`, each with where it begins in the compressed text."""
+    """As `original_spans`, each with its start in the compressed text."""
     lengths = [end - start for start, end in spans]
     tried = (_starts(text, lengths, one) for one in (ellipsis, *ELLIPSES))
     starts = next((found for found in tried if found is not None), None)
@@ -51,7 +51,7 @@ def mapped_spans(
 
 
 def _starts(text: str, lengths: Sequence[int], ellipsis: str) -> list[int] | None:
-    """Where pieces of these lengths begin in a text that `kept_text` put together with this ellipsis."""
+    """Starts of pieces of these lengths in a text joined by `kept_text` with this ellipsis; None if they do not fit."""
     mark = ellipsis.strip()
     beginnings = [0]  # the first piece may begin with the mark itself
     if mark and text.startswith(f"{mark} "):

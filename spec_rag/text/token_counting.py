@@ -1,7 +1,6 @@
-"""How long a text is, in the tokens that a budget is given in.
+"""Token counters for budgets: by the draft's tokenizer, another tokenizer, tiktoken, or a function.
 
-The draft's tokenizer, the target's, tiktoken's for a served model, or any function. No text that says something is
-shorter than a token. This module does not know documents.
+A text that is not blank has at least one token.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ Counter = Callable[[str], int]
 
 
 def token_counter(count_with: Any, draft_tokenizer: PreTrainedTokenizerBase) -> Counter:
-    """The function that counts a text's tokens.
+    """Create a function that counts the tokens of a text.
 
     Args:
         count_with: "draft"; a tokenizer; the name of a tiktoken encoding or of a model that tiktoken knows; or a
             function from text to a number.
-        draft_tokenizer: what "draft" means.
+        draft_tokenizer: the tokenizer for "draft".
 
     Raises:
-        ConfigError: tiktoken does not know the name, or its file is neither here nor can be fetched.
+        ConfigError: tiktoken does not know the name, or cannot fetch its vocabulary.
     """
     if count_with == "draft":
         return lambda text: len(text_ids(draft_tokenizer, text))
@@ -44,14 +43,14 @@ def token_counter(count_with: Any, draft_tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def _checked(given: Callable[[str], Any]) -> Counter:
-    """The function, which must return a number of tokens and counts at least one for what is not blank."""
+    """Wrap a function: check its result, and count at least one token for text that is not blank."""
 
     def count(text: str) -> int:
         tokens = given(text)
         if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
             raise ConfigError(
-                f"count_with returned {tokens!r} for a text of {len(text)} characters: it must return how many tokens "
-                "a text has, as an integer of at least 0."
+                f"count_with returned {tokens!r} for a text of {len(text)} characters: it must return the number of "
+                "tokens, an integer of at least 0."
             )
         return max(tokens, 1) if text.strip() else tokens
 
@@ -67,7 +66,7 @@ def _tiktoken_encoding(name: str) -> Any:
     try:
         return tiktoken.get_encoding(name)
     except ValueError:
-        pass  # no encoding of that name: perhaps a model
+        pass  # not an encoding; it may be a model
     except OSError as error:
         raise _not_fetched(name, error) from error
     try:

@@ -1,8 +1,7 @@
-"""Text into token ids. Control tokens come from templates alone: spelled out in a text, they stay text.
+"""Tokenization. Control tokens are recognised in templates only: spelled out in a text, they stay text.
 
-A fast tokenizer keeps whether control tokens are recognised as a switch in itself, which threads would have to share.
-So each tokenizer is encoded with through two private copies of its backend, one that knows control tokens and one that
-does not, and nothing is ever switched. This module does not know prompts, documents or models.
+Recognition of control tokens is a mutable setting of a fast tokenizer, which is not thread-safe. So each tokenizer has
+two private copies of its backend, one that recognises control tokens and one that does not.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ MARKUP = re.compile(r"\s*[<\[{|].*[>\]}|]\s*", re.DOTALL)
 
 @dataclass(frozen=True)
 class EncodedText:
-    """Token ids of a text and, per token, its character range."""
+    """Token ids of a text, and the half-open character range of each token."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
@@ -35,7 +34,7 @@ class EncodedText:
 
 @dataclass(frozen=True)
 class _Backends:
-    """A tokenizer's backend, copied twice."""
+    """Two copies of a tokenizer's backend."""
 
     vocabulary: int
     text: Tokenizer
@@ -53,58 +52,58 @@ _copy_lock = new_lock()
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool = False) -> list[int]:
-    """Token ids of a text in which control tokens stay text.
+    """Token ids of a text; control tokens in it stay text.
 
     Args:
         tokenizer: any tokenizer of transformers.
-        text: any text; a lone surrogate is read as U+FFFD.
-        add_special_tokens: put the tokenizer's own tokens around it, such as an opening one.
+        text: any text; lone surrogates become U+FFFD.
+        add_special_tokens: add the tokenizer's special tokens, such as BOS.
     """
-    own = _copies(tokenizer)
-    if own is None:
+    backends = _copies(tokenizer)
+    if backends is None:
         slow = tokenizer(encodable(text), add_special_tokens=add_special_tokens, split_special_tokens=True)
         return list(slow["input_ids"])
-    return list(own.text.encode(encodable(text), add_special_tokens=add_special_tokens).ids)
+    return list(backends.text.encode(encodable(text), add_special_tokens=add_special_tokens).ids)
 
 
 def encoded_text(tokenizer: PreTrainedTokenizerBase, text: str, *, is_text: bool = True) -> EncodedText:
-    """`text_ids`, or where it is no text `template_ids`, with each token's character range.
+    """`text_ids`, or `template_ids` if not `is_text`, with the character range of each token.
 
     Raises:
-        ConfigError: the tokenizer has no fast backend, so it knows no offsets.
+        ConfigError: the tokenizer is not a fast one, so it has no offsets.
     """
-    own = _copies(tokenizer)
-    if own is None:
+    backends = _copies(tokenizer)
+    if backends is None:
         raise ConfigError(
             f"tokenizer of type {type(tokenizer).__name__} gives no character offsets: load a fast tokenizer."
         )
-    encoded = (own.text if is_text else own.template).encode(encodable(text), add_special_tokens=False)
+    encoded = (backends.text if is_text else backends.template).encode(encodable(text), add_special_tokens=False)
     return EncodedText(list(encoded.ids), list(encoded.offsets))
 
 
 def template_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool = False) -> list[int]:
-    """Token ids of a template's text, whose control tokens are meant as such."""
-    own = _copies(tokenizer)
-    if own is None:
+    """Token ids of a template's text; control tokens are recognised."""
+    backends = _copies(tokenizer)
+    if backends is None:
         return list(tokenizer(encodable(text), add_special_tokens=add_special_tokens)["input_ids"])
-    return list(own.template.encode(encodable(text), add_special_tokens=add_special_tokens).ids)
+    return list(backends.template.encode(encodable(text), add_special_tokens=add_special_tokens).ids)
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
-    """What the tokenizer recognises as a single token of its own wherever it stands, such as `<|im_end|>`."""
-    own = _copies(tokenizer)
-    if own is not None:
-        return own.control_tokens
+    """Strings that the tokenizer always recognises as one token, such as `<|im_end|>`."""
+    backends = _copies(tokenizer)
+    if backends is not None:
+        return backends.control_tokens
     return frozenset(t for t in {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()} if t.strip())
 
 
 def encodable(text: str) -> str:
-    """The text with U+FFFD in place of lone surrogates, which no encoding has; every character keeps its place."""
+    """Replace lone surrogates, which cannot be encoded, by U+FFFD; offsets stay the same."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 def left_pad(rows: Sequence[Tensor], fill: int) -> tuple[Tensor, Tensor]:
-    """Stack int64 [tokens] rows into a left-padded [batch, tokens], with its mask (1 where there is a token)."""
+    """Stack int64 [tokens] rows into a left-padded [batch, tokens], with its mask (1 for tokens)."""
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), fill, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.long)
@@ -115,7 +114,7 @@ def left_pad(rows: Sequence[Tensor], fill: int) -> tuple[Tensor, Tensor]:
 
 
 def _copies(tokenizer: PreTrainedTokenizerBase) -> _Backends | None:
-    """The private copies of a fast tokenizer's backend; None for a slow tokenizer, which keeps no switch."""
+    """The private copies of a fast tokenizer's backend; None for a slow tokenizer."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         return None
@@ -132,16 +131,16 @@ def _copied(backend: Tokenizer, vocabulary: int) -> _Backends:
     settings = json.loads(backend.to_str())
     settings["truncation"] = settings["padding"] = None
     added = settings["added_tokens"]
-    # added words and runs of spaces are text like any other
+    # other added tokens, such as words and runs of spaces, are ordinary text
     control = frozenset(
         t["content"] for t in added if t["content"] and (t["special"] or MARKUP.fullmatch(t["content"]))
     )
     for token in added:
-        # recognised letter by letter alone: not what a normalizer makes of other letters
+        # match control tokens exactly, not after normalization
         token["normalized"] = token["normalized"] and token["content"] not in control
     template = Tokenizer.from_str(json.dumps(settings))
     template.encode_special_tokens = False
-    for token in added:  # not taken out: the ids of those behind them would move
+    for token in added:  # kept in the list: removing one would shift the ids of the following ones
         token["special"] = token["content"] in control
     text = Tokenizer.from_str(json.dumps(settings))
     text.encode_special_tokens = True
@@ -149,7 +148,7 @@ def _copied(backend: Tokenizer, vocabulary: int) -> _Backends:
 
 
 def right_pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Stack int64 [tokens] rows into a right-padded [batch, tokens], with a bool mask of what is there."""
+    """Stack int64 [tokens] rows into a right-padded [batch, tokens], with a bool mask of the tokens."""
     width = max(len(row) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     for i, row in enumerate(rows):

@@ -1,7 +1,4 @@
-"""A question over retrieved chunks: compress them, answer from what is kept, find the support.
-
-This module does not know files, terminals or which model answers.
-"""
+"""Answers from retrieved chunks or from one context, and the text that supports an answer."""
 
 from __future__ import annotations
 
@@ -32,20 +29,20 @@ if TYPE_CHECKING:
 INSTRUCTION = "Answer the question in one short sentence, using only the given text."
 DEFAULT_KV_CAPACITY = 256
 
-_QUESTION_WORD_WEIGHT = 0.3  # an answer's own words point to its support; the question's words break ties
+_QUESTION_WORD_WEIGHT = 0.3  # words of the question only break ties between candidates
 
 
 @dataclass(frozen=True)
 class Support:
-    """Where an answer's support stands.
+    """Location of the text that supports an answer.
 
     Attributes:
         source: the file, or the document's title if it has none.
         start, end: character range in the file's text.
         text: exactly these characters.
-        importance: what the draft gave to it.
-        matched: whether it shares words with the answer that are not the question's; otherwise it is simply the most
-            important kept text.
+        importance: score by the draft.
+        matched: whether it shares words with the answer that are not in the question; else it is the most important
+            kept text.
         page: page number in a PDF, counted from 1, or None.
     """
 
@@ -60,12 +57,12 @@ class Support:
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer with all that led to it.
+    """An answer with its compression and support.
 
     Attributes:
-        compression: the chunks and what was kept of them.
-        answer: what was written, and what it cost.
-        support: where the answer's words come from; None where nothing that was kept supports it.
+        compression: the compressed chunks.
+        answer: the answer with its costs.
+        support: the supporting text; None if no kept text supports the answer.
         seconds: wall time from the chunks to the last token.
         model: name of the model that answered.
     """
@@ -89,21 +86,21 @@ def answer_from(
     emit: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> Answered:
-    """Compress the chunks with the draft, and answer from what is kept.
+    """Compress the chunks with the draft and answer from the kept text.
 
     Args:
-        pair: draft and target; a draft alone where a generator is given.
+        pair: draft and target; the draft is enough if a generator is given.
         question: the question.
-        chunks: what was retrieved, best first.
-        speckv: how the target's KV cache is pruned; None keeps it.
-        generator: what answers in place of the target.
-        max_new_tokens: at most so many tokens are written.
-        index: where encoded chunks are kept for the next question.
+        chunks: retrieved chunks, best first.
+        speckv: pruning of the target's KV cache; None keeps all of it.
+        generator: answers instead of the target.
+        max_new_tokens: maximum length of the answer.
+        index: cache of encoded chunks for later questions.
         emit: called with each piece of the answer as it is written.
         **settings: fields of CompressionConfig.
 
     Raises:
-        ConfigError: there is neither a target nor a generator.
+        ConfigError: neither a target nor a generator is given.
     """
     from spec_rag.compression.compress import compress
     from spec_rag.models.model_pair import ModelPair
@@ -111,7 +108,7 @@ def answer_from(
     if generator is None:
         generator = LocalGenerator(ModelPair.check(pair), speckv=speckv)
     started = time.perf_counter()
-    # the chunks' scores are BM25: what words can tell, the draft sees better
+    # the chunks' scores are BM25 scores, which add nothing to the draft's own features
     settings = {"retrieval": False, **settings}
     compression = compress(chunks, question, draft=pair, index=index, **settings)
     answer = generator.answer(answer_messages(compression), max_new_tokens, emit or (lambda piece: None))
@@ -120,18 +117,18 @@ def answer_from(
 
 
 def context_of(pair: ModelPair, documents: Sequence[Document], path: Path, keep: float | None = None) -> ContextCache:
-    """The context of these documents, from its file where that is of the same texts and settings; else it is read.
+    """Load the context of the documents from a file, or read it and write the file if texts or settings differ.
 
     Args:
-        pair: the models; the target is needed.
-        documents: whole, in their order.
-        path: the file, which is written where the context had to be read.
-        keep: share of the pairs that is kept; None is the default, or what the file was made with. At least 256 pairs
-            of each KV head are kept in any case.
+        pair: the models; the target is required.
+        documents: whole documents, in order.
+        path: the file.
+        keep: share of key-value pairs that is kept; None is the default, or the file's value. At least 256 pairs per
+            KV head are kept.
 
     Raises:
-        ConfigError: there is no text, or the file is of another target.
-        PromptTooLongError: the documents are beyond the target's context.
+        ConfigError: the documents have no text, or the file belongs to another target.
+        PromptTooLongError: the documents exceed the target's context length.
     """
     from spec_rag.generation.context_cache import MIN_PAIRS, ContextCache
     from spec_rag.text.context_prompts import context_ids
@@ -142,14 +139,14 @@ def context_of(pair: ModelPair, documents: Sequence[Document], path: Path, keep:
         raise ConfigError("The documents have no text to answer from.")
     system = INSTRUCTION if pair.require_tokenizer().chat_template else None
     if path.exists():
-        found = ContextCache.load(path, pair)
-        same = found.ids.tolist() == context_ids(pair.tokenizer, text, system).tolist()
-        enough = round(found.settings["kept"] * found.tokens) >= min(MIN_PAIRS, found.tokens)
-        if same and enough and keep in (None, found.settings["asked"]):
-            return found
-    made = ContextCache.read(pair, text, system=system, keep=keep, min_pairs=MIN_PAIRS)
-    made.save(path)
-    return made
+        cached = ContextCache.load(path, pair)
+        same = cached.ids.tolist() == context_ids(pair.tokenizer, text, system).tolist()
+        enough = round(cached.settings["kept"] * cached.tokens) >= min(MIN_PAIRS, cached.tokens)
+        if same and enough and keep in (None, cached.settings["asked"]):
+            return cached
+    cache = ContextCache.read(pair, text, system=system, keep=keep, min_pairs=MIN_PAIRS)
+    cache.save(path)
+    return cache
 
 
 def answer_from_context(
@@ -165,24 +162,24 @@ def answer_from_context(
 
 
 def answer_messages(compression: Compression) -> list[dict[str, str]]:
-    """The chat from which the target answers: the kept texts under their titles, then the question."""
+    """The chat for the target: the kept texts with their titles, then the question."""
     texts = [f"{d.title}: {d.text}" if d.title else d.text for d in compression.documents if d.text]
     content = "\n\n".join([*texts, f"Question: {compression.query}"])
     return [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": content}]
 
 
 def find_support(compression: Compression, answer: str) -> Support | None:
-    """The kept text that the answer's words come from, or else the most important one.
+    """The kept text that shares the most words with the answer, else the most important one.
 
-    Function words, the question's own words and the numbers of list items do not count.
+    Function words, words of the question and numbers of list items do not count.
 
     Returns:
-        None where nothing was kept, or no text shares a word with the answer and none was scored.
+        None if nothing was kept, or no text shares a word with the answer and no text was scored.
     """
     kept = list(_kept_texts(compression))
     ignored = function_words(" ".join(piece.text for piece in kept)) | function_words(answer)
     asked = set(telling_words(compression.query, ignored))
-    told = set(telling_words(answer, ignored)) - asked
+    answer_words = set(telling_words(answer, ignored)) - asked
     words = [_matchable(piece.text) for piece in kept]
     frequency = Counter(word for own in words for word in own)
 
@@ -190,11 +187,11 @@ def find_support(compression: Compression, answer: str) -> Support | None:
         return sum(math.log(1 + len(kept) / frequency[word]) for word in shared)
 
     def rank(i: int) -> tuple[float, float]:
-        own = weight(words[i] & told)
+        own = weight(words[i] & answer_words)
         return (own + _QUESTION_WORD_WEIGHT * weight(words[i] & asked) if own else 0.0, kept[i].importance)
 
     best = max(range(len(kept)), key=rank, default=None)
-    if best is None or not (words[best] & told or kept[best].importance):
+    if best is None or not (words[best] & answer_words or kept[best].importance):
         return None
     piece = kept[best]
     metadata = getattr(piece.document.source, "metadata", None) or {}
@@ -206,7 +203,7 @@ def find_support(compression: Compression, answer: str) -> Support | None:
         end=offset + piece.end,
         text=piece.text,
         importance=piece.importance,
-        matched=bool(words[best] & told),
+        matched=bool(words[best] & answer_words),
         page=len(pages) or None,
     )
 
@@ -224,7 +221,7 @@ class _KeptText:
 
 
 def _kept_texts(compression: Compression) -> Iterator[_KeptText]:
-    """What was kept, sentence by sentence where sentences were scored, else span by span."""
+    """The kept text by sentences if they were scored, else by spans."""
     by_span = compression.settings.get("unit") == "token"
     for document in compression.documents:
         for start, end in document.spans:
@@ -237,6 +234,6 @@ def _kept_texts(compression: Compression) -> Iterator[_KeptText]:
 
 
 def _matchable(text: str) -> set[str]:
-    """The telling words of a text; of scripts without spaces also single characters, which may be a whole answer."""
+    """Content words of a text; for scripts without spaces also single characters, which may be a whole answer."""
     found = set(telling_words(text))
     return found | {character for word in found if is_unspaced(word) for character in word}

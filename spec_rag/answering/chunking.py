@@ -1,8 +1,4 @@
-"""From documents to the chunks that a question is answered from: split at paragraphs or as the draft reads them.
-
-Chunks are ranked by BM25, and each knows its character range in its file. A small retriever for the command line and
-the demo; in a chain the framework's own retriever takes its place. This module does not know models.
-"""
+"""Chunks of documents, ranked by BM25: a small retriever for the command line and the demo."""
 
 from __future__ import annotations
 
@@ -72,11 +68,11 @@ def passage_chunks(document: Document, language: str = AUTO) -> list[Chunk]:
 
 
 def retrieve(question: str, chunks: Sequence[Chunk], top_k: int = DEFAULT_TOP_K) -> list[Chunk]:
-    """The chunks that share the most telling words with the question, best first, with their BM25 scores.
+    """The chunks with the highest BM25 scores, best first.
 
-    A title that states the question counts apart, as much as the words of the best chunk, so that a text which repeats
-    the question's words does not come first. Chunks that share no word are left out, unless none shares any: then the
-    first ones come, with a score of 0.
+    A title that states the question adds up to the best chunk's score, so that a text which only repeats the question
+    does not rank first. Chunks that share no word with the question are left out; if none shares any, the first ones
+    are returned with a score of 0.
 
     Raises:
         ConfigError: the question is empty, or `top_k` is below 1.
@@ -85,10 +81,10 @@ def retrieve(question: str, chunks: Sequence[Chunk], top_k: int = DEFAULT_TOP_K)
 
 
 class ChunkIndex:
-    """Chunks whose words are counted once, for any number of questions.
+    """BM25 index of chunks for any number of questions.
 
     Args:
-        chunks: what is retrieved from.
+        chunks: the chunks to search.
     """
 
     def __init__(self, chunks: Sequence[Chunk]) -> None:
@@ -114,7 +110,7 @@ class ChunkIndex:
 
 
 def _pieces(text: str, max_chars: int) -> list[Span]:
-    """Spans of paragraphs; of the sentences of those that are too long."""
+    """Spans of paragraphs, and of sentences in paragraphs that are too long."""
     pieces: list[Span] = []
     for match in _PARAGRAPH.finditer(text):
         start, end = match.span()

@@ -1,4 +1,4 @@
-"""What answers a chat: a model on this machine, or a server; behind one small interface."""
+"""Interface of answer generators, and the one that runs a local model."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class LocalGenerator:
     """The target of a pair.
 
     Args:
-        pair: the models; the target answers, and the draft may look ahead for it.
-        speckv: how the target's KV cache is pruned; None keeps all of it.
-        context: what the target has read before the question; None is nothing.
+        pair: the models; the target answers, the draft may write the look-ahead.
+        speckv: pruning of the target's KV cache; None keeps all of it.
+        context: context that precedes the question, or None.
     """
 
     def __init__(

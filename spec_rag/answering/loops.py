@@ -36,7 +36,7 @@ class LoopGuard:
 
     @property
     def text(self) -> str:
-        """What was passed on, without copies that were passed on before the loop was found."""
+        """The text passed on, without copies passed on before the loop was detected."""
         return self._text[: self._passed][: self._end].rstrip() if self.looping else self._text[: self._passed]
 
     def feed(self, piece: str) -> str:
@@ -101,7 +101,7 @@ def _periods(text: str) -> list[tuple[int, int]]:
 
 
 def _third_sentence(text: str) -> int | None:
-    """The character behind the first copy of a sentence that stands in a text for the third time, or None."""
+    """End of the first copy of a sentence that occurs for the third time, or None."""
     ends: dict[str, list[int]] = {}
     start = 0
     for border in _SENTENCE.finditer(text):

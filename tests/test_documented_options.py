@@ -106,3 +106,4 @@ def test_the_readme_names_options_that_there_are() -> None:
     }
     assert named
     assert named <= known
+    assert len(first_cells) <= 8  # a reader's first options; docs/options.md has all

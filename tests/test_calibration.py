@@ -106,7 +106,7 @@ def test_a_head_is_worth_what_it_gains_over_guessing() -> None:
     attention[0, 2, :] = 0.5  # one that looks everywhere
     ranges = torch.tensor([[0, 4], [4, 8], [8, 12]])
     each = torch.arange(3)
-    signals = Features(ranges, each, each, ranges, attention, neutral=torch.zeros_like(attention))
+    signals = Features(ranges, each, each, ranges, attention)
     unit, passage = head_gains(signals, torch.tensor([False, True, False]))
     assert unit[0, 0] > 0.5
     assert unit[0, 1] < 0

@@ -170,7 +170,7 @@ def test_a_compression_says_what_was_read_and_asked(draft: Draft) -> None:
     assert compress(TEXTS, QUESTION, draft=draft, ratio=1.0).passages == ()
 
 
-@pytest.mark.parametrize("settings", [{}, {"cascade": "always"}, {"cascade": "never"}, {"preset": "2025-default"}])
+@pytest.mark.parametrize("settings", [{}, {"cascade": "always"}, {"cascade": "never"}])
 def test_an_index_changes_nothing_at_full_precision(settings: dict[str, Any], draft: Draft) -> None:
     index = DocumentIndex(storage="float32")
     fresh = compress(TEXTS, QUESTION, draft=draft, ratio=0.2, **settings)

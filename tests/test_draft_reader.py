@@ -17,7 +17,7 @@ from spec_rag import Cancellation, compress
 from spec_rag.attention.capture import AttentionCall, Replaced, capture
 from spec_rag.compression.document_draft import Draft, Layers, needed_depth
 from spec_rag.compression.encoder import PassageEncoder, encoder_for
-from spec_rag.compression.feature_sources import NEUTRAL_QUESTIONS, joint_importance
+from spec_rag.compression.feature_sources import joint_importance
 from spec_rag.compression.features import CompressionRequest
 from spec_rag.compression.passages import QuestionTokens, question_tokens, split_passages
 from spec_rag.compression.prefilter import gather_features
@@ -202,19 +202,8 @@ def test_joint_importance_starts_with_the_first_token_of_the_first_passage() -> 
     torch.testing.assert_close(gather_features(draft, joint).attention[0, 0], smoothed[: len(body)])
 
 
-def test_the_neutral_attention_is_the_mean_of_the_neutral_questions() -> None:
+def test_no_likelihood_is_computed_where_it_is_switched_off() -> None:
     draft = draft_of("llama")
-    inquiry, _ = read(draft, contrast=True)
-    signals = gather_features(draft, inquiry)
-    reader = PassageEncoder(draft)
-    encoded = [p.between(1, 2) for p in reader.encode([p.ids for p in inquiry.passages])]
-    each = [
-        reader.attention(encoded, [question_tokens(draft.tokenizer, reader.frame, text)])[0].float()
-        for text in (inquiry.question, *NEUTRAL_QUESTIONS)
-    ]
-    torch.testing.assert_close(signals.attention, each[0])
-    torch.testing.assert_close(signals.neutral, torch.stack(each[1:]).mean(0))
-    assert gather_features(draft, read(draft, contrast=False)[0]).neutral is None
     assert gather_features(draft, read(draft, likelihood=False)[0]).log_likelihood is None
 
 

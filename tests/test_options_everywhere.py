@@ -133,7 +133,7 @@ def test_a_value_out_of_range_is_refused_everywhere(name: str) -> None:
 
 def test_a_wrong_value_is_tried_of_every_option_with_bounds_or_choices() -> None:
     flags = {name for name, field in OPTIONS.items() if set(choices_of(field.annotation)) <= {True, False, "auto"}}
-    choices = {name for name, field in OPTIONS.items() if choices_of(field.annotation)} - flags - {"version"}
+    choices = {name for name, field in OPTIONS.items() if choices_of(field.annotation)} - flags
     assert choices | {name for name, field in OPTIONS.items() if bounds_of(field)} <= WRONG.keys()
 
 

@@ -38,14 +38,14 @@ def test_the_papers_preset_is_one_prompt_and_single_tokens() -> None:
 
 
 def test_what_is_given_changes_the_preset_and_none_of_both_is_touched() -> None:
-    given = {"preset": "2025-default", "likelihood": False}
-    assert with_preset(given)["likelihood"] is False
-    assert given == {"preset": "2025-default", "likelihood": False}
-    assert COMPRESSION_PRESETS["2025-default"]["likelihood"] is True
+    given = {"preset": "paper", "likelihood": True}
+    assert with_preset(given)["likelihood"] is True
+    assert given == {"preset": "paper", "likelihood": True}
+    assert COMPRESSION_PRESETS["paper"]["likelihood"] is False
 
 
 def test_an_unknown_preset_is_refused_with_the_names_that_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"preset='papr': must be one of 'default', 'paper', '2025-default'"):
+    with pytest.raises(ConfigError, match=r"preset='papr': must be one of 'default', 'paper'"):
         compress(TEXTS, QUERY, draft=tiny_pair(), preset="papr")
 
 
@@ -59,8 +59,8 @@ def test_langchain_s_compressor_takes_a_preset_and_keeps_its_name() -> None:
 
     documents = [Document(text) for text in TEXTS]
     given = {"documents": documents, "query": QUERY}
-    now = [d.page_content for d in compressor(draft=pair, ratio=0.4).invoke(given, preset="2025-default")]
-    before = [d.page_content for d in compressor(draft=pair, ratio=0.4, preset="2025-default").invoke(given)]
+    now = [d.page_content for d in compressor(draft=pair, ratio=0.4).invoke(given, preset="paper")]
+    before = [d.page_content for d in compressor(draft=pair, ratio=0.4, preset="paper").invoke(given)]
     assert now == before
     with pytest.raises(ValueError, match="preset='papr'"):
         compressor(preset="papr")

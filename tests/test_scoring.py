@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,6 @@ from spec_rag.compression.features import Features
 from spec_rag.compression.scoring import (
     PARTS,
     best_tokens,
-    contrast,
     prior_scores,
     reciprocal_rank,
     standardised,
@@ -31,13 +29,6 @@ def signals_of(attention: Tensor, ranges: list[list[int]], passages: list[int], 
     for own, span in enumerate(whole):
         span[1] = max(r[1] for r, p in zip(ranges, passages, strict=True) if p == own)
     return Features(torch.tensor(ranges), owners, owners, torch.tensor(whole), attention, **given)
-
-
-def test_contrast_counts_what_this_question_looks_at_more_and_nothing_that_it_looks_at_less() -> None:
-    attention, neutral = torch.tensor([[[0.4, 0.1, 0.2, 0.0]]]), torch.tensor([[[0.1, 0.4, 0.2, 0.5]]])
-    found = contrast(attention, neutral)[0, 0].tolist()
-    assert found == pytest.approx([0.4 * math.log(0.4001 / 0.1001), 0.0, 0.0, 0.0], abs=1e-6)
-    assert contrast(attention, None) is attention
 
 
 def test_a_token_matters_as_much_as_the_best_head_of_each_layer_says_on_average() -> None:
@@ -138,26 +129,10 @@ def test_similarity_counts_the_unit_and_the_best_of_its_document() -> None:
     assert scoring.similarity(TWO, torch.ones(3)).tolist() == [1.0] * 3
 
 
-def test_in_2025_similarity_and_the_score_so_far_were_fused_by_their_ranks() -> None:
-    signals = signals_of(
-        TWO.attention,
-        [[0, 2], [2, 4], [4, 8]],
-        [0, 0, 1],
-        similarity=torch.tensor([0.1, 0.2, 0.9]),
-        version="2025",
-    )
-    near, far = (scoring.similarity(signals, torch.tensor([3.0, 2.0, low])) for low in (1.0, -100.0))
-    assert torch.equal(near, far)
-    assert near.argsort(descending=True).tolist()[-1] == 1  # the first in one order, the last in the other
-    assert float(near.std()) == pytest.approx(1.5, abs=1e-3)
-
-
 def test_a_named_document_is_raised_and_without_names_nothing_is() -> None:
     links = torch.tensor([[0.0, 1.0, 1.0]])
     signals = signals_of(TWO.attention, [[0, 2], [2, 4], [4, 8]], [0, 0, 1], links=links)
     assert scoring.links(signals, torch.tensor([2.0, 0.0, 0.0])).tolist() == pytest.approx([2.0, 0.0, 8.0])
-    old = replace(signals, version="2025")
-    assert scoring.links(old, torch.tensor([2.0, 0.0, 0.0])).tolist() == pytest.approx([2.0, 0.0, 2.0])
     assert scoring.links(TWO, torch.ones(3)).tolist() == [1.0] * 3
 
 

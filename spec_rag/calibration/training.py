@@ -1,7 +1,7 @@
 """Learning which heads of a draft to trust, on questions that the package generates itself.
 
 A head is worth the nats that it gains over guessing when the needed sentences of a question are to be told from the
-others by its contrast alone. This module does not know files.
+others by its attention alone. This module does not know files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from spec_rag.compression.features import CompressionRequest, Features
 from spec_rag.compression.head_weights import Calibration, layer_range
 from spec_rag.compression.passages import split_passages
 from spec_rag.compression.prefilter import gather_features
-from spec_rag.compression.scoring import PASSAGE_TOKENS, UNIT_TOKENS, best_tokens, contrast
+from spec_rag.compression.scoring import PASSAGE_TOKENS, UNIT_TOKENS, best_tokens
 from spec_rag.errors import ConfigError
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.text.units import Span, unit_spans
@@ -93,9 +93,9 @@ def head_gains(signals: Features, needed: Tensor) -> Tensor:
         needed: bool [units].
 
     Returns:
-        [2, layers, heads]: by the contrast of the units themselves, and by that of their passages.
+        [2, layers, heads]: by the attention to the units themselves, and by that to their passages.
     """
-    gain = contrast(signals.attention, signals.neutral)
+    gain = signals.attention
     own = best_tokens(gain, signals.ranges, UNIT_TOKENS)
     passage = best_tokens(gain, signals.passage_ranges, PASSAGE_TOKENS)[..., signals.passages]
     pooled = torch.stack([own, passage]).sqrt()

@@ -17,7 +17,7 @@ from spec_rag.errors import ConfigError
 from spec_rag.models.loading import LoadedModel, checkpoint_layers, load_model
 from spec_rag.models.model_config import context_tokens, decoder_layers
 from spec_rag.models.model_pair import ModelPair
-from spec_rag.options.compression import CompressionConfig, Version
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.options.loading import LoadOptions
 from spec_rag.utils.fair_lock import FairLock
 from spec_rag.utils.object_state import state_of
@@ -122,18 +122,16 @@ class Layers:
     listened: tuple[int, int]
 
     @classmethod
-    def of(cls, total: int, listened: tuple[int, int] | None = None, version: Version = "2026") -> Layers:
+    def of(cls, total: int, listened: tuple[int, int] | None = None) -> Layers:
         """Of a draft of so many layers; None listens to the usual ones."""
         listened = listened or layer_range(total)
-        if version == "2025":
-            return cls((0, total), listened)
         return cls((listened[0], max(listened[1], round(total * _LAST_SEEN))), listened)
 
 
 def layers_for(draft: Draft, config: CompressionConfig) -> Layers:
     """The layers that take part with these settings."""
     found = calibration_for(draft, config)
-    return Layers.of(draft.total_layers, found.layer_range if found else None, config.version)
+    return Layers.of(draft.total_layers, found.layer_range if found else None)
 
 
 def needed_depth(config: CompressionConfig, draft: str, total_layers: int) -> int:

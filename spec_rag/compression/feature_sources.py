@@ -27,7 +27,6 @@ from spec_rag.options.compression import SpecPCConfig
 
 Encoded = Mapping[int, EncodedPassage]
 """Passages as they were read, by their place among all."""
-NEUTRAL_QUESTIONS = ("what is this about?", "tell me more about it", "who, what, when and where?")
 
 
 def cross_attention_features(
@@ -47,8 +46,6 @@ def cross_attention_features(
     passages = [inquiry.passages[i] for i in asked]
     encoded = read_passages(reader, passages, inquiry.documents, inquiry.index, inquiry.cancelled, deep=deep)
     rows = [question_tokens(draft.tokenizer, reader.frame, inquiry.question)]
-    if config.contrast:
-        rows += [question_tokens(draft.tokenizer, reader.frame, neutral) for neutral in NEUTRAL_QUESTIONS]
     seen = reader.attention([p.between(p.first_layer, reader.layers.listened[1]) for p in encoded], rows).float().cpu()
     check_finite(seen, "attention scores")
     attention = torch.zeros(*seen.shape[:3], sum(len(p.ids) for p in inquiry.passages))
@@ -60,7 +57,6 @@ def cross_attention_features(
         known,
         attention=attention[0],
         read=read,
-        neutral=attention[1:].mean(0) if config.contrast else None,
         unit_heads=calibration.weights("unit", *layers) if calibration else None,
         passage_heads=calibration.weights("passage", *layers) if calibration else None,
     )

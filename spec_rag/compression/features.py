@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spec_rag.compression.encoding_cache import DocumentIndex
 from spec_rag.compression.passages import Passage
-from spec_rag.options.compression import CompressionConfig, Version
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.text.documents import Document
 from spec_rag.text.units import Span
 
@@ -72,7 +72,6 @@ class Features:
         attention: [layers, heads, tokens], the most that the question attends to each token; or [1, 1, tokens]. 0 in
             passages that were not read; empty before any was.
         read: bool [passages], which of them the draft has read; None for all.
-        neutral: attention averaged over neutral questions, or None.
         unit_heads: [layers, heads], how far each head is trusted to tell units apart, or None.
         passage_heads: the same for passages.
         log_likelihood: [passages, question tokens], log p of the question's own tokens given each passage, nan for a
@@ -83,7 +82,6 @@ class Features:
         words: [units], how many telling words the unit and its passage share with the question, or None.
         titles: [units], how far the title of the unit's document states the question (0 to 1), or None.
         links: float64 [links, 3], a unit, a document whose title it names, and how far (0 to 1); or None.
-        version: of the weights.
     """
 
     ranges: Tensor
@@ -92,7 +90,6 @@ class Features:
     passage_ranges: Tensor
     attention: Tensor
     read: Tensor | None = None
-    neutral: Tensor | None = None
     unit_heads: Tensor | None = None
     passage_heads: Tensor | None = None
     log_likelihood: Tensor | None = None
@@ -102,4 +99,3 @@ class Features:
     words: Tensor | None = None
     titles: Tensor | None = None
     links: Tensor | None = None
-    version: Version = "2026"

@@ -43,7 +43,7 @@ def outside_signals(inquiry: CompressionRequest) -> Features:
         scorer = scorer_scores(inquiry.scorer, inquiry.question, texts, own, documents, owners)
     if config.title_links:
         stated = title_matches(titles, owners, inquiry.question)
-        links = title_links(titles, texts, owners, inquiry.question, WEIGHTS[config.version].links)
+        links = title_links(titles, texts, owners, inquiry.question, WEIGHTS.links)
     aligned = align_units(inquiry.units, inquiry.passages)
     return Features(
         **aligned,
@@ -53,7 +53,6 @@ def outside_signals(inquiry: CompressionRequest) -> Features:
         scorer=scorer,
         titles=stated,
         links=links,
-        version=config.version,
     )
 
 

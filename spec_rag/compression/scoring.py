@@ -19,7 +19,7 @@ from spec_rag.compression.title_links import follow_links
 from spec_rag.compression.weights import WEIGHTS
 
 UNIT_TOKENS, PASSAGE_TOKENS = 3, 8  # the best tokens that speak for a unit, and for its passage
-_FLOOR = 1e-4  # attention below it counts as none when two questions are compared
+
 _WORDS = 0.5  # beside 1 for what a retriever or an embedder says
 _FUSION_OFFSET = 5.0  # reciprocal ranks: how little the first place is worth more than the second
 _FUSED = 1.5  # deviation of a fused score
@@ -29,23 +29,9 @@ _PER_UNIT = ("similarity", "scorer", "retrieval", "words", "titles")
 Part = Callable[[Features, Tensor], Tensor]
 
 
-def contrast(attention: Tensor, neutral: Tensor | None) -> Tensor:
-    """What each head looks at more for this question than for any.
-
-    Args:
-        attention, neutral: [layers, heads, tokens]; no neutral question leaves the attention as it is.
-
-    Returns:
-        [layers, heads, tokens]: a * max(0, log((a + 1e-4) / (b + 1e-4))).
-    """
-    if neutral is None:
-        return attention
-    return attention * ((attention + _FLOOR) / (neutral + _FLOOR)).log().clamp(min=0)
-
-
 def token_importance(signals: Features, heads: Tensor | None = None) -> Tensor:
-    """[tokens]: mean over layers of the best head's contrast, or the sum over `heads` [layers, heads] by weight."""
-    gain = contrast(signals.attention, signals.neutral)
+    """[tokens]: mean over layers of the best head's attention, or the sum over `heads` [layers, heads] by weight."""
+    gain = signals.attention
     return gain.amax(1).mean(0) if heads is None else torch.einsum("lht,lh->t", gain, heads)
 
 
@@ -108,26 +94,24 @@ def likelihood(signals: Features, score: Tensor) -> Tensor:
     if signals.log_likelihood is None:
         return score
     gain = (signals.log_likelihood - signals.log_likelihood.nanmean(0)).clamp(min=0).nan_to_num(0).sum(1)
-    return score + WEIGHTS[signals.version].likelihood * standardised(gain[signals.passages])
+    return score + WEIGHTS.likelihood * standardised(gain[signals.passages])
 
 
 def retrieval(signals: Features, score: Tensor) -> Tensor:
     """The retriever's own score of the unit's document."""
     if signals.retrieval is None:
         return score
-    return score + WEIGHTS[signals.version].retrieval * standardised(signals.retrieval)
+    return score + WEIGHTS.retrieval * standardised(signals.retrieval)
 
 
 def similarity(signals: Features, score: Tensor) -> Tensor:
     """The embedding similarity of the unit, and the best in its document."""
     if signals.similarity is None:
         return score
-    weights, own = WEIGHTS[signals.version], signals.similarity.float()
-    if weights.similarity is None:
-        return _FUSED * standardised(reciprocal_rank(score) + reciprocal_rank(own))
+    own = signals.similarity.float()
     best = torch.full((1 + int(signals.documents.max()),), -torch.inf).scatter_reduce(0, signals.documents, own, "amax")
     whole = standardised(best[signals.documents])
-    return score + weights.similarity * standardised(own) + weights.document_similarity * whole
+    return score + WEIGHTS.similarity * standardised(own) + WEIGHTS.document_similarity * whole
 
 
 def scorer(signals: Features, score: Tensor) -> Tensor:
@@ -141,14 +125,14 @@ def titles(signals: Features, score: Tensor) -> Tensor:
     """More for all units of a document whose title is the question."""
     if signals.titles is None:
         return score
-    return score + WEIGHTS[signals.version].title * signals.titles
+    return score + WEIGHTS.title * signals.titles
 
 
 def links(signals: Features, score: Tensor) -> Tensor:
     """More for a document whose title a promising unit of another names."""
     if signals.links is None:
         return score
-    return follow_links(score, signals.links, signals.documents, WEIGHTS[signals.version].links)
+    return follow_links(score, signals.links, signals.documents, WEIGHTS.links)
 
 
 PARTS: Mapping[str, Part] = {

@@ -38,7 +38,6 @@ Keep = str | re.Pattern[str] | Callable[[str], bool]
 Scoring = Literal["per_document", "joint"]
 Unit = Literal["sentence", "token", "document"]
 Cascade = Literal["auto", "always", "never"]
-Version = Literal["2026", "2025"]
 Order = Literal["given", "relevance"]
 Level = Literal["common", "expert"]
 Group = Literal["size", "scoring", "output", "retention"]
@@ -105,11 +104,6 @@ class CompressionSettings(BaseModel):
         "each document (the default of the command line).",
         json_schema_extra=_about("scoring", "common"),
     )
-    contrast: bool = Field(
-        default=False,
-        description="Subtract the attention of neutral questions (`per_document` only).",
-        json_schema_extra=_about("scoring"),
-    )
     likelihood: bool | Literal["auto"] = Field(
         default="auto",
         description="Add the likelihood of the question given each candidate passage (`per_document` only); "
@@ -140,11 +134,6 @@ class CompressionSettings(BaseModel):
         description="Weights of the draft's attention heads, added to the best head of each layer (`per_document` "
         'only): `"shipped"` uses those of the package, if it has some for the draft; or the path of a file of '
         "`spec-rag calibrate`; `None`: no weights (`none` on the command line).",
-        json_schema_extra=_about("scoring"),
-    )
-    version: Version = Field(
-        default="2026",
-        description='Version of encoding and scoring; `"2025"` is for comparisons.',
         json_schema_extra=_about("scoring"),
     )
     ellipsis: str = Field(
@@ -244,8 +233,7 @@ class CompressionOptions(CompressionSettings):
 
     preset: str | None = Field(
         default=None,
-        description='Named settings, which the other options override: `"default"`, or `"paper"` (SpecPC as '
-        'published), or `"2025-default"`.',
+        description='Named settings, which the other options override: `"default"` or `"paper"` (SpecPC as published).',
         json_schema_extra=_about("scoring", "common"),
     )
 

@@ -17,17 +17,9 @@ COMPRESSION_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "retrieval": False,
         "calibration": None,
         "cascade": "never",
-        "version": "2025",
-    },
-    "2025-default": {
-        "contrast": True,
-        "likelihood": True,
-        "calibration": None,
-        "cascade": "never",
-        "version": "2025",
     },
 }
-"""Settings by name: today's, the paper's (single tokens by the attention in one prompt), and the default of 2025."""
+"""Settings by name: the defaults, and the paper's (single tokens by the attention in one prompt)."""
 
 
 FORMER_NAMES: Mapping[str, str] = {"links": "title_links"}

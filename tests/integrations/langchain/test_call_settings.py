@@ -35,9 +35,9 @@ async def test_a_budget_of_one_call_wins(pair: ModelPair, made_with: dict[str, A
 
 
 def test_a_preset_of_one_call_mixes_with_no_other(pair: ModelPair) -> None:
-    called = SpecPCCompressor(draft=pair, preset="2025-default", max_tokens=60)._with({"preset": "paper"})
-    assert called._settings() == SpecPCCompressor(preset="paper", max_tokens=60)._settings()
-    assert called.preset == "paper"
+    called = SpecPCCompressor(draft=pair, preset="paper", max_tokens=60)._with({"preset": "default"})
+    assert called._settings() == SpecPCCompressor(preset="default", max_tokens=60)._settings()
+    assert called.preset == "default"
 
 
 def test_an_index_may_be_the_path_of_its_folder(pair: ModelPair, tmp_path: Path) -> None:

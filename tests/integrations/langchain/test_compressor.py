@@ -163,7 +163,7 @@ class TestSettings:
         original = spec_rag.compress
         monkeypatch.setattr(spec_rag, "compress", noted)
         embeddings, index = DeterministicFakeEmbedding(size=4), DocumentIndex()
-        settings = {"coverage": 0.5, "max_tokens": 40, "scoring": "joint", "unit": "token", "contrast": False}
+        settings = {"coverage": 0.5, "max_tokens": 40, "scoring": "joint", "unit": "token"}
         settings |= {"likelihood": False, "title_links": False, "ellipsis": "..."}
         SpecPCCompressor(
             draft=Path("folder"),

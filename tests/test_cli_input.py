@@ -15,6 +15,7 @@ import spec_rag
 from spec_rag import ModelPair
 from spec_rag.answering.chunking import passage_chunks
 from spec_rag.cli.app import COMMANDS, app
+from spec_rag.cli.console import FileReader
 from spec_rag.compression.document_draft import Draft
 from spec_rag.models.loading import unload_models
 from spec_rag.text.documents import Document
@@ -232,3 +233,8 @@ def test_one_index_serves_compress_and_ask_and_each_says_so(checkpoint: Path, tm
     fresh = run("compress", docs, "-q", "Tank 9?", "--draft", checkpoint, "--index", tmp_path / "fresh")
     assert f"0 of {passages} passages from the index in {tmp_path / 'fresh'}.\n" in fresh.stdout
     assert "index" not in json.loads(run("compress", docs, "-q", "Tank?", "--draft", checkpoint, "--json").stdout)
+
+
+def test_limits_of_files_are_those_of_the_options_in_binary_megabytes() -> None:
+    limits = FileReader.of(None, 1.5, 7, 30).limits
+    assert (limits.max_bytes, limits.max_depth, limits.max_seconds) == (3 * 2**19, 30, 7)

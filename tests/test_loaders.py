@@ -358,3 +358,11 @@ def test_a_page_is_titled_by_its_heading_where_its_title_says_nothing() -> None:
 def test_a_page_without_text_says_so(data: bytes) -> None:
     with pytest.raises(UnreadableFileError, match="holds no text"):
         read_bytes("page.html", data)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "gate.txt"
+    path.write_bytes("The gate opens at nine.".encode(encoding))
+    (document,) = read_files([path])
+    assert document.text == "The gate opens at nine."

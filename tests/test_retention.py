@@ -14,7 +14,7 @@ from spec_rag import Document, compress
 from spec_rag.compression.packing import ScoredDocuments, select
 from spec_rag.errors import BudgetTooSmallError, ConfigError
 from spec_rag.options.compression import CompressionConfig
-from spec_rag.text.patterns import PATTERNS, named_spans
+from spec_rag.text.patterns import PATTERNS, inline_flags, named_spans
 from spec_rag.text.units import unit_spans
 
 BAKERY = "Bread is warm. The oven came in 1871. She said “bake it slowly.” Order BK-204 is late. Snow fell. It ended."
@@ -354,3 +354,9 @@ def test_a_cap_that_is_met_exactly_is_used() -> None:
 def test_importance_at_the_threshold_is_enough() -> None:
     assert len(kept(100, ["One two. Three four."], [0.5, 0.25], threshold=0.5)) == 1
     assert len(kept(100, ["One two. Three four."], [0.5, 0.25], threshold=0.25)) == 2
+
+
+@pytest.mark.parametrize("flag", ["", "IGNORECASE", "MULTILINE", "DOTALL", "VERBOSE", "ASCII"])
+def test_an_expression_that_is_written_to_a_file_keeps_its_flags(flag: str) -> None:
+    expression = re.compile("a.b", getattr(re, flag) if flag else 0)
+    assert re.compile(inline_flags(expression)).flags == expression.flags

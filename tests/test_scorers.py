@@ -178,6 +178,13 @@ def test_a_langchain_reranker_orders_documents_by_its_scores_or_by_its_order() -
     assert scores(ByScore()) == [0.0, 0.0, 4.0 - 1.0, 3.0, 2.0]
     assert "page" in DOCUMENTS[1].metadata
 
+    class Twice(ByOrder):
+        def compress_documents(self, given: Any, query: str, callbacks: Any = None) -> Any:
+            best = super().compress_documents(given, query)
+            return [*best, best[0]]
+
+    assert scores(Twice()) == [-3.0, -3.0, 0.0, 0.0, -1.0], "the better place of a document that comes twice counts"
+
     class Inventing(ByOrder):
         def compress_documents(self, given: Any, query: str, callbacks: Any = None) -> Any:
             return [documents.Document(page_content="made up")]

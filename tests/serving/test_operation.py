@@ -57,6 +57,9 @@ def test_the_page_of_the_api_needs_nothing_from_elsewhere(url: str) -> None:
     assert not re.search(r"https?://|<script|@import|url\(", page.text)
     for word in ("POST /v1/chat/completions", "max_completion_tokens", "POST /v2/rerank", "GET /ready"):
         assert word in page.text
+    rerank = page.text.partition("POST /v1/rerank<")[2].partition("</details>")[0]
+    assert re.search(r"<code>query</code><td><code>[^<]*</code><td>required", rerank)
+    assert re.search(r"<code>top_n</code><td><code>[^<]*</code><td><", rerank), "it may be left out"
 
 
 def test_browsers_of_allowed_origins_may_use_the_api_and_no_others() -> None:

@@ -487,3 +487,13 @@ async def test_beams_answer_alone_and_side_by_side(pair: ModelPair, speckv: Spec
     found = await asyncio.gather(llm.acomplete(PROMPT), llm.acomplete("Who feeds the mule?"))
     assert [answer.text for answer in found] == alone
     assert llm.chat([ChatMessage(role="user", content=PROMPT)]).message.content is not None
+
+
+def test_a_message_whose_keywords_are_nested_too_deeply_is_refused(pair: ModelPair) -> None:
+    nested: Any = []
+    for _ in range(5000):
+        nested = [nested]
+    message = ChatMessage(role=MessageRole.ASSISTANT, content="Yes.")
+    message.additional_kwargs["tool_calls"] = nested
+    with pytest.raises(ConfigError, match="a assistant message is nested more than"):
+        SpecKVLLM(pair=pair).chat([ChatMessage("Who?"), message, ChatMessage("Why?")])

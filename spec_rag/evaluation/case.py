@@ -131,12 +131,13 @@ class Case:
         return self._kept_aside("embedded", embed)
 
     def kept(self, reading: ScoredDocuments) -> list[str]:
-        """What the package keeps at each budget."""
+        """The text that the package keeps at each budget; empty where the best unit alone exceeds the budget."""
         texts = []
         for room in self.rooms:
             kept = keep(reading, self.config.changed(max_tokens=room), self.count)
             pieces = [(d, document.text) for d, document in enumerate(kept.documents)]
-            texts.append(self.joined(pieces) if self.titled else kept.text)
+            text = self.joined(pieces) if self.titled else kept.text
+            texts.append("" if kept.over_budget else text)
         return texts
 
     def joined(self, pieces: Iterable[tuple[int, str]]) -> str:

@@ -237,7 +237,9 @@ def test_a_draft_that_cannot_be_read_side_by_side_is_refused_by_name(
 ) -> None:
     model = tiny_model(family, layers=3, **sizes)
     with pytest.raises(UnsupportedModelError, match=says):
-        compress(["One is red. Two is blue."], "Which?", draft=model, tokenizer=tiny_tokenizer(), likelihood=False)
+        compress(
+            ["One is red. Two is blue."], "Which?", draft=model, tokenizer=tiny_tokenizer(), likelihood=False, ratio=0.5
+        )
 
 
 def test_a_reading_is_cancelled_between_two_batches_of_passages() -> None:

@@ -89,7 +89,7 @@ def test_no_variant_keeps_more_than_its_share(name: str, with_titles: bool, draf
 
 
 def within_budget(compression: Compression) -> str:
-    """The kept text; nothing where the best unit alone exceeds the budget, so that methods are compared at equal size."""
+    """The kept text; empty where the best unit alone exceeds the budget, so that sizes are equal."""
     return "" if compression.over_budget else compression.text
 
 

@@ -71,6 +71,6 @@ def test_what_only_the_result_depends_on_is_not_part_of_a_reading(own: LocalEngi
 
 
 def test_a_document_without_words_is_the_least_relevant(own: LocalEngine) -> None:
-    scores = asyncio.run(own.relevance([Document("---"), *DOCUMENTS, Document("")], QUESTION))
+    scores = asyncio.run(own.relevance([Document("---"), *DOCUMENTS, Document("")], QUESTION, CompressionConfig()))
     assert scores[0] == scores[-1] == float("-inf")
     assert min(scores[1:-1]) > float("-inf")

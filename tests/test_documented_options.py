@@ -93,7 +93,7 @@ def test_the_page_lists_the_llms_fields() -> None:
 
 
 def test_the_readme_names_options_that_there_are() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("## Main options")[1]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("## Options at a glance")[1]
     first_cells = [line.split("|")[1] for line in readme.splitlines() if line.startswith("| `")]
     named = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
     known = rows(OPTIONS, "## `compress`", 1).keys() | {

@@ -1,7 +1,4 @@
-"""An agent whose long tool results are compressed before its model reads them.
-
-The default model is too small to call tools, so a middleware makes the first call.
-"""
+"""An agent that compresses long tool results; a middleware makes the first call, as the default model is too small."""
 
 import sys
 from pathlib import Path

@@ -318,13 +318,17 @@ def test_a_refusal_says_what_to_do(
 
 
 def test_a_model_that_the_hub_does_not_have_is_named(online: Hub) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"'owner/none' is no local folder or file.*The hub has no such model"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"'owner/none' is not a local folder or file.*The hub has no such model"
+    ):
         load_model("owner/none")
 
 
 def test_a_model_of_gguf_files_alone_says_to_give_a_path(online: Hub) -> None:
     online.repos["owner/tiny-GGUF"] = Repo({"tiny.Q4_K_M.gguf": b"x", "README.md": b"x"})
-    with pytest.raises(ModelNotFoundError, match=r"GGUF files alone: download one \(hf download owner/tiny-GGUF tiny"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"has only GGUF files on the hub: download one \(hf download owner/tiny-GGUF tiny"
+    ):
         load_model("owner/tiny-GGUF")
 
 

@@ -80,7 +80,7 @@ def compression_table(compression: CompressionData) -> Table:
     change = _change(compression.tokens_before, compression.tokens_after)
     table.add_column("Document", Text("Total"), overflow="fold", max_width=36)
     table.add_column("Tokens", Text(change), justify="right", no_wrap=True)
-    table.add_column("SelectedText", Text(_percent(compression.ratio)), justify="right", no_wrap=True)
+    table.add_column("Kept", Text(_percent(compression.ratio)), justify="right", no_wrap=True)
     over = f", exceeded by {compression.over_budget:,}" if compression.over_budget else ""
     table.add_column("Most important", Text(f"budget {compression.budget_tokens:,} tokens{over}"), ratio=1)
     for number, document in enumerate(compression.documents, 1):
@@ -157,7 +157,7 @@ def _bars(compression: CompressionData) -> Iterator[_Bar]:
 def _numbers(compression: CompressionData) -> dict[str, str]:
     return {
         "Tokens": _change(compression.tokens_before, compression.tokens_after),
-        "SelectedText": _percent(compression.ratio),
+        "Kept": _percent(compression.ratio),
         "Budget": f"{compression.budget_tokens:,}"
         + (f" (exceeded by {compression.over_budget:,})" if compression.over_budget else ""),
         "Documents": f"{sum(1 for d in compression.documents if d.text)} of {len(compression.documents)}",

@@ -66,7 +66,7 @@ def kept_answers(
         with_titles: count titles and numbers into the tokens that the budgets are shares of.
     """
     kept: SelectedText = {name: [] for name in variants}
-    with steps("ScoredDocuments", len(questions)) as done:
+    with steps("Reading", len(questions)) as done:
         for asked in questions:
             case = Case(draft, asked, embedder, signals, with_titles)
             for name, variant in variants.items():

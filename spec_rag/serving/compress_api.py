@@ -150,7 +150,7 @@ async def read(file: UploadFile, request: Request, stream: Annotated[bool, Form(
         return {"object": "document", "name": name, "title": document.title, "text": document.text, "tokens": tokens}
 
     async def events() -> AsyncGenerator[bytes, None]:
-        yield event({"object": "progress", "what": "ScoredDocuments", "done": 0, "total": 1})
+        yield event({"object": "progress", "what": "Reading", "done": 0, "total": 1})
         yield event(await found())
         yield DONE
 

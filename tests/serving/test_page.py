@@ -152,7 +152,7 @@ def test_reading_shows_its_progress_and_the_last_move_of_the_slider_counts(brows
 
         async def compress(self, documents: Any, query: str, config: Any, listener: Any = None) -> Any:
             if listener is not None:
-                listener("ScoredDocuments", 1, 4)
+                listener("Reading", 1, 4)
                 await in_thread(lambda cancelled: self.go.wait(60))
             elif config.ratio == 0.1:
                 await asyncio.sleep(1)

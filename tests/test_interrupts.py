@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import random
 import signal
 import sys
@@ -36,6 +38,32 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 OURS = str(Path(spec_rag.__file__).parent)
 MOST = 5000
+
+
+def in_a_thread(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test in a thread with a copy of the context.
+
+    The trace also raises where the interpreter handles no signal. What that leaves set, such as a variable, ends
+    with the thread.
+    """
+
+    @functools.wraps(test)
+    def run(*given: Any, **named: Any) -> None:
+        context, errors = contextvars.copy_context(), list[BaseException]()
+
+        def body() -> None:
+            try:
+                context.run(test, *given, **named)
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=body)
+        thread.start()
+        thread.join()
+        for error in errors:
+            raise error
+
+    return run
 
 
 def interrupted_at(instruction: int, work: Callable[[], object]) -> bool:
@@ -94,6 +122,7 @@ def inside(make: Callable[[], AbstractContextManager[Any]]) -> Callable[[], None
     return work
 
 
+@in_a_thread
 def test_a_capture_is_undone_wherever_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama", layers=1)
     (config,) = attention_configs(model)
@@ -121,6 +150,7 @@ def test_a_capture_is_undone_wherever_it_is_interrupted(monkeypatch: pytest.Monk
     at_each_instruction(work, check)
 
 
+@in_a_thread
 def test_a_capture_inside_another_is_undone_alone() -> None:
     model = tiny_model("llama", layers=1)
     (config,) = attention_configs(model)
@@ -147,6 +177,7 @@ def test_a_model_that_was_left_switched_can_still_be_pruned() -> None:
     assert generate(pair, random_ids(80), speckv=config, max_new_tokens=4).output_ids == expected
 
 
+@in_a_thread
 def test_reading_in_chunks_is_undone_wherever_it_is_interrupted() -> None:
     model = tiny_model("llama", layers=2)
 
@@ -157,6 +188,7 @@ def test_reading_in_chunks_is_undone_wherever_it_is_interrupted() -> None:
     at_each_instruction(inside(lambda: chunked_feed_forward([model], 8)), check)
 
 
+@in_a_thread
 def test_a_lock_is_free_wherever_its_holder_is_interrupted() -> None:
     lock, cancelled = FairLock(), Cancellation()
 
@@ -167,6 +199,7 @@ def test_a_lock_is_free_wherever_its_holder_is_interrupted() -> None:
     at_each_instruction(inside(lambda: lock.hold(cancelled)), check)
 
 
+@in_a_thread
 def test_a_waiter_that_is_interrupted_leaves_the_queue_and_the_next_moves_up() -> None:
     lock = FairLock()
     for instruction in range(MOST):
@@ -197,6 +230,7 @@ def test_a_waiter_that_is_interrupted_leaves_the_queue_and_the_next_moves_up() -
             return
 
 
+@in_a_thread
 def test_a_seed_is_undone_wherever_it_is_interrupted() -> None:
     model = tiny_model("llama", layers=1)
     torch.manual_seed(7)
@@ -210,6 +244,7 @@ def test_a_seed_is_undone_wherever_it_is_interrupted() -> None:
     at_each_instruction(inside(lambda: seeded(3, model)), check)
 
 
+@in_a_thread
 def test_a_listener_is_forgotten_wherever_it_is_interrupted() -> None:
     at_each_instruction(
         inside(lambda: listening(lambda what, done, total: None)), lambda: _check_same(_listener.get(), None)
@@ -221,6 +256,7 @@ def _check_same(found: object, expected: object) -> None:
     assert found is expected or callable(found)
 
 
+@in_a_thread
 def test_a_batch_answers_others_wherever_a_request_is_interrupted() -> None:
     batcher: Batcher[int, int] = Batcher()
     lock = FairLock()
@@ -235,6 +271,7 @@ def test_a_batch_answers_others_wherever_a_request_is_interrupted() -> None:
     at_each_instruction(lambda: ask(3), check)
 
 
+@in_a_thread
 def test_a_cache_counts_its_bytes_wherever_it_is_interrupted() -> None:
     cache: LRUCache[int, str] = LRUCache(100)
 

@@ -41,7 +41,7 @@ def test_a_terminal_shows_a_bar_and_what_is_done(monkeypatch: pytest.MonkeyPatch
 def test_the_clock_of_a_bar_runs_on_during_a_long_step(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(progress, "_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "_REFRESH_SECONDS", 0.01)
     with steps("Converting", 2):
         began = terminal.getvalue().count("Converting")
         deadline = time.monotonic() + 10

@@ -70,7 +70,7 @@ def test_every_family_is_tried_and_the_page_says_what_came_of_it() -> None:
 def test_the_page_says_how_many_work() -> None:
     findings = [Finding("a", True), Finding("b", False, "no | keys"), Finding("c", False, "no config", built=False)]
     page = as_markdown(findings)
-    assert "1 work, 1 are refused, and 1 could not be built that way or do not run by themselves" in page
+    assert "1 work and 1 are refused. 1 could not be built that way or do not run by themselves" in page
     refused, unbuilt = page.split("| not tried |")
     assert "| `b` | no / keys |" in refused
     assert "| `c` | no config |" in unbuilt

@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 from spec_rag import generate
 from spec_rag.serving.gateway_middleware import GatewayMiddleware
 from spec_rag.serving.metrics import Metrics
+from spec_rag.serving.shutdown import Shutdown
 
 
 def chat(i: int) -> list[dict[str, str]]:
@@ -86,7 +87,7 @@ async def test_a_place_is_free_before_its_client_sees_the_end_of_the_answer() ->
         headers = {"content-length": "5"} if declared else {}
         return StreamingResponse((piece for piece in (b"12", b"345")), headers=headers)
 
-    app.add_middleware(Slow, settings=settings(max_requests=1), metrics=Metrics())
+    app.add_middleware(Slow, settings=settings(max_requests=1), metrics=Metrics(), shutdown=Shutdown())
     with running(app) as url:
         async with httpx.AsyncClient(timeout=30) as client:
             for path in ("whole", "stream?declared=false", "stream?declared=true") * 2:

@@ -61,13 +61,7 @@ def best(scores: Tensor, count: int) -> Tensor:
     Returns:
         int64 [..., count].
     """
-    if not count:
-        return torch.empty(*scores.shape[:-1], 0, dtype=torch.long, device=scores.device)
-    least = scores.topk(count, dim=-1).values[..., -1:]  # of what is kept
-    above, equal = scores > least, scores == least
-    places = count - above.sum(dim=-1, keepdim=True)
-    kept = above | (equal & (equal.cumsum(dim=-1) <= places))
-    return kept.nonzero()[:, -1].view(*scores.shape[:-1], count)
+    return ranked(scores)[..., :count].sort(dim=-1).values
 
 
 def select_prompt_tokens(importance: Tensor, config: SpecPCConfig) -> Tensor:

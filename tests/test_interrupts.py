@@ -26,7 +26,7 @@ from spec_rag.cancellation import Cancellation
 from spec_rag.generation import chunked
 from spec_rag.generation.batching import Batcher
 from spec_rag.generation.chunked import chunked_feed_forward
-from spec_rag.generation.sampling import seeded
+from spec_rag.generation.sampling import _seeding, seeded
 from spec_rag.lru import LRUCache
 from spec_rag.models.lock import FairLock
 from spec_rag.progress import _listener, listening
@@ -64,6 +64,21 @@ def interrupted_at(instruction: int, work: Callable[[], object]) -> bool:
     return reached
 
 
+def free_for_others(*locks: FairLock) -> None:
+    """Another thread gets each lock."""
+    taken: list[bool] = []
+
+    def take() -> None:
+        for lock in locks:
+            with lock.hold() as mine:
+                taken.append(mine)
+
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert taken == [True] * len(locks)
+
+
 def at_each_instruction(work: Callable[[], object], check: Callable[[], None]) -> int:
     for instruction in range(MOST):
         if not interrupted_at(instruction, work):
@@ -97,6 +112,7 @@ def test_a_capture_is_undone_wherever_it_is_interrupted(monkeypatch: pytest.Monk
     def check() -> None:
         assert config._attn_implementation == "sdpa"
         assert capturing._switched == {}
+        free_for_others(capturing._switching)
         assert all(holder.observer is None for holder in capturing._observers.get().values())
         seen: list[int] = []
         with capture(model, lambda call: seen.append(call.layer)), torch.no_grad():
@@ -139,6 +155,7 @@ def test_reading_in_chunks_is_undone_wherever_it_is_interrupted() -> None:
 
     def check() -> None:
         assert chunked._switched == {}
+        free_for_others(chunked._switching)
         assert all("forward" not in layer.mlp.__dict__ for layer in model.get_decoder().layers)
 
     at_each_instruction(inside(lambda: chunked_feed_forward([model], 8)), check)
@@ -191,6 +208,7 @@ def test_a_seed_is_undone_wherever_it_is_interrupted() -> None:
 
     def check() -> None:
         assert torch.equal(torch.get_rng_state(), before)
+        free_for_others(_seeding)
         with seeded(3, model):
             pass
 
@@ -218,6 +236,8 @@ def test_a_batch_answers_others_wherever_a_request_is_interrupted() -> None:
     def check() -> None:
         assert ask(4) == 8
         assert lock.waiting == 0
+        assert not batcher._queue
+        free_for_others(lock)
 
     at_each_instruction(lambda: ask(3), check)
 
@@ -261,6 +281,7 @@ def test_real_interrupts_leave_a_model_that_can_be_pruned() -> None:
             assert pair.lock.waiting == 0
             assert capturing._switched == {}
             assert chunked._switched == {}
+            free_for_others(capturing._switching, chunked._switching, _seeding, pair.lock)
     finally:
         signal.signal(signal.SIGINT, handler)
     assert answer() == expected

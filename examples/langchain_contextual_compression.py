@@ -1,4 +1,4 @@
-"""The compressor in LangChain's own ContextualCompressionRetriever, and the shorter way with langchain-core alone."""
+"""The compressor in LangChain's ContextualCompressionRetriever, and `wrap`, which needs langchain-core only."""
 
 import sys
 from pathlib import Path
@@ -8,8 +8,8 @@ from langchain_core.documents import Document
 from langchain_core.runnables import RunnableLambda
 from langchain_spec_rag import SpecPCCompressor
 
-from spec_rag.answering.chunks import retrieve, split_chunks
-from spec_rag.answering.loaders import read_file
+from spec_rag.answering.chunking import retrieve, split_chunks
+from spec_rag.loaders.reading import read_file
 
 HANDBOOK = sorted((Path(__file__).parent / "handbook").glob("[0-9]*.md"))
 CHUNKS = [chunk for path in HANDBOOK for chunk in split_chunks(read_file(path))]

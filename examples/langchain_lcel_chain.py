@@ -9,8 +9,8 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableParallel, RunnablePassthrough
 from langchain_spec_rag import ChatSpecKV, SpecPCCompressor
 
-from spec_rag.answering.chunks import retrieve, split_chunks
-from spec_rag.answering.loaders import read_file
+from spec_rag.answering.chunking import retrieve, split_chunks
+from spec_rag.loaders.reading import read_file
 
 HANDBOOK = sorted((Path(__file__).parent / "handbook").glob("[0-9]*.md"))
 CHUNKS = [chunk for path in HANDBOOK for chunk in split_chunks(read_file(path))]

@@ -1,4 +1,4 @@
-"""Many questions over a folder at once: each passage is read by the draft once, however many questions ask for it."""
+"""Many questions over a folder: with an index, the draft encodes each passage once for all questions."""
 
 import sys
 from pathlib import Path

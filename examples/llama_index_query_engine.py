@@ -1,4 +1,4 @@
-"""A query engine whose retrieved passages are compressed before a local model answers, with the places it kept."""
+"""A query engine that compresses retrieved passages, answers with a local model, and prints the kept spans."""
 
 import sys
 from pathlib import Path

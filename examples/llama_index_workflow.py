@@ -1,4 +1,4 @@
-"""A workflow step that retrieves, compresses and answers; the event loop goes on meanwhile."""
+"""A workflow step that retrieves, compresses and answers without blocking the event loop."""
 
 import asyncio
 from pathlib import Path

@@ -58,6 +58,10 @@ class MissingDependencyError(SpecRagError, ImportError):
     """An optional package is needed for what was asked."""
 
 
+class UpstreamError(SpecRagError, OSError):
+    """A server that should answer cannot be reached, refuses the request, or breaks off."""
+
+
 class UnknownHandleError(SpecRagError, LookupError):
     """Nothing is remembered under a handle."""
 

@@ -15,9 +15,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spec_rag.citations import Citation, citations_of
 from spec_rag.errors import MissingDependencyError
 from spec_rag.results import CompressedDocument, CompressionData, KeptUnit, Reason
-from spec_rag.text.terminal import visible
+from spec_rag.utils.terminal import visible
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -45,6 +46,10 @@ class Compression(CompressionData):
 
     def __rich__(self) -> Table:
         return compression_table(self)
+
+    def citations(self) -> list[Citation]:
+        """The kept pieces with their character ranges, in the file where a document's place in it is known."""
+        return citations_of(self.documents)
 
     def to_html(self) -> str:
         """A page with the kept text dark and the dropped text pale."""
@@ -75,8 +80,9 @@ def compression_table(compression: CompressionData) -> Table:
     change = _change(compression.tokens_before, compression.tokens_after)
     table.add_column("Document", Text("Total"), overflow="fold", max_width=36)
     table.add_column("Tokens", Text(change), justify="right", no_wrap=True)
-    table.add_column("Kept", Text(_percent(compression.ratio)), justify="right", no_wrap=True)
-    table.add_column("Most important", Text(f"budget {compression.budget_tokens:,} tokens"), ratio=1)
+    table.add_column("SelectedText", Text(_percent(compression.ratio)), justify="right", no_wrap=True)
+    over = f", exceeded by {compression.over_budget:,}" if compression.over_budget else ""
+    table.add_column("Most important", Text(f"budget {compression.budget_tokens:,} tokens{over}"), ratio=1)
     for number, document in enumerate(compression.documents, 1):
         table.add_row(
             _labelled(document, number),
@@ -151,8 +157,9 @@ def _bars(compression: CompressionData) -> Iterator[_Bar]:
 def _numbers(compression: CompressionData) -> dict[str, str]:
     return {
         "Tokens": _change(compression.tokens_before, compression.tokens_after),
-        "Kept": _percent(compression.ratio),
-        "Budget": f"{compression.budget_tokens:,}",
+        "SelectedText": _percent(compression.ratio),
+        "Budget": f"{compression.budget_tokens:,}"
+        + (f" (exceeded by {compression.over_budget:,})" if compression.over_budget else ""),
         "Documents": f"{sum(1 for d in compression.documents if d.text)} of {len(compression.documents)}",
         "Units": _reasons(compression),
         "Draft": compression.draft or "–",

@@ -15,7 +15,7 @@ from spec_rag.handles import document_key, handle_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "repetition"]
 Reason = Literal["score", "keep", "first", "last", "floor", "context", "cut", "whole"]
 
 
@@ -49,6 +49,23 @@ class PromptScore:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """The log-probability of one token of an answer.
+
+    Attributes:
+        token_id: the token.
+        logprob: natural logarithm of its probability.
+        text: the token alone, decoded; "" without a tokenizer.
+        top: the most probable tokens at its place, the most probable first.
+    """
+
+    token_id: int
+    logprob: float
+    text: str = ""
+    top: list[TokenLogprob] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Answer:
     """One generated answer and what it cost.
 
@@ -58,16 +75,19 @@ class Answer:
         prompt_tokens: tokens of the prompt as given.
         target_prompt_tokens: tokens of it that the target read (fewer with SpecPC).
         completion_tokens: generated tokens.
-        finish_reason: "stop" (end token or stop string), "length" or "cancelled".
-        kv_bytes_dense: bytes of keys and values that the target's prompt would hold unpruned; 0 if not pruned.
-        kv_bytes_kept: bytes of keys and values that it did hold after the prefill; 0 if not pruned.
+        finish_reason: "stop" (end token or stop string), "length", "cancelled", or "repetition" where `spec-rag ask`
+            ended an answer that repeated itself.
+        kv_bytes_dense: bytes of keys and values that the target's prompt holds unpruned; 0 where they are not known,
+            as of a model behind a server.
+        kv_bytes_kept: bytes of keys and values that it did hold after the prefill; the same where nothing was pruned.
         selected_positions: prompt positions that the target read, or None if it read all.
         layer_positions: per layer int64 [KV heads, kept] positions in the target's prompt, -1 where a head keeps
             fewer than another; empty if nothing was pruned.
         lookahead_ids: the look-ahead that scored the cache; empty if there was none.
-        guessed_tokens: tokens of the look-ahead that were checked as guesses of the answer.
-        right_guesses: those of them that the target wrote as well; each saved a pass of the target.
+        proposed_tokens: tokens of the look-ahead that were checked as guesses of the answer.
+        accepted_tokens: those of them that the target wrote as well; each saved a pass of the target.
         timings: where the seconds went.
+        logprobs: the log-probability of each of `output_ids`, or None where none was asked for.
     """
 
     text: str
@@ -81,9 +101,10 @@ class Answer:
     selected_positions: list[int] | None = None
     layer_positions: tuple[Tensor, ...] = field(default=(), repr=False)
     lookahead_ids: list[int] = field(default_factory=list)
-    guessed_tokens: int = 0
-    right_guesses: int = 0
+    proposed_tokens: int = 0
+    accepted_tokens: int = 0
     timings: Timings = Timings()
+    logprobs: list[TokenLogprob] | None = field(default=None, repr=False)
 
     @property
     def usage(self) -> dict[str, int]:
@@ -100,8 +121,8 @@ class Answer:
         return {
             "target_prompt_tokens": self.target_prompt_tokens,
             "lookahead_tokens": len(self.lookahead_ids),
-            "guessed_tokens": self.guessed_tokens,
-            "right_guesses": self.right_guesses,
+            "proposed_tokens": self.proposed_tokens,
+            "accepted_tokens": self.accepted_tokens,
             "kv_bytes_dense": self.kv_bytes_dense,
             "kv_bytes_kept": self.kv_bytes_kept,
             **asdict(self.timings),
@@ -185,7 +206,7 @@ class CompressedDocument:
 
 
 @dataclass(frozen=True)
-class PassageLook:
+class PassageStatistics:
     """What was looked at of a passage, the piece of a document that the draft reads at once.
 
     Attributes:
@@ -214,9 +235,11 @@ class CompressionData:
         query: the question.
         budget_tokens: the most that was allowed.
         draft: name of the draft.
-        draft_seconds: wall time of the draft; 0.0 when everything fitted and the draft was not asked.
+        draft_seconds: wall time of the draft, without the wait for it; 0.0 when everything fitted, or was read before.
         settings: how it was scored and selected.
         passages: what the draft looked at; empty when everything fitted.
+        over_budget: tokens by which the kept text exceeds the budget, or a document its own. Above 0 only where no
+            unit of at least average importance fits and the best one is kept whole.
     """
 
     documents: list[CompressedDocument]
@@ -225,7 +248,8 @@ class CompressionData:
     draft: str
     draft_seconds: float
     settings: Mapping[str, Any] = field(default_factory=dict)
-    passages: Sequence[PassageLook] = field(default=(), repr=False)
+    passages: Sequence[PassageStatistics] = field(default=(), repr=False)
+    over_budget: int = 0
 
     @property
     def text(self) -> str:

@@ -14,7 +14,7 @@ from tiny import tiny_model, tiny_tokenizer
 from spec_rag import ModelPair
 from spec_rag.models import loading
 from spec_rag.models.loading import LoadedModel
-from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
+from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 
 with torch.device("meta"):
     # torch notes its constructors on the first use of a device context: do that before any test replaces torch.empty

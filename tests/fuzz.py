@@ -26,12 +26,10 @@ sys.path[:0] = [str(Path(__file__).parent), *(str(Path(__file__).parents[1] / f)
 from tiny import tiny_pair, tiny_tokenizer  # noqa: E402
 
 from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, compress, generate_batch  # noqa: E402
-from spec_rag.answering.chunks import retrieve, split_chunks  # noqa: E402
-from spec_rag.answering.loaders import read_bytes  # noqa: E402
+from spec_rag.answering.chunking import retrieve, split_chunks  # noqa: E402
+from spec_rag.compression.compress import keep  # noqa: E402
+from spec_rag.compression.packing import ScoredDocuments  # noqa: E402
 from spec_rag.compression.passages import split_passages  # noqa: E402
-from spec_rag.compression.pipeline import keep  # noqa: E402
-from spec_rag.compression.selection import Reading  # noqa: E402
-from spec_rag.config import CompressionConfig  # noqa: E402
 from spec_rag.errors import (  # noqa: E402
     BudgetTooSmallError,
     ConfigError,
@@ -39,14 +37,16 @@ from spec_rag.errors import (  # noqa: E402
     UnreadableFileError,
     UnsupportedModelError,
 )
+from spec_rag.loaders.reading import read_bytes  # noqa: E402
+from spec_rag.options.compression import CompressionConfig  # noqa: E402
 from spec_rag.text.chat_units import chat_units  # noqa: E402
 from spec_rag.text.documents import Document  # noqa: E402
 from spec_rag.text.patterns import PATTERNS, named_spans  # noqa: E402
 from spec_rag.text.prompts import Chat, chat_ids  # noqa: E402
-from spec_rag.text.terminal import visible  # noqa: E402
-from spec_rag.text.tokens import control_tokens, text_ids  # noqa: E402
+from spec_rag.text.tokenization import control_tokens, text_ids  # noqa: E402
 from spec_rag.text.units import unit_spans  # noqa: E402
 from spec_rag.text.words import words  # noqa: E402
+from spec_rag.utils.terminal import visible  # noqa: E402
 
 # a step may take this long, and this long per character (over a million of them): a busy machine is slow, not quadratic
 STEP_SECONDS, CHARACTER_SECONDS = 2.0, 2e-5
@@ -169,7 +169,7 @@ def through_the_text_side(chance: random.Random) -> None:
         require(sum(token in CONTROL for token in ids) == 3, "the template's control tokens alone")
         with step("chat units", size):
             chat_units(TOKENIZER, Chat(messages), language)
-        unread = Reading.unread([document], "q", "draft")
+        unread = ScoredDocuments.unread([document], "q", "draft")
         with step("report", size):
             page = keep(unread, CompressionConfig(ratio=1.0), lambda own: len(own.split())).to_html()
         require("<b>" not in page, "a page without markup of its documents")

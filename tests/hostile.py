@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pro
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from spec_rag import ModelPair
-from spec_rag.text.tokens import control_tokens
+from spec_rag.text.tokenization import control_tokens
 
 LLAMA_TEMPLATE = (
     "{{ bos_token }}{% if tools %}[AVAILABLE_TOOLS] {{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}"

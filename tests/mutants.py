@@ -71,7 +71,9 @@ def main() -> int:
     parser.add_argument("--children", type=int, default=1, help="mutants at a time")
     given = parser.parse_args()
     children = ("--max-children", str(given.children))
-    mutmut("run", *children, "spec_rag.attention.selection.x_smooth__mutmut_1")  # makes them all, and times the tests
+    mutmut(
+        "run", *children, "spec_rag.attention.token_selection.x_smooth__mutmut_1"
+    )  # makes them all, and times the tests
     chosen = {
         module: drawn(mutants, given.each, f"{given.seed}/{module}")
         for module, mutants in results().items()

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
+from spec_rag.compression.packing import ScoredDocuments
 from spec_rag.compression.passages import Passage
-from spec_rag.compression.selection import Reading
 from spec_rag.text.documents import Document
 from spec_rag.text.units import unit_spans, word_spans
 
 
-def reading_of(texts: Sequence[str], scores: Sequence[float], unit: str = "sentence") -> Reading:
+def reading_of(texts: Sequence[str], scores: Sequence[float], unit: str = "sentence") -> ScoredDocuments:
     """What a draft would have read: each word a token, important where it is written in capitals."""
     units = [unit_spans(text, unit) for text in texts]
     passages, tokens, first = [], [], 0
@@ -23,7 +23,7 @@ def reading_of(texts: Sequence[str], scores: Sequence[float], unit: str = "sente
         first += len(found)
     documents = [Document(text) for text in texts]
     assert len(scores) == sum(map(len, units))
-    return Reading(documents, "q", "draft", units, passages, torch.tensor(scores), torch.tensor(tokens), 0.0)
+    return ScoredDocuments(documents, "q", "draft", units, passages, torch.tensor(scores), torch.tensor(tokens), 0.0)
 
 
 def words(text: str) -> int:

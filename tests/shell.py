@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Self
 
 START = """
-import json, os, signal, sys
+import importlib, json, os, signal, sys
 import torch, transformers, bm25s
-import spec_rag.cli.app, spec_rag.answering.pipeline, spec_rag.answering.chunks, spec_rag.answering.loaders
-import spec_rag.compression.pipeline, spec_rag.generation.streaming, spec_rag.evaluation.grid, spec_rag.evaluation.page
+import spec_rag.cli.app, spec_rag.answering.answer, spec_rag.answering.chunking, spec_rag.loaders.reading
+import spec_rag.compression.compress, spec_rag.generation.streaming, benchmarks.grid, benchmarks.results_page
 import tiny
 from spec_rag import compress, generate
 signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, even where the tests run in the background
@@ -39,8 +39,7 @@ for line in sys.stdin:
         sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))
         sys.argv = ["spec-rag", *job["arguments"]]
         exec(job["before"], {"pair": pair})
-        from spec_rag.cli import main
-        main()
+        importlib.import_module(job["program"]).main()
         sys.exit(0)
     print(process, flush=True)
     _, status = os.waitpid(process, 0)
@@ -49,7 +48,7 @@ for line in sys.stdin:
 
 TINY = """
 from spec_rag import ModelPair
-from spec_rag.compression.draft import Draft
+from spec_rag.compression.document_draft import Draft
 Draft.of = classmethod(lambda cls, *_, **__: Draft(pair.draft, pair.tokenizer, "tiny", 4))
 ModelPair.load = classmethod(lambda cls, *_, **__: pair)
 """
@@ -103,11 +102,16 @@ class Shell:
         self._process.communicate(timeout=20)
 
     def start(self, arguments: Sequence[object], out: str | Path, err: str | Path, before: str = TINY) -> Running:
-        """Run `spec-rag` with these arguments; its streams are opened by their paths."""
+        """Run `spec-rag`, or `python -m benchmarks` where that is the first argument, with these arguments.
+
+        The streams are opened by their paths.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        is_benchmark = arguments[0] == "benchmarks"
         job: Mapping[str, Any] = {
-            "arguments": [str(argument) for argument in arguments],
+            "program": "benchmarks.__main__" if is_benchmark else "spec_rag.cli",
+            "arguments": [str(argument) for argument in arguments[is_benchmark:]],
             "streams": [os.devnull, str(out), str(err)],
             "before": before,
         }

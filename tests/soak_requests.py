@@ -48,7 +48,7 @@ from spec_rag.errors import CancelledError, ConfigError, PromptTooLongError
 from spec_rag.serving.app import create_app
 from spec_rag.serving.conversations import SETS_OF_DOCUMENTS
 from spec_rag.serving.engine import READINGS, LocalEngine
-from spec_rag.text.tokens import control_tokens
+from spec_rag.text.tokenization import control_tokens
 
 SPECKV = SpecKVConfig(max_capacity_prompt=32, lookahead_tokens=3)
 SPECPC = SpecPCConfig(max_capacity_prompt=64, window_size=16, kernel_size=8, starting_layer_index=1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spec_rag import SpecKVConfig, SpecPCConfig
-from spec_rag.attention.selection import (
+from spec_rag.attention.token_selection import (
     first_distinct,
     select_across_layers,
     select_columns,

@@ -10,11 +10,11 @@ import torch
 from threads import until_waiting
 from tiny import random_ids, tiny_pair
 
-from spec_rag import Cancellation, SpecKVConfig, generate, stream
-from spec_rag.generation.batching import MAX_ROWS, Batcher, batcher_of
-from spec_rag.generation.pipeline import generate_together
+from spec_rag import Cancellation, ContextCache, SpecKVConfig, generate, stream
+from spec_rag.generation.batcher import MAX_ROWS, Batcher
+from spec_rag.generation.generate import generate_together
 from spec_rag.generation.row_streams import RowsStreamer
-from spec_rag.models.lock import FairLock
+from spec_rag.utils.fair_lock import FairLock
 
 
 class Asking:
@@ -85,12 +85,6 @@ def test_who_is_cancelled_while_waiting_gets_nothing_and_costs_nothing() -> None
     assert not asking.batcher._queue
 
 
-def test_each_model_has_its_own_queue() -> None:
-    pair, other = tiny_pair(), tiny_pair()
-    assert batcher_of(pair.target) is batcher_of(pair.target)
-    assert batcher_of(pair.target) is not batcher_of(other.target)
-
-
 def test_threads_that_ask_together_get_what_they_would_get_alone_for_one_batch_of_steps() -> None:
     pair, config = tiny_pair(), SpecKVConfig(max_capacity_prompt=40, window_size=8, lookahead_tokens=4)
     pair.target.generation_config.eos_token_id = None
@@ -115,6 +109,26 @@ def test_threads_that_ask_together_get_what_they_would_get_alone_for_one_batch_o
     hook.remove()
     assert [found[i] for i in range(4)] == alone
     assert steps == [4] * 6
+
+
+def test_questions_on_two_contexts_that_wait_together_are_each_answered_on_their_own() -> None:
+    pair, question = tiny_pair(), random_ids(9)
+    contexts = [ContextCache.read(pair, random_ids(60, seed=seed), keep=1.0) for seed in (1, 2)]
+    alone = [generate(pair, question, context=context, max_new_tokens=8).output_ids for context in contexts]
+    assert alone[0] != alone[1]
+    found: dict[int, list[int]] = {}
+
+    def ask(i: int) -> None:
+        found[i] = generate_together(pair, question, context=contexts[i], max_new_tokens=8).output_ids
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(2)]
+    with pair.lock.hold():
+        for i, thread in enumerate(threads):
+            thread.start()
+            until_waiting(pair.lock, i + 2)
+    for thread in threads:
+        thread.join(60)
+    assert [found[0], found[1]] == alone
 
 
 def test_a_seeded_request_is_answered_alone() -> None:
@@ -173,6 +187,9 @@ def test_a_row_of_a_stream_ends_with_its_end_token_before_its_batch_does() -> No
         def __init__(self, into: list[object]) -> None:
             self.into = into
 
+        def start(self) -> None:
+            self.into.append("start")
+
         def put(self, value: torch.Tensor) -> None:
             self.into.append(value.tolist())
 
@@ -183,4 +200,4 @@ def test_a_row_of_a_stream_ends_with_its_end_token_before_its_batch_does() -> No
     for value in ([[1, 2], [1, 2], [3, 4]], [5, 5, 6], [9, 5, 6], [0, 5, 7]):
         streamer.put(torch.tensor(value))
     streamer.end()
-    assert told == [[[1, 2], [5], [9], "end"], [[3, 4], [6], [6], [7], "end"]]
+    assert told == [["start", [1, 2], [5], [9], "end"], ["start", [3, 4], [6], [6], [7], "end"]]

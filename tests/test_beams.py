@@ -12,8 +12,8 @@ from tiny import random_ids, tiny_pair
 
 from spec_rag import Answer, ModelPair, SpecKVConfig, SpecPCConfig, agenerate, generate, generate_batch
 from spec_rag.errors import ConfigError
-from spec_rag.generation.pipeline import generate_together
-from spec_rag.generation.requests import Requests
+from spec_rag.generation.client import GenerationClient
+from spec_rag.generation.generate import generate_together
 
 SPECPC = SpecPCConfig(max_capacity_prompt=48, window_size=8, starting_layer_index=0)
 SPECKV = SpecKVConfig(max_capacity_prompt=24, window_size=8)
@@ -54,13 +54,15 @@ def test_beams_write_the_same_on_every_path(
     assert [generate_together(pair, prompt, **options).output_ids for prompt in prompts] == alone
     assert [answer.output_ids for answer in together(pair, prompts, **options)] == alone
     assert [answer.output_ids for answer in generate_batch(pair, prompts, **options)] == alone
-    assert [Requests(pair, options).answer(prompt).output_ids for prompt in prompts] == alone
+    assert [GenerationClient(pair, options).answer(prompt).output_ids for prompt in prompts] == alone
 
 
 async def test_beams_write_the_same_in_an_event_loop(pair: ModelPair) -> None:
     expected = generate(pair, random_ids(60), max_new_tokens=4, num_beams=2)
     assert (await agenerate(pair, random_ids(60), max_new_tokens=4, num_beams=2)).output_ids == expected.output_ids
-    assert (await Requests(pair, {"max_new_tokens": 4, "num_beams": 2}).aanswer(random_ids(60))).text == expected.text
+    assert (
+        await GenerationClient(pair, {"max_new_tokens": 4, "num_beams": 2}).aanswer(random_ids(60))
+    ).text == expected.text
 
 
 class Soon(threading.Event):
@@ -132,8 +134,8 @@ def test_a_row_that_ends_early_by_a_stop_string_counts_and_holds_its_own_tokens(
                 assert [one.finish_reason for one in batch] == [one.finish_reason for one in alone]
 
 
-def test_no_end_token_at_all_is_refused(pair: ModelPair) -> None:
-    for wrong in ([], "1", 1.5, [1, None]):
+def test_what_is_not_a_token_id_is_refused_as_an_end_token(pair: ModelPair) -> None:
+    for wrong in ("1", 1.5, [1, None]):
         with pytest.raises(ConfigError, match="eos_token_id="):
             generate(pair, "Hi", eos_token_id=wrong)
 

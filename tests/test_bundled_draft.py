@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import socket
+import io
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from huggingface_hub import constants
 from tiny import tiny_model, tiny_tokenizer
-from transformers import GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig
 
 from spec_rag.errors import MissingDependencyError, ModelNotFoundError
 from spec_rag.models import bundled_draft, checkpoints
-from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
+from spec_rag.options.loading import LoadOptions
 
 
 def named(tokenizer: Any, **settings: Any) -> GenerationConfig:
@@ -63,7 +63,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     gguf = tmp_path / "tiny.gguf"
     gguf.touch()
     monkeypatch.setattr(bundled_draft, "bundled_gguf", lambda: gguf)
-    monkeypatch.setattr(bundled_draft, "_read", lambda _: (tiny_model(), tiny_tokenizer()))
+    monkeypatch.setattr(bundled_draft.GgufFile, "read", lambda path: bundled_draft.GgufFile(path, {}, ()))
+    monkeypatch.setattr(bundled_draft, "_read", lambda *_: (tiny_model(), tiny_tokenizer()))
     monkeypatch.setenv("SPEC_RAG_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "models"
 
@@ -80,6 +81,38 @@ def test_a_conversion_that_changes_the_tokenizer_is_refused_and_leaves_nothing(
     assert [path for path in cache.iterdir() if path.is_dir()] == []
 
 
+def test_another_version_of_the_conversion_converts_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gguf")
+    first = bundled_draft.converted_bundle()
+    assert bundled_draft.converted_bundle() == first
+    monkeypatch.setattr(bundled_draft, "CONVERSION", bundled_draft.CONVERSION + 1)
+    second = bundled_draft.converted_bundle()
+    assert second != first
+    assert (second / "config.json").is_file()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_conversion_shows_how_far_it_is_on_a_terminal_and_nothing_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    pytest.importorskip("gguf")
+    from test_gguf_files import byte_level, written
+
+    file = written(tmp_path / "tiny.gguf", tiny_model(vocab_size=261), lambda writer: byte_level(writer, "smollm"))
+    monkeypatch.setattr(bundled_draft, "bundled_gguf", lambda: file)
+    monkeypatch.setenv("SPEC_RAG_CACHE", str(tmp_path / "cache"))
+    shown = io.StringIO()
+    shown.isatty = lambda: terminal  # type: ignore[method-assign]
+    capfd.readouterr()
+    monkeypatch.setattr(sys, "stderr", shown)
+    folder = bundled_draft.converted_bundle()
+    assert ("Converting tiny.gguf, once" in shown.getvalue()) == terminal
+    assert terminal or shown.getvalue() == ""
+    assert capfd.readouterr() == ("", "")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.tokenize("a  1911") == ["a", "ĠĠ", "1", "9", "1", "1"]
+
+
 @pytest.mark.parametrize("missing", ["gguf", "accelerate"])
 def test_a_missing_reader_of_gguf_files_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     def found(name: str) -> object:
@@ -92,35 +125,3 @@ def test_a_missing_reader_of_gguf_files_is_named(cache: Path, monkeypatch: pytes
     file = cache.parents[1] / "tiny.gguf"
     with pytest.raises(MissingDependencyError, match=rf"needs {missing}: pip install \"spec-rag\[gguf\]\""):
         checkpoints.locate(str(file), LoadOptions())
-
-
-def test_the_hub_is_asked_only_where_it_answers_and_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, int]] = []
-
-    def answers(address: tuple[str, int], timeout: float) -> socket.socket:
-        asked.append(address)
-        return socket.socket()
-
-    monkeypatch.setattr(socket, "create_connection", answers)
-    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.example:8443")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
-    pinned = LoadOptions(revision="abc")
-    assert checkpoints.locate("owner/model", pinned) == ("owner/model", {"revision": "abc"})
-    assert asked == [("hub.example", 8443)]
-    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
-    with pytest.raises(ModelNotFoundError, match="the hub cannot be reached"):
-        checkpoints.locate("owner/model", pinned)
-    assert len(asked) == 1
-
-
-def test_a_hub_that_does_not_answer_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(*_: object, **__: object) -> None:
-        raise ConnectionRefusedError
-
-    monkeypatch.setattr(socket, "create_connection", refuses)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
-    monkeypatch.setattr(checkpoints, "bundled_gguf", lambda: None)
-    with pytest.raises(ModelNotFoundError, match="the hub cannot be reached"):
-        checkpoints.locate(DEFAULT_DRAFT, LoadOptions())

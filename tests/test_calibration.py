@@ -11,15 +11,15 @@ import torch
 from tiny import tiny_pair
 from typer.testing import CliRunner
 
+from spec_rag.calibration.training import calibrate, head_gains
 from spec_rag.cli.app import app
-from spec_rag.compression.calibration import Calibration, find_calibration, layer_range
-from spec_rag.compression.draft import Draft, needed_depth
-from spec_rag.compression.pipeline import compress
-from spec_rag.compression.signals import Signals
-from spec_rag.config import CompressionConfig
+from spec_rag.compression.compress import compress
+from spec_rag.compression.document_draft import Draft, needed_depth
+from spec_rag.compression.features import Features
+from spec_rag.compression.head_weights import Calibration, find_calibration, layer_range
 from spec_rag.errors import ConfigError
-from spec_rag.learning.calibrate import calibrate, head_gains
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.compression import CompressionConfig
+from spec_rag.options.loading import DEFAULT_DRAFT
 
 CALIBRATION = Calibration("tiny-draft", 4, 4, {"1.0": 1.0}, {"1.2": 0.25, "2.3": 0.75}, questions=3, seed=0)
 TEXTS = [
@@ -106,7 +106,7 @@ def test_a_head_is_worth_what_it_gains_over_guessing() -> None:
     attention[0, 2, :] = 0.5  # one that looks everywhere
     ranges = torch.tensor([[0, 4], [4, 8], [8, 12]])
     each = torch.arange(3)
-    signals = Signals(ranges, each, each, ranges, attention, neutral=torch.zeros_like(attention))
+    signals = Features(ranges, each, each, ranges, attention)
     unit, passage = head_gains(signals, torch.tensor([False, True, False]))
     assert unit[0, 0] > 0.5
     assert unit[0, 1] < 0
@@ -116,7 +116,7 @@ def test_a_head_is_worth_what_it_gains_over_guessing() -> None:
 
 def test_learning_is_deterministic_and_tells_how_far_it_is(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
     # a random model has no head to trust, so what it sees counts as gained whatever it is worth
-    monkeypatch.setattr("spec_rag.learning.calibrate.head_gains", lambda *given: head_gains(*given).abs())
+    monkeypatch.setattr("spec_rag.calibration.training.head_gains", lambda *given: head_gains(*given).abs())
     told: list[tuple[int, int]] = []
     found = calibrate(draft, questions=2, seed=5, tell=lambda done, total: told.append((done, total)))
     assert told == [(0, 2), (1, 2), (2, 2)]
@@ -128,7 +128,7 @@ def test_learning_is_deterministic_and_tells_how_far_it_is(draft: Draft, monkeyp
 
 
 def test_a_draft_without_a_useful_head_is_refused(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spec_rag.learning.calibrate.head_gains", lambda *given: -head_gains(*given).abs())
+    monkeypatch.setattr("spec_rag.calibration.training.head_gains", lambda *given: -head_gains(*given).abs())
     with pytest.raises(ConfigError, match="none of its heads finds the needed sentences"):
         calibrate(draft, questions=1)
 
@@ -137,7 +137,7 @@ def test_the_command_writes_a_file_that_compress_takes(
     draft: Draft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Draft, "of", classmethod(lambda cls, *_, **__: draft))
-    monkeypatch.setattr("spec_rag.learning.calibrate.head_gains", lambda *given: head_gains(*given).abs())
+    monkeypatch.setattr("spec_rag.calibration.training.head_gains", lambda *given: head_gains(*given).abs())
     out = tmp_path / "made.json"
     run = CliRunner().invoke(app, ["calibrate", "--out", str(out), "--questions", "1"])
     assert run.exit_code == 0, run.output

@@ -10,8 +10,8 @@ import pytest
 from tiny import random_ids, tiny_pair
 
 from spec_rag import stream
-from spec_rag.cancellation import Cancellation, check, in_thread
 from spec_rag.errors import CancelledError
+from spec_rag.utils.cancellation import Cancellation, check, in_thread
 
 
 def test_who_asked_to_be_told_is_told_once_inside_the_block_alone() -> None:

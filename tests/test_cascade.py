@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +11,17 @@ import torch
 from tiny import tiny_pair
 
 from spec_rag import Document, DocumentIndex, compress
-from spec_rag.compression.cascade import competing, gather_signals, in_doubt, wants_likelihood
-from spec_rag.compression.draft import Draft
+from spec_rag.compression.document_draft import Draft
+from spec_rag.compression.features import CompressionRequest, Features
 from spec_rag.compression.passages import split_passages
-from spec_rag.compression.signals import Inquiry, Signals
-from spec_rag.config import CompressionConfig
+from spec_rag.compression.prefilter import (
+    gather_features,
+    likelihood_candidates,
+    select_candidates,
+    tokens_wanted,
+    wants_likelihood,
+)
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.report import compression_table
 from spec_rag.text.units import unit_spans
 
@@ -34,17 +41,19 @@ def scored(*scores: float) -> list[Document]:
     return [Document(text, score=score) for text, score in zip(TEXTS, scores, strict=True)]
 
 
-def asked(documents: list[Document], draft: Draft, embedder: Any = None, **settings: Any) -> Inquiry:
+def asked(documents: list[Document], draft: Draft, embedder: Any = None, **settings: Any) -> CompressionRequest:
     units = [unit_spans(document.text, "sentence") for document in documents]
     passages = split_passages(draft.tokenizer, documents, units)
-    return Inquiry(documents, units, passages, QUESTION, CompressionConfig.from_dict(settings), embedder=embedder)
+    return CompressionRequest(
+        documents, units, passages, QUESTION, CompressionConfig.from_dict(settings), embedder=embedder
+    )
 
 
-def read(signals: Signals) -> list[int]:
+def read(signals: Features) -> list[int]:
     return list(range(10)) if signals.read is None else signals.read.nonzero()[:, 0].tolist()
 
 
-def foretold(signals: Signals) -> list[int]:
+def foretold(signals: Features) -> list[int]:
     if signals.log_likelihood is None:
         return []
     return (~signals.log_likelihood.isnan().any(1)).nonzero()[:, 0].tolist()
@@ -54,7 +63,7 @@ FALLING = [float(10 - i) for i in range(10)]
 
 
 def test_what_scores_put_far_behind_is_not_read_and_nothing_is_foretold(draft: Draft) -> None:
-    found = gather_signals(draft, asked(scored(*FALLING), draft, ratio=0.1))
+    found = gather_features(draft, asked(scored(*FALLING), draft, ratio=0.1))
     assert len(read(found)) == 4
     assert set(read(found)) >= {0, 1, 3}  # the best three by score; the question names the fourth
     assert foretold(found) == []
@@ -67,20 +76,20 @@ def test_what_scores_put_far_behind_is_not_read_and_nothing_is_foretold(draft: D
 
 def test_without_scores_all_is_read_and_what_competes_is_asked_for_the_likelihood(draft: Draft) -> None:
     inquiry = asked([Document(text) for text in TEXTS], draft)
-    found = gather_signals(draft, inquiry)
+    found = gather_features(draft, inquiry)
     assert read(found) == list(range(10))
-    assert foretold(found) == competing(replace(found, log_likelihood=None))
+    assert foretold(found) == likelihood_candidates(replace(found, log_likelihood=None))
     assert 2 <= len(foretold(found)) <= 4
 
 
 def test_never_reads_and_asks_all(draft: Draft) -> None:
-    found = gather_signals(draft, asked(scored(*FALLING), draft, cascade="never", likelihood=True))
+    found = gather_features(draft, asked(scored(*FALLING), draft, cascade="never", likelihood=True))
     assert read(found) == foretold(found) == list(range(10))
-    assert foretold(gather_signals(draft, asked(scored(*FALLING), draft, cascade="never"))) == []
+    assert foretold(gather_features(draft, asked(scored(*FALLING), draft, cascade="never"))) == []
 
 
 def test_always_goes_by_words_where_nothing_else_is_known(draft: Draft) -> None:
-    found = gather_signals(draft, asked([Document(text) for text in TEXTS], draft, cascade="always", ratio=0.1))
+    found = gather_features(draft, asked([Document(text) for text in TEXTS], draft, cascade="always", ratio=0.1))
     assert len(read(found)) == 4
     assert {3, 9} <= set(read(found))
 
@@ -89,22 +98,22 @@ def test_an_embedder_chooses_too(draft: Draft) -> None:
     def near_the_last(texts: list[str]) -> list[list[float]]:
         return [[1.0, 0.0], *([1.0, float(9 - i // 3)] for i in range(30))]
 
-    found = gather_signals(draft, asked([Document(text) for text in TEXTS], draft, near_the_last, ratio=0.1))
+    found = gather_features(draft, asked([Document(text) for text in TEXTS], draft, near_the_last, ratio=0.1))
     assert {9, 8} <= set(read(found))
     assert len(read(found)) == 4
     assert foretold(found) == []
 
 
 def test_a_larger_budget_reads_more(draft: Draft) -> None:
-    counts = [len(read(gather_signals(draft, asked(scored(*FALLING), draft, ratio=r)))) for r in (0.1, 0.4, 0.7)]
+    counts = [len(read(gather_features(draft, asked(scored(*FALLING), draft, ratio=r)))) for r in (0.1, 0.4, 0.7)]
     assert counts == [4, 6, 10]
-    assert len(read(gather_signals(draft, asked(scored(*FALLING), draft, coverage=0.5)))) == 10
+    assert len(read(gather_features(draft, asked(scored(*FALLING), draft, coverage=0.5)))) == 10
 
 
 def test_a_few_passages_are_always_read(draft: Draft) -> None:
     few = scored(*FALLING)[:4]
-    assert gather_signals(draft, asked(few, draft, cascade="always", ratio=0.1)).read is None or read(
-        gather_signals(draft, asked(few, draft, cascade="always", ratio=0.1))
+    assert gather_features(draft, asked(few, draft, cascade="always", ratio=0.1)).read is None or read(
+        gather_features(draft, asked(few, draft, cascade="always", ratio=0.1))
     ) == [0, 1, 2, 3]
 
 
@@ -117,7 +126,7 @@ def test_the_likelihood_takes_part_where_nothing_else_tells(
 ) -> None:
     inquiry = asked([Document(text) for text in TEXTS], draft, likelihood=likelihood)
     empty = torch.zeros(0)
-    known = Signals(empty, empty, empty, empty, empty, retrieval=torch.ones(1) if with_scores else None)
+    known = Features(empty, empty, empty, empty, empty, retrieval=torch.ones(1) if with_scores else None)
     assert wants_likelihood(inquiry, known) is wanted
 
 
@@ -126,25 +135,25 @@ def test_a_passage_is_as_promising_as_its_best_unit() -> None:
     passages = torch.tensor([0, 0, 1, 2, 3, 4, 5])
     whole = torch.tensor([[0, 4], [4, 6], [6, 8], [8, 10], [10, 12], [12, 14]])
     words = torch.tensor([0.0, 9.0, 5.0, 4.0, 3.0, 2.0, 1.0])
-    known = Signals(ranges, passages, passages, whole, torch.zeros(1, 1, 14), words=words)
-    assert in_doubt(known, 0) == [0, 1, 2, 3]
-    assert in_doubt(known, 11) == [0, 1, 2, 3, 4]
-    assert in_doubt(known, 99) == [0, 1, 2, 3, 4, 5]
+    known = Features(ranges, passages, passages, whole, torch.zeros(1, 1, 14), words=words)
+    assert select_candidates(known, 0) == [0, 1, 2, 3]
+    assert select_candidates(known, 11) == [0, 1, 2, 3, 4]
+    assert select_candidates(known, 99) == [0, 1, 2, 3, 4, 5]
     attention = torch.zeros(1, 1, 14)
     attention[..., 8] = 1.0
     attention[..., 3] = 0.5
-    seen = Signals(ranges, passages, passages, whole, attention)
-    assert competing(seen) == [0, 3]
+    seen = Features(ranges, passages, passages, whole, attention)
+    assert likelihood_candidates(seen) == [0, 3]
     attention[..., 3] = 0.0
-    assert competing(seen) == [3]  # nothing is near it
-    assert len(competing(replace(seen, attention=torch.zeros(1, 1, 14)))) == 4  # all are equal
+    assert likelihood_candidates(seen) == [3]  # nothing is near it
+    assert len(likelihood_candidates(replace(seen, attention=torch.zeros(1, 1, 14)))) == 4  # all are equal
     unread = torch.tensor([True, True, False, False, True, False])
-    assert competing(replace(seen, read=unread, attention=torch.zeros(1, 1, 14))) == [0, 1, 4]
+    assert likelihood_candidates(replace(seen, read=unread, attention=torch.zeros(1, 1, 14))) == [0, 1, 4]
 
 
 def test_who_stands_alone_is_not_asked(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spec_rag.compression.cascade._LIFT", -1.0)
-    found = gather_signals(draft, asked([Document(text) for text in TEXTS], draft))
+    monkeypatch.setattr("spec_rag.compression.prefilter._LIFT", -1.0)
+    found = gather_features(draft, asked([Document(text) for text in TEXTS], draft))
     assert found.log_likelihood is None
 
 
@@ -161,7 +170,7 @@ def test_a_compression_says_what_was_read_and_asked(draft: Draft) -> None:
     assert compress(TEXTS, QUESTION, draft=draft, ratio=1.0).passages == ()
 
 
-@pytest.mark.parametrize("settings", [{}, {"cascade": "always"}, {"cascade": "never"}, {"preset": "2025-default"}])
+@pytest.mark.parametrize("settings", [{}, {"cascade": "always"}, {"cascade": "never"}])
 def test_an_index_changes_nothing_at_full_precision(settings: dict[str, Any], draft: Draft) -> None:
     index = DocumentIndex(storage="float32")
     fresh = compress(TEXTS, QUESTION, draft=draft, ratio=0.2, **settings)
@@ -177,3 +186,18 @@ def test_units_of_unread_documents_come_behind_all_that_were_read(draft: Draft) 
         for outside in set(range(10)) - read_documents:
             best = max(unit.importance for unit in done.documents[outside].units)
             assert best < min(unit.importance for unit in done.documents[inside].units)
+
+
+@pytest.mark.parametrize(("passages", "chosen"), [(4, 4), (5, 4), (10, 4), (11, 5), (20, 8), (25, 10), (26, 11)])
+def test_four_tenths_of_the_passages_are_read_and_four_at_least(passages: int, chosen: int) -> None:
+    numbers = torch.arange(passages)
+    ranges = torch.stack([numbers, numbers + 1], dim=1)
+    known = Features(ranges, numbers, numbers, ranges, torch.zeros(1, 1, 0), words=-numbers.float())
+    assert select_candidates(known, 0) == list(range(chosen))
+
+
+def test_half_as_much_again_as_may_be_kept_is_read(draft: Draft) -> None:
+    inquiry = asked(scored(*FALLING), draft, ratio=0.2)
+    whole = sum(len(passage.ids) for passage in inquiry.passages)
+    assert tokens_wanted(inquiry) == math.ceil(1.5 * int(0.2 * whole))
+    assert tokens_wanted(asked(scored(*FALLING), draft, ratio=0.9)) == whole

@@ -10,7 +10,7 @@ from tiny import random_ids, tiny_model, tiny_pair
 
 from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate, generate_batch
 from spec_rag.errors import ConfigError, UnsupportedModelError
-from spec_rag.generation.chunked import chunked_feed_forward
+from spec_rag.generation.chunked_feed_forward import chunked_feed_forward
 
 PC = SpecPCConfig(max_capacity_prompt=80, window_size=8, kernel_size=4, starting_layer_index=0)
 KV = SpecKVConfig(max_capacity_prompt=40)

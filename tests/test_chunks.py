@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spec_rag.answering.chunks import Chunk, retrieve, split_chunks
+from spec_rag.answering.chunking import Chunk, retrieve, split_chunks
 from spec_rag.errors import ConfigError
 from spec_rag.text.documents import Document
 

@@ -13,7 +13,7 @@ pytest.importorskip("bm25s")
 testing = pytest.importorskip("typer.testing")
 
 from spec_rag.cli.app import app  # noqa: E402
-from spec_rag.compression.draft import Draft  # noqa: E402
+from spec_rag.compression.document_draft import Draft  # noqa: E402
 
 HARBOUR = "# Harbour\n\nThe harbour is of granite. Ships came there from the north.\n\n"
 

@@ -54,9 +54,9 @@ def commands(folder: Path) -> dict[str, list[object]]:
         "compress": ["compress", docs, "-q", "tank", "--html", folder / "kept.html"],
         "ask": ["ask", docs, "tank?", "--max-new-tokens", 2000, "--ratio", 0.1],
         "demo": ["demo"],
-        "evaluate": ["evaluate", "run", "--tasks", "niah_single_1", "--tokens", 1500, "--cases", 2, "--budgets", "1/2",
-                     "--methods", "truncation to the head,default", "--out", folder / "lines.jsonl"],
-        "bench": ["evaluate", "bench", "--stages", "answers-ruler", "--worker", "1/1", "--out", folder / "bench"],
+        "evaluate": ["benchmarks", "run", "--tasks", "niah_single_1", "--tokens", 1500, "--cases", 2, "--budgets",
+                     "1/2", "--methods", "truncation to the head,default", "--out", folder / "lines.jsonl"],
+        "bench": ["benchmarks", "bench", "--stages", "answers-ruler", "--worker", "1/1", "--out", folder / "bench"],
         "calibrate": ["calibrate", "--out", folder / "heads.json"],
     }  # fmt: skip
 
@@ -80,7 +80,7 @@ def test_ctrl_c_ends_the_processes_of_the_benchmark(shell: Shell, folder: Path) 
     worker = folder / "worker"  # in Python's place: it says who it is, and hears of Ctrl-C nothing, as real ones
     worker.write_text(f"#!/bin/sh\ntouch {folder}/begun.$$\nexec sleep 600\n")
     worker.chmod(0o755)
-    command = ["evaluate", "bench", "--stages", "answers-ruler", "--workers", 2, "--out", folder / "bench"]
+    command = ["benchmarks", "bench", "--stages", "answers-ruler", "--workers", 2, "--out", folder / "bench"]
     before = f"import sys; sys.executable = {str(worker)!r}"
     running = shell.start(command, folder / "out", folder / "err", before)
     until(lambda: len(list(folder.glob("begun.*"))) == 2 and running.hears())
@@ -138,7 +138,7 @@ def test_a_reader_that_leaves_ends_the_command_without_a_word(shell: Shell, fold
     os.mkfifo(pipe)
     before = TINY if command != "ask" else f"{TINY}\npair.target.generation_config.eos_token_id = None"
     if command == "demo":
-        before += "\nfrom spec_rag.evaluation.tasks import handbook\nhandbook.DEFAULT_TOP_K = 1"
+        before += "\nfrom spec_rag.evaluation import handbook\nhandbook.DEFAULT_TOP_K = 1"
     running: list[object] = []
     starting = threading.Thread(target=lambda: running.append(shell.start(arguments, pipe, folder / "err", before)))
     starting.start()

@@ -14,16 +14,17 @@ from test_layout import CORE
 from threads import until_waiting
 from tiny import random_ids, tiny_pair
 
-from spec_rag import Cancellation, DocumentIndex, files
-from spec_rag.answering.limits import ReadLimits
-from spec_rag.answering.loaders import read_bytes
+from spec_rag import Cancellation, DocumentIndex
 from spec_rag.compression.passages import EncodedPassage
 from spec_rag.errors import UnreadableFileError
-from spec_rag.generation.requests import Requests
+from spec_rag.generation.client import GenerationClient
+from spec_rag.loaders.reading import read_bytes
+from spec_rag.loaders.source import ReadLimits
+from spec_rag.utils import atomic_files as files
 
 YEARS = 3e8
 # when an answer or a server began, as APIs tell it; the day on a page; and how old an unfinished file is
-TELLS = {"serving/chat_api.py", "serving/state.py", "evaluation/bench/report.py", "files.py"}
+TELLS = {"serving/chat_api.py", "serving/state.py", "serving/gateway_middleware.py", "utils/atomic_files.py"}
 
 
 def test_the_clock_on_the_wall_is_told_and_never_waited_for() -> None:
@@ -47,9 +48,11 @@ def test_time_limits_do_not_go_by_it(years: float, monkeypatch: pytest.MonkeyPat
         return 1.7e9 + calls * years
 
     monkeypatch.setattr(time, "time", jumping)
-    assert Requests(pair, {"max_new_tokens": 4}, timeout_seconds=60).answer(random_ids(20)).completion_tokens == 4
+    assert (
+        GenerationClient(pair, {"max_new_tokens": 4}, timeout_seconds=60).answer(random_ids(20)).completion_tokens == 4
+    )
     with pytest.raises(TimeoutError):
-        Requests(pair, {"max_new_tokens": 2000}, timeout_seconds=0.05).answer(random_ids(20))
+        GenerationClient(pair, {"max_new_tokens": 2000}, timeout_seconds=0.05).answer(random_ids(20))
     page = ("<p>Gate. </p>" * 50).encode()
     assert read_bytes("page.html", page, limits=ReadLimits(max_seconds=60)).text.startswith("Gate.")
     with pytest.raises(UnreadableFileError):
@@ -80,20 +83,20 @@ def test_a_file_that_is_written_while_the_clock_jumps_costs_its_reuse_at_most(
 @pytest.mark.parametrize("kind", [Cancellation, threading.Event])
 def test_a_deadline_leaves_the_callers_own_event_as_it_is(kind: type[threading.Event]) -> None:
     pair, cancelled = tiny_pair(), kind()
-    late = Requests(pair, {"max_new_tokens": 2000}, timeout_seconds=0.05)
+    late = GenerationClient(pair, {"max_new_tokens": 2000}, timeout_seconds=0.05)
     with pytest.raises(TimeoutError):
         late.answer(random_ids(20), cancelled)
     with pytest.raises(TimeoutError):
         late.answer_all([random_ids(20)], cancelled)
     assert not cancelled.is_set()
-    later = Requests(pair, {"max_new_tokens": 3}, timeout_seconds=60).answer(random_ids(20), cancelled)
+    later = GenerationClient(pair, {"max_new_tokens": 3}, timeout_seconds=60).answer(random_ids(20), cancelled)
     assert (later.completion_tokens, later.finish_reason) == (3, "length")
 
 
 @pytest.mark.parametrize("kind", [Cancellation, threading.Event])
 def test_the_callers_event_still_ends_a_request_and_its_wait(kind: type[threading.Event]) -> None:
     pair, cancelled = tiny_pair(), kind()
-    requests = Requests(pair, {"max_new_tokens": 2000}, timeout_seconds=600)
+    requests = GenerationClient(pair, {"max_new_tokens": 2000}, timeout_seconds=600)
     timer = threading.Timer(0.1, cancelled.set)
     timer.start()
     assert requests.answer(random_ids(20), cancelled).finish_reason == "cancelled"

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from pydantic import BaseModel
-from tiny import random_ids, tiny_model, tiny_pair
+from tiny import random_ids, tiny_model, tiny_pair, tiny_tokenizer
 
+from benchmarks.json_schemas import fault, schemas, schemas_answered, table
 from spec_rag import ModelPair, SpecKVConfig, generate, generate_batch, stream
 from spec_rag.errors import ConfigError, MissingDependencyError
-from spec_rag.evaluation.tasks.schemas import fault, schemas, schemas_answered, table
 from spec_rag.generation.constrained import ConstrainedLogits, Vocabulary, route_to_end
-from spec_rag.generation.structured import Constraint, read_json
+from spec_rag.generation.structured_output import Constraint, llguidance, read_json
+from spec_rag.generation.tool_grammars import call_or_answer, calls_in_text, forced_call
 
 jsonschema = pytest.importorskip("jsonschema")
 pytest.importorskip("llguidance")
@@ -220,8 +221,10 @@ def test_what_need_not_end_is_left_by_a_short_way(pair: ModelPair, asked: dict[s
 
 
 def test_a_target_without_an_end_token_is_refused() -> None:
-    pair = tiny_pair()
-    pair = ModelPair(target=tiny_model("llama", eos_token_id=None), tokenizer=pair.tokenizer)
+    tokenizer = tiny_tokenizer()
+    pair = ModelPair(target=tiny_model("llama", eos_token_id=None), tokenizer=tokenizer)
+    assert json.loads(generate(pair, random_ids(60), schema=MULE, max_new_tokens=60).text), "the tokenizer names one"
+    tokenizer.eos_token = tokenizer.chat_template = None
     with pytest.raises(ConfigError, match="names no end token"):
         generate(pair, random_ids(60), schema=MULE)
 
@@ -231,13 +234,50 @@ def test_the_arguments_of_a_forced_call_fit_the_tool(pair: ModelPair, chosen: st
     weigh = {"type": "object", "properties": {"kilos": {"type": "integer"}}, "required": ["kilos"]}
     parameters = {"weigh": weigh, "feed": MULE}
     tools = [{"type": "function", "function": {"name": name, "parameters": parameters[name]}} for name in names]
-    constraint = Constraint.tool_call(tools, chosen, "</tool_call>")
+    constraint = forced_call(tools, chosen)
     text = generate(pair, random_ids(60), max_new_tokens=120, constraint=constraint).text
     name = names[0]
     if len(names) > 1:
         name, text = text.split('", "arguments": ', 1)
     assert text.endswith("}\n</tool_call>")
     jsonschema.validate(read_json(text), parameters[name])
+
+
+FEED = {"type": "function", "function": {"name": "feed", "parameters": MULE}}
+CALL = '<tool_call>\n{"name": "feed", "arguments": '
+
+
+def follows(constraint: Constraint, text: str) -> bool:
+    """Whether an answer may begin with this text."""
+    tokenizer = tiny_pair().require_tokenizer()
+    matcher = llguidance().LLMatcher(Vocabulary.of(tokenizer, 320, [1]).tokens, constraint.grammar, log_level=0)
+    return bool(matcher.consume_tokens(tokenizer(text, add_special_tokens=False)["input_ids"]))
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_in_free_text_every_call_is_held_to_its_tool(single: bool) -> None:
+    constraint = calls_in_text([FEED], single)
+    fitting = CALL + '{"name": "Saffron", "age": 9, "loads": ["mail"]}}\n</tool_call>'
+    assert follows(constraint, "Some text, 1 < 2, with {braces}.")
+    assert follows(constraint, "Let me look. " + fitting)
+    assert not follows(constraint, "Let me look. " + CALL + '{"name": 3')
+    assert not follows(constraint, '<tool_call>\n{"name": "other"')
+    assert follows(constraint, fitting + "\n" + fitting) is not single
+
+
+@pytest.mark.parametrize(
+    "form", [{"schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}, {"regex": "yes/no"}]
+)
+def test_an_answer_of_a_form_or_a_call_are_both_possible(form: dict[str, Any]) -> None:
+    wanted = Constraint.of(**form)
+    assert wanted is not None
+    constraint = call_or_answer([FEED], wanted, single=False)
+    fitting = '{"name": "Saffron", "age": 9, "loads": ["mail"]}'
+    assert follows(constraint, '{"a": 3}' if "schema" in form else "yes/no")
+    assert follows(constraint, CALL + fitting + "}\n</tool_call>\n" + CALL + fitting + "}\n</tool_call>")
+    assert follows(constraint, '{"name": "feed", "parameters": ' + fitting + "}")
+    assert not follows(constraint, CALL + '{"name": 3')
+    assert not follows(constraint, "Some text")
 
 
 def test_the_mask_follows_a_row_that_goes_back(pair: ModelPair) -> None:
@@ -257,6 +297,29 @@ def test_the_mask_follows_a_row_that_goes_back(pair: ModelPair) -> None:
     assert next_letters("abc") == "e"
     assert next_letters("a") == "b"
     assert next_letters("abce") == "<|im_end|>"
+
+
+def test_a_row_that_goes_back_forgets_the_way_to_the_end_of_what_was_given_up(pair: ModelPair) -> None:
+    tokenizer = pair.require_tokenizer()
+    constraint = Constraint.of(regex="axcccc|bx(d|[ghijklmopq]z{20})")
+    assert constraint is not None
+    held = ConstrainedLogits(constraint, Vocabulary.of(tokenizer, 320, [1]), 0, 10, greedy=True)
+    liked = torch.zeros(1, 320)
+    liked[0, tokenizer.convert_tokens_to_ids(list("ghijklmopq"))] = 1.0  # too long to be completed
+
+    def next_letters(text: str) -> list[str]:
+        found = held(torch.tensor([tokenizer.convert_tokens_to_ids(list(text))]), liked)[0]
+        return list(tokenizer.convert_ids_to_tokens((found > -torch.inf).nonzero()[:, 0].tolist()))
+
+    assert next_letters("a") == ["x"]
+    assert next_letters("bx") == ["d"]
+
+
+def test_other_end_tokens_of_a_later_call_end_its_answer(pair: ModelPair) -> None:
+    first = generate(pair, random_ids(30), max_new_tokens=10, regex="yes")
+    second = generate(pair, random_ids(30), max_new_tokens=10, regex="yes", eos_token_id=2)
+    assert [first.text, second.text] == ["yes", "yes"]
+    assert [first.output_ids[-1], second.output_ids[-1]] == [1, 2]
 
 
 def test_a_row_that_has_ended_is_left_alone_and_a_token_from_outside_is_refused(pair: ModelPair) -> None:

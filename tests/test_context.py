@@ -16,12 +16,12 @@ import torch
 from dense import call
 from tiny import random_ids, target_only, tiny_model, tiny_pair, tiny_tokenizer
 
+from benchmarks.context_questions import contexts, contexts_answered, table
 from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, agenerate, generate, generate_batch, stream
 from spec_rag.attention.capture import AttentionCall
 from spec_rag.errors import CancelledError, ConfigError, PromptTooLongError, UnsupportedModelError
-from spec_rag.evaluation.tasks.contexts import contexts, contexts_answered, table
 from spec_rag.generation.repetition import _Attended
-from spec_rag.text.contexts import context_ids, question_ids
+from spec_rag.text.context_prompts import context_ids, question_ids
 from spec_rag.text.prompts import chat_ids
 
 KINDS = ("llama", "qwen3", "gemma3_text")
@@ -58,7 +58,7 @@ def test_a_question_in_a_batch_equals_the_question_alone_and_leaves_the_context_
 
 def test_the_share_and_the_bytes_are_kept_to() -> None:
     pair, text = target_only(), random_ids(200)
-    quarter = ContextCache.read(pair, text)
+    quarter = ContextCache.read(pair, text, keep=0.25)
     assert sum(len(layer) for layer in quarter.positions) == 50 * 2 * 3
     pair_bytes = 3 * 2 * 2 * 16 * 4
     assert quarter.nbytes == 50 * pair_bytes
@@ -85,7 +85,7 @@ def test_what_a_repetition_attends_to_is_kept(mask_per_head: bool, monkeypatch: 
         best[scores.flatten().topk(30 * 2 * 3).indices] = True
         best = best.view(3, 2, 120)
     else:
-        monkeypatch.setattr("spec_rag.generation.context.MASK_PER_HEAD", ())
+        monkeypatch.setattr("spec_rag.generation.context_cache.MASK_PER_HEAD", ())
         best = torch.zeros(3, 2, 120, dtype=torch.bool).scatter_(2, scores.topk(30).indices, True)
     context = ContextCache.read(pair, text, keep=0.25)
     for layer, positions, lengths in zip(best, context.positions, context.lengths, strict=True):
@@ -107,7 +107,7 @@ def test_a_layer_without_keys_of_its_own_is_refused_and_one_that_is_not_shown_to
 
     monkeypatch.setattr(_Attended, "__call__", hides_the_last)
     with pytest.raises(UnsupportedModelError, match="LlamaForCausalLM showed 2 of its 3 layers"):
-        ContextCache.read(pair, random_ids(60))
+        ContextCache.read(pair, random_ids(60), keep=0.25)
 
 
 def test_streams_tasks_sampling_and_schemas_start_from_it(pair: ModelPair) -> None:
@@ -176,12 +176,43 @@ def test_damage_and_other_weights_are_noticed(pair: ModelPair, tmp_path: Path) -
         ContextCache.load(path, pair)
 
 
+def pairs_per_head(context: ContextCache) -> float:
+    return sum(int(own.sum()) for own in context.lengths) / sum(len(own) for own in context.lengths)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "settings", "pairs"),
+    [
+        (100, {}, 100),
+        (256, {}, 256),
+        (600, {}, 256),
+        (1400, {}, 350),
+        (600, {"keep": 0.25}, 150),
+        (600, {"keep": 0.25, "min_pairs": 300}, 300),
+        (600, {"min_pairs": 0}, 150),
+        (200, {"keep": 0.1, "min_pairs": 5000}, 200),
+    ],
+)
+def test_by_default_a_short_context_stays_whole_and_a_longer_one_keeps_256_pairs_of_each_head(
+    tokens: int, settings: dict[str, Any], pairs: int
+) -> None:
+    context = ContextCache.read(target_only(), random_ids(tokens), **settings)
+    assert pairs_per_head(context) == pytest.approx(pairs, abs=1)
+    assert context.settings["kept"] == pairs / tokens
+
+
+def test_bytes_are_a_limit_that_the_floor_does_not_raise() -> None:
+    pair = target_only()
+    whole = ContextCache.read(pair, random_ids(100))
+    assert ContextCache.read(pair, random_ids(100), max_bytes=whole.nbytes // 4).nbytes <= whole.nbytes // 4
+
+
 KILLED = """
 import sys, threading, os, signal, time
 from pathlib import Path
 import torch
-from spec_rag.generation.context import ContextCache
-from spec_rag import files
+from spec_rag.generation.context_cache import ContextCache
+from spec_rag.utils import atomic_files as files
 path = Path(sys.argv[1])
 big = torch.zeros(400_000, 16)
 positions, lengths = torch.zeros(400_000).long(), torch.tensor([200_000, 200_000])
@@ -220,6 +251,7 @@ def test_a_target_of_sliding_layers_alone_keeps_their_windows() -> None:
         ({"keep": 0}, "keep=0"),
         ({"keep": 1.5}, "keep=1.5"),
         ({"max_bytes": 0}, "max_bytes=0"),
+        ({"min_pairs": -1}, "min_pairs=-1"),
         ({"max_bytes": 5}, "a single token take 768 bytes"),
         ({"context": " "}, "is empty"),
         ({"system": "Be brief.", "context": [1, 2]}, "needs a context that is text"),

@@ -17,7 +17,7 @@ from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, compre
 from spec_rag.generation.streaming import stream
 from spec_rag.text.documents import Document
 from spec_rag.text.prompts import Chat, chat_ids, prompt_ids
-from spec_rag.text.tokens import template_ids, text_ids
+from spec_rag.text.tokenization import control_tokens, template_ids, text_ids
 
 FILLER = "The old harbour is of granite. Ships came there. "
 CALL = {"id": "1", "type": "function", "function": {"name": "search", "arguments": '{"q": "%s"}'}}
@@ -114,3 +114,13 @@ def test_text_that_only_becomes_a_control_token_by_normalization_stays_text() ->
     assert token not in prompt_ids(tokenizer, "Now <end of turn> then.").tolist()
     assert token not in text_ids(tokenizer, "<end of turn>")
     assert template_ids(tokenizer, "Now <end▁of▁turn>").count(token) == 1
+
+
+def test_control_tokens_of_a_slow_tokenizer_are_its_special_and_its_added_ones() -> None:
+    class Slow:
+        all_special_tokens = ("</s>",)
+
+        def get_added_vocab(self) -> dict[str, int]:
+            return {"</s>": 2, "<|user|>": 5, "  ": 6}
+
+    assert control_tokens(Slow()) == {"</s>", "<|user|>"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spec_rag.answering.conversation import Frozen, question_at
+from spec_rag.answering.conversation import WriteOnceCache, question_at
 
 TURNS = [
     ("system", "Be brief."),
@@ -42,7 +42,7 @@ def test_later_turns_do_not_change_the_question_of_an_earlier_result() -> None:
 
 
 def test_what_came_first_stays_and_the_least_recently_used_goes() -> None:
-    frozen: Frozen[str] = Frozen(2, 2**20, len)
+    frozen: WriteOnceCache[str] = WriteOnceCache(2, 2**20, len)
     assert frozen.keep("a", "first") == "first"
     assert frozen.keep("a", "second") == "first"
     assert frozen.keep("b", "b") == "b"
@@ -54,7 +54,7 @@ def test_what_came_first_stays_and_the_least_recently_used_goes() -> None:
 
 
 def test_bytes_are_a_bound_too_and_what_is_larger_by_itself_is_not_remembered() -> None:
-    frozen: Frozen[str] = Frozen(100, 10_000, len)
+    frozen: WriteOnceCache[str] = WriteOnceCache(100, 10_000, len)
     for name in "abcdefgh":
         frozen.keep(name, "x" * 4000)
         assert frozen.held_bytes <= 10_000

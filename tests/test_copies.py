@@ -8,7 +8,7 @@ from tiny import random_ids, tiny_pair
 
 from spec_rag import SpecKVConfig, generate, generate_batch
 from spec_rag.errors import ConfigError
-from spec_rag.generation.copies import copied_from_prompt
+from spec_rag.generation.prompt_lookup import copied_from_prompt
 
 
 def prompt_of(*parts: list[int]) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from tiny import random_ids, tiny_model, tiny_pair
 
 from spec_rag import ContextCache, DocumentIndex, ModelPair, compress
-from spec_rag.compression.calibration import find_calibration
+from spec_rag.compression.head_weights import find_calibration
 from spec_rag.compression.passages import EncodedPassage
 from spec_rag.errors import ConfigError
 
@@ -182,7 +182,7 @@ def test_a_folder_that_cannot_be_written_or_read_costs_only_its_use(
     expected = compress(TEXTS, "Who holds key 17?", draft=pair, ratio=0.5, calibration=None)
     index = DocumentIndex(tmp_path / "index")
     with monkeypatch.context() as patched:
-        patched.setattr("spec_rag.compression.index.write_whole", refuse)
+        patched.setattr("spec_rag.compression.encoding_cache.write_whole", refuse)
         found = compress(TEXTS, "Who holds key 17?", draft=pair, ratio=0.5, calibration=None, index=index)
     assert index.write_error is not None
     assert [d.spans for d in found.documents if d.spans]

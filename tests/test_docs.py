@@ -72,6 +72,16 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("page", ["docs/structure.md", "CONTRIBUTING.md"])
+def test_files_that_the_pages_for_contributors_name_exist(page: str) -> None:
+    roots = [ROOT, ROOT / "spec_rag", ROOT / "spec_rag" / "compression", ROOT / "kernels" / "spec_rag_kernels"]
+    named = set(re.findall(r"`([\w./]+\.(?:py|toml|md)|[\w./]+/)`", (ROOT / page).read_text(encoding="utf-8")))
+    operator = {"naive.py", "chunked.py", "triton.py", "__init__.py", "py.typed"}
+    kernels = {"kernel_cases.py", "interpreted_kernels.py", "compile_ahead.py", "roofline.py", "gpu_kernels.py"}
+    named -= operator | kernels | {"checks.py", "tiles.py", "docs/gpu.md", "planning/", "site/"}
+    assert [name for name in sorted(named) if not any((root / name).exists() for root in roots)] == []
+
+
 def entries(nav: Any) -> Iterator[str]:
     if isinstance(nav, str):
         yield nav
@@ -109,7 +119,7 @@ def test_the_reference_lists_every_public_name() -> None:
 
     listed = {name for _, _, names in SITE.REFERENCE.values() for name in names}
     packages = ["langchain_spec_rag", "llama_index.llms.spec_rag", "llama_index.postprocessor.spec_rag"]
-    packages += ["spec_rag_kernels", "lm_eval_spec_rag", "bergen_spec_rag"]
+    packages += ["spec_rag_kernels", "lm_eval_spec_rag"]
     public = {f"spec_rag.{name}" for name in spec_rag.__all__}
     public |= {f"{package}.{name}" for package in packages for name in public_names(package)}
     assert public - listed == set()

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from spec_rag import Cancellation, compress
 from spec_rag.attention.capture import AttentionCall, Replaced, capture
-from spec_rag.compression.cascade import gather_signals
-from spec_rag.compression.draft import Draft, Layers, needed_depth
-from spec_rag.compression.draft_reader import DocumentReader, reader_for
-from spec_rag.compression.looking import NEUTRAL_QUESTIONS, joint_importance
+from spec_rag.compression.document_draft import Draft, Layers, needed_depth
+from spec_rag.compression.encoder import PassageEncoder, encoder_for
+from spec_rag.compression.feature_sources import joint_importance
+from spec_rag.compression.features import CompressionRequest
 from spec_rag.compression.passages import QuestionTokens, question_tokens, split_passages
-from spec_rag.compression.signals import Inquiry
-from spec_rag.config import CompressionConfig
+from spec_rag.compression.prefilter import gather_features
 from spec_rag.errors import CancelledError, UnsupportedModelError
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.text.documents import Document
 from spec_rag.text.units import unit_spans
 
@@ -96,19 +96,19 @@ def dense_attention(draft: Draft, head: list[int], question: QuestionTokens, see
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_question_looks_at_all_passages_as_in_one_dense_reading(family: str) -> None:
     draft = draft_of(family)
-    reader = DocumentReader(draft, layers=Layers((0, 3), (0, 3)))
+    reader = PassageEncoder(draft, layers=Layers((0, 3), (0, 3)))
     found = reader.attention(reader.encode(PASSAGES), QUESTIONS)
     assert found.shape == (2, 3, 4, sum(len(p) for p in PASSAGES))
     for own, question in zip(found, QUESTIONS, strict=True):
         torch.testing.assert_close(own, dense_attention(draft, reader.frame.head, question), atol=1e-9, rtol=1e-6)
-    reader = DocumentReader(draft, layers=Layers((0, 3), (1, 2)))
+    reader = PassageEncoder(draft, layers=Layers((0, 3), (1, 2)))
     torch.testing.assert_close(reader.attention(reader.encode(PASSAGES), QUESTIONS), found[:, 1:2])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_below_the_first_layer_that_is_listened_to_a_question_sees_no_passage(family: str) -> None:
     draft = draft_of(family)
-    reader = DocumentReader(draft, layers=Layers((1, 3), (1, 3)))
+    reader = PassageEncoder(draft, layers=Layers((1, 3), (1, 3)))
     encoded = reader.encode(PASSAGES)
     assert {(p.first_layer, p.last_layer) for p in encoded} == {(1, 3)}
     for own, question in zip(reader.attention(encoded, QUESTIONS), QUESTIONS, strict=True):
@@ -122,7 +122,7 @@ def test_the_likelihood_is_that_of_the_questions_own_tokens_behind_each_passage_
     family: str, seen: tuple[int, int]
 ) -> None:
     draft, question = draft_of(family), QUESTIONS[0]
-    reader = DocumentReader(draft, layers=Layers(seen, (1, 2)))
+    reader = PassageEncoder(draft, layers=Layers(seen, (1, 2)))
     found = reader.log_likelihood(reader.encode(PASSAGES), question)
     for passage, own in zip(PASSAGES, found, strict=True):
         ids = torch.tensor([[*reader.frame.head, *passage, *question.ids]])
@@ -145,9 +145,9 @@ def test_what_the_lower_layers_gave_for_a_question_is_not_computed_again(family:
         nonlocal runs
         runs += 1
 
-    apart = DocumentReader(draft, layers=layers)
+    apart = PassageEncoder(draft, layers=layers)
     expected = apart.log_likelihood(apart.encode(PASSAGES), question)
-    reader = DocumentReader(draft, layers=layers)
+    reader = PassageEncoder(draft, layers=layers)
     encoded = reader.encode(PASSAGES)
     hook = draft.model.get_decoder().layers[0].register_forward_hook(count)
     reader.attention([p.between(1, 2) for p in encoded], [question, other])
@@ -162,7 +162,7 @@ def test_what_the_lower_layers_gave_for_a_question_is_not_computed_again(family:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_passage_is_read_behind_the_instruction_whatever_is_read_beside_it(family: str) -> None:
     draft = draft_of(family)
-    reader = DocumentReader(draft)
+    reader = PassageEncoder(draft)
     together = reader.encode(PASSAGES)
     alone = [reader.encode([p])[0] for p in PASSAGES]
     for a, b in zip(together, alone, strict=True):
@@ -170,19 +170,21 @@ def test_a_passage_is_read_behind_the_instruction_whatever_is_read_beside_it(fam
         torch.testing.assert_close(a.values, b.values, atol=1e-9, rtol=1e-6)
 
 
-def read(draft: Draft, **settings: Any) -> tuple[Inquiry, list[int]]:
+def read(draft: Draft, **settings: Any) -> tuple[CompressionRequest, list[int]]:
     documents = [Document("One is red. Two is blue.", title="Huts"), Document("Three is green. Four is grey.")]
     units = [unit_spans(document.text, "sentence") for document in documents]
     passages = split_passages(draft.tokenizer, documents, units)
     config = CompressionConfig.from_dict(settings)
-    return Inquiry(documents, units, passages, "Which is blue?", config), [t for p in passages for t in p.ids]
+    return CompressionRequest(documents, units, passages, "Which is blue?", config), [
+        t for p in passages for t in p.ids
+    ]
 
 
 def test_joint_importance_starts_with_the_first_token_of_the_first_passage() -> None:
     draft = draft_of("llama")
     inquiry, body = read(draft)
-    head = DocumentReader(draft).frame.head
-    question = question_tokens(draft.tokenizer, DocumentReader(draft).frame, inquiry.question).ids
+    head = PassageEncoder(draft).frame.head
+    question = question_tokens(draft.tokenizer, PassageEncoder(draft).frame, inquiry.question).ids
     rows: list[Tensor] = []
 
     def note(call: AttentionCall) -> None:
@@ -197,39 +199,28 @@ def test_joint_importance_starts_with_the_first_token_of_the_first_passage() -> 
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
     joint, _ = read(draft, scoring="joint")
     smoothed = torch.nn.functional.max_pool1d(torch.nn.functional.pad(found[None], (15, 16)), 32, stride=1)[0]
-    torch.testing.assert_close(gather_signals(draft, joint).attention[0, 0], smoothed[: len(body)])
+    torch.testing.assert_close(gather_features(draft, joint).attention[0, 0], smoothed[: len(body)])
 
 
-def test_the_neutral_attention_is_the_mean_of_the_neutral_questions() -> None:
+def test_no_likelihood_is_computed_where_it_is_switched_off() -> None:
     draft = draft_of("llama")
-    inquiry, _ = read(draft, contrast=True)
-    signals = gather_signals(draft, inquiry)
-    reader = DocumentReader(draft)
-    encoded = [p.between(1, 2) for p in reader.encode([p.ids for p in inquiry.passages])]
-    each = [
-        reader.attention(encoded, [question_tokens(draft.tokenizer, reader.frame, text)])[0].float()
-        for text in (inquiry.question, *NEUTRAL_QUESTIONS)
-    ]
-    torch.testing.assert_close(signals.attention, each[0])
-    torch.testing.assert_close(signals.neutral, torch.stack(each[1:]).mean(0))
-    assert gather_signals(draft, read(draft, contrast=False)[0]).neutral is None
-    assert gather_signals(draft, read(draft, likelihood=False)[0]).log_likelihood is None
+    assert gather_features(draft, read(draft, likelihood=False)[0]).log_likelihood is None
 
 
 def test_a_reader_goes_no_deeper_than_the_score_needs() -> None:
     draft = draft_of("llama")
-    assert reader_for(draft, CompressionConfig()).depth == 3
+    assert encoder_for(draft, CompressionConfig()).depth == 3
     shallow = CompressionConfig(likelihood=False)
-    assert reader_for(draft, shallow).depth == needed_depth(shallow, "llama", 3) == 2
+    assert encoder_for(draft, shallow).depth == needed_depth(shallow, "llama", 3) == 2
 
 
 def test_weights_that_change_are_read_with_anew() -> None:
     draft = draft_of("llama")
-    before = DocumentReader(draft).prefix.keys
-    assert DocumentReader(draft).prefix.keys is before
+    before = PassageEncoder(draft).prefix.keys
+    assert PassageEncoder(draft).prefix.keys is before
     with torch.no_grad():
         draft.model.get_decoder().layers[0].self_attn.k_proj.weight.mul_(2)
-    assert not torch.allclose(DocumentReader(draft).prefix.keys, before)
+    assert not torch.allclose(PassageEncoder(draft).prefix.keys, before)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +237,9 @@ def test_a_draft_that_cannot_be_read_side_by_side_is_refused_by_name(
 ) -> None:
     model = tiny_model(family, layers=3, **sizes)
     with pytest.raises(UnsupportedModelError, match=says):
-        compress(["One is red. Two is blue."], "Which?", draft=model, tokenizer=tiny_tokenizer(), likelihood=False)
+        compress(
+            ["One is red. Two is blue."], "Which?", draft=model, tokenizer=tiny_tokenizer(), likelihood=False, ratio=0.5
+        )
 
 
 def test_a_reading_is_cancelled_between_two_batches_of_passages() -> None:

@@ -14,15 +14,16 @@ from tiny import tiny_pair
 from typer.testing import CliRunner
 
 from spec_rag.cli.app import app
-from spec_rag.compression.draft import Draft
-from spec_rag.compression.pipeline import compress
+from spec_rag.compression.compress import compress
+from spec_rag.compression.document_draft import Draft
 from spec_rag.errors import UnreadableFileError
-from spec_rag.evaluation import run
-from spec_rag.evaluation.methods.budgets import PARTS
-from spec_rag.evaluation.methods.case import Case
-from spec_rag.evaluation.methods.variants import EMBEDDED, VARIANTS
-from spec_rag.evaluation.tasks.metrics import holds_answer
-from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion, read_questions
+from spec_rag.evaluation import kept as run
+from spec_rag.evaluation.budgets import PARTS
+from spec_rag.evaluation.case import Case
+from spec_rag.evaluation.metrics import holds_answer
+from spec_rag.evaluation.questions import AnsweredQuestion, read_questions
+from spec_rag.evaluation.variants import EMBEDDED, VARIANTS
+from spec_rag.report import Compression
 from spec_rag.text.documents import Document
 
 TEXTS = (
@@ -87,11 +88,16 @@ def test_no_variant_keeps_more_than_its_share(name: str, with_titles: bool, draf
             assert all(word in " ".join(TEXTS).split() for word in text.split())
 
 
+def within_budget(compression: Compression) -> str:
+    """The kept text; empty where the best unit alone exceeds the budget, so that sizes are equal."""
+    return "" if compression.over_budget else compression.text
+
+
 def test_the_default_variant_is_what_compress_does(draft: Draft) -> None:
     case = Case(draft, ASKED, vowels)
     for variant, embedder in ((VARIANTS["default"], None), (EMBEDDED["+ embedder"], vowels)):
         own = [
-            compress(ASKED.documents, ASKED.question, draft=draft, ratio=1 / part, embedder=embedder).text
+            within_budget(compress(ASKED.documents, ASKED.question, draft=draft, ratio=1 / part, embedder=embedder))
             for part in PARTS
         ]
         assert variant(case) == own
@@ -100,16 +106,15 @@ def test_the_default_variant_is_what_compress_does(draft: Draft) -> None:
 def test_what_a_variant_changes_is_changed_in_compress_too(draft: Draft) -> None:
     case = Case(draft, ASKED)
     changed: dict[str, dict[str, object]] = {
-        "default of 2025": {"preset": "2025-default"},
         "- likelihood": {"likelihood": False},
-        "- links": {"links": False},
-        "+ contrast": {"contrast": True},
+        "- links": {"title_links": False},
         "words choose what is read": {"cascade": "always"},
-        "paper by sentence": {"scoring": "joint", "links": False},
+        "paper by sentence": {"scoring": "joint", "title_links": False},
     }
     for name, settings in changed.items():
         own = [
-            compress(ASKED.documents, ASKED.question, draft=draft, ratio=1 / part, **settings).text for part in PARTS
+            within_budget(compress(ASKED.documents, ASKED.question, draft=draft, ratio=1 / part, **settings))
+            for part in PARTS
         ]
         assert ALL[name](case) == own, name
 
@@ -123,9 +128,9 @@ def test_what_was_read_in_one_run_is_not_read_in_the_next(
 ) -> None:
     variants = {name: ALL[name] for name in ("default", "paper", "embedding sentences")}
     first = run.kept_answers(draft, [ASKED], variants, embedder=vowels, signals=tmp_path)
-    monkeypatch.setattr("spec_rag.compression.draft_reader.DocumentReader._encode_batch", None)
-    monkeypatch.setattr("spec_rag.evaluation.methods.case.joint_importance", None)
-    monkeypatch.setattr("spec_rag.evaluation.methods.case.similarities", None)
+    monkeypatch.setattr("spec_rag.compression.encoder.PassageEncoder._encode_batch", None)
+    monkeypatch.setattr("spec_rag.evaluation.case.joint_importance", None)
+    monkeypatch.setattr("spec_rag.evaluation.case.similarities", None)
     assert run.kept_answers(draft, [ASKED], variants, embedder=vowels, signals=tmp_path) == first
     other = replace(ASKED, documents=[Document("Something else. It is new."), *ASKED.documents])
     with pytest.raises(TypeError):

@@ -14,10 +14,10 @@ from readings import reading_of, words
 from tiny import tiny_pair
 
 from spec_rag import Document, Originals, compress
-from spec_rag.compression.expand import expander
-from spec_rag.compression.pipeline import keep
-from spec_rag.config import CompressionConfig
+from spec_rag.compression.compress import keep
+from spec_rag.compression.originals import expander
 from spec_rag.errors import ConfigError, SpecRagError, UnknownHandleError
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.report import Compression
 from spec_rag.text.units import unit_spans
 
@@ -58,6 +58,18 @@ def test_one_document_that_was_kept_in_two_ways_has_two_handles_and_is_stored_on
     assert len(originals) == 1
     assert originals.expand(first, 0, 0).text == "… She bakes slowly. …"
     assert originals.expand(second, 0, 0).text == "… Snow fell. …"
+
+
+def test_of_too_many_views_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spec_rag.compression.originals._VIEWS", 3)
+    originals = Originals()
+    handles = [originals.hold(TEXT, [(0, 3 + i)]) for i in range(3)]
+    assert originals.hold(TEXT, [(0, 3)]) == handles[0], "remembered again, it is the newest"
+    newest = originals.hold(TEXT, [(50, 60)])
+    around = {handle: originals.expand(handle, 0, 0).text for handle in (*handles, newest)}
+    assert around[newest] == "… Snow fell. …"
+    assert around[handles[0]] == around[handles[2]] == "Bread is warm. …"
+    assert around[handles[1]] == TEXT, "of the oldest view only the whole document is known"
 
 
 def test_title_and_metadata_come_back_too() -> None:

@@ -28,18 +28,18 @@ from spec_rag import (
     stream,
 )
 from spec_rag.attention import capture as capturing
-from spec_rag.compression.reading import index_documents
-from spec_rag.config import CompressionConfig
+from spec_rag.compression.passage_encoding import index_documents
 from spec_rag.errors import CancelledError, NotFiniteError, OutOfMemoryError, SpecRagError
-from spec_rag.generation import chunked
-from spec_rag.generation.batching import Batcher
-from spec_rag.generation.likelihood import answer_likelihood
-from spec_rag.generation.requests import Requests
+from spec_rag.generation import chunked_feed_forward as chunked
+from spec_rag.generation.answer_likelihood import answer_likelihood
+from spec_rag.generation.batcher import Batcher
+from spec_rag.generation.client import GenerationClient
 from spec_rag.models import loading
-from spec_rag.models.faults import check_finite, explained, is_out_of_memory, ways_of_loading
-from spec_rag.models.int8 import quantize_linears
-from spec_rag.models.lock import FairLock
+from spec_rag.models.error_context import check_finite, error_context, is_out_of_memory, ways_of_loading
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.results import Answer
+from spec_rag.utils.fair_lock import FairLock
+from spec_rag.utils.object_state import state_of
 
 SPECPC = SpecPCConfig(max_capacity_prompt=80, window_size=16, kernel_size=8, starting_layer_index=1)
 SPECKV = SpecKVConfig(max_capacity_prompt=40, lookahead_tokens=4)
@@ -119,7 +119,7 @@ def leaving_nothing(pair: ModelPair) -> Iterator[None]:
         attention = [c._attn_implementation for model in models for c in capturing.attention_configs(model)]
         switched = (dict(capturing._switched), dict(chunked._switched))
         asked = (dict(capturing._observers.get()), chunked._chunk_tokens.get())
-        return [hooks, attention, switched, asked, pair.lock.waiting, FairLock.of(pair.draft).waiting]
+        return [hooks, attention, switched, asked, pair.lock.waiting, state_of(pair.draft, FairLock).waiting]
 
     before = state()
     _caches.clear()
@@ -152,7 +152,7 @@ def test_out_of_memory_at_any_depth_fails_one_request(role: str, layer: int, at_
         assert f"The {role} 'tiny-{role}' ran out of memory on cpu (it asked for " in said
         assert "a prefill_chunk_size below 32" in said
         assert "a shorter prompt than 150 tokens" in said
-        assert said.endswith(f"{role}_options={{'quantize': 'int8'}}; a smaller {role}.")
+        assert said.endswith(f"{role}_options={{'dtype': 'bfloat16'}}; a smaller {role}.")
         assert ("max_new_tokens below 6" in said) == ("max_capacity_prompt of speckv below 40" in said)
         assert ("max_new_tokens" in said) == (role == "target")
         assert is_out_of_memory(caught.value.__cause__)
@@ -237,8 +237,8 @@ def test_out_of_memory_while_a_model_is_loaded_says_how_it_takes_less(monkeypatc
 
 def test_ways_of_loading_are_those_that_are_left() -> None:
     model = tiny_model()
-    assert ways_of_loading("draft", model) == ["draft_options={'quantize': 'int8'}", "a smaller draft"]
-    quantize_linears(model.get_decoder())
+    assert ways_of_loading("draft", model) == ["draft_options={'dtype': 'bfloat16'}", "a smaller draft"]
+    model.bfloat16()
     assert ways_of_loading("draft", model) == ["a smaller draft"]
     on_gpu = tiny_model().to("meta")
     ways = ways_of_loading("target", on_gpu)
@@ -260,7 +260,7 @@ def test_ways_of_loading_are_those_that_are_left() -> None:
 )
 def test_full_memory_is_known_on_every_device(error: Exception, full: bool) -> None:
     assert is_out_of_memory(error) == full
-    with pytest.raises(OutOfMemoryError if full else type(error)) as caught, explained("draft", "d", None, list):
+    with pytest.raises(OutOfMemoryError if full else type(error)) as caught, error_context("draft", "d", None, list):
         raise error
     assert caught.value.__cause__ is (error if full else None)
 
@@ -286,10 +286,10 @@ def test_requests_are_tried_again_after_a_full_cpu_too() -> None:
             full_cpu()
 
     with breaking(pair.target, 0, full_at_first):
-        requests = Requests(pair, {"max_new_tokens": 3}, retries=2)
+        requests = GenerationClient(pair, {"max_new_tokens": 3}, retries=2)
         assert requests.answer(random_ids(40)).output_ids == expected
     with breaking(pair.target, 0, full_cpu), pytest.raises(OutOfMemoryError):
-        Requests(pair, {"max_new_tokens": 3}, retries=1).answer(random_ids(40))
+        GenerationClient(pair, {"max_new_tokens": 3}, retries=1).answer(random_ids(40))
 
 
 @pytest.mark.parametrize("way", ["stream", "astream"])
@@ -297,7 +297,7 @@ def test_a_stream_is_begun_again_only_while_nothing_of_it_was_written(way: str) 
     pair = tiny_pair()
 
     def pieces(retries: int) -> list[str | Answer]:
-        requests = Requests(pair, {"max_new_tokens": 12}, retries=retries)
+        requests = GenerationClient(pair, {"max_new_tokens": 12}, retries=retries)
 
         async def written() -> list[str | Answer]:
             return [piece async for piece in requests.astream(random_ids(40))]
@@ -478,11 +478,14 @@ def test_a_narrow_type_is_told_to_be_widened() -> None:
         (torch.bfloat16, "'float32'"),
     ):
         model = tiny_model(attn_implementation="eager").to(dtype)
-        with pytest.raises(NotFiniteError) as caught, explained("draft", "d", model, list):
+        with pytest.raises(NotFiniteError) as caught, error_context("draft", "d", model, list):
             check_finite(torch.tensor([1.0, INF, -INF]), "logits")
         assert says in str(caught.value)
     model = tiny_model(attn_implementation="eager")
-    with pytest.raises(NotFiniteError, match="Probably its weights are damaged"), explained("draft", "d", model, list):
+    with (
+        pytest.raises(NotFiniteError, match="Probably its weights are damaged"),
+        error_context("draft", "d", model, list),
+    ):
         check_finite(torch.tensor(NAN), "logits")
 
 

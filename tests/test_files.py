@@ -24,8 +24,8 @@ from tiny import random_ids, tiny_model, tiny_pair, tiny_tokenizer
 from spec_rag import ContextCache, ModelPair
 from spec_rag.errors import FileNotWrittenError, UnreadableFileError
 from spec_rag.evaluation.records import append_lines, read_lines
-from spec_rag.files import UNFINISHED, write_whole
 from spec_rag.models import bundled_draft
+from spec_rag.utils.atomic_files import UNFINISHED, write_whole
 
 OLD, NEW = b"old " * 300, b"new " * 300
 
@@ -44,7 +44,7 @@ def full_disk(most: int) -> Iterator[None]:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from spec_rag.files import write_whole
+from spec_rag.utils.atomic_files import write_whole
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -125,8 +125,8 @@ def test_others_may_read_a_new_file_as_they_may_any_and_an_old_one_as_before(tmp
     assert path.read_bytes() == b"\xc3\xa4"
 
 
-# lines that are appended, and the folder of a converted model, which gets its name when everything is in it
-OWN_WAYS = {"evaluation/records.py", "files.py", "models/bundled_draft.py"}
+# appended lines, the folder of a converted model, and a file descriptor that is only read
+OWN_WAYS = {"evaluation/records.py", "utils/atomic_files.py", "models/bundled_draft.py", "loaders/folders.py"}
 WRITES = {
     "write_text",
     "write_bytes",
@@ -161,7 +161,7 @@ def context_saved(path: Path) -> Callable[[], None]:
 
 
 def page_written(path: Path) -> Callable[[], None]:
-    from spec_rag.evaluation.page import Section, write_page
+    from benchmarks.results_page import Section, write_page
 
     return lambda: write_page("Title", "about", [Section("One", "text " * 500)], path)
 
@@ -173,8 +173,8 @@ def picture_drawn(path: Path) -> Callable[[], None]:
 
 
 def answers_kept(path: Path) -> Callable[[], None]:
-    from spec_rag.evaluation.run import right_answers
-    from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
+    from spec_rag.evaluation.answers import right_answers
+    from spec_rag.evaluation.questions import AnsweredQuestion
 
     asked = AnsweredQuestion("Who?", ["Fenn"], [])
     return lambda: right_answers(tiny_pair(), [asked], {"method": lambda *_: "x" * 3000}, path) and None
@@ -233,7 +233,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     gguf = tmp_path / "tiny.gguf"
     gguf.touch()
     monkeypatch.setattr(bundled_draft, "bundled_gguf", lambda: gguf)
-    monkeypatch.setattr(bundled_draft, "_read", lambda _: (tiny_model(), tiny_tokenizer()))
+    monkeypatch.setattr(bundled_draft.GgufFile, "read", lambda path: bundled_draft.GgufFile(path, {}, ()))
+    monkeypatch.setattr(bundled_draft, "_read", lambda *_: (tiny_model(), tiny_tokenizer()))
     monkeypatch.setenv("SPEC_RAG_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -259,7 +260,7 @@ def test_the_default_draft_is_converted_whole_or_not_at_all(cache: Path) -> None
 def _name() -> str:
     import transformers
 
-    return f"tiny-0-transformers-{transformers.__version__}"
+    return f"tiny-0-transformers-{transformers.__version__}-v{bundled_draft.CONVERSION}"
 
 
 def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(cache: Path) -> None:

@@ -13,9 +13,9 @@ from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from spec_rag import DocumentIndex, compress
-from spec_rag.compression.draft import Draft
-from spec_rag.models.checkpoints import keep_first_layers
-from spec_rag.models.fingerprint import fingerprint, glimpse
+from spec_rag.compression.document_draft import Draft
+from spec_rag.models.fingerprint import fingerprint, quick_checksum
+from spec_rag.models.model_config import keep_first_layers
 
 LAYERS = 4
 
@@ -109,12 +109,12 @@ def test_the_same_numbers_in_another_precision_or_under_another_config_are_anoth
 
 def test_a_glimpse_stays_while_nothing_changes_and_moves_with_any_tensor() -> None:
     model = tiny_model(layers=LAYERS)
-    seen = glimpse(model, 2)
-    assert glimpse(model, 2) == seen
+    seen = quick_checksum(model, 2)
+    assert quick_checksum(model, 2) == seen
     replaced_tensor(model)
-    assert glimpse(model, 2) == seen
+    assert quick_checksum(model, 2) == seen
     through_data(model)
-    assert glimpse(model, 2) != seen
+    assert quick_checksum(model, 2) != seen
 
 
 @pytest.mark.parametrize("change", [scale_first_layer, one_embedding])

@@ -13,8 +13,10 @@ from tiny import FAMILIES, random_ids, target_only, tiny_model, tiny_pair, tiny_
 
 from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate, generate_batch, score_prompt, stream
 from spec_rag.errors import ConfigError, IncompatibleModelsError, PromptTooLongError
-from spec_rag.generation import decoding, draft, stopping
-from spec_rag.generation.draft import before_end
+from spec_rag.generation import decoding
+from spec_rag.generation import draft_pass as draft
+from spec_rag.generation import stop_criteria as stopping
+from spec_rag.generation.draft_pass import before_end
 
 
 def everything_kept(tokens: int, **settings: object) -> SpecKVConfig:

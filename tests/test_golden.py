@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate, score_prompt
 from spec_rag.attention.capture import capture
 from spec_rag.attention.importance import kv_scores
-from spec_rag.attention.selection import smooth
+from spec_rag.attention.token_selection import smooth
 from spec_rag.results import Answer
 
 FOLDER = Path(__file__).parent / "golden"

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from spec_rag import ModelPair, generate
 from spec_rag.generation.constrained import Vocabulary, allowed_tokens
-from spec_rag.generation.structured import Constraint, llguidance
+from spec_rag.generation.structured_output import Constraint, llguidance
 
 jsonschema = pytest.importorskip("jsonschema")
 pytest.importorskip("llguidance")

@@ -14,7 +14,7 @@ from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate, score_prom
 from spec_rag.attention.capture import AttentionCall
 from spec_rag.attention.importance import PromptImportance, kv_scores
 from spec_rag.errors import ConfigError, UnsupportedModelError
-from spec_rag.generation.draft import read_rows
+from spec_rag.generation.draft_pass import read_rows
 
 TOKENS, WINDOW = 40, 9
 
@@ -133,6 +133,19 @@ def test_what_a_row_of_a_batch_is_fed_behind_its_end_token_does_not_count(reduct
         alone = read_rows(pair, [row], several, 5).importance
         assert alone is not None
         torch.testing.assert_close(own, alone[0], atol=1e-9, rtol=1e-6)
+
+
+def test_an_end_token_inside_the_prompt_does_not_silence_the_look_ahead() -> None:
+    pair, row = ModelPair(draft=tiny_model(seed=1, initializer_range=0.1).double()), random_ids(60, seed=1)
+    specpc = SpecPCConfig(window_size=8, starting_layer_index=0, reduction_type="mean", lookahead_tokens=4)
+    pair.draft.generation_config.eos_token_id = None
+    expected = read_rows(pair, [row], specpc, 4)
+    written = expected.lookahead_ids[0].tolist()
+    # in a chat the turns before the question end with the token that will end the answer
+    pair.draft.generation_config.eos_token_id = next(token for token in row.tolist() if token not in written)
+    found = read_rows(pair, [row], specpc, 4)
+    assert found.lookahead_ids[0].tolist() == written
+    torch.testing.assert_close(found.importance, expected.importance)
 
 
 @pytest.mark.parametrize("family", ["bloom", "gpt_neox"])

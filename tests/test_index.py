@@ -18,8 +18,8 @@ import torch
 from tiny import tiny_pair
 
 from spec_rag import DocumentIndex, compress
-from spec_rag.compression.index import content_address
-from spec_rag.compression.packing import from_bytes, to_bytes
+from spec_rag.compression.encoding_cache import content_address
+from spec_rag.compression.kv_quantization import from_bytes, to_bytes
 from spec_rag.compression.passages import EncodedPassage
 from spec_rag.errors import ConfigError
 

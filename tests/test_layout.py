@@ -12,12 +12,14 @@ ROOT = Path(__file__).parent.parent
 CORE = ROOT / "spec_rag"
 # from the ground up; rooms on one floor do not know each other. Modules of no room are the ground.
 FLOORS = [
+    ["utils"],
     ["text"],
-    ["models"],
+    ["options"],
+    ["models", "loaders"],
     ["attention"],
     ["compression", "generation"],
     ["answering"],
-    ["learning"],
+    ["calibration"],
     ["evaluation"],
     ["serving"],
     ["cli"],
@@ -68,7 +70,7 @@ def runs_down(own: str | None, theirs: str | None) -> bool:
     if theirs == own or theirs is None:
         return True
     if own is None:
-        return theirs == "text"
+        return theirs in ("utils", "text", "options")
     return HEIGHT[theirs] < HEIGHT[own]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from spec_rag.calibration.generated_questions import GeneratedQuestion, generated_questions
 from spec_rag.errors import ConfigError
-from spec_rag.learning.questions import GeneratedQuestion, generated_questions
 from spec_rag.text.units import unit_spans
 
 

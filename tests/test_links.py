@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spec_rag.compression.links import follow_links, title_links
+from spec_rag.compression.title_links import follow_links, title_links
 from spec_rag.compression.weights import LinkRule
 from spec_rag.text.words import words
 
@@ -123,3 +123,22 @@ def test_a_link_is_worth_as_much_as_the_unit_it_comes_from() -> None:
     half = follow_links(torch.tensor([2.0, 0.0, -1.0, -1.0]), halved, documents, RULE)
     assert float(half[2]) == pytest.approx(0.0)
     assert follow_links(torch.zeros(0), torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), RULE).tolist() == []
+
+
+def test_several_links_to_a_document_raise_it_by_the_best_of_them_alone() -> None:
+    documents = torch.tensor([0, 0, 0, 1])
+    scores = torch.tensor([2.0, 2.0, 2.0, -1.0])
+    one = follow_links(scores, torch.tensor([[0.0, 1.0, 1.0]]), documents, RULE)
+    three = follow_links(scores, torch.tensor([[u, 1.0, 1.0] for u in (0.0, 1.0, 2.0)]), documents, RULE)
+    assert three.tolist() == one.tolist() == [2.0, 2.0, 2.0, 1.0]
+    weaker = follow_links(scores, torch.tensor([[0.0, 1.0, 0.6], [1.0, 1.0, 1.0], [2.0, 1.0, 0.6]]), documents, RULE)
+    assert weaker.tolist() == one.tolist()
+
+
+def test_a_title_is_named_from_the_least_share_on() -> None:
+    titles: list[str | None] = ["Hut", "Odalys Maria Fenn", "Ferry"]
+    units = ["Odalys Fenn was here.", "Bread.", "It leaves. Maria."]
+    share = float(matrix(titles, units, [0, 1, 2], share=0.1)[0, 1])
+    assert 0.5 < share < 1
+    assert float(matrix(titles, units, [0, 1, 2], share=share - 1e-6)[0, 1]) == pytest.approx(share)
+    assert float(matrix(titles, units, [0, 1, 2], share=share + 1e-6)[0, 1]) == 0.0

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -11,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from spec_rag.answering.loaders import ReadLimits, read_bytes, read_file, read_files
 from spec_rag.errors import ConfigError, UnreadableFileError
+from spec_rag.loaders.reading import read_bytes, read_file, read_files
+from spec_rag.loaders.source import ReadLimits
 
 pypdf = pytest.importorskip("pypdf")
 pytest.importorskip("lxml")
@@ -59,6 +63,12 @@ def test_text_is_exactly_what_open_gives(tmp_path: Path) -> None:
     document = read_file(path)
     assert document.text == path.read_text(encoding="utf-8") == "One.\n\n  Zwei ä.\n"
     assert (document.title, document.metadata) == ("notes", {"source": str(path)})
+
+
+@pytest.mark.parametrize(("name", "title"), [("Makefile", "Makefile"), ("a.unknown", "a"), (".profile", ".profile")])
+def test_a_file_of_an_unknown_kind_is_read_if_it_is_text(tmp_path: Path, name: str, title: str) -> None:
+    document = read_file(written(tmp_path, name, "all: käse\n\ttouch \x1b[0m\n"))
+    assert (document.text, document.title) == ("all: käse\n\ttouch \x1b[0m\n", title)
 
 
 def test_markdown_takes_its_first_heading_as_title(tmp_path: Path) -> None:
@@ -120,7 +130,9 @@ def scanned_pdf() -> bytes:
         ("a.html", b"PK\x00\x00", "binary"),
         ("a.docx", b"PK", "not a readable Word document"),
         ("a.odt", b"PK", "'.odt' cannot be read"),
-        ("Makefile", b"all:", "without a suffix"),
+        ("Makefile", b"all:\xff", "without a suffix"),
+        ("a.unknown", b"one\x01two", "'.unknown'"),
+        ("a.xlsx", b"PK", "Save it as .csv"),
         ("a.pdf", b"not a pdf at all", "not a readable PDF"),
         ("a.pdf", b"", "not a readable PDF"),
         ("a.pdf", encrypted_pdf(), "password"),
@@ -229,6 +241,15 @@ HOSTILE: dict[str, tuple[str, Callable[[int], str]]] = {
     "open tags": ("a.html", lambda n: "y" + "x<a " * n),
     "ends of nothing": ("a.html", lambda n: "y" + "</b>" * n),
     "entities": ("a.html", lambda n: "x&am" * n),
+    "open navigation": ("a.html", lambda n: "y" + "<nav>x<header>" * (n // 100)),
+    "unread blocks": ("a.html", lambda n: "y" + "<nav>x</nav><header>z</header>" * n),
+    "fences": ("a.md", lambda n: "```\n# x\n" * n),
+    "underlines": ("a.rst", lambda n: "x" + "=" * n + "\n=\n" * n),
+    "ticks of a notebook": ("a.ipynb", lambda n: '{"cells": [{"cell_type": "code", "source": "%s"}]}' % ("```x" * n)),
+    "escapes of a notebook": (
+        "a.ipynb",
+        lambda n: '{"cells": [{"cell_type": "code", "outputs": [{"text": "x%s"}]}]}' % ("\\u001b[" * n),
+    ),
     "open declarations": ("a.html", lambda n: "y" + "<meta " * n),
 }
 
@@ -283,6 +304,33 @@ def test_limits_are_numbers_above_zero(limits: dict[str, float]) -> None:
         ReadLimits(**limits)  # type: ignore[arg-type]
 
 
+def test_a_missing_package_is_named_and_the_others_are_not_needed() -> None:
+    code = """
+import sys
+for package in ("pypdfium2", "docx", "lxml"):
+    sys.modules[package] = None
+from spec_rag.errors import MissingDependencyError
+from spec_rag.loaders.reading import read_bytes
+for name in ("a.pdf", "a.docx", "a.html", "a.epub"):
+    try:
+        read_bytes(name, b"x")
+    except MissingDependencyError as error:
+        print(error)
+notebook = b'{"cells": [{"cell_type": "markdown", "source": "One"}]}'
+print(read_bytes("a.ipynb", notebook).text, read_bytes("a.csv", b"1,2").text)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    *errors, read = done.stdout.splitlines()
+    assert [re.sub(r": pip.*", "", error) for error in errors] == [
+        "a.pdf: reading PDF needs pypdfium2",
+        "a.docx: reading .docx needs python-docx",
+        "a.html: reading HTML needs lxml",
+        "a.epub: reading .epub needs lxml",
+    ]
+    assert all('pip install "spec-rag[cli]"' in error for error in errors)
+    assert read == "One 1,2"
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
 def test_a_pipe_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.txt")
@@ -310,3 +358,11 @@ def test_a_page_is_titled_by_its_heading_where_its_title_says_nothing() -> None:
 def test_a_page_without_text_says_so(data: bytes) -> None:
     with pytest.raises(UnreadableFileError, match="holds no text"):
         read_bytes("page.html", data)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "gate.txt"
+    path.write_bytes("The gate opens at nine.".encode(encoding))
+    (document,) = read_files([path])
+    assert document.text == "The gate opens at nine."

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import threading
-import weakref
 
 import pytest
 from threads import until_waiting
 
-from spec_rag.cancellation import Cancellation
-from spec_rag.models.lock import FairLock
+from spec_rag.utils.cancellation import Cancellation
+from spec_rag.utils.fair_lock import FairLock
 
 
 def test_waiters_are_served_in_the_order_in_which_they_came() -> None:
@@ -69,16 +67,3 @@ def test_an_error_inside_frees_the_lock() -> None:
         raise LookupError
     with lock.hold() as mine:
         assert mine
-
-
-def test_one_object_has_one_lock_for_its_lifetime() -> None:
-    class Model:
-        pass
-
-    model, other = Model(), Model()
-    assert FairLock.of(model) is FairLock.of(model)
-    assert FairLock.of(model) is not FairLock.of(other)
-    gone = weakref.ref(model)
-    del model
-    gc.collect()
-    assert gone() is None, "the lock keeps its model alive"

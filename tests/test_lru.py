@@ -8,7 +8,7 @@ import properties  # noqa: F401  # how often a property is tried
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spec_rag.lru import LRUCache
+from spec_rag.utils.lru_cache import LRUCache
 
 KEYS = "abcdef"
 SIZES = st.integers(0, 12)

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import is_flash_attn_2_available
 
 from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate, generate_batch, score_prompt
-from spec_rag.generation.batch import Batch
 from spec_rag.generation.decoding import PaddedPrompts, pruned_cache
+from spec_rag.generation.prompt_batch import Batch
 
 pytestmark = on_device
 

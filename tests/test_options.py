@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from spec_rag.errors import ConfigError, unknown_field
-from spec_rag.models.options import LoadOptions
+from spec_rag.options.loading import LoadOptions
 
 
 def test_what_differs_from_the_defaults_is_written_as_json_can_hold_it_and_read_back() -> None:
@@ -40,6 +40,11 @@ def test_a_dict_cannot_switch_on_remote_code_unless_it_is_trusted() -> None:
 def test_a_misspelt_option_is_answered_with_the_near_one() -> None:
     with pytest.raises(ConfigError, match="no field 'devise': did you mean 'device'"):
         LoadOptions.from_dict({"devise": "cpu"})
+
+
+def test_the_former_option_quantize_is_named_as_unknown() -> None:
+    with pytest.raises(ConfigError, match="LoadOptions has no field 'quantize'"):
+        LoadOptions.from_dict({"quantize": "int8"})
 
 
 def test_a_field_that_resembles_none_is_answered_with_all() -> None:
@@ -73,5 +78,5 @@ def test_a_draft_that_is_the_target_is_loaded_like_the_target_and_so_once() -> N
 
 
 def test_options_are_read_without_loading_torch() -> None:
-    code = "import sys; from spec_rag.models.options import LoadOptions; LoadOptions(); print('torch' in sys.modules)"
+    code = "import sys; from spec_rag.options.loading import LoadOptions; LoadOptions(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

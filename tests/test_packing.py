@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from spec_rag.compression.packing import StorageType, Stored, from_bytes, packed, to_bytes, unpacked
+from spec_rag.compression.kv_quantization import StorageType, Stored, from_bytes, packed, to_bytes, unpacked
 from spec_rag.compression.passages import EncodedPassage
 from spec_rag.errors import ConfigError
 

@@ -21,7 +21,7 @@ from spec_rag.compression.passages import (
 )
 from spec_rag.errors import ConfigError
 from spec_rag.text.documents import Document
-from spec_rag.text.tokens import template_ids, text_ids
+from spec_rag.text.tokenization import template_ids, text_ids
 from spec_rag.text.units import unit_spans
 
 TOKENIZER = tiny_tokenizer()
@@ -145,3 +145,11 @@ def test_what_is_no_query_is_refused_with_what_to_give(query: Any) -> None:
 def test_a_query_without_a_question_is_refused(query: Any) -> None:
     with pytest.raises(ConfigError, match=r"query=.*is empty"):
         question_text(query)
+
+
+def test_a_passage_holds_two_thousand_characters_and_no_more() -> None:
+    for length, count in ((1000, 1), (1001, 2)):
+        text = f"{'a' * 998}.\n{'b' * (length - 1)}."
+        units = [(0, 999), (1000, 1000 + length)]
+        assert len(text) == 1000 + length
+        assert len(split_passages(tiny_tokenizer(), [Document(text)], [units])) == count

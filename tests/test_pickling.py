@@ -13,7 +13,7 @@ import torch
 from tiny import random_ids, saved, tiny_model, tiny_pair, tiny_tokenizer
 
 from spec_rag import DocumentIndex, LoadOptions, ModelPair, SpecKVConfig, compress, generate
-from spec_rag.compression.draft import Draft
+from spec_rag.compression.document_draft import Draft
 from spec_rag.models.loading import load_model
 
 TEXTS = ["The harbour opens at six. Its keeper is Odalys Fenn.", "Bread is baked at night. The oven stands outside."]

@@ -181,5 +181,5 @@ def test_the_scores_are_computed_by_the_backend_that_is_asked_for() -> None:
     prompt, ones = random_ids(20)[None], torch.ones(1, 20, dtype=torch.long)
     nothing = torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0, dtype=torch.bool)
     config = SpecKVConfig(max_capacity_prompt=8, window_size=4, lookahead="none")
-    with pytest.raises(BackendError, match="window_scores: backend='abacus' is no backend"):
+    with pytest.raises(BackendError, match="window_scores: backend='abacus' is not a backend"):
         prefill(target, prompt, ones, torch.arange(20)[None], *nothing, config, backend="abacus")

@@ -8,10 +8,10 @@ import pytest
 from tiny import tiny_pair
 
 from spec_rag import compress
-from spec_rag.cli.compress import compression_settings
-from spec_rag.config import CompressionConfig
+from spec_rag.cli.compression_options import compression_settings
 from spec_rag.errors import ConfigError
-from spec_rag.presets import COMPRESSION_PRESETS, with_preset
+from spec_rag.options.compression import CompressionConfig
+from spec_rag.options.presets import COMPRESSION_PRESETS, with_preset
 
 TEXTS = [f"Hut {i} sleeps {i + 4}. Its warden is number {i * 31}. The stove burns oak." for i in range(8)]
 QUERY = "Who is the warden of hut 3?"
@@ -34,33 +34,33 @@ def test_presets_differ_in_what_they_keep() -> None:
 
 def test_the_papers_preset_is_one_prompt_and_single_tokens() -> None:
     config = CompressionConfig.from_dict({"preset": "paper"})
-    assert (config.scoring, config.unit, config.links, config.likelihood) == ("joint", "token", False, False)
+    assert (config.scoring, config.unit, config.title_links, config.likelihood) == ("joint", "token", False, False)
 
 
 def test_what_is_given_changes_the_preset_and_none_of_both_is_touched() -> None:
-    given = {"preset": "2025-default", "likelihood": False}
-    assert with_preset(given)["likelihood"] is False
-    assert given == {"preset": "2025-default", "likelihood": False}
-    assert COMPRESSION_PRESETS["2025-default"]["likelihood"] is True
+    given = {"preset": "paper", "likelihood": True}
+    assert with_preset(given)["likelihood"] is True
+    assert given == {"preset": "paper", "likelihood": True}
+    assert COMPRESSION_PRESETS["paper"]["likelihood"] is False
 
 
 def test_an_unknown_preset_is_refused_with_the_names_that_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"preset='papr': must be one of 'default', 'paper', '2025-default'"):
+    with pytest.raises(ConfigError, match=r"preset='papr': must be one of 'default', 'paper'"):
         compress(TEXTS, QUERY, draft=tiny_pair(), preset="papr")
 
 
 def test_langchain_s_compressor_takes_a_preset_and_keeps_its_name() -> None:
     compressor = pytest.importorskip("langchain_spec_rag").SpecPCCompressor
-    paper = compressor(preset="paper", links=True)
-    assert (paper.preset, paper.scoring, paper.unit, paper.links) == ("paper", "joint", "token", True)
+    paper = compressor(preset="paper", title_links=True)
+    assert (paper.preset, paper.scoring, paper.unit, paper.title_links) == ("paper", "joint", "token", True)
     assert compressor(**paper.to_json()["kwargs"]) == paper
     pair = tiny_pair(num_hidden_layers=8)
     from langchain_core.documents import Document
 
     documents = [Document(text) for text in TEXTS]
     given = {"documents": documents, "query": QUERY}
-    now = [d.page_content for d in compressor(draft=pair, ratio=0.4).invoke(given, preset="2025-default")]
-    before = [d.page_content for d in compressor(draft=pair, ratio=0.4, preset="2025-default").invoke(given)]
+    now = [d.page_content for d in compressor(draft=pair, ratio=0.4).invoke(given, preset="paper")]
+    before = [d.page_content for d in compressor(draft=pair, ratio=0.4, preset="paper").invoke(given)]
     assert now == before
     with pytest.raises(ValueError, match="preset='papr'"):
         compressor(preset="papr")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
+import time
 from pathlib import Path
 
 import huggingface_hub.utils
@@ -13,7 +15,8 @@ from tiny import saved, tiny_model, tiny_pair
 
 from spec_rag import compress
 from spec_rag.models.loading import load_model
-from spec_rag.progress import listening, steps
+from spec_rag.utils import progress
+from spec_rag.utils.progress import listening, steps
 
 
 class Terminal(io.StringIO):
@@ -33,6 +36,19 @@ def test_a_terminal_shows_a_bar_and_what_is_done(monkeypatch: pytest.MonkeyPatch
     work()
     assert "Converting" in terminal.getvalue()
     assert "/2" in terminal.getvalue()
+
+
+def test_the_clock_of_a_bar_runs_on_during_a_long_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(progress, "_SECONDS", 0.01)
+    with steps("Converting", 2):
+        began = terminal.getvalue().count("Converting")
+        deadline = time.monotonic() + 10
+        while terminal.getvalue().count("Converting") < began + 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert [thread.name for thread in threading.enumerate() if thread.name == "spec-rag-progress"] == []
 
 
 def test_a_pipe_is_left_alone_and_so_is_a_terminal_by_what_every_call_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,10 @@ from properties import TEXTS
 from torch import Tensor
 
 from spec_rag import DocumentIndex
-from spec_rag.compression.packing import StorageType, from_bytes, packed, to_bytes, unpacked
+from spec_rag.compression.kv_quantization import StorageType, from_bytes, packed, to_bytes, unpacked
 from spec_rag.compression.passages import EncodedPassage
 from spec_rag.generation.pruned_cache import PrunedLayer
-from spec_rag.tensor_files import tensors_from_bytes, tensors_to_bytes
+from spec_rag.utils.tensor_files import tensors_from_bytes, tensors_to_bytes
 
 STORAGES = st.sampled_from(["float32", "float16", "int8", "int4"])
 SEEDS = st.integers(0, 2**31)

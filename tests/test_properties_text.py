@@ -12,17 +12,17 @@ from properties import ANY_CHARACTER, TEXTS
 from tiny import tiny_tokenizer
 from torch import tensor
 
-from spec_rag.compression.index import content_address
+from spec_rag.compression.encoding_cache import content_address
 from spec_rag.compression.passages import question_text, split_passages
 from spec_rag.handles import document_key, handle_of
 from spec_rag.text.chat_units import chat_units
 from spec_rag.text.documents import Document
 from spec_rag.text.prompts import Chat, chat_ids
 from spec_rag.text.spans import original_spans
-from spec_rag.text.terminal import visible
-from spec_rag.text.tokens import control_tokens, encodable, encoded_text, left_pad, text_ids
+from spec_rag.text.tokenization import control_tokens, encodable, encoded_text, left_pad, text_ids
 from spec_rag.text.units import kept_text, merged, unit_spans
 from spec_rag.text.words import word_overlap, words
+from spec_rag.utils.terminal import visible
 
 TOKENIZER = tiny_tokenizer()
 CONTROL = set(TOKENIZER.convert_tokens_to_ids(sorted(control_tokens(TOKENIZER))))

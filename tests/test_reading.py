@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from spec_rag import DocumentIndex, ModelPair, compress
 from spec_rag.cli.app import app
-from spec_rag.compression.draft import Draft
-from spec_rag.compression.draft_reader import DocumentReader
-from spec_rag.compression.packing import StorageType
+from spec_rag.compression.document_draft import Draft
+from spec_rag.compression.encoder import PassageEncoder
+from spec_rag.compression.kv_quantization import StorageType
+from spec_rag.compression.passage_encoding import index_documents, passage_key
 from spec_rag.compression.passages import split_passages
-from spec_rag.compression.reading import index_documents, passage_key
 from spec_rag.errors import CancelledError, IndexNotWrittenError
 from spec_rag.text.documents import Document
 
@@ -99,7 +99,7 @@ def test_the_command_reports_what_it_stored_and_skips_it_next_time(tmp_path: Pat
 def address(draft: Draft, last: int = 3, title: str = "Huts", storage: StorageType = "float16", first: int = 1) -> str:
     document = Document("One is red. Two is blue.", title=title)
     (passage,) = split_passages(draft.tokenizer, [document], [[(0, 11), (12, 24)]])
-    return passage_key(DocumentReader(draft), DocumentIndex(storage=storage), document, passage, first, last)
+    return passage_key(PassageEncoder(draft), DocumentIndex(storage=storage), document, passage, first, last)
 
 
 def test_an_encoded_passage_is_filed_under_all_that_it_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_the_precision_that_the_draft_computes_in_is_part_of_the_address() -> No
     draft = Draft.of(tiny_pair())
     document = Document("One is red.")
     (passage,) = split_passages(draft.tokenizer, [document], [[(0, 11)]])
-    reader = DocumentReader(draft)
+    reader = PassageEncoder(draft)
     before = passage_key(reader, DocumentIndex(), document, passage, 1, 3)
     known = reader.fingerprint(3)
     draft.model.double()

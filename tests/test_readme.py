@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+from hub import Repo, fresh_environment, run, running_hub
 from snippets import ROOT, SNIPPETS
+from tiny import saved, tiny_model
+
+from spec_rag.options.loading import DEFAULT_DRAFT
 
 README = [snippet for snippet in SNIPPETS if snippet.page == "README.md"]
 
@@ -16,6 +23,32 @@ def test_ten_lines_are_ten_lines() -> None:
 def test_each_framework_s_lines_end_in_the_answer() -> None:
     python = [snippet.code for snippet in README if snippet.language == "python"]
     assert all("# The baker is called Odalys Fenn." in code for code in python)
+
+
+PYTHON = [snippet.code for snippet in README if snippet.language == "python"]
+FRAMEWORKS = ["langchain", "llama_index", "none"]
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=FRAMEWORKS)
+def test_a_snippet_answers_on_a_fresh_machine_and_writes_no_warning(code: str, tmp_path: Path) -> None:
+    """It is online, and the hub has no default draft, so that this comes from its wheel."""
+    with running_hub() as hub:
+        out, err = run(code, fresh_environment(tmp_path, hub.url))
+        assert hub.requests
+    assert out.splitlines()[-1] == "The baker is called Odalys Fenn."
+    assert err == ""
+
+
+@pytest.mark.parametrize("code", PYTHON[:1], ids=FRAMEWORKS[:1])
+def test_a_snippet_writes_no_warning_where_the_hub_has_the_model_or_cannot_be_reached(
+    code: str, tmp_path: Path
+) -> None:
+    with running_hub() as hub:
+        hub.repos[DEFAULT_DRAFT] = Repo.of_folder(saved(tiny_model(), tmp_path / "tiny"))
+        assert run(code, fresh_environment(tmp_path / "online", hub.url))[1] == ""
+        assert "model.safetensors" in hub.downloads()
+    out, err = run(code, fresh_environment(tmp_path / "offline", hub.url))
+    assert (out, err) == ("The baker is called Odalys Fenn.\n", "")
 
 
 def test_nothing_of_the_readme_needs_more_than_the_package() -> None:

@@ -11,10 +11,10 @@ from readings import reading_of, words
 from tiny import tiny_pair
 
 from spec_rag import Document, compress
-from spec_rag.compression.selection import Reading, select
-from spec_rag.config import CompressionConfig
+from spec_rag.compression.packing import ScoredDocuments, select
 from spec_rag.errors import BudgetTooSmallError, ConfigError
-from spec_rag.text.patterns import PATTERNS, named_spans
+from spec_rag.options.compression import CompressionConfig
+from spec_rag.text.patterns import PATTERNS, inline_flags, named_spans
 from spec_rag.text.units import unit_spans
 
 BAKERY = "Bread is warm. The oven came in 1871. She said “bake it slowly.” Order BK-204 is late. Snow fell. It ended."
@@ -205,7 +205,7 @@ def test_a_repeated_sentence_is_held_and_paid_for_once_where_it_stands_first() -
     assert found[0].reasons == ["keep", "score"]
 
 
-def random_case(seed: int) -> tuple[Reading, list[str], dict[str, Any]]:
+def random_case(seed: int) -> tuple[ScoredDocuments, list[str], dict[str, Any]]:
     """Documents of random sentences with random scores, and random promises."""
     rng = random.Random(seed)
     vocabulary = ["snow", "1871", "gulls", "BK-7", "pier", "oven", "“so it is”", "old", "the", "lens"]
@@ -242,13 +242,15 @@ def test_promises_hold_together_for_every_budget_that_has_room_for_them(seed: in
         except BudgetTooSmallError:
             assert not held, "what fitted a smaller budget fits a larger one, too"
             continue
-        assert sum(words(one.text) for one in found) <= budget
         reasons = [reason for one in found for reason in one.reasons]
+        best = int(reading.scores.argmax()) if len(reading.scores) else -1  # type: ignore[union-attr, arg-type]
+        is_best_alone = [i for i, why in enumerate(reasons) if why] == [best]
+        assert sum(words(one.text) for one in found) <= budget or is_best_alone
         held.append({i for i, why in enumerate(reasons) if why in ("keep", "first", "last", "floor")})
         assert held[-1] == held[0], "a larger budget loses nothing that is held"
         for one, text, own in zip(found, texts, reading.units, strict=True):
             if config.document_max_tokens is not None:
-                assert words(one.text) <= config.document_max_tokens
+                assert words(one.text) <= config.document_max_tokens or is_best_alone
             for (a, b), why in zip(own, one.reasons, strict=True):
                 inside = any(s < b and a < e for s, e in one.spans)
                 assert inside == (why is not None), "each unit that is kept says why, and no other"
@@ -310,3 +312,51 @@ def test_by_relevance_the_document_with_the_best_kept_unit_comes_first() -> None
     fits = compress(documents, "Who lit it?", draft=tiny_pair(), ratio=1.0, order="relevance")
     assert sorted(d.text for d in fits.documents) == sorted(d.text for d in documents)
     assert fits.documents[0].text != FERRY
+
+
+def test_context_ends_at_a_neighbour_that_does_not_fit() -> None:
+    before = "Cats sat. A long unit of so many words. Best."
+    assert kept(4, [before], [0.0, 0.0, 5.0], context_before=2, threshold=1) == {"Best.": "score"}
+    after = "Best. A long unit of so many words. Cats sat."
+    assert kept(4, [after], [5.0, 0.0, 0.0], context_after=2, threshold=1) == {"Best.": "score"}
+    assert len(kept(10, [after], [5.0, 0.0, 0.0], context_after=2, threshold=1)) == 3
+
+
+def test_each_side_of_the_context_ends_by_itself() -> None:
+    text = "A long unit of so many words. Best. Cats sat. Dogs ran."
+    found = kept(5, [text], [0.0, 5.0, 0.0, 0.0], context_before=1, context_after=2, threshold=1)
+    assert list(found) == ["Best.", "Cats sat.", "Dogs ran."]
+
+
+def test_a_floor_that_is_met_exactly_holds_nothing_more() -> None:
+    texts = ["One two. Three four. Five six.", "Best unit here now."]
+    for floor, held in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (9, 3)):
+        found = kept(100, texts, [3.0, 2.0, 1.0, 9.0], document_min_tokens=floor, threshold=8.0)
+        assert sum(unit in ("One two.", "Three four.", "Five six.") for unit in found) == held, floor
+
+
+def test_a_floor_does_not_go_beyond_the_cap_of_its_document() -> None:
+    texts = ["One two three. Four five. Six."]
+    settings = {"document_min_tokens": 4, "threshold": 8.0}
+    for cap, expected in (
+        (4, ["One two three.", "Six."]),  # the second would be one too many, and the third fits
+        (5, ["One two three.", "Four five."]),
+    ):
+        assert list(kept(100, texts, [3.0, 2.0, 1.0], document_max_tokens=cap, **settings)) == expected
+
+
+def test_a_cap_that_is_met_exactly_is_used() -> None:
+    texts = ["One two three. Four five. Six."]
+    for cap, expected in ((5, 2), (6, 3), (4, 2)):
+        assert len(kept(100, texts, [3.0, 2.0, 1.0], document_max_tokens=cap)) == expected
+
+
+def test_importance_at_the_threshold_is_enough() -> None:
+    assert len(kept(100, ["One two. Three four."], [0.5, 0.25], threshold=0.5)) == 1
+    assert len(kept(100, ["One two. Three four."], [0.5, 0.25], threshold=0.25)) == 2
+
+
+@pytest.mark.parametrize("flag", ["", "IGNORECASE", "MULTILINE", "DOTALL", "VERBOSE", "ASCII"])
+def test_an_expression_that_is_written_to_a_file_keeps_its_flags(flag: str) -> None:
+    expression = re.compile("a.b", getattr(re, flag) if flag else 0)
+    assert re.compile(inline_flags(expression)).flags == expression.flags

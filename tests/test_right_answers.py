@@ -9,8 +9,8 @@ import pytest
 from tiny import tiny_model, tiny_pair, tiny_tokenizer
 
 from spec_rag import ModelPair
-from spec_rag.evaluation import run
-from spec_rag.evaluation.tasks.multidoc import AnsweredQuestion
+from spec_rag.evaluation import answers as run
+from spec_rag.evaluation.questions import AnsweredQuestion
 from spec_rag.text.documents import Document
 
 TEXT = "Bread is baked daily. The baker is Odalys Fenn, of Tarn. She sleeps late. " * 4

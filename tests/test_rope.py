@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 
 from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, generate, generate_batch
 from spec_rag.errors import UnsupportedModelError
-from spec_rag.generation.likelihood import answer_likelihood
-from spec_rag.generation.pipeline import generate_together
-from spec_rag.models.checkpoints import context_tokens
+from spec_rag.generation.answer_likelihood import answer_likelihood
+from spec_rag.generation.generate import generate_together
+from spec_rag.models.model_config import context_tokens
 from spec_rag.models.rope import RopeSwitch, restore_frequencies
 
 LIMIT = 64
@@ -111,7 +111,7 @@ def test_an_answer_that_goes_across_the_switch_is_not_pruned_and_the_log_says_wh
     with caplog.at_level(logging.WARNING):
         answer = generate(pair, random_ids(60), speckv=SPECKV, **options)
     assert answer.output_ids == expected
-    assert answer.kv_bytes_kept == 0
+    assert answer.kv_bytes_kept == answer.kv_bytes_dense > 0
     assert "prunes nothing" in caplog.text
     assert str(LIMIT) in caplog.text
 

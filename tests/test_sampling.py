@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import random_ids, tiny_model, tiny_pair
 
-from spec_rag import generate
+from spec_rag import SpecKVConfig, generate
 from spec_rag.errors import ConfigError
 from spec_rag.generation.sampling import (
     GREEDY,
@@ -36,6 +36,16 @@ def samples(**options: Any) -> bool:
         ({"min_p": 0.1}, True),
         ({"typical_p": 0.5}, True),
         ({"top_p": 1.0}, False),
+        ({"top_p": 1}, False),
+        ({"top_k": 0}, False),
+        ({"min_p": 0}, False),
+        ({"min_p": 0.0, "top_k": 0, "top_p": 1, "typical_p": 1.0, "repetition_penalty": 1}, False),
+        ({"epsilon_cutoff": 0, "eta_cutoff": 0.0, "top_h": 1}, False),
+        ({"min_p": 0, "top_p": 0.9}, True),
+        ({"temperature": 0.7, "top_k": 0}, True),
+        ({"temperature": 0, "top_p": 0.95}, False),
+        ({"temperature": 0.0, "top_k": 40, "min_p": 0.05, "typical_p": 0.9}, False),
+        ({"do_sample": False, "top_k": 0, "top_p": 1.0, "min_p": 0.0}, False),
         ({"do_sample": True}, True),
         ({"do_sample": False}, False),
         ({"do_sample": False, "temperature": 1.0}, False),
@@ -54,7 +64,6 @@ def test_an_option_that_only_sampling_knows_samples_and_nothing_else_does(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"temperature": 0, "top_p": 0.9}, "temperature=0 is greedy, so top_p=0.9 does nothing"),
         ({"temperature": 0, "do_sample": True}, "temperature=0 is greedy, so do_sample=True"),
         ({"do_sample": False, "top_k": 5}, "do_sample=False is greedy, so top_k=5"),
         ({"do_sample": False, "temperature": 0.5}, "do_sample=False is greedy, so temperature=0.5"),
@@ -67,6 +76,14 @@ def test_an_option_that_only_sampling_knows_samples_and_nothing_else_does(
         ({"stop_strings": ["x"]}, "use stop"),
         ({"max_length": 9}, "max_new_tokens counts"),
         ({"seed": True}, "seed=True"),
+        ({"min_p": 2}, "min_p=2: must be a number at least 0 and at most 1"),
+        ({"typical_p": 0}, "typical_p=0: must be a number above 0"),
+        ({"repetition_penalty": "1"}, "repetition_penalty='1'"),
+        ({"repetition_penalty": 0}, "repetition_penalty=0: must be a number above 0"),
+        ({"use_cache": False}, "use_cache=False is not supported"),
+        ({"cache_implementation": "static"}, "cache_implementation='static'"),
+        ({"eos_token_id": "</s>"}, "eos_token_id='</s>'"),
+        ({"eos_token_id": [1, 2.5]}, "eos_token_id"),
     ],
 )
 def test_options_that_contradict_each_other_or_mean_nothing_are_refused(options: dict[str, Any], says: str) -> None:
@@ -133,3 +150,32 @@ def test_end_and_padding_tokens_are_read_from_the_model() -> None:
     assert (eos_token_ids(model), pad_token_id(model)) == ([5, 7], 5)
     model.generation_config.eos_token_id = None
     assert (eos_token_ids(model), pad_token_id(model)) == ([], 0)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 2}, {"repetition_penalty": 2}, {"temperature": 1, "top_p": 1}])
+def test_whole_numbers_serve_where_transformers_takes_fractions_alone(options: dict[str, Any]) -> None:
+    assert generate(tiny_pair(), random_ids(30), max_new_tokens=3, seed=1, **options).output_ids
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cache_implementation": "static"},
+        {"cache_implementation": "quantized", "cache_config": {"backend": "quanto"}},
+        {"cache_implementation": "offloaded"},
+        {"use_cache": False},
+        {"stop_strings": ["a"]},
+        {"prompt_lookup_num_tokens": 3},
+        {"guidance_scale": 2.0},
+        {"max_time": 0.0},
+    ],
+)
+@pytest.mark.parametrize("pruned", [False, True])
+def test_what_a_checkpoint_says_of_caches_and_modes_changes_no_answer(settings: dict[str, Any], pruned: bool) -> None:
+    pair, prompt = tiny_pair(), random_ids(80)
+    speckv = SpecKVConfig(max_capacity_prompt=40, window_size=8, lookahead_tokens=4) if pruned else None
+    expected = generate(pair, prompt, speckv=speckv, max_new_tokens=8).output_ids
+    for model in (pair.draft, pair.target):
+        for name, value in settings.items():
+            setattr(model.generation_config, name, value)
+    assert generate(pair, prompt, speckv=speckv, max_new_tokens=8).output_ids == expected

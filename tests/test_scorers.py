@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_pair
 
 from spec_rag import compress
-from spec_rag.compression.scorers import scorer_scores
+from spec_rag.compression.external_scorers import scorer_scores
 from spec_rag.compression.scoring import shared_reciprocal_rank
 from spec_rag.errors import ConfigError
 from spec_rag.text.documents import Document
@@ -29,7 +29,7 @@ def scores(scorer: Any) -> list[float]:
     titles = [DOCUMENTS[d].title for d in OWNERS]
     found = scorer_scores(scorer, QUESTION, UNITS, titles, DOCUMENTS, OWNERS)
     assert found.shape == (5,)
-    assert found.dtype == torch.float32
+    assert found.dtype == torch.float64
     return found.tolist()  # type: ignore[no-any-return]
 
 
@@ -148,7 +148,7 @@ def test_a_pruner_that_answers_with_lists_of_one_is_understood() -> None:
         (lambda question, texts: torch.zeros(5, 3), "returned 5 x 3 for 5 texts"),
         (lambda question, texts: ["a"] * 5, "must return one number for each text"),
         (lambda question, texts: None, "must return one number for each text"),
-        (lambda question, texts: [float("nan")] * 5, "no number"),
+        (lambda question, texts: [float("nan")] * 5, "no score that is a finite number"),
     ],
 )
 def test_what_is_no_scorer_is_refused(scorer: Any, message: str) -> None:
@@ -177,6 +177,13 @@ def test_a_langchain_reranker_orders_documents_by_its_scores_or_by_its_order() -
     assert found == [-2.0, -2.0, 0.0, 0.0, -1.0], "the one that was left out comes last"
     assert scores(ByScore()) == [0.0, 0.0, 4.0 - 1.0, 3.0, 2.0]
     assert "page" in DOCUMENTS[1].metadata
+
+    class Twice(ByOrder):
+        def compress_documents(self, given: Any, query: str, callbacks: Any = None) -> Any:
+            best = super().compress_documents(given, query)
+            return [*best, best[0]]
+
+    assert scores(Twice()) == [-3.0, -3.0, 0.0, 0.0, -1.0], "the better place of a document that comes twice counts"
 
     class Inventing(ByOrder):
         def compress_documents(self, given: Any, query: str, callbacks: Any = None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,33 +10,25 @@ import torch
 from torch import Tensor
 
 from spec_rag.compression import scoring
+from spec_rag.compression.features import Features
 from spec_rag.compression.scoring import (
     PARTS,
     best_tokens,
-    contrast,
     prior_scores,
     reciprocal_rank,
     standardised,
     token_importance,
     unit_scores,
 )
-from spec_rag.compression.signals import Signals
 
 
-def signals_of(attention: Tensor, ranges: list[list[int]], passages: list[int], **given: Any) -> Signals:
+def signals_of(attention: Tensor, ranges: list[list[int]], passages: list[int], **given: Any) -> Features:
     """Signals of units that are given by their tokens and passages; each passage is a document."""
     owners = torch.tensor(passages)
     whole = [[min(r[0] for r, p in zip(ranges, passages, strict=True) if p == own), 0] for own in sorted(set(passages))]
     for own, span in enumerate(whole):
         span[1] = max(r[1] for r, p in zip(ranges, passages, strict=True) if p == own)
-    return Signals(torch.tensor(ranges), owners, owners, torch.tensor(whole), attention, **given)
-
-
-def test_contrast_counts_what_this_question_looks_at_more_and_nothing_that_it_looks_at_less() -> None:
-    attention, neutral = torch.tensor([[[0.4, 0.1, 0.2, 0.0]]]), torch.tensor([[[0.1, 0.4, 0.2, 0.5]]])
-    found = contrast(attention, neutral)[0, 0].tolist()
-    assert found == pytest.approx([0.4 * math.log(0.4001 / 0.1001), 0.0, 0.0, 0.0], abs=1e-6)
-    assert contrast(attention, None) is attention
+    return Features(torch.tensor(ranges), owners, owners, torch.tensor(whole), attention, **given)
 
 
 def test_a_token_matters_as_much_as_the_best_head_of_each_layer_says_on_average() -> None:
@@ -138,26 +129,10 @@ def test_similarity_counts_the_unit_and_the_best_of_its_document() -> None:
     assert scoring.similarity(TWO, torch.ones(3)).tolist() == [1.0] * 3
 
 
-def test_in_2025_similarity_and_the_score_so_far_were_fused_by_their_ranks() -> None:
-    signals = signals_of(
-        TWO.attention,
-        [[0, 2], [2, 4], [4, 8]],
-        [0, 0, 1],
-        similarity=torch.tensor([0.1, 0.2, 0.9]),
-        version="2025",
-    )
-    near, far = (scoring.similarity(signals, torch.tensor([3.0, 2.0, low])) for low in (1.0, -100.0))
-    assert torch.equal(near, far)
-    assert near.argsort(descending=True).tolist()[-1] == 1  # the first in one order, the last in the other
-    assert float(near.std()) == pytest.approx(1.5, abs=1e-3)
-
-
 def test_a_named_document_is_raised_and_without_names_nothing_is() -> None:
     links = torch.tensor([[0.0, 1.0, 1.0]])
     signals = signals_of(TWO.attention, [[0, 2], [2, 4], [4, 8]], [0, 0, 1], links=links)
     assert scoring.links(signals, torch.tensor([2.0, 0.0, 0.0])).tolist() == pytest.approx([2.0, 0.0, 8.0])
-    old = replace(signals, version="2025")
-    assert scoring.links(old, torch.tensor([2.0, 0.0, 0.0])).tolist() == pytest.approx([2.0, 0.0, 2.0])
     assert scoring.links(TWO, torch.ones(3)).tolist() == [1.0] * 3
 
 
@@ -213,3 +188,44 @@ def test_what_is_known_without_the_draft_is_retrieval_similarity_words_and_title
     assert prior(words=[1.0, 2.0, 6.0], retrieval=[4.0, 4.0, 1.0]) == pytest.approx(both.tolist(), abs=1e-5)
     named = prior(similarity=[0.9, 0.1, 0.1], links=[[0.0, 1.0, 0.5]])
     assert named[2] == pytest.approx(float(spread(0.9, 0.1, 0.1)[2]) + 4, abs=1e-4)
+
+
+@pytest.mark.parametrize("best", [3, 4])
+def test_links_of_units_that_were_read_find_their_units_behind_unread_ones(best: int) -> None:
+    """Units 0 to 2 are of an unread passage; the best unit names document 3, which is unit 5."""
+    ranges = [[i, i + 1] for i in range(6)]
+    attention = torch.zeros(1, 1, 6)
+    attention[..., best] = 1.0
+    unread = torch.tensor([False, True, True, True])
+    given = {"read": unread, "links": torch.tensor([[best, 3.0, 1.0], [1.0, 2.0, 1.0]], dtype=torch.float64)}
+    signals = signals_of(attention, ranges, [0, 0, 0, 1, 2, 3], **given)
+    linked, plain = unit_scores(signals), unit_scores(replace(signals, links=None))
+    assert len(linked) == 6
+    assert float(linked[5] - plain[5]) == pytest.approx(8.0, abs=1e-4), "the best unit names its document in full"
+    assert linked[3:5].tolist() == plain[3:5].tolist()
+    read_only = signals_of(attention[..., 3:], [[i, i + 1] for i in range(3)], [0, 1, 2])
+    alone = unit_scores(replace(read_only, links=torch.tensor([[best - 3.0, 2.0, 1.0]], dtype=torch.float64)))
+    assert linked[3:].tolist() == pytest.approx(alone.tolist())
+
+
+def attention_scores(values: list[list[float]], ranges: list[list[int]], passages: list[int]) -> list[float]:
+    attention = torch.tensor([[[score for one in values for score in one]]])
+    return PARTS["attention"](signals_of(attention, ranges, passages), torch.zeros(len(ranges))).tolist()
+
+
+def test_the_three_best_tokens_speak_for_a_unit() -> None:
+    for first, second, is_equal in (
+        ([1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0], True),
+        ([1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], False),
+    ):
+        a, b = attention_scores([first, second], [[0, 4], [4, 8]], [0, 0])
+        assert (a == b) is is_equal
+
+
+def test_the_eight_best_tokens_speak_for_a_passage() -> None:
+    for more, is_equal in ((8, True), (7, False)):
+        first, second = ([1.0] * n + [0.0] * (9 - n) for n in (more, more + 1))
+        signals = signals_of(torch.tensor([[first + second]]), [[0, 1], [9, 10]], [0, 1])
+        signals = replace(signals, passage_ranges=torch.tensor([[0, 9], [9, 18]]))
+        a, b = PARTS["attention"](signals, torch.zeros(2)).tolist()
+        assert (a == b) is is_equal

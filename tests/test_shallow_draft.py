@@ -11,10 +11,10 @@ from tiny import saved, tiny_model, tiny_tokenizer
 from transformers import AutoConfig
 
 from spec_rag import compress
-from spec_rag.compression.index import DocumentIndex
+from spec_rag.compression.encoding_cache import DocumentIndex
 from spec_rag.errors import ConfigError
-from spec_rag.models.checkpoints import decoder_layers, keep_first_layers
 from spec_rag.models.loading import LoadedModel, load_model, unload_models
+from spec_rag.models.model_config import decoder_layers, keep_first_layers
 
 TEXTS = [
     "The harbour opens at six. Its keeper is Odalys Fenn. Gulls sleep on the wall.",

@@ -9,7 +9,7 @@ import torch
 from tiny import random_ids, tiny_pair
 
 from spec_rag import SpecKVConfig, generate
-from spec_rag.attention.selection import select_kv
+from spec_rag.attention.token_selection import select_kv
 from spec_rag.errors import ConfigError
 
 

@@ -10,10 +10,10 @@ import torch
 from tiny import random_ids, tiny_model, tiny_pair, tiny_tokenizer
 
 from spec_rag import ModelPair, SpecKVConfig, generate, generate_batch, stream
-from spec_rag.generation.batch import Batch
 from spec_rag.generation.decoding import PaddedPrompts, generate_from, pruned_cache
+from spec_rag.generation.prompt_batch import Batch
 from spec_rag.generation.sampling import GREEDY
-from spec_rag.generation.speculation import Guesses, VerifiedDecoding
+from spec_rag.generation.speculative import Guesses, VerifiedDecoding
 from spec_rag.results import Answer
 
 KV = SpecKVConfig(max_capacity_prompt=40)
@@ -45,7 +45,7 @@ def test_the_answer_is_the_same_token_for_token(kind: str, config: SpecKVConfig,
     prompt = random_ids(150, seed)
     checked = generate(pair, prompt, speckv=config, max_new_tokens=24)
     alone = generate(pair, prompt, speckv=replace(config, verify_lookahead=False), max_new_tokens=24)
-    assert checked.guessed_tokens > 0 == alone.guessed_tokens
+    assert checked.proposed_tokens > 0 == alone.proposed_tokens
     assert checked.output_ids == alone.output_ids
     assert checked.kept_positions == alone.kept_positions
 
@@ -55,8 +55,8 @@ def test_a_right_guess_saves_a_pass_of_the_target() -> None:
     checked, passes = counted(same_models(), near)
     alone, passes_alone = counted(same_models(), replace(near, verify_lookahead=False))
     assert checked.output_ids == alone.output_ids
-    assert checked.right_guesses > 12
-    assert passes_alone - passes == checked.right_guesses
+    assert checked.accepted_tokens > 12
+    assert passes_alone - passes == checked.accepted_tokens
 
 
 @pytest.mark.parametrize("agreement", [0.0, 0.5, 0.8, 1.0])
@@ -134,14 +134,14 @@ def test_batches_sampling_and_beams_are_written_token_by_token_and_rows_equal_th
     rows = generate_batch(pair, prompts, speckv=KV, max_new_tokens=16)
     alone = [generate(pair, prompt, speckv=KV, max_new_tokens=16) for prompt in prompts]
     assert [row.output_ids for row in rows] == [answer.output_ids for answer in alone]
-    assert all(row.guessed_tokens == 0 for row in rows)
-    assert all(answer.guessed_tokens > 0 for answer in alone)
+    assert all(row.proposed_tokens == 0 for row in rows)
+    assert all(answer.proposed_tokens > 0 for answer in alone)
     for options in ({"temperature": 0.7, "seed": 1}, {"num_beams": 2}):
-        assert generate(pair, prompts[0], speckv=KV, max_new_tokens=8, **options).guessed_tokens == 0
+        assert generate(pair, prompts[0], speckv=KV, max_new_tokens=8, **options).proposed_tokens == 0
 
 
 def test_a_sliding_window_that_has_moved_on_cannot_be_rolled_back_so_nothing_is_guessed() -> None:
     pair = tiny_pair("mistral", sliding_window=48)
     config = SpecKVConfig(max_capacity_prompt=40, window_size=8)
     answer = generate(pair, random_ids(150), speckv=config, max_new_tokens=8)
-    assert answer.guessed_tokens == 0
+    assert answer.proposed_tokens == 0

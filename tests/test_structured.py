@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from spec_rag.generation.structured import read_json, schema_instruction
+from spec_rag.generation.structured_output import read_json, schema_instruction
 
 
 def test_the_instruction_quotes_the_schema_as_it_is() -> None:
@@ -23,6 +23,7 @@ def test_the_instruction_quotes_the_schema_as_it_is() -> None:
         ('Here you are: {"a": {"b": [1, 2]}}', {"a": {"b": [1, 2]}}),
         ('Sure!\n```json\n{"a": 1}\n```\nMore.', {"a": 1}),
         ("```\n[1, 2]\n```", [1, 2]),
+        ('A fence that is not closed:\n```json\n{"a": 1}', {"a": 1}),
         ("The list: [1, 2]", [1, 2]),
         ('{"a": "two\nlines"}', {"a": "two\nlines"}),
         ("3", 3),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from spec_rag.tensor_files import tensors_from_bytes, tensors_to_bytes
+from spec_rag.utils.tensor_files import tensors_from_bytes, tensors_to_bytes
 
 EVERY_KIND = {
     "flags": torch.tensor([True, False, True]),

@@ -11,9 +11,9 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from spec_rag.errors import ConfigError
-from spec_rag.models.pair import same_vocabulary
+from spec_rag.models.model_pair import same_vocabulary
 from spec_rag.text.prompts import prompt_ids
-from spec_rag.text.tokens import control_tokens, encodable, encoded_text, left_pad, template_ids, text_ids
+from spec_rag.text.tokenization import control_tokens, encodable, encoded_text, left_pad, template_ids, text_ids
 
 CHAT = [{"role": "user", "content": "Say it."}]
 

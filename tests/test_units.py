@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sentencex import get_sentence_boundaries
 
-from spec_rag.compression.cutting import longest_prefix
+from spec_rag.compression.unit_cutting import longest_prefix
 from spec_rag.text import units as units_module
 from spec_rag.text.units import cut_at_words, kept_text, merged, sentence_spans, touched, unit_spans, word_spans
 
@@ -324,3 +324,11 @@ def test_where_a_line_break_was_dropped_one_stays() -> None:
     assert kept_text(text, [(5, 9), (17, 22)], "…") == "… Two.…\nFour."
     assert kept_text(text, [(10, 16), (17, 22)], "…") == "… Three.…Four."
     assert kept_text("  One. Two. ", [(2, 6), (7, 11)], " … ") == "One. … Two."
+
+
+def test_a_sentence_of_a_thousand_characters_is_whole_and_a_longer_one_is_cut() -> None:
+    for length, whole in ((1000, True), (1001, False)):
+        text = ("word " * 300)[: length - 1].rstrip() + "."
+        text = text.replace(".", "x" * (length - len(text)) + ".")
+        assert len(text) == length
+        assert (len(sentence_spans(text)) == 1) is whole

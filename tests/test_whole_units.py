@@ -11,7 +11,7 @@ from tiny import random_ids, tiny_pair, tiny_tokenizer
 
 from spec_rag import ModelPair, SpecPCConfig, generate, generate_batch, score_prompt, stream
 from spec_rag.errors import ConfigError
-from spec_rag.generation.whole_units import select_units
+from spec_rag.generation.unit_selection import select_units
 from spec_rag.text.chat_units import chat_units
 from spec_rag.text.prompts import Chat, chat_ids
 
@@ -41,6 +41,15 @@ def kept_text(prompt: Any, capacity: int, importance: torch.Tensor | None = None
     selected = select_units(importance, laid_out, config)
     assert len(selected) <= capacity
     return str(tokenizer.decode(laid_out.ids[selected]))
+
+
+def test_a_turn_that_repeats_an_earlier_one_has_units_of_its_own() -> None:
+    tokenizer = tiny_tokenizer()
+    turns = [("user", "Which station is warm?"), ("assistant", "Station 3."), ("user", "Which station is warm?")]
+    laid_out = chat_units(tokenizer, Chat([{"role": role, "content": content} for role, content in turns]))
+    assert [unit.text for unit in laid_out.units] == [content for _, content in turns]
+    assert all(a.end <= b.start for a, b in zip(laid_out.units, laid_out.units[1:], strict=False))
+    assert [unit.in_last_turn for unit in laid_out.units] == [False, False, True]
 
 
 def test_the_layout_has_the_prompts_own_ids_and_each_unit_its_text() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from spec_rag.models.lock import FairLock
+from spec_rag.utils.fair_lock import FairLock
 
 
 def until_waiting(lock: FairLock, count: int) -> None:

@@ -47,6 +47,7 @@ REFERENCE: dict[str, tuple[str, str, list[str]]] = {
             "spec_rag.DocumentIndex",
             "spec_rag.Originals",
             "spec_rag.Cancellation",
+            "spec_rag.Citation",
         ],
     ),
     "api/generation.md": (
@@ -70,7 +71,7 @@ REFERENCE: dict[str, tuple[str, str, list[str]]] = {
             "spec_rag.LoadOptions",
             "spec_rag.SpecPCConfig",
             "spec_rag.SpecKVConfig",
-            "spec_rag.config.CompressionConfig",
+            "spec_rag.options.compression.CompressionConfig",
         ],
     ),
     "api/errors.md": ("Errors", "", ["spec_rag.errors"]),
@@ -110,7 +111,7 @@ REFERENCE: dict[str, tuple[str, str, list[str]]] = {
     "api/evaluation.md": (
         "Evaluation harnesses",
         "",
-        ["lm_eval_spec_rag.SpecRagLM", "bergen_spec_rag.SpecPCContextProcessor"],
+        ["lm_eval_spec_rag.SpecRagLM"],
     ),
     "api/kernels.md": (
         "Kernels",

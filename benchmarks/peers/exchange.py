@@ -23,8 +23,8 @@ def arguments(about: str) -> argparse.Namespace:
     """--cases or --timings, --out, --model and --methods."""
     parser = argparse.ArgumentParser(description=about)
     asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--cases", type=Path, help="written by spec-rag evaluate peer-cases")
-    asked.add_argument("--timings", type=Path, help="written by spec-rag evaluate peer-timings")
+    asked.add_argument("--cases", type=Path, help="written by python -m benchmarks peer-cases")
+    asked.add_argument("--timings", type=Path, help="written by python -m benchmarks peer-timings")
     parser.add_argument("--out", type=Path, required=True, help="a line per result; a new run goes on from there")
     parser.add_argument("--model", type=Path, required=True, help="folder of the checkpoint that spec-rag reads")
     parser.add_argument("--methods", default="", help="only these, separated by commas")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from langchain_spec_rag.middleware import SpecPCMiddleware as SpecPCMiddleware
     from langchain_spec_rag.retriever import SpecPCRetriever as SpecPCRetriever
 
-_ROOMS = {
+_LAZY_EXPORTS = {
     "ChatSpecKV": "chat_model",
     "SpecKVLLM": "llm",
     "SpecPCCompressor": "compressor",
@@ -33,9 +33,9 @@ __all__ = ["ChatSpecKV", "SpecKVLLM", "SpecPCCompressor", "SpecPCMiddleware", "S
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _LAZY_EXPORTS:
         raise AttributeError(f"module 'langchain_spec_rag' has no attribute {name!r}")
-    value = getattr(import_module(f"langchain_spec_rag.{_ROOMS[name]}"), name)
+    value = getattr(import_module(f"langchain_spec_rag.{_LAZY_EXPORTS[name]}"), name)
     globals()[name] = value
     return value
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from functools import partial
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
@@ -27,21 +27,17 @@ from pydantic import ConfigDict
 
 from langchain_spec_rag.messages import plain_messages, tool_call_chunks, tool_calls
 from langchain_spec_rag.settings import DraftedModel, own_token_ids
-from spec_rag.generation.structured import Constraint, schema_instruction
-from spec_rag.generation.tool_calls import (
-    OPENING,
-    CallsHeldBack,
-    ReadCalls,
-    ToolChoice,
-    chosen_tool,
-    read_tool_calls,
-    tool_names,
-)
+from spec_rag.generation.structured_output import Constraint, answer_format, schema_instruction
+from spec_rag.generation.tool_calls import ReadCalls, ToolCallStreamParser, ToolChoice
+from spec_rag.generation.tool_grammars import OPENING
 from spec_rag.results import Answer
+from spec_rag.utils.validation import check_depth
 
 if TYPE_CHECKING:
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.models.model_pair import ModelPair
     from spec_rag.text.prompts import Prompt
+
+_CALL_ARGUMENTS = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
 
 
 class ChatSpecKV(DraftedModel, BaseChatModel):
@@ -77,7 +73,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         return self._tracing_params("chat", stop, kwargs)
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        tools: dict[str, Any] = {name: kwargs.pop(name) for name in ("tools", "tool_choice") if name in kwargs}
+        tools: dict[str, Any] = {name: kwargs.pop(name) for name in _CALL_ARGUMENTS if name in kwargs}
         called = self.for_call(stop, kwargs)
         key = {**called._identifying_params, **tools, "_type": self._llm_type}
         return json.dumps(key, sort_keys=True, default=repr)
@@ -104,7 +100,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
 
     def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Any = None, **kwargs: Any) -> int:
         """Tokens of the prompt that these messages make, the opening of the answer included; loads the models."""
-        from spec_rag.text.contexts import question_ids
+        from spec_rag.text.context_prompts import question_ids
         from spec_rag.text.prompts import prompt_ids
 
         prompt = self._prompt(list(messages), ToolChoice([convert_to_openai_tool(tool) for tool in tools or []]))
@@ -117,6 +113,8 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
         *,
         tool_choice: str | dict[str, Any] | bool | None = None,
+        strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Tell the model of tools, through its chat template.
@@ -124,8 +122,12 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         Args:
             tools: what LangChain can turn into a tool.
             tool_choice: "auto", "none", "any" (also "required", True) or a tool's name; these two begin the answer
-                as a call.
-            **kwargs: settings of the calls.
+                as a call. Also OpenAI's dict of a function or of `allowed_tools`.
+            strict: True holds the arguments of every call to the tool's schema, token by token. Otherwise those of a
+                required call are held to it, and a call whose arguments do not fit is an invalid one.
+            parallel_tool_calls: False takes the first call of an answer alone.
+            **kwargs: settings of the calls; also `response_format`, as OpenAI's API has it, for an answer that is no
+                call.
 
         Raises:
             NotImplementedError: the chat template does not speak of tools, or does not say how a call begins.
@@ -133,20 +135,23 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         """
         from spec_rag.text.prompts import speaks_of_tools, template_text
 
-        schemas = [convert_to_openai_tool(tool) for tool in tools]
-        choice = chosen_tool(tool_choice, tool_names(schemas))
+        check_depth("tools", [tool for tool in tools if isinstance(tool, Mapping)])
+        schemas = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        choice = ToolChoice.of(schemas, tool_choice, parallel_tool_calls)
         if schemas and not speaks_of_tools(self.load().require_tokenizer()):
             raise NotImplementedError(
                 f"target={self.target!r}: its chat template does not speak of tools, so the model was not taught to "
                 "call them. Take a target whose template has them (such as Qwen2.5-Instruct), or call the "
                 "tools yourself and put what they return into the messages."
             )
-        if choice not in (None, "none") and OPENING not in template_text(self.load().require_tokenizer()):
+        if choice.beginning and OPENING not in template_text(self.load().require_tokenizer()):
             raise NotImplementedError(
                 f"tool_choice={tool_choice!r}: the chat template of target={self.target!r} does not say how a call "
                 "begins, so none can be forced. Leave tool_choice out."
             )
-        return self.bind(tools=schemas, tool_choice=choice, **kwargs)
+        if parallel_tool_calls is not None:
+            kwargs["parallel_tool_calls"] = parallel_tool_calls
+        return self.bind(tools=schemas, tool_choice=tool_choice, **kwargs)
 
     def with_structured_output(
         self,
@@ -178,6 +183,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         """
         if method not in ("json_schema", "json_mode", "function_calling"):
             raise ValueError(f"method={method!r}: must be one of 'json_schema', 'json_mode', 'function_calling'.")
+        check_depth("schema", schema)
         wanted = convert_to_json_schema(schema)
         checked = isinstance(schema, type) and is_basemodel_subclass(schema)
         held = Constraint.of(
@@ -205,46 +211,34 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        *,
-        tools: list[dict[str, Any]] | None = None,
-        tool_choice: str | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        called = self.for_call(stop, kwargs)
-        choice = ToolChoice.of(tools, tool_choice)
-        answer = called.requests(choice.constraint).answer(called._prompt(messages, choice))
-        return called._result(answer, choice, bool(tools))
+        called, choice, messages = self._called(messages, stop, kwargs)
+        answer = called.requests(choice).answer(called._prompt(messages, choice))
+        return called._result(answer, choice)
 
     async def _agenerate(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        *,
-        tools: list[dict[str, Any]] | None = None,
-        tool_choice: str | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        called = self.for_call(stop, kwargs)
-        choice = ToolChoice.of(tools, tool_choice)
-        prompt = await asyncio.to_thread(called._prompt, messages, choice)
-        answer = await called.requests(choice.constraint).aanswer(prompt)
-        return called._result(answer, choice, bool(tools))
+        called, choice, messages = self._called(messages, stop, kwargs)
+        requests = await asyncio.to_thread(called.requests, choice)
+        answer = await requests.aanswer(called._prompt(messages, choice))
+        return called._result(answer, choice)
 
     def _stream(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        *,
-        tools: list[dict[str, Any]] | None = None,
-        tool_choice: str | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        called = self.for_call(stop, kwargs)
-        choice = ToolChoice.of(tools, tool_choice)
-        held = CallsHeldBack(choice.beginning) if tools else None
-        pieces = called.requests(choice.constraint).stream(called._prompt(messages, choice))
+        called, choice, messages = self._called(messages, stop, kwargs)
+        held = choice.stream()
+        pieces = called.requests(choice).stream(called._prompt(messages, choice))
         with closing(pieces):
             for piece in pieces:
                 chunk = called._chunk(piece, held)
@@ -258,16 +252,12 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        *,
-        tools: list[dict[str, Any]] | None = None,
-        tool_choice: str | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        called = self.for_call(stop, kwargs)
-        choice = ToolChoice.of(tools, tool_choice)
-        held = CallsHeldBack(choice.beginning) if tools else None
-        prompt = await asyncio.to_thread(called._prompt, messages, choice)
-        pieces = called.requests(choice.constraint).astream(prompt)
+        called, choice, messages = self._called(messages, stop, kwargs)
+        held = choice.stream()
+        requests = await asyncio.to_thread(called.requests, choice)
+        pieces = requests.astream(called._prompt(messages, choice))
         async with aclosing(pieces):
             async for piece in pieces:
                 chunk = called._chunk(piece, held)
@@ -276,14 +266,26 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
                         await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
 
+    def _called(
+        self, messages: list[BaseMessage], stop: list[str] | None, given: dict[str, Any]
+    ) -> tuple[Self, ToolChoice, list[BaseMessage]]:
+        """This model with one call's settings, what it may call, and the messages, with what asks for their format."""
+        settings = {name: value for name, value in given.items() if name not in _CALL_ARGUMENTS}
+        choice = ToolChoice.of(given.get("tools"), given.get("tool_choice"), given.get("parallel_tool_calls"))
+        schema, form = answer_format(given.get("response_format"))
+        if schema is not None:
+            instruction = SystemMessage(schema_instruction(schema, has_tools=bool(choice.offered)))
+            messages, settings = [instruction, *messages], {**settings, "constraint": form}
+        return self.for_call(stop, settings), choice, messages
+
     def _prompt(self, messages: list[BaseMessage], choice: ToolChoice) -> Prompt:
         """The chat, the tools that it speaks of, and the beginning that the answer is given."""
         from spec_rag.text.prompts import Chat
 
         return Chat(plain_messages(messages), choice.offered, choice.beginning)
 
-    def _result(self, answer: Answer, choice: ToolChoice, has_tools: bool) -> ChatResult:
-        read = read_tool_calls(choice.beginning + answer.text) if has_tools else ReadCalls(answer.text, [], [])
+    def _result(self, answer: Answer, choice: ToolChoice) -> ChatResult:
+        read = choice.read(answer.text)
         calls, invalid = tool_calls(read)
         message = AIMessage(
             content=read.text,
@@ -294,12 +296,12 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _chunk(self, piece: str | Answer, held: CallsHeldBack | None) -> ChatGenerationChunk | None:
+    def _chunk(self, piece: str | Answer, held: ToolCallStreamParser | None) -> ChatGenerationChunk | None:
         """A chunk of the stream, or None where a piece is held back."""
         if isinstance(piece, str):
             text = held.feed(piece) if held else piece
             return ChatGenerationChunk(message=AIMessageChunk(content=text)) if text else None
-        read = held.rest() if held else ReadCalls("", [], [])
+        read = held.rest() if held else ReadCalls.of_text("")
         message = AIMessageChunk(
             content=read.text,
             tool_call_chunks=tool_call_chunks(read),

@@ -7,30 +7,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from langchain_core.callbacks import Callbacks, adispatch_custom_event, dispatch_custom_event
 from langchain_core.documents import BaseDocumentCompressor, Document
-from langchain_core.messages import BaseMessage
-from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSerializable
-from pydantic import ConfigDict, InstanceOf, PrivateAttr, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, InstanceOf, PrivateAttr, field_validator, model_validator
 
 import spec_rag
-from langchain_spec_rag.messages import plain_messages
 from langchain_spec_rag.plain_values import Options, name_of, plain, unserializable
-from langchain_spec_rag.retriever import ScoreSource, SpecPCRetriever
-from spec_rag.cancellation import in_thread
-from spec_rag.compression.expand import EXPAND, Originals, expander
-from spec_rag.compression.index import DocumentIndex
-from spec_rag.config import Cascade, CompressionConfig, Scoring, Unit, Version
+from langchain_spec_rag.retriever import QUERY_KEYS, ScoreSource, SpecPCRetriever
+from spec_rag.citations import Citation, citations_in
+from spec_rag.compression.encoding_cache import DocumentIndex
+from spec_rag.compression.originals import EXPAND, Originals, expander
 from spec_rag.errors import ConfigError, unknown_field
-from spec_rag.forking import new_lock
-from spec_rag.models.options import DEFAULT_DRAFT
-from spec_rag.presets import with_preset
-from spec_rag.retention import Order
+from spec_rag.options.compression import CompressionConfig, CompressionOptions
+from spec_rag.options.loading import DEFAULT_DRAFT
+from spec_rag.options.presets import with_preset
+from spec_rag.text.documents import is_vector, without_vectors
+from spec_rag.utils.cancellation import in_thread
+from spec_rag.utils.forking import new_lock
 
 if TYPE_CHECKING:
     from langchain_core.tools import StructuredTool
@@ -39,16 +36,18 @@ if TYPE_CHECKING:
     from spec_rag.results import CompressedDocument
 
 DOCUMENTS_KEYS = ("documents", "context", "docs")
-QUERY_KEYS = ("query", "question", "input")
 EVENT = METADATA_KEY = "spec_pc"
 _making_stores = new_lock()
 _OTHER_NAMES = {"embeddings": "embedder", "embed_model": "embedder"}
 
 
-class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, Any], list[Document]]):
+class SpecPCCompressor(
+    CompressionOptions, BaseDocumentCompressor, RunnableSerializable[dict[str, Any], list[Document]]
+):
     """Keeps of retrieved documents what matters for the question, as a small draft model reads them.
 
-    Works without arguments: the default draft keeps whole sentences, a quarter of the tokens. What fits the budget
+    The settings of the compression are the fields of CompressionOptions (docs/options.md). Without arguments, the
+    default draft keeps whole sentences, a quarter of the tokens. What fits the budget
     passes through untouched, without a draft call. Three ways to use it:
 
         compressor.compress_documents(documents, "Who found the comet?")
@@ -56,10 +55,11 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         compressor.wrap(retriever)                                                  # a retriever again
 
     The documents that come out are new ones, in the order in which they came in unless `order` says otherwise, with
-    their ids and metadata and, under the key `spec_pc`, original_tokens, compressed_tokens, ratio, draft_model, handle
-    (for `expand_tool`) and kept_spans: character ranges in the original text, also where the document has been through
-    a compressor before. A `relevance_score` in the metadata takes part in the choice. Each run is a traced span that
-    sends the custom event "spec_pc" with the tokens before and after and the draft's seconds.
+    their ids and metadata (but no embedding of a text that was shortened) and, under the key `spec_pc`,
+    original_tokens, compressed_tokens, ratio, draft_model, handle (for `expand_tool`) and kept_spans: character ranges
+    in the original text, also where the document has been through a compressor before. A `relevance_score` in the
+    metadata takes part in the choice. Each run is a traced span that sends the custom event "spec_pc" with the tokens
+    before and after and the draft's seconds.
 
     Raises:
         ValidationError: (a ValueError) a setting is out of range, unknown, or contradicts another.
@@ -70,14 +70,12 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
-    preset: str | None = None
-    """Settings by name, which others change: "paper", "2025-default"."""
     draft: Any = DEFAULT_DRAFT
     """The model that reads: hub id, folder, GGUF file, or a loaded model or ModelPair."""
     draft_options: Options | None = None
     """How to load it: LoadOptions or a dict of its fields."""
-    index: InstanceOf[DocumentIndex] | None = None
-    """A spec_rag.DocumentIndex, where documents read before are kept for the next question."""
+    index: Annotated[InstanceOf[DocumentIndex] | str | Path | None, AfterValidator(DocumentIndex.of)] = None
+    """Where documents read before are kept for the next question: a DocumentIndex, or the path of its folder."""
     embedder: Any = None
     """An embedding model whose similarities take part: Embeddings, or a function from texts to vectors."""
     scorer: Any = None
@@ -85,57 +83,6 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     the score (docs/scorers.md)."""
     count_with: Any = "draft"
     """What the budget's tokens are: "draft", a tokenizer, a tiktoken or OpenAI model name, a function."""
-    max_tokens: int | None = None
-    """Keep at most so many tokens of all documents together."""
-    min_tokens: int = 0
-    """Never compress below so many tokens; less than that passes whole."""
-    ratio: float | None = None
-    """Keep at most this share of the tokens, above 0 and at most 1; a quarter if no budget is given."""
-    coverage: float | None = None
-    """Keep the fewest units that carry this share of the importance, above 0 and at most 1."""
-    scoring: Scoring = "per_document"
-    """"per_document", or "joint": one prompt of all documents, as in the paper."""
-    unit: Unit = "sentence"
-    """What is kept or dropped as a whole: "sentence", "token" or "document"."""
-    language: str = "en"
-    """Of the documents, as ISO 639-1 code, for splitting sentences."""
-    contrast: bool = False
-    """Subtract what any question would attend to."""
-    likelihood: bool | Literal["auto"] = "auto"
-    """Let the likelihood of the question, given each passage, take part; "auto": where nothing else tells."""
-    links: bool = True
-    """Raise documents whose title a promising unit of another document names."""
-    retrieval: bool = True
-    """Let the retriever's scores take part, where every document has one."""
-    cascade: Cascade = "auto"
-    """Which passages the draft reads: "auto" leaves out those that scores or embeddings put far behind; "always" goes
-    by words alone too; "never" reads all."""
-    calibration: str | None = "shipped"
-    """Which heads of the draft to trust: "shipped", None, or a file that `spec-rag calibrate` wrote."""
-    version: Version = "2026"
-    """Of reading and scoring; "2025" is for comparisons."""
-    ellipsis: str = CompressionConfig.ellipsis
-    """What stands where text was dropped inside a document."""
-    cut_units: bool = False
-    """Let the best words of a sentence that does not fit whole be kept, with "…" where it was cut."""
-    keep: Any = ()
-    """Units that match are held: "numbers", "dates", "identifiers", "quotes", regular expressions, functions."""
-    keep_first: int = 0
-    """Hold so many first units of each document."""
-    keep_last: int = 0
-    """Hold so many last units of each document."""
-    context_before: int = 0
-    """So many units before a kept one join it, as far as they fit."""
-    context_after: int = 0
-    """So many units after a kept one join it, as far as they fit."""
-    threshold: float | None = None
-    """Drop units whose importance is below, even where there is room; 0 is the average unit."""
-    document_min_tokens: int = 0
-    """Keep at least so many tokens of each document."""
-    document_max_tokens: int | None = None
-    """Keep at most so many tokens of each document."""
-    order: Order = "given"
-    """Of the documents that come out: "given", or "relevance", the one with the best kept unit first."""
     keep_empty: bool = False
     """Return documents of which nothing was kept with empty text, so that there is one out for each that went in."""
     originals: InstanceOf[Originals] | None = None
@@ -144,6 +91,10 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
     metadata_format: Literal["nested", "flat", "none"] = "nested"
     """How the figures stand in the metadata: a dict under `spec_pc`, flat keys `spec_pc_ratio` ... with plain values,
     which every vector store takes, or not at all."""
+
+    if TYPE_CHECKING:  # other names of `embedder`
+        embeddings: Any = None
+        embed_model: Any = None
 
     _own_originals: Originals | None = PrivateAttr(default=None)
 
@@ -168,11 +119,6 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         ):
             return draft
         raise ValueError(f"draft of type {type(draft).__name__}: give a name, a path, or a loaded model or ModelPair.")
-
-    @field_validator("keep")
-    @classmethod
-    def _read_keep(cls, keep: Any) -> Any:
-        return CompressionConfig(keep=keep).keep
 
     @model_validator(mode="after")
     def _check_settings(self) -> Self:
@@ -212,7 +158,7 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
 
         Args:
             documents: Documents, which are not changed.
-            query: the question, or a chat history whose last turns are the question.
+            query: the question, or messages whose last turns are the question; of content parts the text counts.
             callbacks: told of the run.
         """
         return self._run.invoke(_inputs(documents, query), self._run_config({"callbacks": callbacks}))
@@ -230,7 +176,8 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
             input: a dict with the documents under "documents", "context" or "docs", and the question under "query",
                 "question" or "input"; other keys are left alone.
             config: of the run.
-            **kwargs: settings of this call alone.
+            **kwargs: settings of this call alone, which win: a size (max_tokens, ratio or coverage) takes the place of
+                the compressor's, and so does a preset.
 
         Raises:
             ValueError: documents or query are missing.
@@ -257,6 +204,14 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
                 "vectorstore.as_retriever(), or another Runnable from a query to Documents."
             )
         return SpecPCRetriever(retriever=retriever, compressor=self, scores=scores)
+
+    def citations(self, documents: Sequence[Document]) -> list[Citation]:
+        """The kept pieces in documents that this compressor shortened, or in pieces that a splitter made of them.
+
+        Their character ranges are of the file where the metadata's `start_index` said where a document began, else of
+        the document's text before compression.
+        """
+        return citations_in(documents, self.store)
 
     @property
     def store(self) -> Originals:
@@ -295,10 +250,11 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         if not settings:
             return self
         current = {name: value for name, value in self.__dict__.items() if name in type(self).model_fields}
-        return type(self)(**{**current, "originals": self.store, **with_preset(settings)})
+        given = {_OTHER_NAMES.get(name, name): value for name, value in settings.items()}
+        return type(self)(**CompressionConfig.overridden({**current, "originals": self.store}, given))
 
     def _settings(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(CompressionConfig)}
+        return {name: getattr(self, name) for name in CompressionConfig.model_fields}
 
     def _compress(self, given: dict[str, Any], config: RunnableConfig) -> list[Document]:
         if not given["documents"]:
@@ -315,14 +271,12 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         return self._results(compression)
 
     def _call(self, given: Mapping[str, Any], cancelled: threading.Event | None = None) -> Compression:
-        query = given["query"]
-        is_chat = isinstance(query, Sequence) and not isinstance(query, str)
         return spec_rag.compress(
             given["documents"],
-            plain_messages(query) if is_chat and query else query,
+            given["query"],
             draft=str(self.draft) if isinstance(self.draft, Path) else self.draft,
             draft_options=cast(Any, self.draft_options),
-            index=self.index,
+            index=cast("DocumentIndex | None", self.index),
             embedder=self.embedder,
             scorer=self.scorer,
             count_with=self.count_with,
@@ -344,8 +298,25 @@ class SpecPCCompressor(BaseDocumentCompressor, RunnableSerializable[dict[str, An
         elif self.metadata_format == "flat":
             spans_text = ",".join(f"{start}-{end}" for start, end in figures["kept_spans"])
             added = {f"{METADATA_KEY}_{k}": v for k, v in {**figures, "kept_spans": spans_text}.items()}
-        metadata = {**source.metadata, **added}
-        return source.model_copy(update={"page_content": compressed.text, "metadata": metadata})
+        if compressed.text == source.page_content:
+            return source.model_copy(update={"metadata": {**source.metadata, **added}})
+        metadata = {**without_vectors(source.metadata), **added}
+        return source.model_copy(update={"page_content": compressed.text, "metadata": metadata, **_reset(source)})
+
+
+def _reset(document: Document) -> dict[str, Any]:
+    """The fields of a kind of Document of its own, such as EmbeddingsFilter's, without embeddings of its text."""
+    fields = {name: value for name, value in document.__dict__.items() if name not in Document.model_fields}
+    kinds = type(document).model_fields
+    changed = {}
+    for name, value in fields.items():
+        if is_vector(name, value):
+            field = kinds.get(name)
+            required = field is None or field.is_required()
+            changed[name] = None if required or field is None else field.get_default(call_default_factory=True)
+        elif isinstance(value, Mapping):
+            changed[name] = without_vectors(value)
+    return changed
 
 
 def _known_figures(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -386,12 +357,7 @@ def _documents_and_query(given: Any) -> dict[str, Any]:
             '{"documents": retriever, "query": RunnablePassthrough()} | compressor.'
         )
     documents = _first(given, DOCUMENTS_KEYS)
-    query = _first(given, QUERY_KEYS)
-    if isinstance(query, PromptValue):
-        query = query.to_messages()
-    if isinstance(query, BaseMessage):
-        query = [query]
-    return _inputs(documents, query)
+    return _inputs(documents, _first(given, QUERY_KEYS))
 
 
 def _first(given: Mapping[str, Any], keys: Sequence[str]) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun, Callbacks
 from langchain_core.language_models import BaseLLM, LangSmithParams
@@ -71,7 +71,7 @@ class SpecKVLLM(DraftedModel, BaseLLM):
         """Answer the prompts in one batch; one call's settings are part of the cache's key, as the fields are."""
         run = {name: kwargs.pop(name) for name in ("tags", "metadata", "run_name", "run_id") if name in kwargs}
         called = self.for_call(stop, kwargs)
-        return super(SpecKVLLM, called).generate(prompts, called.stop, callbacks, **run)
+        return super(SpecKVLLM, called).generate(prompts, cast("list[str] | None", called.stop), callbacks, **run)
 
     async def agenerate(
         self,
@@ -83,7 +83,9 @@ class SpecKVLLM(DraftedModel, BaseLLM):
         """`generate`; cancelling the task stops the generation within two tokens."""
         run = {name: kwargs.pop(name) for name in ("tags", "metadata", "run_name", "run_id") if name in kwargs}
         called = self.for_call(stop, kwargs)
-        return await super(SpecKVLLM, called).agenerate(prompts, called.stop, callbacks, **run)
+        return await super(SpecKVLLM, called).agenerate(
+            prompts, cast("list[str] | None", called.stop), callbacks, **run
+        )
 
     def _generate(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from langchain_core.messages import (
 
 from spec_rag.errors import ConfigError
 from spec_rag.generation.tool_calls import ReadCalls
+from spec_rag.utils.validation import check_depth
 
 
 def plain_messages(messages: Sequence[Any]) -> list[dict[str, Any]]:
@@ -36,7 +36,7 @@ def text_of(message: BaseMessage) -> str:
     Raises:
         ConfigError: (a ValueError) it carries an image, audio, video or file.
     """
-    from spec_rag.text.prompts import content_text
+    from spec_rag.text.messages import content_text
 
     return content_text(message.content, message.type)
 
@@ -45,7 +45,7 @@ def tool_calls(read: ReadCalls) -> tuple[list[ToolCall], list[InvalidToolCall]]:
     """The calls as LangChain has them, and those that cannot be read."""
     calls = [ToolCall(name=call.name, args=call.arguments, id=call.id, type="tool_call") for call in read.calls]
     invalid = [
-        InvalidToolCall(type="invalid_tool_call", name=None, args=one.text, id=one.id, error=None)
+        InvalidToolCall(type="invalid_tool_call", name=one.name, args=one.text, id=one.id, error=one.error)
         for one in read.unreadable
     ]
     return calls, invalid
@@ -53,7 +53,7 @@ def tool_calls(read: ReadCalls) -> tuple[list[ToolCall], list[InvalidToolCall]]:
 
 def tool_call_chunks(read: ReadCalls) -> list[ToolCallChunk]:
     """The same calls for the last chunk of a stream."""
-    written = [(call.name, json.dumps(call.arguments, ensure_ascii=False), call.id) for call in read.calls]
+    written = [(call.name, call.arguments_json, call.id) for call in read.calls]
     written += [("", one.text, one.id) for one in read.unreadable]
     return [
         ToolCallChunk(name=name, args=args, id=id, index=index, type="tool_call_chunk")
@@ -66,6 +66,7 @@ def _plain(message: Any) -> dict[str, Any]:
         return {"role": message.role, "content": message.content}
     if isinstance(message, BaseMessage):
         text_of(message)  # which says what a text model cannot read
+        check_depth(f"a {type(message).__name__}", [message.content, getattr(message, "tool_calls", None)])
     try:
         (found,) = convert_to_openai_messages([message])
     except ValueError as error:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
-from spec_rag.answering.conversation import NOTHING_KEPT, Frozen, question_at, text_bytes
-from spec_rag.compression.expand import EXPAND
-from spec_rag.compression.index import content_address
+from spec_rag.answering.conversation import NOTHING_KEPT, WriteOnceCache, question_at, text_bytes
+from spec_rag.compression.encoding_cache import content_address
+from spec_rag.compression.originals import EXPAND
 from spec_rag.errors import ConfigError, MissingDependencyError
+from spec_rag.text.messages import content_text
 
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
@@ -68,7 +69,7 @@ class SpecPCMiddleware(AgentMiddleware):
         self.keep_last = keep_last
         self.show_handle = show_handle
         self.tools = [self.compressor.expand_tool()] if show_handle else []
-        self._done: Frozen[Document] = Frozen(_REMEMBERED, _REMEMBERED_BYTES, _bytes_of)
+        self._done: WriteOnceCache[Document] = WriteOnceCache(_REMEMBERED, _REMEMBERED_BYTES, _bytes_of)
 
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any]) -> Any:
         """Call the model on a copy of the request with shortened tool results."""
@@ -88,7 +89,7 @@ class SpecPCMiddleware(AgentMiddleware):
         """Which messages are to be shortened, and for which question."""
         turns = [_turn(message) for message in request.messages]
         results = [i for i, message in enumerate(request.messages) if isinstance(message, ToolMessage)]
-        newest = len(results) - self.keep_last
+        newest = max(len(results) - self.keep_last, 0)
         asked = {i: question_at(turns, i) for i in results[:newest] if self._is_long(request.messages[i])}
         return {i: query for i, query in asked.items() if query}
 
@@ -148,4 +149,4 @@ def _is_text(message: Any) -> bool:
 
 def _turn(message: AnyMessage) -> tuple[str, str]:
     role = "user" if isinstance(message, HumanMessage) else message.type
-    return role, text_of(message) if _is_text(message) else ""
+    return role, content_text(message.content, role, skip_media=True)

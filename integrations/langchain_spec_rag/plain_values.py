@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import uuid
-import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Annotated, Any
 from langchain_core.load.serializable import Serializable
 from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
-from spec_rag.config import SpecKVConfig, SpecPCConfig
-from spec_rag.models.options import LoadOptions
+from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
+from spec_rag.options.loading import LoadOptions
 from spec_rag.text.patterns import inline_flags
+from spec_rag.utils.object_state import state_of
 
 
 def _reads(kind: Any) -> tuple[PlainValidator, WithJsonSchema]:
@@ -33,7 +33,7 @@ def _reads(kind: Any) -> tuple[PlainValidator, WithJsonSchema]:
     return PlainValidator(read), WithJsonSchema({"type": "object", "title": kind.__name__})
 
 
-Name = Annotated[str, BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given)]
+Name = Annotated[str | Path, BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given)]
 Options = Annotated[LoadOptions | dict[str, Any], *_reads(LoadOptions)]
 SpecPCSettings = Annotated[SpecPCConfig | dict[str, Any], *_reads(SpecPCConfig)]
 SpecKVSettings = Annotated[SpecKVConfig | dict[str, Any], *_reads(SpecKVConfig)]
@@ -70,9 +70,13 @@ def unserializable(one: Serializable, why: str = "with loaded models that have n
     return {"lc": 1, "type": "not_implemented", "id": one.lc_id(), "repr": repr}
 
 
-_identities: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+class _Identity:
+    """A random name for one object."""
+
+    def __init__(self) -> None:
+        self.name = uuid.uuid4().hex
 
 
 def identity(loaded: Any) -> str | None:
     """A name that no other object loaded in this or another process has, the same for as long as it lives."""
-    return None if loaded is None else _identities.setdefault(loaded, uuid.uuid4().hex)
+    return None if loaded is None else state_of(loaded, _Identity).name

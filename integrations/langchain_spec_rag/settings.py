@@ -23,15 +23,15 @@ from langchain_spec_rag.plain_values import (
     plain,
     unserializable,
 )
-from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import unknown_field
-from spec_rag.generation.requests import Requests
+from spec_rag.generation.client import GenerationClient
 from spec_rag.generation.sampling import SamplingConfig, overriding
-from spec_rag.generation.structured import Constraint
-from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
+from spec_rag.generation.tool_calls import ToolChoice
+from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
+from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 
 if TYPE_CHECKING:
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.models.model_pair import ModelPair
 
 _SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop")
 _OTHER_NAMES = {"model": "target", "model_name": "target", "max_new_tokens": "max_tokens"}
@@ -70,7 +70,7 @@ class DraftedModel(Serializable):
     """Above 1 discourages repetition."""
     seed: int | None = None
     """Makes sampling repeatable."""
-    stop: list[str] | None = None
+    stop: list[str] | str | None = None
     """The answer ends before the first of these strings."""
     timeout: float | None = Field(default=None, gt=0)
     """Seconds from the request to the last token, the wait for the models included; then TimeoutError is raised."""
@@ -83,6 +83,17 @@ class DraftedModel(Serializable):
 
     context: Any = Field(default=None, exclude=True, repr=False)
     """A spec_rag.ContextCache that this target has read: what is asked follows it. None reads each prompt whole."""
+
+    if TYPE_CHECKING:  # other names of fields, which a constructor and a call take as well
+        model: Name = DEFAULT_DRAFT
+        model_name: Name = DEFAULT_DRAFT
+        max_new_tokens: int = 256
+    else:
+
+        @property
+        def model_name(self) -> str:
+            """The target's name, under which usage is counted."""
+            return self.target
 
     _pair: ModelPair | None = PrivateAttr(default=None)
 
@@ -126,11 +137,6 @@ class DraftedModel(Serializable):
         state["__pydantic_private__"] = {**(state["__pydantic_private__"] or {}), "_pair": None}
         return state
 
-    @property
-    def model_name(self) -> str:
-        """The target's name, under which usage is counted."""
-        return self.target
-
     def load(self) -> ModelPair:
         """The models, loaded now if they were not; the same names with the same options share their weights.
 
@@ -138,13 +144,17 @@ class DraftedModel(Serializable):
             ModelNotFoundError: a name is not found.
             IncompatibleModelsError: specpc is set, and draft and target do not share their tokens.
         """
-        from spec_rag.models.pair import ModelPair
+        from spec_rag.models.model_pair import ModelPair
 
         if self.pair is not None:
             return cast(ModelPair, self.pair)
         if self._pair is None:
             self._pair = ModelPair.of_settings(
-                self.draft, self.target, self.draft_options, self.target_options, same_tokens=self.specpc is not None
+                cast("str | None", self.draft),
+                cast(str, self.target),
+                self.draft_options,
+                self.target_options,
+                same_tokens=self.specpc is not None,
             )
         return self._pair
 
@@ -181,10 +191,10 @@ class DraftedModel(Serializable):
             copy._pair = self._pair
         return copy
 
-    def requests(self, constraint: Constraint | None = None) -> Requests:
-        """How requests are made with these settings, and with what answers are held to; loads the models."""
-        held = {} if constraint is None else {"constraint": constraint}
-        return Requests(self.load(), {**self._arguments(), **held}, self.timeout, self.max_retries)
+    def requests(self, choice: ToolChoice | None = None) -> GenerationClient:
+        """How requests are made with these settings, for what may be called; loads the models."""
+        arguments = self._arguments() if choice is None else choice.held(self._arguments())
+        return GenerationClient(self.load(), arguments, self.timeout, self.max_retries)
 
     def _own_settings(self) -> set[str]:
         """Names of the settings that the adapter has beside the common ones."""
@@ -227,16 +237,16 @@ class DraftedModel(Serializable):
     def _context_tokens(self) -> int | None:
         """Tokens that prompt and answer may take, as far as that is known without loading a model."""
         if self.is_loaded:
-            from spec_rag.generation.batch import prompt_limit
+            from spec_rag.generation.prompt_batch import prompt_limit
 
             specpc, speckv = cast(SpecPCConfig | None, self.specpc), cast(SpecKVConfig | None, self.speckv)
-            return prompt_limit(self.load(), specpc, speckv)
+            return prompt_limit(DraftedModel.load(self), specpc, speckv)  # a chat model's load asks for this number
         if self.target == DEFAULT_DRAFT:
             return _DEFAULT_CONTEXT_TOKENS
         config = Path(self.target).expanduser() / "config.json"
         if not config.is_file():
             return None
-        from spec_rag.models.checkpoints import context_tokens
+        from spec_rag.models.model_config import context_tokens
 
         return context_tokens(json.loads(config.read_text()))
 
@@ -246,14 +256,14 @@ def own_token_ids(model: DraftedModel, text: str) -> list[int]:
     counter = model.custom_get_token_ids if isinstance(model, BaseLanguageModel) else None
     if counter is not None:
         return list(counter(text))
-    from spec_rag.text.tokens import text_ids
+    from spec_rag.text.tokenization import text_ids
 
     return text_ids(model.load().require_tokenizer(), text)
 
 
 def _names_of(pair: Any) -> dict[str, Any]:
     """The names of a pair that was given loaded, as the fields have them."""
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.models.model_pair import ModelPair
 
     if not isinstance(pair, ModelPair):
         raise ValueError(f"pair of type {type(pair).__name__}: give a spec_rag.ModelPair.")

@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate
 from spec_rag.errors import ConfigError
-from spec_rag.generation.likelihood import answer_likelihood
-from spec_rag.generation.sampling import eos_token_ids
-from spec_rag.models.options import DEFAULT_DRAFT
-from spec_rag.text.tokens import template_ids
+from spec_rag.generation.answer_likelihood import answer_likelihood
+from spec_rag.generation.end_tokens import answer_ends
+from spec_rag.options.loading import DEFAULT_DRAFT
+from spec_rag.text.prompts import chat_text
+from spec_rag.text.tokenization import template_ids
 
 _MOST_NEW_TOKENS = 256
 
@@ -63,7 +64,7 @@ class SpecRagLM(TemplateLM):  # type: ignore[misc]
     @property
     def eot_token_id(self) -> int:
         """The token that ends an answer."""
-        return eos_token_ids(self.pair.require_target())[0]
+        return answer_ends(self.pair)[0]
 
     @property
     def tokenizer_name(self) -> str:
@@ -75,12 +76,8 @@ class SpecRagLM(TemplateLM):  # type: ignore[misc]
         return template_ids(self.tokenizer, string, add_special_tokens=bool(add_special_tokens))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The chat as the target's template writes it."""
-        return str(
-            self.tokenizer.apply_chat_template(
-                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        )
+        """The chat as the target's template writes it; a system text that it would drop is in the user's turn."""
+        return chat_text(self.tokenizer, chat_history, opens_answer=add_generation_prompt)
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any

@@ -13,11 +13,11 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy
 
-from spec_rag.compression.draft import Draft
-from spec_rag.compression.index import DocumentIndex
-from spec_rag.compression.reading import Indexed, index_documents
-from spec_rag.config import CompressionConfig
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.compression.document_draft import Draft
+from spec_rag.compression.encoding_cache import DocumentIndex
+from spec_rag.compression.passage_encoding import Indexed, index_documents
+from spec_rag.options.compression import CompressionConfig
+from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.text.documents import Document
 
 _DOCUMENTS_AT_ONCE = 16
@@ -41,16 +41,16 @@ class _Indexer:
 
 class _Answerer:
     def __init__(self, draft: Any, target: Any, settings: dict[str, Any], max_new_tokens: int) -> None:
-        from spec_rag.models.pair import ModelPair
+        from spec_rag.models.model_pair import ModelPair
 
         self._pair = ModelPair.load(draft, target)
         self._settings = settings
         self._max_new_tokens = max_new_tokens
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        from spec_rag.answering.pipeline import answer_messages
-        from spec_rag.compression.pipeline import compress
-        from spec_rag.generation.pipeline import generate_batch
+        from spec_rag.answering.answer import answer_messages
+        from spec_rag.compression.compress import compress
+        from spec_rag.generation.generate import generate_batch
 
         kept = [
             compress([(None, str(text)) for text in texts], str(question), draft=self._pair, **self._settings)

@@ -16,16 +16,16 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from spec_rag.config import CompressionConfig, SpecKVConfig
 from spec_rag.errors import unknown_field
-from spec_rag.progress import Listener
+from spec_rag.options.compression import CompressionConfig, SpecKVConfig
 from spec_rag.report import Compression
 from spec_rag.results import Answer
+from spec_rag.serving.api_errors import ApiError, api_error
 from spec_rag.serving.app import create_app
-from spec_rag.serving.engine import Ask, LocalEngine
-from spec_rag.serving.errors import ApiError, api_error
+from spec_rag.serving.engine import GenerationRequest, LocalEngine
 from spec_rag.serving.settings import ServerSettings
 from spec_rag.text.documents import Document
+from spec_rag.utils.progress import Listener
 
 _ATTEMPTS = 3  # a replica may die, and another answer
 
@@ -42,9 +42,13 @@ class DraftReplica:
         """See `spec_rag.serving.engine.Engine`."""
         return await self._engine.compress(documents, query, config)
 
-    async def relevance(self, documents: Sequence[Document], query: str) -> list[float]:
+    async def relevance(self, documents: Sequence[Document], query: str, config: CompressionConfig) -> list[float]:
         """See `spec_rag.serving.engine.Engine`."""
-        return await self._engine.relevance(documents, query)
+        return await self._engine.relevance(documents, query, config)
+
+    async def shortened(self, documents: Sequence[Document], max_tokens: int) -> list[Document]:
+        """See `spec_rag.serving.engine.Engine`."""
+        return await self._engine.shortened(documents, max_tokens)
 
     async def count(self, texts: Sequence[str]) -> int:
         """See `spec_rag.serving.engine.Engine`."""
@@ -57,11 +61,11 @@ class TargetReplica:
     def __init__(self, settings: ServerSettings) -> None:
         self._engine = LocalEngine.load(settings, reads=False)
 
-    async def answer(self, ask: Ask) -> Answer:
+    async def answer(self, ask: GenerationRequest) -> Answer:
         """See `spec_rag.serving.engine.Engine`."""
         return await self._engine.answer(ask)
 
-    async def stream(self, ask: Ask) -> AsyncGenerator[str | Answer, None]:
+    async def stream(self, ask: GenerationRequest) -> AsyncGenerator[str | Answer, None]:
         """See `spec_rag.serving.engine.Engine`."""
         async for piece in self._engine.stream(ask):
             yield piece
@@ -86,19 +90,23 @@ class RayEngine:
         """See `spec_rag.serving.engine.Engine`; progress stays with the replica."""
         return await _asked(lambda: self._draft.compress.remote(list(documents), query, config))
 
-    async def relevance(self, documents: Sequence[Document], query: str) -> list[float]:
+    async def relevance(self, documents: Sequence[Document], query: str, config: CompressionConfig) -> list[float]:
         """See `spec_rag.serving.engine.Engine`."""
-        return await _asked(lambda: self._draft.relevance.remote(list(documents), query))
+        return await _asked(lambda: self._draft.relevance.remote(list(documents), query, config))
+
+    async def shortened(self, documents: Sequence[Document], max_tokens: int) -> list[Document]:
+        """See `spec_rag.serving.engine.Engine`."""
+        return await _asked(lambda: self._draft.shortened.remote(list(documents), max_tokens))
 
     async def count(self, texts: Sequence[str]) -> int:
         """See `spec_rag.serving.engine.Engine`."""
         return await _asked(lambda: self._draft.count.remote(list(texts)))
 
-    async def answer(self, ask: Ask) -> Answer:
+    async def answer(self, ask: GenerationRequest) -> Answer:
         """See `spec_rag.serving.engine.Engine`."""
         return await _asked(lambda: self._target.answer.remote(ask))
 
-    async def stream(self, ask: Ask) -> AsyncGenerator[str | Answer, None]:
+    async def stream(self, ask: GenerationRequest) -> AsyncGenerator[str | Answer, None]:
         """See `spec_rag.serving.engine.Engine`."""
         begun = False
         for attempt in range(_ATTEMPTS):
@@ -146,7 +154,7 @@ def _lost() -> ApiError:
 
 
 @serve.ingress()
-class Front:
+class GatewayMiddleware:
     """The HTTP application, which has no model of its own."""
 
     def __init__(self, settings: ServerSettings, draft: Any, target: Any) -> None:
@@ -192,7 +200,7 @@ def application(given: Mapping[str, Any]) -> serve.Application:
 
     draft = serve.deployment(DraftReplica).options(**options("draft")).bind(settings)
     target = serve.deployment(TargetReplica).options(**options("target")).bind(settings)
-    front = serve.deployment(Front).options(
+    front = serve.deployment(GatewayMiddleware).options(
         name="front", max_ongoing_requests=2 * settings.max_requests, ray_actor_options={"num_cpus": 0}
     )
     bound: serve.Application = front.bind(settings, draft, target)

@@ -1,37 +1,44 @@
-"""Compile every Triton kernel for GPUs that are not there, and show what it takes of them.
+"""Compile every Triton kernel without a GPU and report its registers, spills, shared memory and instructions.
 
     python kernels/benchmarks/compile_ahead.py [--targets sm_80,sm_90,gfx942] [--quick] [--json FILE]
 
-Registers, spills, shared memory and the instructions per logit of the default tilings, as the assembler that comes
-with triton reports them. Needs no GPU, and a process without TRITON_INTERPRET.
+Figures are those of the default tile sizes, from the assembler that ships with triton. TRITON_INTERPRET must be unset.
+Issue rates bound the time from below without a measurement: a multiprocessor issues at most four instructions and
+sixteen exponentials of a block's threads per cycle.
 """
 
 import argparse
 import json
 import os
 import re
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton
-from assembly import assemble
-from spec_rag_kernels.gather_kv.tiling import COPY_TILES
-from spec_rag_kernels.gather_kv.triton import copy_kernel
-from spec_rag_kernels.tiles import Tiles, dot_size
-from spec_rag_kernels.triton_common import dot_precision
-from spec_rag_kernels.vertical_slash_attention.tiling import attention_tiles
-from spec_rag_kernels.vertical_slash_attention.triton import vertical_slash_kernel
-from spec_rag_kernels.window_scores.tiling import MAX_RANGES, logsumexp_tiles, reduce_tiles
-from spec_rag_kernels.window_scores.triton_kernels import (
-    reduced_probabilities_kernel,
-    row_logsumexp_kernel,
-    row_offset_kernel,
+from measure import table
+from spec_rag_kernels.gather_kv.triton import gather_kernel
+from spec_rag_kernels.tiles import (
+    GATHER_TILES,
+    MAX_KEY_RANGES,
+    Tiles,
+    attention_tiles,
+    dot_size,
+    logsumexp_tiles,
+    reduce_tiles,
 )
+from spec_rag_kernels.triton_common import dot_precision
+from spec_rag_kernels.vertical_slash_attention.triton import vertical_slash_kernel
+from spec_rag_kernels.window_scores.triton import reduced_probabilities_kernel, row_logsumexp_kernel, row_offset_kernel
+from triton import knobs
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 TRITON_TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -40,11 +47,18 @@ TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+# "plain" is the path of common models; "all options" enables every optional argument.
+PLAIN, FULL = "plain", "all options"
+OPTIONAL = {"key_mask", "sinks", "sliding_window", "weights"}
+MULTIPLICATION = re.compile(r"\b(?:HGMMA|HMMA|IMMA|FFMA2?)\b")
+LABEL = re.compile(r"\s*(\.L_\w+):")
+INSTRUCTION = re.compile(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(\S.*?)\s*;")
+BRANCH = re.compile(r"BRA\b.*`\((\.L_\w+)\)")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A kernel as the launcher would specialise it: argument types, constants and the launch's warps and stages."""
+    """A kernel as its launcher specializes it: argument types, constants, warps and stages."""
 
     name: str
     kernel: Any
@@ -53,36 +67,8 @@ class Variant:
     tiles: Tiles
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What one compiled kernel takes. Registers and spills are per thread, instructions per thread and logit of the
-    loop without masks; None where no assembler tells or no loop multiplies.
-    """
-
-    kernel: str
-    dtype: str
-    head_dim: int
-    options: str
-    target: str
-    rows: int
-    keys: int
-    warps: int
-    stages: int
-    registers: int | None
-    spill_bytes: int | None
-    shared_bytes: int
-    instructions_per_logit: float | None
-    exponentials_per_logit: float | None
-
-
-# Plain is the path of every usual model; full is what the operators can do beyond it, all at once.
-PLAIN, FULL = "plain", "all options"
-
-
 def variants(dtype: torch.dtype, head_dim: int, options: str = PLAIN) -> Iterator[Variant]:
-    """Every kernel in its default tiling. Strides and lengths are taken as multiples of 16 or not, as they would
-    come.
-    """
+    """Every kernel with its default tiles."""
     element = TRITON_TYPES[dtype]
     full = options == FULL
     common = {
@@ -92,14 +78,13 @@ def variants(dtype: torch.dtype, head_dim: int, options: str = PLAIN) -> Iterato
         "BLOCK_DIM": dot_size(head_dim),
     }
     pointers = {"query": f"*{element}", "key": f"*{element}", "value": f"*{element}"}
+    masks = {"key_mask": "*u8", "sliding_window": "i32"} if full else {}
     tiles = logsumexp_tiles(dtype, head_dim)
     yield Variant(
         "window_scores: logsumexp",
         row_logsumexp_kernel,
-        pointers
-        | {"partial": "*fp32", "scaling": "fp32"}
-        | ({"own_key": f"*{element}", "key_mask": "*u8", "own_key_mask": "*u8"} if full else {}),
-        common | {"BLOCK_ROWS": tiles.rows, "BLOCK_KEYS": tiles.keys},
+        pointers | masks | {"partial": "*fp32", "scaling": "fp32"},
+        common | _blocks(tiles),
         tiles,
     )
     tiles = reduce_tiles(dtype, head_dim)
@@ -107,51 +92,45 @@ def variants(dtype: torch.dtype, head_dim: int, options: str = PLAIN) -> Iterato
         "window_scores: row offset",
         row_offset_kernel,
         {"partial": "*fp32", "offset": "*fp32"} | ({"sinks": "*fp32", "weights": "*fp32"} if full else {}),
-        {"BLOCK_RANGES": MAX_RANGES, "BLOCK_ROWS": tiles.rows},
+        {"BLOCK_RANGES": MAX_KEY_RANGES, "BLOCK_ROWS": tiles.rows},
         replace(tiles, warps=4, stages=1),
     )
     yield Variant(
         "window_scores: reduce",
         reduced_probabilities_kernel,
-        pointers
-        | {"row_offset": "*fp32", "out": "*fp32", "scaling": "fp32"}
-        | ({"key_mask": "*u8", "sliding_window": "i32"} if full else {}),
-        common
-        | {"CAUSAL": True, "SUM_QUERIES": full, "SUM_HEADS": full, "PER_HEAD": False}
-        | {"BLOCK_ROWS": tiles.rows, "BLOCK_KEYS": tiles.keys},
+        pointers | masks | {"row_offset": "*fp32", "out": "*fp32", "scaling": "fp32"},
+        common | _blocks(tiles) | {"SUM_QUERIES": full, "SUM_HEADS": full, "PER_HEAD": False},
         tiles,
     )
     tiles = attention_tiles(dtype, head_dim)
+    indices = dict.fromkeys(("columns", "column_from", "column_to", "column_all"), "*i32")
     yield Variant(
         "vertical_slash_attention",
         vertical_slash_kernel,
-        pointers
-        | {
-            "columns": "*i32",
-            "column_from": "*i32",
-            "column_to": "*i32",
-            "column_all": "*i32",
-            "out": f"*{element}",
-            "scaling": "fp32",
-        }
-        | ({"key_mask": "*u8", "sinks": "*fp32", "sliding_window": "i32"} if full else {}),
-        common | {"BLOCK_ROWS": tiles.rows, "BLOCK_KEYS": tiles.keys},
+        pointers | masks | indices | {"out": f"*{element}", "scaling": "fp32"} | ({"sinks": "*fp32"} if full else {}),
+        common | _blocks(tiles),
         tiles,
     )
-    if full:
-        return
-    yield Variant(
-        "gather_kv: copy",
-        copy_kernel,
-        pointers | {"positions": "*i64", "key_out": f"*{element}", "value_out": f"*{element}"},
-        {"HEAD_DIM": head_dim, "BLOCK_DIM": dot_size(head_dim), "BLOCK_KEYS": COPY_TILES.keys},
-        COPY_TILES,
-    )
+    if not full:
+        yield Variant(
+            "gather_kv",
+            gather_kernel,
+            pointers | {"positions": "*i64", "key_out": f"*{element}", "value_out": f"*{element}"},
+            {"HEAD_DIM": head_dim, "BLOCK_DIM": dot_size(head_dim), "BLOCK_KEYS": GATHER_TILES.keys},
+            GATHER_TILES,
+        )
 
 
-def resources(variant: Variant, dtype: torch.dtype, head_dim: int, options: str, target_name: str) -> Resources:
-    """Compile one variant for one target and read what it takes."""
-    optional = {"own_key", "key_mask", "own_key_mask", "sinks", "sliding_window", "weights"}
+def _blocks(tiles: Tiles) -> dict[str, int]:
+    return {"BLOCK_ROWS": tiles.rows, "BLOCK_KEYS": tiles.keys}
+
+
+def resources(variant: Variant, dtype: torch.dtype, head_dim: int, options: str, target_name: str) -> dict[str, Any]:
+    """Compile one variant for one target and read its resources.
+
+    Registers and spilled bytes are per thread, shared bytes per block; instructions and exponentials per thread and
+    logit of the unmasked inner loop, None where no loop multiplies.
+    """
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int], list[list[Any]]] = {}
@@ -159,54 +138,84 @@ def resources(variant: Variant, dtype: torch.dtype, head_dim: int, options: str,
         name = parameter.name
         if name in variant.constants:
             signature[name], constants[name] = "constexpr", variant.constants[name]
-        elif name in optional and name not in variant.types:
+        elif name in OPTIONAL and name not in variant.types:
             signature[name], constants[name] = "constexpr", None
         else:
             signature[name] = variant.types.get(name, "i32")
-            # What a launch would see: torch's pointers are aligned, and the strides are multiples of the head
-            # dimension.
+            # As in a launch: torch's pointers are aligned, and strides are multiples of the head dimension.
             if signature[name].startswith("*") or name.endswith("_stride"):
                 attributes[(index,)] = [["tt.divisibility", 16]]
-    source = ASTSource(variant.kernel, signature, constants, attributes)
-    target = TARGETS[target_name]
-    launch = {"num_warps": variant.tiles.warps, "num_stages": variant.tiles.stages}
-    compiled = triton.compile(source, target=target, options=launch)
-    registers = spills = instructions = exponentials = None
-    if target.backend == "cuda":
-        assembled = assemble(compiled.asm["ptx"], target)
-        registers, spills = assembled.registers, assembled.spill_bytes
-        if assembled.loop_instructions:
-            logits = variant.tiles.rows * variant.tiles.keys / (32 * variant.tiles.warps)
-            instructions = round(assembled.loop_instructions / logits, 2)
-            exponentials = round(assembled.loop_exponentials / logits, 2)
-    elif (text := compiled.asm.get("amdgcn")) is not None:
-        registers, spills = _amd_resources(text)
-    return Resources(
-        kernel=variant.name,
-        dtype=TRITON_TYPES[dtype],
-        head_dim=head_dim,
-        options=options,
-        target=target_name,
-        rows=variant.tiles.rows,
-        keys=variant.tiles.keys,
-        warps=variant.tiles.warps,
-        stages=variant.tiles.stages,
-        registers=registers,
-        spill_bytes=spills,
-        shared_bytes=compiled.metadata.shared,
-        instructions_per_logit=instructions,
-        exponentials_per_logit=exponentials,
+    target, tiles = TARGETS[target_name], variant.tiles
+    compiled = triton.compile(
+        ASTSource(variant.kernel, signature, constants, attributes),
+        target=target,
+        options={"num_warps": tiles.warps, "num_stages": tiles.stages},
     )
+    registers = spills = None
+    loop: list[str] = []
+    if target.backend == "cuda":
+        registers, spills, loop = assemble(compiled.asm["ptx"], target)
+    elif (text := compiled.asm.get("amdgcn")) is not None:
+        registers = int(re.search(r"\.vgpr_count:\s+(\d+)", text)[1])  # type: ignore[index]
+        spills = 4 * int(re.search(r"\.vgpr_spill_count:\s+(\d+)", text)[1])  # type: ignore[index]
+    logits = tiles.rows * tiles.keys / (32 * tiles.warps)
+    exponentials = sum(instruction.startswith("MUFU.EX2") for instruction in loop)
+    return {
+        "kernel": variant.name,
+        "dtype": TRITON_TYPES[dtype],
+        "head_dim": head_dim,
+        "options": options,
+        "target": target_name,
+        "tile": f"{tiles.rows}x{tiles.keys}",
+        "warps": tiles.warps,
+        "stages": tiles.stages,
+        "registers": registers,
+        "spill_bytes": spills,
+        "shared_bytes": compiled.metadata.shared,
+        "instructions_per_logit": round(len(loop) / logits, 2) if loop else None,
+        "exponentials_per_logit": round(exponentials / logits, 2) if loop else None,
+    }
 
 
-def _amd_resources(assembly: str) -> tuple[int | None, int | None]:
-    registers = re.search(r"\.vgpr_count:\s+(\d+)", assembly)
-    spills = re.search(r"\.vgpr_spill_count:\s+(\d+)", assembly)
-    return (int(registers[1]) if registers else None), (4 * int(spills[1]) if spills else None)
+def assemble(ptx: str, target: GPUTarget) -> tuple[int, int, list[str]]:
+    """Registers and spilled bytes per thread, and the instructions of the inner loop, from ptxas and nvdisasm.
+
+    Raises:
+        RuntimeError: the report of ptxas lacks registers or spills.
+    """
+    # triton ships two assemblers, selects one by architecture, and emits "sm_90a" for Hopper.
+    arch = "sm_90a" if target.arch == 90 else f"sm_{target.arch}"
+    with tempfile.TemporaryDirectory() as folder:
+        source, binary = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
+        source.write_text(ptx)
+        command = [get_ptxas(target.arch).path, "-v", "--regAllocOptLevel=2", f"--gpu-name={arch}", str(source)]
+        run = partial(subprocess.run, check=True, capture_output=True, text=True)
+        report = run([*command, "-o", str(binary)]).stderr
+        code = run([knobs.nvidia.nvdisasm.path, "-c", str(binary)]).stdout
+    registers = re.search(r"Used (\d+) registers", report)
+    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", report)
+    if registers is None or not spills:
+        raise RuntimeError(f"the report of ptxas has no registers or no spills:\n{report}")
+    return int(registers[1]), sum(map(int, spills)), inner_loop(code)
+
+
+def inner_loop(code: str) -> list[str]:
+    """The instructions of the shortest loop with a multiplication, the unmasked one, in nvdisasm's notation."""
+    labels: dict[str, int] = {}
+    instructions: list[str] = []
+    loops: list[list[str]] = []
+    for line in code.splitlines():
+        if label := LABEL.match(line):
+            labels[label[1]] = len(instructions)
+        elif instruction := INSTRUCTION.match(line):
+            instructions.append(instruction[1])
+            if (branch := BRANCH.match(instruction[1])) and branch[1] in labels:
+                loops.append(instructions[labels[branch[1]] :])
+    return min((loop for loop in loops if any(map(MULTIPLICATION.match, loop))), key=len, default=[])
 
 
 def cases(quick: bool) -> Iterator[tuple[torch.dtype, int, str]]:
-    """What is compiled: every head dimension in bfloat16, the other types at the usual ones, and all options."""
+    """Compiled combinations: all head dimensions in bfloat16, common ones in the other types, and all options."""
     if quick:
         yield from ((torch.bfloat16, 64, PLAIN), (torch.float16, 128, PLAIN), (torch.bfloat16, 256, PLAIN))
         yield from ((torch.float32, 64, PLAIN), (torch.bfloat16, 128, FULL))
@@ -220,41 +229,24 @@ def cases(quick: bool) -> Iterator[tuple[torch.dtype, int, str]]:
         yield torch.bfloat16, head_dim, FULL
 
 
-def table(rows: list[Resources]) -> str:
-    """The rows as text, one kernel a line."""
-    lines = [f"{'kernel':26} {'type':5} {'dim':>4} {'options':12} {'target':7} {'tile':>8} {'warps':>5} {'stages':>6} "
-             f"{'regs':>5} {'spill B':>8} {'shared B':>9} {'instr/logit':>11} {'exp/logit':>9}"]  # fmt: skip
-    for row in rows:
-        lines.append(
-            f"{row.kernel:26} {row.dtype:5} {row.head_dim:>4} {row.options:12} {row.target:7} "
-            f"{f'{row.rows}x{row.keys}':>8} {row.warps:>5} {row.stages:>6} {_shown(row.registers):>5} "
-            f"{_shown(row.spill_bytes):>8} {row.shared_bytes:>9} "
-            f"{_shown(row.instructions_per_logit):>11} {_shown(row.exponentials_per_logit):>9}"
-        )
-    return "\n".join(lines)
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else str(value)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--targets", default="sm_80,sm_90", help=f"of {', '.join(TARGETS)}, with commas")
-    parser.add_argument("--quick", action="store_true", help="five shapes alone, as the test does")
-    parser.add_argument("--json", type=Path, help="write the rows to this file as well")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--targets", default="sm_80,sm_90", help=f"comma-separated, of {', '.join(TARGETS)}")
+    parser.add_argument("--quick", action="store_true", help="five combinations only, as in the test")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     arguments = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
-        sys.exit("TRITON_INTERPRET is set, and an interpreted kernel cannot be compiled; unset it")
+        sys.exit("TRITON_INTERPRET is set, and interpreted kernels cannot be compiled; unset it")
     rows = [
         resources(variant, dtype, head_dim, options, target)
         for target in arguments.targets.split(",")
         for dtype, head_dim, options in cases(arguments.quick)
         for variant in variants(dtype, head_dim, options)
     ]
-    print(table(rows))
+    cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
+    print(table([name.replace("_", " ") for name in rows[0]], cells))
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows]))
+        arguments.json.write_text(json.dumps(rows))
 
 
 if __name__ == "__main__":

@@ -1,26 +1,26 @@
-"""The methods stage of `on_gpu.py`: whole answers on models of real shapes with random weights.
+"""Method stages of `gpu_run.py`: whole answers and compression, on models of real shapes with random weights.
 
-What a model says does not matter here; what it costs does not depend on its weights. On a CPU the models are tiny.
+The cost of an answer does not depend on the weights. On a CPU the models are tiny.
 """
 
+import argparse
+import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_rows import BY_ARITHMETIC, Recorder, release
-from measure import median_seconds
-from torch import Tensor
+from gpu_results import Recorder, free_memory
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate_batch
+from spec_rag import Document, DocumentIndex, ModelPair, SpecKVConfig, SpecPCConfig, compress, generate_batch
 
 NEW_TOKENS = 32
-DEPTH: dict[str, Any] = {"starting_layer_index": 2}  # random weights have no layers that know more
+DEPTH: dict[str, Any] = {"starting_layer_index": 2}  # with random weights no layer is better than another
 # (hidden, feed-forward, layers, heads, KV heads, vocabulary, tied), by transformers' model type
 SIZES: dict[str, tuple[str, tuple[int, int, int, int, int, int, bool]]] = {
     "1B": ("llama", (2048, 8192, 16, 32, 8, 128256, True)),
@@ -30,12 +30,11 @@ SIZES: dict[str, tuple[str, tuple[int, int, int, int, int, int, bool]]] = {
     "SmolLM2-135M": ("llama", (576, 1536, 30, 9, 3, 49152, True)),
     "tiny": ("llama", (64, 96, 4, 4, 2, 320, True)),
 }
-PAIRS = {"8B": ("1B", "8B"), "14B": ("0.5B", "14B")}
-PLANNED = {"8B": ("Llama-3.2-1B", "Llama-3.1-8B"), "14B": ("Qwen2.5-0.5B", "Qwen2.5-14B")}
+DRAFTS = {"8B": "1B", "14B": "0.5B"}
 
 
-def model_of(size: str, device: str) -> PreTrainedModel:
-    """A model of that size: bfloat16 on a GPU, float32 on a CPU; it never ends an answer by itself."""
+def random_model(size: str, device: str) -> PreTrainedModel:
+    """A model of this size without an end token: bfloat16 on a GPU, float32 on a CPU."""
     kind, (hidden, inner, layers, heads, key_heads, words, tied) = SIZES[size]
     config = AutoConfig.for_model(
         kind,
@@ -59,184 +58,136 @@ def model_of(size: str, device: str) -> PreTrainedModel:
 
 
 def methods(capacity: int, tokens: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each method at a capacity, and what `generate_batch` is given for it."""
-    window = min(64, capacity // 4)
-    specpc = SpecPCConfig(max_capacity_prompt=capacity, window_size=window, **DEPTH)
-    # how often random models agree says nothing, so no look-ahead is checked as a guess of the answer
+    """Each method at a capacity, and its arguments of `generate_batch`."""
+    specpc = _specpc(capacity, min(64, capacity // 4))
+    # Random models rarely agree, so no look-ahead is verified as a draft of the answer.
     speckv = SpecKVConfig(max_capacity_prompt=capacity, verify_lookahead=False)
-    whole = replace(speckv, prefill_vertical_size=2 * tokens)
-    paper = replace(speckv, preset="paper")
+    yield "dense", {}
     yield "SpecPC", {"specpc": specpc}
     yield "SpecKV", {"speckv": speckv}
-    yield "SpecKV, paper's preset", {"speckv": paper}
-    yield "SpecKV, dense prefill", {"speckv": whole}
+    yield "SpecKV, paper's preset", {"speckv": replace(speckv, preset="paper")}
+    yield "SpecKV, dense prefill", {"speckv": replace(speckv, prefill_vertical_size=2 * tokens)}
     yield "SnapKV", {"speckv": SpecKVConfig(max_capacity_prompt=capacity, lookahead="none", preset="paper")}
     if 2 * capacity < tokens:
-        wider = SpecPCConfig(max_capacity_prompt=2 * capacity, window_size=window, **DEPTH)
-        yield "SpecKV-PC", {"specpc": wider, "speckv": speckv}
+        yield "SpecKV-PC", {"specpc": replace(specpc, max_capacity_prompt=2 * capacity), "speckv": speckv}
 
 
-def run(recorder: Recorder, device: str, pair_name: str, small: bool) -> None:
-    """Dense and every method, from the length that matters most to the others; then eight prompts in a batch."""
-    arithmetic(recorder, pair_name)
-    sizes = ("tiny", "tiny") if small else PAIRS[pair_name]
+def _specpc(capacity: int, window: int) -> SpecPCConfig:
+    return SpecPCConfig(max_capacity_prompt=capacity, window_size=window, **DEPTH)
+
+
+def answers(recorder: Recorder, arguments: argparse.Namespace) -> None:
+    """Time dense and every method, the most important length first; then eight prompts in a batch."""
+    device, name = arguments.device, recorder.stage.removeprefix("answers-")
+    small = device == "cpu"
+    draft, target = ("tiny", "tiny") if small else (DRAFTS[name], name)
     lengths = (200, 400) if small else (65_536, 16_384, 32_768, 131_072)
     capacities = (48, 96) if small else (1024, 4096)
-    pair = ModelPair(draft=model_of(sizes[0], device), target=model_of(sizes[1], device))
-    # a first call of every way compiles kernels and warms up the libraries
-    warm = 160 if small else 8192
-    for name, options in [("dense", {}), *methods(capacities[0], warm)]:
-        recorder.run(f"warm-up, {name}", partial(_answered, pair, warm, 1, device, options))
-    slowest = 0.0  # seconds per token
+    pair = ModelPair(draft=random_model(draft, device), target=random_model(target, device))
+    # The first call of every method compiles kernels and warms up libraries.
+    warm_up = 160 if small else 8192
+    for method, options in methods(capacities[0], warm_up):
+        recorder.run(f"warm-up, {method}", partial(_answer, pair, warm_up, 1, options))
+    dense_ttft: dict[int, float] = {}
+
+    def answer(tokens: int, method: str, options: dict[str, Any]) -> dict[str, Any]:
+        figures = _answer(pair, tokens, 1, options)
+        if method == "dense":
+            dense_ttft[tokens] = figures["TTFT s"]
+        if tokens in dense_ttft:
+            figures["TTFT speedup"] = dense_ttft[tokens] / figures["TTFT s"]
+        return figures
+
+    seconds_per_token = 0.0
     for tokens in lengths:
-        expected = 2.5 * slowest * tokens
-        measure = partial(_beside_dense, pair, tokens, device, {})
-        begun = time.time()
-        if recorder.run(f"dense, {pair_name}, {tokens:,}", partial(measure, "dense", {}), expected):
-            slowest = max(slowest, (time.time() - begun) / tokens)
-        eighth = SpecPCConfig(max_capacity_prompt=tokens // 8, window_size=min(64, tokens // 16), **DEPTH)
-        way = partial(measure, "SpecPC", {"specpc": eighth})
-        recorder.run(f"SpecPC 1/8, {pair_name}, {tokens:,}", way, expected)
+        expected = 2.5 * seconds_per_token * tokens
+        begin = time.time()
+        if recorder.run(f"dense, {name}, {tokens:,}", partial(answer, tokens, "dense", {}), expected):
+            seconds_per_token = max(seconds_per_token, (time.time() - begin) / tokens)
+        eighth = {"specpc": _specpc(tokens // 8, min(64, tokens // 16))}
+        recorder.run(f"SpecPC 1/8, {name}, {tokens:,}", partial(answer, tokens, "SpecPC", eighth), expected)
         if tokens == lengths[0]:
-            for name, way in _overheads(pair, tokens, capacities[0], device):
-                recorder.run(f"{name}, {pair_name}, {tokens:,}", way, 3 * expected)
+            overhead = partial(_overhead, pair, tokens, capacities[0])
+            recorder.run(f"capture and selection, {name}, {tokens:,}", overhead, 6 * expected)
         for capacity in capacities:
-            for name, options in methods(capacity, tokens):
-                way = partial(measure, name, options)
-                recorder.run(f"{name} to {capacity:,}, {pair_name}, {tokens:,}", way, expected)
+            for method, options in methods(capacity, tokens):
+                if options:
+                    case = f"{method} to {capacity:,}, {name}, {tokens:,}"
+                    recorder.run(case, partial(answer, tokens, method, options), expected)
     tokens = min(lengths)
-    for name, options in [("dense", {}), *methods(capacities[0], tokens)]:
-        way = partial(_answered, pair, tokens, 8, device, options)
-        recorder.run(f"{name}, {pair_name}, 8 prompts of {tokens:,}", way, 10 * slowest * tokens)
+    for method, options in methods(capacities[0], tokens):
+        run = partial(_answer, pair, tokens, 8, options)
+        recorder.run(f"{method}, {name}, 8 prompts of {tokens:,}", run, 10 * seconds_per_token * tokens)
 
 
-def arithmetic(recorder: Recorder, pair_name: str, tokens: int = 65_536) -> None:
-    """What operations and bytes allow, however fast the kernels are (docs/plan.md): dense, SpecPC and SpecKV."""
-    from spec_rag.evaluation.planning.costs import Pair, dense, speckv, specpc
-    from spec_rag.evaluation.planning.plan import device_of
-    from spec_rag.evaluation.planning.shapes import model_shape
-
-    draft, target = (model_shape(name) for name in PLANNED[pair_name])
-    pair = Pair(draft, target, device_of("h200"))
-    eighth = SpecPCConfig(max_capacity_prompt=tokens // 8)
-    whole, short = dense(pair, tokens, NEW_TOKENS), specpc(pair, tokens, NEW_TOKENS, eighth)
-    pruned = speckv(pair, tokens, NEW_TOKENS, SpecKVConfig(max_capacity_prompt=1024))
-    for name, cost in (("SpecPC 1/8", short), ("SpecKV to 1,024", pruned)):
-        figures = {
-            "dense prefill over its, operations": whole.prefill_flops / cost.prefill_flops,
-            "GB of weights and KV below dense": (whole.peak_bytes - cost.peak_bytes) / 1e9,
-        }
-        recorder.add(f"{BY_ARITHMETIC} {name}, {pair_name}, {tokens:,}", figures)
-
-
-def _beside_dense(
-    pair: ModelPair, tokens: int, device: str, dense: dict[str, float], name: str, options: dict[str, Any]
-) -> dict[str, Any]:
-    """One prompt's figures; `dense` carries the dense way's seconds from one call to the next."""
-    figures = _answered(pair, tokens, 1, device, options)
-    if name == "dense":
-        dense["TTFT s"] = figures["TTFT s"]
-    if "TTFT s" in dense:
-        figures["times faster to first token"] = dense["TTFT s"] / figures["TTFT s"]
-    return figures
-
-
-def _prompts(pair: ModelPair, tokens: int, rows: int) -> list[Tensor]:
+def _generate(pair: ModelPair, tokens: int, rows: int, options: dict[str, Any]) -> list[Any]:
     words = pair.require_target().config.get_text_config().vocab_size
-    chance = torch.Generator().manual_seed(tokens)
-    return [torch.randint(10, words - 10, (tokens,), generator=chance) for _ in range(rows)]
-
-
-def _answered(pair: ModelPair, tokens: int, rows: int, device: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Seconds to the first token, tokens per second after it, and the most memory that was held."""
-    prompts = _prompts(pair, tokens, rows)
-    release()
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
+    generator = torch.Generator().manual_seed(tokens)
+    prompts = [torch.randint(10, words - 10, (tokens,), generator=generator) for _ in range(rows)]
     with torch.no_grad():
-        answers = generate_batch(pair, prompts, **options, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
-    timings = answers[0].timings
-    written = sum(answer.completion_tokens - 1 for answer in answers)
+        return generate_batch(pair, prompts, **options, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
+
+
+def _answer(pair: ModelPair, tokens: int, rows: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Seconds to the first token, tokens per second after it, peak memory and kept KV bytes."""
+    free_memory()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    results = _generate(pair, tokens, rows, options)
+    timings = results[0].timings
+    written = sum(result.completion_tokens - 1 for result in results)
     figures: dict[str, Any] = {
         "TTFT s": timings.draft_seconds + timings.prefill_seconds,
         "draft s": timings.draft_seconds,
         "tokens/s": written / timings.decode_seconds if timings.decode_seconds else None,
     }
-    if device != "cpu":
+    if torch.cuda.is_available():
         figures["peak GB"] = torch.cuda.max_memory_allocated() / 1e9
-    figures["kept MB"] = sum(answer.kv_bytes_kept for answer in answers) / 1e6
+    figures["kept MB"] = sum(result.kv_bytes_kept for result in results) / 1e6
     return figures
 
 
-def _overheads(
-    pair: ModelPair, tokens: int, capacity: int, device: str
-) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """A prefill as it is, and the same under capture with what each method does beside: medians of three."""
-    from transformers import DynamicCache
+def _overhead(pair: ModelPair, tokens: int, capacity: int) -> dict[str, Any]:
+    """Time of a dense prefill with SpecKV's capture and selection over one without, minus 1; medians of three."""
+    captured = SpecKVConfig(max_capacity_prompt=capacity, prefill_vertical_size=2 * tokens, lookahead="none")
 
-    from spec_rag.generation.draft import read_rows
-    from spec_rag.generation.prefill import prefill
+    def seconds(options: dict[str, Any]) -> float:
+        return statistics.median(_generate(pair, tokens, 1, options)[0].timings.prefill_seconds for _ in range(3))
 
-    target, (prompt,) = pair.require_target(), _prompts(pair, tokens, 1)
-    ids = prompt[None].to(device)
-
-    def timed(call: Callable[[], object]) -> float:
-        return median_seconds({"": call}, 3)[""]
-
-    def dense() -> object:
-        with torch.no_grad():
-            return target.get_decoder()(input_ids=ids, past_key_values=DynamicCache(), use_cache=True)
-
-    def pruned() -> object:
-        config = SpecKVConfig(max_capacity_prompt=capacity, prefill_vertical_size=2 * tokens, lookahead="none")
-        nothing = torch.empty(1, 0, dtype=torch.long)
-        positions = torch.arange(tokens)[None]
-        return prefill(target, ids, torch.ones_like(ids), positions, nothing, nothing.bool(), config)
-
-    def scored() -> object:
-        return read_rows(pair, [prompt], SpecPCConfig(window_size=min(64, capacity // 4), max_capacity_prompt=capacity,
-                                                      **DEPTH), 1)  # fmt: skip
-
-    for name, base, way in (
-        ("overhead of SpecKV's capture and selection", dense, pruned),
-        ("overhead of SpecPC's capture", lambda: read_rows(pair, [prompt], None, 1), scored),
-    ):
-
-        def measure(base: Any = base, way: Any = way) -> dict[str, Any]:
-            plain, seconds = timed(base), timed(way)
-            return {"TTFT s": seconds, "overhead": seconds / plain - 1}
-
-        yield name, measure
+    plain, pruned = seconds({}), seconds({"speckv": captured})
+    return {"TTFT s": pruned, "overhead": pruned / plain - 1}
 
 
-def compression(recorder: Recorder, device: str, small: bool) -> None:
-    """Thirty documents and a question on a draft of SmolLM2's shape: read cold, and from an index."""
+def compression(recorder: Recorder, arguments: argparse.Namespace) -> None:
+    """Compress thirty documents with a draft of SmolLM2's shape, without and with an index."""
     sys.path.append(str(Path(__file__).parents[2] / "tests"))
     from tiny import tiny_tokenizer
 
-    from spec_rag import DocumentIndex, compress
-    from spec_rag.compression.draft import Draft
-    from spec_rag.evaluation.speed import generated_documents
-
-    # one token per byte stands in for a tokenizer that may not be there; the draft reads as many tokens
-    pair = ModelPair(draft=model_of("tiny" if small else "SmolLM2-135M", device), tokenizer=tiny_tokenizer())
-    draft = Draft.of(pair)
+    small = arguments.device == "cpu"
     count, length = (4, 100) if small else (30, 500)
-    documents = generated_documents(draft, count, length)
-    question = "Where was the town founded?"
+    # The tokenizer has one token per byte and needs no download.
+    draft = ModelPair(
+        draft=random_model("tiny" if small else "SmolLM2-135M", arguments.device), tokenizer=tiny_tokenizer()
+    )
+    sentences = "The town was founded by {0} settlers. Its mill burned down {0} years later. "
+    documents = [
+        Document("".join(sentences.format(100 * number + i) for i in range(length))[:length], title=f"Town {number}")
+        for number in range(count)
+    ]
 
-    def timed(index: DocumentIndex | None) -> float:
-        begun = time.perf_counter()
+    def seconds(index: DocumentIndex | None) -> float:
+        begin = time.perf_counter()
+        question = "Where was the town founded?"
         compress(documents, question, draft=draft, ratio=0.25, index=index, calibration=None)
-        if device != "cpu":
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return time.perf_counter() - begun
+        return time.perf_counter() - begin
 
     def measure() -> dict[str, Any]:
-        timed(None)
+        seconds(None)
         index = DocumentIndex()
-        cold = timed(index)
-        indexed = sorted(timed(index) for _ in range(3))[1]
+        cold = seconds(index)
+        indexed = statistics.median(seconds(index) for _ in range(3))
         return {"cold s": cold, "indexed s": indexed, "cold / indexed": cold / indexed}
 
     recorder.run(f"{count} documents of {length} tokens", measure)

@@ -1,32 +1,29 @@
-"""questions_attention beside a softmax that holds every probability, in one process: seconds and working memory.
+"""questions_attention against a softmax with all probabilities in memory: time and working memory in one process.
 
-python kernels/benchmarks/questions_attention.py [--keys 16384] [--lengths 24,10,9,12] [--device cpu] [--repeats 11]
+python kernels/benchmarks/questions_attention.py [--tokens 16384] [--lengths 24,10,9,12] [--device cpu] [--repeats 11]
 """
 
+from functools import partial
+from typing import Any
+
 import torch
-from measure import arguments, compared, conditions, tensor_options
+from measure import Calls, Shape, compare
 from spec_rag_kernels import questions_attention
 
 
-def main() -> None:
-    a = arguments(__doc__, 11, heads=9, key_heads=3, keys=16384, lengths="24,10,9,12", dim=64)
-    options = tensor_options(a)
-    lengths = [int(length) for length in a.lengths.split(",")]
-    query = torch.randn(1, a.heads, sum(lengths), a.dim, **options)
-    key, value = (torch.randn(1, a.key_heads, a.keys, a.dim, **options) for _ in range(2))
-    own_key, own_value = (torch.randn(1, a.key_heads, sum(lengths), a.dim, **options) for _ in range(2))
-    given = (query, key, value, own_key, own_value, lengths)
-    scaling = a.dim**-0.5
-    calls = {
-        "materialised": lambda: questions_attention(*given, scaling=scaling, backend="naive"),
-        "questions_attention": lambda: questions_attention(*given, scaling=scaling),
-        "output alone": lambda: questions_attention(*given, scaling=scaling, with_scores=False),
+def calls(shape: Shape, tokens: int, options: dict[str, Any], lengths: str = "24,10,9,12") -> Calls:
+    question_lengths = [int(length) for length in lengths.split(",")]
+    width = sum(question_lengths)
+    query = torch.randn(1, shape.heads, width, shape.dim, **options)
+    key, value = (torch.randn(1, shape.key_heads, tokens, shape.dim, **options) for _ in range(2))
+    own_key, own_value = (torch.randn(1, shape.key_heads, width, shape.dim, **options) for _ in range(2))
+    run = partial(questions_attention, query, key, value, own_key, own_value, question_lengths, scaling=shape.dim**-0.5)
+    return {
+        "questions_attention": run,
+        "materialized": partial(run, backend="naive"),
+        "output without scores": partial(run, with_scores=False),
     }
-    torch.testing.assert_close(calls["questions_attention"](), calls["materialised"](), atol=1e-3, rtol=1e-3)
-    print(f"{a.heads} heads, {a.key_heads} KV heads, {a.keys} keys, questions of {a.lengths} tokens, dim {a.dim}, "
-          f"{conditions(a)}")  # fmt: skip
-    print(compared(calls, "materialised", a))
 
 
 if __name__ == "__main__":
-    main()
+    compare(__doc__, calls, "materialized", tokens=16384, lengths="24,10,9,12")

@@ -1,21 +1,20 @@
-"""window_scores beside the materialised softmax-and-reduce, in one process: seconds and working memory.
+"""window_scores against the materialized softmax and reduction: time and working memory in one process.
 
-    python kernels/benchmarks/window_scores.py [--keys 8192] [--window 64] [--device cpu] [--repeats 21]
+    python kernels/benchmarks/window_scores.py [--tokens 8192] [--window 64] [--device cpu] [--repeats 11]
 
-The base line is what the paper's code does: repeat the keys for the query heads, keep every probability in float32,
-reduce.
+The baseline follows the paper's code: repeat the keys per query head, keep all probabilities in float32, reduce.
 """
 
+from typing import Any
+
 import torch
-from measure import arguments, compared, conditions, tensor_options
+from measure import Calls, Shape, compare
 from spec_rag_kernels import window_scores
 from torch import Tensor
 
 
-def materialised(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """[b, kv, n]: the maximum over the window and over the query heads of a KV head, with all probabilities in
-    memory.
-    """
+def materialized(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """[b, kv, n]: the maximum over the window and the query heads of a KV head, with all probabilities in memory."""
     _batch, heads, window, _ = query.shape
     key_heads = key.shape[1]
     repeated = key[:, :, None].expand(-1, -1, heads // key_heads, -1, -1).flatten(1, 2)
@@ -25,21 +24,15 @@ def materialised(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     return probabilities.amax(2).unflatten(1, (key_heads, -1)).amax(2)
 
 
-def main() -> None:
-    a = arguments(__doc__, 21, heads=9, key_heads=3, window=64, keys=8192, dim=64)
-    options = tensor_options(a)
-    query = torch.randn(1, a.heads, a.window, a.dim, **options)
-    key = torch.randn(1, a.key_heads, a.keys, a.dim, **options)
-    scaling = a.dim**-0.5
-    calls = {
-        "materialised": lambda: materialised(query, key, scaling),
+def calls(shape: Shape, tokens: int, options: dict[str, Any], window: int = 64) -> Calls:
+    query = torch.randn(1, shape.heads, window, shape.dim, **options)
+    key = torch.randn(1, shape.key_heads, tokens, shape.dim, **options)
+    scaling = shape.dim**-0.5
+    return {
         "window_scores": lambda: window_scores(query, key, scaling=scaling, reduce_heads="kv"),
+        "materialized": lambda: materialized(query, key, scaling),
     }
-    torch.testing.assert_close(calls["window_scores"](), calls["materialised"](), atol=1e-3, rtol=1e-2)
-    print(f"{a.heads} heads, {a.key_heads} KV heads, window {a.window}, {a.keys} keys, dim {a.dim}, "
-          f"{conditions(a)}")  # fmt: skip
-    print(compared(calls, "materialised", a))
 
 
 if __name__ == "__main__":
-    main()
+    compare(__doc__, calls, "materialized", tokens=8192, window=64)

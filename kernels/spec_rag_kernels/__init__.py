@@ -1,9 +1,11 @@
-"""Four operators for draft-based approximate inference, each with a Triton kernel and a fast torch path.
+"""Four tensor operators for draft-based approximate inference (arXiv 2506.08373), each with Triton and torch backends.
 
-`window_scores` reduces the attention of a window of queries to one importance per key, `vertical_slash_attention` is
-the sparse prefill, `gather_kv` compacts the kept keys and values, `questions_attention` lets several questions look at
-the same documents. This package knows tensors; it knows nothing of models, prompts or caches. It computes no gradients.
-Importing it does not import triton.
+- `window_scores`: attention of a query window, reduced to one importance per key.
+- `vertical_slash_attention`: sparse causal attention for the prefill.
+- `gather_kv`: compaction of the kept keys and values.
+- `questions_attention`: attention of several questions over shared documents, with scores per key.
+
+The operators take tensors only and compute no gradients. Importing the package does not import triton.
 """
 
 from spec_rag_kernels.backend import BackendError

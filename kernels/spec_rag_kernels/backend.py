@@ -1,8 +1,4 @@
-"""Which implementation of an operator runs: the argument, else the environment variable, else what the device is
-best at.
-
-Knows where tensors live and what triton can do with them; knows nothing of what the operators compute.
-"""
+"""Backend selection: the `backend=` argument, else the environment variable, else the best backend for the device."""
 
 import importlib.util
 import os
@@ -21,46 +17,46 @@ TRITON_MAX_HEAD_DIM = 256
 
 
 class BackendError(ValueError):
-    """A backend was asked for by hand that cannot run here; the message says why and what to do instead."""
+    """The requested backend is unknown or cannot run; the message gives the reason and an alternative."""
 
 
 def choose_backend(operator: str, argument: str | None, tensors: Mapping[str, Tensor]) -> Backend:
-    """The backend for one call of `operator` on the named `tensors`.
+    """Select the backend for one call of `operator` with the named `tensors`.
 
-    `argument` (the call's `backend=`) wins over SPEC_RAG_KERNELS; with neither, Triton runs on CUDA and ROCm devices
-    where it is installed and supports the tensors, and the chunked torch path everywhere else. Raises BackendError
-    when a backend asked for by hand is unknown or cannot run.
+    `argument` (the call's `backend=`) overrides SPEC_RAG_KERNELS. Without either, the default is Triton for CUDA and
+    ROCm tensors that it supports, if it is installed, and the torch path otherwise.
+
+    Raises:
+        BackendError: the requested backend is unknown or cannot run.
     """
     if argument is not None:
-        asked, source = argument, "backend="
+        requested, source = argument, "backend="
     else:
-        asked, source = os.environ.get(ENVIRONMENT_VARIABLE, ""), f"{ENVIRONMENT_VARIABLE}="
-    if not asked:
-        on_gpu = all(tensor.is_cuda for tensor in tensors.values())
-        return "triton" if on_gpu and _why_not_triton(tensors) is None else "torch"
-    if asked not in BACKENDS:
+        requested, source = os.environ.get(ENVIRONMENT_VARIABLE, ""), f"{ENVIRONMENT_VARIABLE}="
+    if not requested:
+        all_on_gpu = all(tensor.is_cuda for tensor in tensors.values())
+        return "triton" if all_on_gpu and _triton_obstacle(tensors) is None else "torch"
+    if requested not in BACKENDS:
         raise BackendError(
-            f"{operator}: {source}{asked!r} is no backend; choose one of {', '.join(map(repr, BACKENDS))}"
+            f"{operator}: {source}{requested!r} is not a backend; choose one of {', '.join(map(repr, BACKENDS))}"
         )
-    if asked == "triton" and (reason := _why_not_triton(tensors)) is not None:
-        way_out = f"leave out {source.rstrip('=')}" if argument is not None else f"unset {ENVIRONMENT_VARIABLE}"
-        raise BackendError(f"{operator}: {source}'triton' cannot run: {reason}; {way_out} or choose 'torch'")
-    return asked
+    if requested == "triton" and (obstacle := _triton_obstacle(tensors)) is not None:
+        remedy = f"leave out {source.rstrip('=')}" if argument is not None else f"unset {ENVIRONMENT_VARIABLE}"
+        raise BackendError(f"{operator}: {source}'triton' cannot run: {obstacle}; {remedy} or choose 'torch'")
+    return requested
 
 
-def _why_not_triton(tensors: Mapping[str, Tensor]) -> str | None:
-    """What keeps Triton from running on these tensors, or None. Tensors on the CPU need Triton's interpreter."""
+def _triton_obstacle(tensors: Mapping[str, Tensor]) -> str | None:
+    """The reason why Triton cannot run on these tensors; None if it can. CPU tensors need Triton's interpreter."""
     if not _triton_installed():
         return "the package triton is not installed (pip install triton)"
     for name, tensor in tensors.items():
         if not tensor.is_cuda and not interpreting():
-            return (
-                f"{name} is on {tensor.device}, and Triton needs a CUDA or ROCm device (TRITON_INTERPRET=1 for tests)"
-            )
+            return f"{name} is on {tensor.device}, and Triton needs a CUDA or ROCm device (TRITON_INTERPRET=1 in tests)"
         if tensor.is_floating_point() and tensor.dtype not in SUPPORTED_DTYPES:
-            return f"{name} is {tensor.dtype}, and the kernels take float32, float16 and bfloat16"
+            return f"{name} is {tensor.dtype}, and the kernels support float32, float16 and bfloat16"
         if tensor.is_floating_point() and tensor.ndim == 4 and tensor.shape[-1] > TRITON_MAX_HEAD_DIM:
-            return f"{name} has head dimension {tensor.shape[-1]}, and the kernels go up to {TRITON_MAX_HEAD_DIM}"
+            return f"{name} has head dimension {tensor.shape[-1]}, and the kernels support up to {TRITON_MAX_HEAD_DIM}"
     return None
 
 
@@ -70,5 +66,5 @@ def _triton_installed() -> bool:
 
 
 def interpreting() -> bool:
-    """Whether triton would run its kernels on the CPU, in Python."""
+    """Whether TRITON_INTERPRET makes triton run kernels on the CPU, in Python."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "y", "yes")

@@ -1,7 +1,7 @@
-"""Independent pieces of a torch computation on the processor's cores, one piece a thread.
+"""Independent pieces of a torch computation on the CPU, one piece per thread.
 
-torch would spread every small operator over all cores and wait for the slowest after each of them, which on a
-machine with other work stalls thousands of times per call. A thread that keeps a whole piece to itself waits once.
+torch parallelizes within each operator and synchronizes all cores after it, which stalls thousands of times per call on
+a busy machine. Whole pieces per thread synchronize once.
 """
 
 import ctypes
@@ -18,15 +18,15 @@ SMALL_WORK = 2**22
 
 
 def threads_for(pieces: int, work: int, device: torch.device) -> int:
-    """How many threads so many pieces, together of `work` multiply-adds, run in: one on anything but a CPU."""
+    """Number of threads for `pieces` pieces of `work` multiply-adds in total; 1 unless on a CPU."""
     return min(torch.get_num_threads(), pieces) if device.type == "cpu" and work > SMALL_WORK else 1
 
 
 def run_pieces(pieces: Sequence[Callable[[], None]], work: int, device: torch.device) -> None:
-    """Run all pieces and return when the last is done; an error in one is raised here.
+    """Run all pieces, then return; an error in a piece is raised here.
 
-    On a CPU with more than one torch thread, and enough `work` to start them for, the pieces run side by side, each
-    in one thread; elsewhere one after the other. Pieces must write to different places.
+    The pieces run in parallel, one thread each, on a CPU with more than one torch thread and enough `work`; otherwise
+    sequentially. Pieces must write to disjoint memory.
     """
     threads = threads_for(len(pieces), work, device)
     if threads <= 1:

@@ -1,1 +1,1 @@
-"""Both jobs in a row: files and a question in, an answer with the place of its support out. Start in `pipeline`."""
+"""From files and a question to an answer with the place of its support. Start in `answer`."""

@@ -1,8 +1,7 @@
-"""Compression inside a growing conversation: what was shortened once stays as it is, byte for byte.
+"""Compression inside a growing conversation: a text compressed once stays the same, byte for byte.
 
-A text is shortened for the question that was in force when it came, so a later question does not change what a model
-has read already, and a server's prefix cache keeps hitting. This module does not know messages of any framework, nor
-models.
+A text is compressed for the question current at its turn. Later questions do not change it, so a server's prefix cache
+stays valid.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import sys
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
-from spec_rag.lru import LRUCache
+from spec_rag.utils.lru_cache import LRUCache
 
 NOTHING_KEPT = "(Nothing in this result bears on the question.)"
 PAIR_BYTES = 128  # of two integers in a list, such as a span
@@ -19,7 +18,7 @@ _ENTRY_BYTES = 512  # of a key, the address of something, and its place
 
 T = TypeVar("T")
 Turn = tuple[str, str]
-"""Who speaks ("user" is who asks), and the text."""
+"""Role ("user" for questions) and text."""
 
 
 def question_at(turns: Sequence[Turn], place: int) -> str:
@@ -30,7 +29,7 @@ def question_at(turns: Sequence[Turn], place: int) -> str:
         place: index of a turn.
 
     Returns:
-        "" where nobody has asked anything until then.
+        "" if no question was asked until then.
     """
     last = place
     while last + 1 < len(turns) and turns[place][0] == turns[last + 1][0] == "user":
@@ -50,19 +49,19 @@ def question_at(turns: Sequence[Turn], place: int) -> str:
 
 
 def text_bytes(text: str, pairs: int = 0) -> int:
-    """Bytes that a text and so many spans of it take in memory."""
+    """Bytes of a text and `pairs` spans in memory."""
     return sys.getsizeof(text) + pairs * PAIR_BYTES
 
 
-class Frozen(Generic[T]):
-    """What has been made of texts, by the address of all that it depends on. Safe for threads.
+class WriteOnceCache(Generic[T]):
+    """LRU cache whose values are never replaced by `keep`. Thread-safe.
 
-    Beyond either bound the least recently used goes first; what is larger than `max_bytes` is not remembered.
+    A value larger than `max_bytes` is not stored.
 
     Args:
-        most: so many are remembered.
-        max_bytes: of those that are remembered.
-        size_of: bytes of one.
+        most: maximum number of values.
+        max_bytes: bound on their bytes.
+        size_of: returns the bytes of a value.
     """
 
     def __init__(self, most: int, max_bytes: int, size_of: Callable[[T], int]) -> None:
@@ -71,15 +70,15 @@ class Frozen(Generic[T]):
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of what is remembered."""
+        """Bytes of all values."""
         return self._held.held_bytes
 
     def get(self, key: Hashable) -> T | None:
-        """What is remembered, or None."""
+        """The value, or None."""
         return self._held.get(key)
 
     def keep(self, key: Hashable, value: T) -> T:
-        """Remember a value, and return what is remembered: the first that came stays."""
+        """Store a value unless the key has one; return the stored value."""
         with self._held.lock:
             found = self._held.get(key)
             if found is not None:
@@ -88,5 +87,5 @@ class Frozen(Generic[T]):
             return value
 
     def replace(self, key: Hashable, value: T) -> None:
-        """Remember a value in place of what is remembered, if anything is."""
+        """Store a value, replacing an existing one."""
         self._held.put(key, value, self._size_of(value) + _ENTRY_BYTES)

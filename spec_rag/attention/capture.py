@@ -20,9 +20,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from spec_rag.errors import UnsupportedModelError
-from spec_rag.forking import renew_in_children
-from spec_rag.models.lock import FairLock
-from spec_rag.switches import Switch
+from spec_rag.utils.fair_lock import FairLock
+from spec_rag.utils.forking import renew_in_children
+from spec_rag.utils.switches import Switch
 
 _PREFIX = "spec_rag_observed_"
 

@@ -13,8 +13,8 @@ from spec_rag_kernels import window_scores
 from torch import Tensor
 
 from spec_rag.attention.capture import AttentionCall
-from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError, UnsupportedModelError
+from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
 
 
 class PromptImportance:

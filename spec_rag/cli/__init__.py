@@ -6,17 +6,25 @@ Importing it is instant. Commands import models inside.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
-from spec_rag.cli.interrupted import INTERRUPTED, leave_interrupted, tell_interrupted
+from spec_rag.cli.interrupted import INTERRUPTED, ServerStopped, leave_at_once, leave_interrupted, tell_interrupted
 
 
 def main() -> None:
     """The entry point `spec-rag`."""
+    run_interruptible(_run)
+
+
+def run_interruptible(run: Callable[[], None]) -> None:
+    """Run a command line; Ctrl-C prints one line and exits with code 130."""
     try:
-        _run()
+        run()
     except KeyboardInterrupt:
         tell_interrupted()
         leave_interrupted()
+    except ServerStopped:
+        leave_at_once(0)
     except SystemExit as left:
         if left.code == INTERRUPTED:
             leave_interrupted()

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spec_rag.answering.pipeline import DEFAULT_KV_CAPACITY, Answered, Support, answer_from
+from spec_rag.answering.answer import DEFAULT_KV_CAPACITY, answer_from
+from spec_rag.answering.generators import Generator
 from spec_rag.cli import console
+from spec_rag.cli.answer_lines import answered_record, described, ending_mark
+from spec_rag.cli.answerers import ApiKeyVariable, Model, Upstream, check_upstream, local_only, upstream_generator
 from spec_rag.cli.ask_context import Asked, ask_context
-from spec_rag.cli.compress import (
-    ContextAfter,
-    ContextBefore,
-    Coverage,
-    Keep,
-    MaxTokens,
-    ScoringOption,
-    Threshold,
-    UnitOption,
-    compression_settings,
-)
-from spec_rag.config import Lookahead, SpecKVConfig
+from spec_rag.cli.compression_options import DEFAULTS, compression_options, compression_settings
 from spec_rag.errors import ConfigError
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.compression import SIZES, CompressionConfig, Lookahead, SpecKVConfig
+from spec_rag.options.loading import DEFAULT_DRAFT
 
 if TYPE_CHECKING:
-    from spec_rag.answering.chunks import Chunk
+    from spec_rag.answering.chunking import Chunk
 
 DEFAULT_BUDGET_TOKENS = 300  # about a quarter of what is retrieved from long files; short ones pass whole
+DEFAULT_ANSWER_TOKENS = 80
+UPSTREAM_ANSWER_TOKENS = 1024  # a larger model ends its answer by itself, and may think before it
+COMPRESSION = (
+    *("max_tokens", "ratio", "coverage", "preset", "scoring", "unit", "cascade", "likelihood", "calibration"),
+    *("language", "keep", "context_before", "context_after", "threshold"),
+)
 
-Target = Annotated[str | None, typer.Option(help="Model that answers (default: SmolLM2-135M).")]
+Target = Annotated[str | None, typer.Option(help="Model that answers (default: SmolLM2-135M, a demonstration model).")]
 KVCapacity = Annotated[
     int | None,
     typer.Option(
@@ -48,32 +44,46 @@ def register(app: typer.Typer) -> None:
     app.command()(ask)
 
 
+@compression_options(*COMPRESSION)
 def ask(
-    files: console.Files,
-    question: Annotated[str, typer.Argument(help="The question, in quotes.")],
-    top_k: Annotated[int, typer.Option(help="Chunks to retrieve.", min=1)] = 8,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILES... QUESTION",
+            help="Files and folders of them (- reads standard input), then the question in quotes.",
+            show_default=False,
+        ),
+    ] = None,
+    query: Annotated[
+        str | None, typer.Option("--query", "-q", help="The question; all arguments are then files.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="Chunks to retrieve.", min=1)] = 4,
     chunk_chars: Annotated[
-        int, typer.Option("--chunk-chars", "--passage-chars", help="Characters of a chunk, at most.", min=1)
-    ] = 900,
-    max_tokens: MaxTokens = None,
-    ratio: Annotated[float | None, typer.Option(help="Keep at most this share of the tokens.")] = None,
-    coverage: Coverage = None,
-    preset: console.Preset = None,
-    scoring: ScoringOption = None,
-    unit: UnitOption = None,
-    cascade: console.Cascade = None,
-    likelihood: console.Likelihood = None,
-    calibration: console.Calibration = None,
-    keep: Keep = None,
-    context_before: ContextBefore = 0,
-    context_after: ContextAfter = 0,
-    threshold: Threshold = None,
+        int | None,
+        typer.Option(
+            "--chunk-chars",
+            "--passage-chars",
+            help="Cut files into chunks of whole paragraphs, at most this long (default: into the passages of 2,000 "
+            "characters that an index holds).",
+            min=1,
+        ),
+    ] = None,
     kv_capacity: KVCapacity = None,
     lookahead: Annotated[Lookahead, typer.Option(help="Who writes the look-ahead that prunes the KV cache.")] = "auto",
     kv_preset: console.KVPreset = "scaled",
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens of the answer, at most.", min=1)] = 80,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Tokens of the answer, at most (default: {DEFAULT_ANSWER_TOKENS}; "
+            f"{UPSTREAM_ANSWER_TOKENS} with --upstream).",
+            min=1,
+        ),
+    ] = None,
     draft: console.Draft = None,
     target: Target = None,
+    upstream: Upstream = None,
+    model: Model = None,
+    api_key_env: ApiKeyVariable = None,
     device: console.Device = None,
     index: console.Index = None,
     encoding: console.Encoding = None,
@@ -85,61 +95,77 @@ def ask(
         typer.Option(help="Read FILES whole, once, and keep in this file what any question needs of them."),
     ] = None,
     context_share: Annotated[
-        float | None, typer.Option(help="With --context: share of the KV pairs that is kept (default: 0.25).")
+        float | None,
+        typer.Option(help="With --context: share of the KV pairs that is kept, but 256 of each head (default: 0.25)."),
     ] = None,
     as_json: console.AsJson = False,
+    **compression: Any,
 ) -> None:
     """Answer a question from FILES: split, retrieve, compress, answer.
 
-    With --context, the model reads them whole, and only once: later questions start from that file.
+    The default model is a small one for demonstration. With --upstream and --model, any server of OpenAI's API answers
+    (Ollama, vLLM, a hosted one); the files are still read and shortened here.
+
+    With --context, the model reads the files whole, and only once: later questions start from that file.
 
     The answer is printed as it is written, then where its support stands and what it cost. The model reads at most 300
     tokens of the chunks unless --max-tokens, --ratio or --coverage say otherwise.
     """
-    if not question.strip():
-        raise ConfigError("The question is empty: put it last, in quotes.")
+    files, question = files_and_question(words or [], query)
     reader = console.FileReader.of(encoding, max_file_mb, max_file_seconds, max_html_depth)
+    check_upstream(upstream, model, api_key_env)
+    if upstream is not None:
+        local_only(
+            **{
+                "--target": target,
+                "--context": context,
+                "--kv-capacity": kv_capacity,
+                "--lookahead": None if lookahead == "auto" else lookahead,
+                "--kv-preset": None if kv_preset == "scaled" else kv_preset,
+            }
+        )
     if context is not None:
-        asked = Asked(question, context, context_share, max_new_tokens, as_json)
+        asked = Asked(question, context, context_share, max_new_tokens or DEFAULT_ANSWER_TOKENS, as_json)
         ask_context(asked, files, target or DEFAULT_DRAFT, console.load_options(device), reader)
         return
     if context_share is not None:
         raise ConfigError(f"--context-share {context_share} needs --context FILE.")
-    if max_tokens is None and ratio is None and coverage is None:
-        max_tokens = DEFAULT_BUDGET_TOKENS
-    settings = compression_settings(
-        preset=preset,
-        max_tokens=max_tokens,
-        ratio=ratio,
-        coverage=coverage,
-        scoring=scoring,
-        unit=unit,
-        cascade=cascade,
-        likelihood=likelihood,
-        calibration=calibration,
-        keep=keep or (),
-        context_before=context_before,
-        context_after=context_after,
-        threshold=threshold,
-    )
+    language = compression.get("language") or DEFAULTS["language"]
+    if all(compression.get(name) is None for name in SIZES):
+        compression["max_tokens"] = DEFAULT_BUDGET_TOKENS
+    settings = compression_settings(**compression)
     if kv_capacity is None:
-        kv_capacity = 0 if (draft or DEFAULT_DRAFT) == (target or DEFAULT_DRAFT) else DEFAULT_KV_CAPACITY
+        own = upstream is not None or (draft or DEFAULT_DRAFT) == (target or DEFAULT_DRAFT)
+        kv_capacity = 0 if own else DEFAULT_KV_CAPACITY
     speckv = (
         SpecKVConfig(max_capacity_prompt=kv_capacity, lookahead=lookahead, preset=kv_preset) if kv_capacity else None
     )
     with console.progress() as tell:
+        generator: Generator | None = None
+        if upstream is not None:
+            tell("Asking the server for its models")
+            generator = upstream_generator(upstream, model, api_key_env)
         tell("Reading files")
-        chunks = _retrieved(files, question, chunk_chars, top_k, reader)
+        chunks = _retrieved(files, question, chunk_chars, top_k, language, reader)
         tell("Loading the models")
         console.quiet_transformers()
-        from spec_rag.compression.index import DocumentIndex
-        from spec_rag.models.pair import ModelPair
+        from spec_rag.compression.encoding_cache import DocumentIndex
 
         options = console.load_options(device)
-        pair = ModelPair.load(
-            draft or DEFAULT_DRAFT, target or DEFAULT_DRAFT, draft_options=options, target_options=options
-        )
+        models: Any
+        if generator is not None:
+            from spec_rag.compression.document_draft import Draft
+
+            models = Draft.of(draft or DEFAULT_DRAFT, options, CompressionConfig.from_dict(settings))
+        else:
+            from spec_rag.models.model_pair import ModelPair
+
+            models = ModelPair.load(
+                draft or DEFAULT_DRAFT, target or DEFAULT_DRAFT, draft_options=options, target_options=options
+            )
         tell(f"The draft reads {console.counted(len(chunks), 'chunk')}")
+        store = DocumentIndex(index) if index else None
+        use = console.IndexUse.of(chunks, models, store, settings) if store is not None else None
 
         def emit(piece: str) -> None:
             tell("")
@@ -147,90 +173,69 @@ def ask(
                 console.say(piece, nl=False)
 
         answered = answer_from(
-            pair,
+            models,
             question,
             chunks,
             speckv=speckv,
-            max_new_tokens=max_new_tokens,
-            index=DocumentIndex(index) if index else None,
+            generator=generator,
+            max_new_tokens=max_new_tokens or (UPSTREAM_ANSWER_TOKENS if upstream else DEFAULT_ANSWER_TOKENS),
+            index=store,
             emit=emit,
             **settings,
         )
     if as_json:
-        console.print_json(answered_record(answered))
+        record = answered_record(answered)
+        console.print_json(record if use is None else {**record, "index": console.index_record(use)})
     else:
-        console.say("\n\n" + described(answered))
+        lines = [described(answered), *([] if use is None else [f"Index    {use}"])]
+        console.say("\n".join([f"{ending_mark(answered.answer)}\n", *lines]))
+
+
+def files_and_question(words: list[str], query: str | None) -> tuple[list[Path], str]:
+    """The arguments of the command as files and a question, which stands last unless --query gives it.
+
+    Raises:
+        ConfigError: one of the two is missing or empty.
+    """
+    usage = 'spec-rag ask FILES... "QUESTION"'
+    if query is not None:
+        names, question = words, query
+    elif not words:
+        raise ConfigError(f"Files and a question are missing: {usage}")
+    else:
+        *names, question = words
+        if _is_file_name(question):
+            raise ConfigError(
+                f"The question is missing: {question} is a file. Put the question last, in quotes: "
+                f'spec-rag ask {" ".join(words)} "What ...?"'
+            )
+    if not question.strip():
+        raise ConfigError("The question is empty: put it last, in quotes.")
+    if not names:
+        raise ConfigError(f"No file is given for the question {question!r:.80}: {usage}")
+    return [Path(name) for name in names], question
+
+
+def _is_file_name(word: str) -> bool:
+    """Whether an argument is a file or folder, or names one that does not exist, in place of a question."""
+    from spec_rag.loaders.reading import SUFFIXES
+
+    if word == console.STANDARD_INPUT:
+        return True
+    if not any(character.isspace() for character in word) and word.lower().endswith(SUFFIXES):
+        return True
+    try:
+        return bool(word.strip()) and Path(word).exists()
+    except (OSError, ValueError):  # too long for a path, or with a null character
+        return False
 
 
 def _retrieved(
-    files: list[Path], question: str, chunk_chars: int, top_k: int, reader: console.FileReader
+    files: list[Path], question: str, chunk_chars: int | None, top_k: int, language: str, reader: console.FileReader
 ) -> list[Chunk]:
-    from spec_rag.answering.chunks import retrieve, split_chunks
+    from spec_rag.answering.chunking import passage_chunks, retrieve, split_chunks
 
-    documents = reader.read(files)
-    chunks = [chunk for document in documents for chunk in split_chunks(document, chunk_chars)]
+    chunks: list[Chunk] = []
+    for document in reader.read(files):
+        chunks += passage_chunks(document, language) if chunk_chars is None else split_chunks(document, chunk_chars)
     return retrieve(question, chunks, top_k)
-
-
-def described(answered: Answered) -> str:
-    """Lines below an answer: its support, tokens and seconds."""
-    compression, timings = answered.compression, answered.answer.timings
-    lines = []
-    if answered.support is not None:
-        label = "Support" if answered.support.matched else "Closest"
-        width = max(min(shutil.get_terminal_size().columns, 120), 40)
-        quote = textwrap.shorten(answered.support.text, 3 * width, placeholder=" …")
-        lines += [f"{label}  {place(answered.support)}"]
-        lines += textwrap.wrap(f"“{quote}”", width, initial_indent=" " * 9, subsequent_indent=" " * 9)
-    lines += [
-        f"Tokens   {compression.tokens_before:,} → {compression.tokens_after:,} ({100 * compression.ratio:.0f} %) "
-        f"of {console.counted(len(compression.documents), 'chunk')}",
-        f"Seconds  {answered.seconds:.1f}: compression {compression.draft_seconds:.1f}, look-ahead "
-        f"{timings.draft_seconds:.1f}, prefill {timings.prefill_seconds:.1f}, decoding {timings.decode_seconds:.1f}",
-    ]
-    return "\n".join(lines)
-
-
-def place(support: Support) -> str:
-    """File and character range, and the page of a PDF."""
-    page = f", page {support.page}" if support.page else ""
-    return f"{support.source}{page}, characters {support.start}-{support.end}"
-
-
-def answered_record(answered: Answered) -> dict[str, Any]:
-    """An Answered as JSON says it; spans are character ranges in the files."""
-    compression, answer = answered.compression, answered.answer
-    return {
-        "question": compression.query,
-        "answer": answer.text,
-        "finish_reason": answer.finish_reason,
-        "support": asdict(answered.support) if answered.support else None,
-        "tokens_before": compression.tokens_before,
-        "tokens_after": compression.tokens_after,
-        "ratio": compression.ratio,
-        "prompt_tokens": answer.prompt_tokens,
-        "completion_tokens": answer.completion_tokens,
-        "kv_bytes_dense": answer.kv_bytes_dense,
-        "kv_bytes_kept": answer.kv_bytes_kept,
-        "seconds": {
-            "total": answered.seconds,
-            "compression": compression.draft_seconds,
-            "lookahead": answer.timings.draft_seconds,
-            "prefill": answer.timings.prefill_seconds,
-            "decode": answer.timings.decode_seconds,
-        },
-        "chunks": [
-            {
-                "source": chunk.source.metadata.get("source"),
-                "title": chunk.title,
-                "start": chunk.source.start,
-                "end": chunk.source.end,
-                "score": chunk.source.score,
-                "text": chunk.text,
-                "spans": [[chunk.source.start + a, chunk.source.start + b] for a, b in chunk.spans],
-                "tokens_before": chunk.tokens_before,
-                "tokens_after": chunk.tokens_after,
-            }
-            for chunk in compression.documents
-        ],
-    }

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
-
+from spec_rag.answering.generators import is_demonstration
 from spec_rag.cli import console
+from spec_rag.cli.answer_lines import ending_lines, ending_mark, model_line
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Asked:
 
 def ask_context(asked: Asked, files: list[Path], target: str, options: Any, reader: console.FileReader) -> None:
     """Answer from the context in the file, which is made of the files where it is not there or of other texts."""
-    from spec_rag.answering.contexts import answer_from_context, context_of
+    from spec_rag.answering.answer import answer_from_context, context_of
 
     with console.progress() as tell:
         tell("Reading files")
         documents = reader.read(files)
         tell("Loading the model")
         console.quiet_transformers()
-        from spec_rag.models.pair import ModelPair
+        from spec_rag.models.model_pair import ModelPair
 
         pair = ModelPair.load(None, target, target_options=options)
         tell("The model reads the context")
@@ -44,17 +44,23 @@ def ask_context(asked: Asked, files: list[Path], target: str, options: Any, read
                 console.say(piece, nl=False)
 
         answer = answer_from_context(pair, asked.question, context, max_new_tokens=asked.max_new_tokens, emit=emit)
-    timings = answer.timings
+    timings, model = answer.timings, pair.name_of("target") or ""
     if asked.as_json:
         figures = {
             "context_tokens": context.tokens,
             "context_bytes": context.nbytes,
             "seconds": {"prefill": timings.prefill_seconds, "decode": timings.decode_seconds},
         }
-        console.print_json({"question": asked.question, "answer": answer.text, **answer.usage, **figures})
+        about = {"model": model, "demonstration_model": is_demonstration(model)}
+        ending = {"finish_reason": answer.finish_reason}
+        console.print_json(
+            {"question": asked.question, **about, "answer": answer.text, **ending, **answer.usage, **figures}
+        )
         return
-    typer.echo(
-        f"\n\nContext  {context.tokens:,} tokens, {100 * context.settings['kept']:.0f} % of their pairs in "
+    lines = [f"{ending_mark(answer)}\n", model_line(model), *ending_lines(answer)]
+    console.say("\n".join(lines))
+    console.say(
+        f"Context  {context.tokens:,} tokens, {100 * context.settings['kept']:.0f} % of their pairs in "
         f"{asked.path} "
         f"({context.nbytes / 2**20:.1f} MiB)\n"
         f"Seconds  {timings.total_seconds:.1f}: question {timings.prefill_seconds:.1f}, decoding "

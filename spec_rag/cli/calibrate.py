@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from spec_rag.cli import console
-from spec_rag.config import CompressionConfig
-from spec_rag.files import write_whole
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.compression import CompressionConfig
+from spec_rag.options.loading import DEFAULT_DRAFT
+from spec_rag.utils.atomic_files import write_whole
 
 
 def register(app: typer.Typer) -> None:
@@ -31,8 +31,8 @@ def calibrate(
     """
     console.check_writable(out)
     console.quiet_transformers()
-    from spec_rag.compression.draft import Draft
-    from spec_rag.learning.calibrate import calibrate as learn
+    from spec_rag.calibration.training import calibrate as learn
+    from spec_rag.compression.document_draft import Draft
 
     reader = Draft.of(draft or DEFAULT_DRAFT, console.load_options(device), CompressionConfig(likelihood=False))
     with console.bar("Generated questions") as tell:

@@ -11,60 +11,48 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spec_rag.answering.limits import ReadLimits
-from spec_rag.config import Cascade as CascadeName
-from spec_rag.config import Preset as KVPresetName
 from spec_rag.errors import ConfigError, UnreadableFileError
-from spec_rag.models.options import LoadOptions
-from spec_rag.presets import COMPRESSION_PRESETS
-from spec_rag.progress import listening
-from spec_rag.text.terminal import visible
+from spec_rag.loaders.source import ReadLimits
+from spec_rag.options.compression import Preset as KVPresetName
+from spec_rag.options.loading import LoadOptions
+from spec_rag.utils.progress import listening
+from spec_rag.utils.terminal import visible
 
 if TYPE_CHECKING:
     from spec_rag.text.documents import Document
 
-Files = Annotated[list[Path], typer.Argument(help="Files (.txt, .md, .html, .pdf, .docx) and folders of them.")]
+Files = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Files (text, Markdown, HTML, PDF, .docx, EPUB, notebooks, data, code), folders; - is standard input."
+    ),
+]
 Draft = Annotated[str | None, typer.Option(help="Draft model: hub id, folder or .gguf file (default: SmolLM2-135M).")]
 Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu (default: the best there is).")]
 Encoding = Annotated[str | None, typer.Option(help="Encoding of the text files (default: utf-8).")]
 MaxFileMB = Annotated[float, typer.Option("--max-file-mb", help="Refuse files of more megabytes (MiB).")]
-MaxFileSeconds = Annotated[float, typer.Option(help="Refuse files of HTML or PDF that take longer to read.")]
+MaxFileSeconds = Annotated[float, typer.Option(help="Refuse files that take more seconds of processor time to read.")]
 MaxHtmlDepth = Annotated[int, typer.Option(help="Refuse HTML with more tags open at once.")]
 Index = Annotated[Path | None, typer.Option(help="Folder where read documents are kept for the next question.")]
-Likelihood = Annotated[
-    bool | None,
-    typer.Option(
-        "--likelihood/--no-likelihood",
-        help="Score by how well passages foretell the question, too (default: where nothing else says how near they "
-        "are); without it a third of the draft is neither loaded nor read.",
-        show_default=False,
-    ),
-]
-Calibration = Annotated[
-    str | None,
-    typer.Option(
-        help="Which heads of the draft to trust: 'shipped' (the default), 'none', or a file of `spec-rag calibrate`."
-    ),
-]
-Preset = Annotated[
-    str | None, typer.Option(help=f"Settings by name, which others change: {', '.join(COMPRESSION_PRESETS)}.")
-]
 KVPreset = Annotated[
     KVPresetName, typer.Option(help="How the KV pairs to keep are chosen: to fit their number, or as published.")
-]
-Cascade = Annotated[
-    CascadeName | None,
-    typer.Option(help="Which passages the draft reads: always leaves out those that share too few words."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 Tell = Callable[[str], None]
+
+STANDARD_INPUT = "-"
+_FORMATS = (
+    (".pdf", re.compile(rb"\s*%PDF-")),
+    (".docx", re.compile(rb"PK\x03\x04")),
+    (".html", re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|\?xml)", re.IGNORECASE)),
+)
 
 _UNPRINTABLE = re.compile("[\x7f-\x9f\ud800-\udfff]")  # what JSON may spell out, and does below U+0020 by itself
 
@@ -90,10 +78,70 @@ class FileReader:
         return cls(encoding, ReadLimits(max(1, int(megabytes * 2**20)), depth, seconds))
 
     def read(self, files: Sequence[Path]) -> list[Document]:
-        """The files and what is in the folders; what cannot be read in a folder is told and skipped."""
-        from spec_rag.answering.loaders import read_files
+        """The files and what is in the folders; what cannot be read in a folder is told and skipped.
 
-        return list(read_files(files, encoding=self.encoding, limits=self.limits, skipped=warn_skipped))
+        "-" stands for standard input, which is read once.
+        """
+        from spec_rag.loaders.reading import read_files
+
+        documents: list[Document] = []
+        named = [path for path in files if str(path) != STANDARD_INPUT]
+        if named:
+            documents += read_files(named, encoding=self.encoding, limits=self.limits, skipped=warn_skipped)
+        if len(named) < len(files):
+            documents.append(self._standard_input())
+        return documents
+
+    def _standard_input(self) -> Document:
+        """What is written to standard input, as a document of the format that its first bytes show."""
+        from spec_rag.loaders.reading import read_bytes
+
+        if sys.stdin.isatty():
+            note("Reading standard input; Ctrl-D ends it.")
+        data = sys.stdin.buffer.read(int(self.limits.max_bytes) + 1)
+        suffix = next((suffix for suffix, pattern in _FORMATS if pattern.match(data)), ".txt")
+        name = f"standard input{suffix}"
+        document = read_bytes(name, data, encoding=self.encoding, limits=self.limits)
+        title = None if document.title == Path(name).stem else document.title
+        metadata = {**document.metadata, "source": STANDARD_INPUT}
+        return replace(document, title=title, id=STANDARD_INPUT, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class IndexUse:
+    """How many of a question's passages an index held before the question, and how many there are.
+
+    Attributes:
+        found, passages: in the index, and in all.
+        folder: of the index.
+        has_others: it held any passage at all.
+    """
+
+    found: int
+    passages: int
+    folder: Path
+    has_others: bool = False
+
+    @classmethod
+    def of(cls, documents: Sequence[Document], draft: Any, index: Any, settings: dict[str, Any]) -> IndexUse:
+        """Look the passages of the documents up.
+
+        Args:
+            documents: that a question is asked about.
+            draft: that reads them.
+            index: a DocumentIndex with a folder.
+            settings: fields of CompressionConfig that the question is asked with.
+        """
+        from spec_rag.compression.passage_encoding import indexed_passages
+        from spec_rag.options.compression import CompressionConfig
+
+        found, passages = indexed_passages(documents, draft, index, CompressionConfig.from_dict(settings))
+        return cls(found, passages, index.folder, any(index.folder.glob("*/*.safetensors")))
+
+    def __str__(self) -> str:
+        none = self.passages and not self.found and self.has_others
+        why = "; it was filled with other settings or another draft, or with other files" if none else ""
+        return f"{self.found} of {counted(self.passages, 'passage')} from the index in {self.folder}{why}"
 
 
 DEFAULT_MB, DEFAULT_SECONDS, DEFAULT_DEPTH = ReadLimits.max_bytes / 2**20, ReadLimits.max_seconds, ReadLimits.max_depth
@@ -107,7 +155,7 @@ def be_quiet() -> None:
     # waiting threads sleep: spinning ones slow everything several times when the cores are shared
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore")
-    for name in ("pypdf", "bm25s", "huggingface_hub"):
+    for name in ("pypdfium2", "bm25s", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
@@ -151,6 +199,11 @@ def bar(description: str) -> Iterator[Callable[[int, int], None]]:
         task = shown.add_task(description, total=None)
         with listening(lambda what, done, total: None):  # one bar is enough
             yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def index_record(use: IndexUse) -> dict[str, Any]:
+    """An IndexUse as JSON says it."""
+    return {"folder": str(use.folder), "passages": use.passages, "found": use.found}
 
 
 def counted(count: int, noun: str) -> str:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spec_rag.cli import console
-from spec_rag.cli.ask import described
+from spec_rag.cli.answer_lines import described, ending_mark, model_line
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from spec_rag.evaluation.tasks.handbook import DemoAnswer, Evaluation, Handbook
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.evaluation.handbook import DemoAnswer, Evaluation, Handbook
+    from spec_rag.models.model_pair import ModelPair
 
 
 def register(app: typer.Typer) -> None:
@@ -28,13 +28,13 @@ def demo(
     device: console.Device = None,
 ) -> None:
     """Answer five questions from a quarter of what was retrieved, and print what it cost."""
-    from spec_rag.evaluation.tasks.handbook import evaluate_handbook, load_handbook
+    from spec_rag.evaluation.handbook import evaluate_handbook, load_handbook
 
     handbook = load_handbook(corpus)
     with console.progress() as tell:
         tell("Loading SmolLM2-135M")
         console.quiet_transformers()
-        from spec_rag.models.pair import ModelPair
+        from spec_rag.models.model_pair import ModelPair
 
         options = console.load_options(device)
         pair = ModelPair.load(draft_options=options, target_options=options)
@@ -48,14 +48,16 @@ def demo(
     from rich.console import Console
 
     Console().print(_answers_table(answers))
+    if answers:
+        console.say(model_line(answers[0].answered.model))
     if evaluation is not None:
         typer.echo(_counts(evaluation))
     typer.echo(f"{len(answers)} questions in {time.perf_counter() - started:.0f} seconds.")
 
 
 def _answered_aloud(pair: ModelPair, handbook: Handbook, tell: console.Tell) -> list[DemoAnswer]:
-    from spec_rag.compression.index import DocumentIndex
-    from spec_rag.evaluation.tasks.handbook import answer_question, demo_questions
+    from spec_rag.compression.encoding_cache import DocumentIndex
+    from spec_rag.evaluation.handbook import answer_question, demo_questions
 
     answers: list[DemoAnswer] = []
     index = DocumentIndex()
@@ -70,7 +72,8 @@ def _answered_aloud(pair: ModelPair, handbook: Handbook, tell: console.Tell) -> 
             console.say((label.pop() if label else "") + piece, nl=False)
 
         answers.append(answer_question(pair, handbook, question, index=index, emit=emit))
-        console.say(f"\n{described(answers[-1].answered)}\n")
+        answered = answers[-1].answered
+        console.say(f"{ending_mark(answered.answer)}\n{described(answered, model=False)}\n")
     return answers
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from spec_rag.cli import console
-from spec_rag.cli.compress import compression_settings
-from spec_rag.config import CompressionConfig
+from spec_rag.cli.compression_options import compression_options, compression_settings
 from spec_rag.errors import MissingDependencyError
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.compression import CompressionConfig
+from spec_rag.options.loading import DEFAULT_DRAFT
 
 if TYPE_CHECKING:
-    from spec_rag.compression.index import DocumentIndex
-    from spec_rag.compression.reading import Indexed
+    from spec_rag.compression.encoding_cache import DocumentIndex
+    from spec_rag.compression.passage_encoding import Indexed
     from spec_rag.text.documents import Document
 
 
@@ -23,11 +23,10 @@ def register(app: typer.Typer) -> None:
     app.command()(index)
 
 
+@compression_options("likelihood", "calibration", "language")
 def index(
     files: console.Files,
     folder: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index; made if need be.")],
-    likelihood: console.Likelihood = None,
-    calibration: console.Calibration = None,
     draft: console.Draft = None,
     device: console.Device = None,
     encoding: console.Encoding = None,
@@ -38,29 +37,28 @@ def index(
         str | None,
         typer.Option(help="int4, int8, float16 or float32 (default: the folder's own; int4 for a new one)."),
     ] = None,
-    whole: Annotated[bool, typer.Option("--whole", help="Index whole files, as `compress` reads them.")] = False,
+    whole: Annotated[bool, typer.Option("--whole", hidden=True)] = False,
     workers: Annotated[
         int | None, typer.Option("--ray", help="Read with so many workers on a Ray cluster (or this machine).", min=1)
     ] = None,
     as_json: console.AsJson = False,
+    **options: Any,
 ) -> None:
     """Read FILES with the draft and keep what it read in a folder.
 
-    What is read are the chunks that `ask` retrieves, or with --whole the files as `compress` takes them.
+    One folder serves `spec-rag compress --index` and `spec-rag ask --index`, which say how many of their passages come
+    from it.
 
-    Give --no-likelihood and --calibration as the questions will: they decide how deep the draft reads. Questions take
-    the folder's storage by themselves.
-    Files that are already there are skipped; an interrupted run goes on where it stopped. Use the folder with
-    `spec-rag compress --index` and `spec-rag ask --index`.
+    Give --no-likelihood, --calibration and --language as the questions will: they decide how deep the draft reads, and
+    where passages end. Questions take the folder's storage by themselves.
+    Files that are already there are skipped; an interrupted run goes on where it stopped.
     """
-    from spec_rag.answering.chunks import split_chunks
-    from spec_rag.compression.index import DocumentIndex
+    from spec_rag.compression.encoding_cache import DocumentIndex
 
     store = DocumentIndex(folder, memory_bytes=0, storage=storage)  # type: ignore[arg-type]
     documents = console.FileReader.of(encoding, max_file_mb, max_file_seconds, max_html_depth).read(files)
-    if not whole:
-        documents = [chunk for document in documents for chunk in split_chunks(document)]
-    config = CompressionConfig.from_dict(compression_settings(likelihood=likelihood, calibration=calibration))
+    settings = compression_settings(**options)
+    config = CompressionConfig.from_dict(settings)
     if workers is not None:
         found = _with_ray(documents, folder, config, draft or DEFAULT_DRAFT, storage, workers, device)
     else:
@@ -89,8 +87,8 @@ def _here(
     with console.progress() as tell:
         tell("Loading the draft")
         console.quiet_transformers()
-        from spec_rag.compression.draft import Draft
-        from spec_rag.compression.reading import index_documents
+        from spec_rag.compression.document_draft import Draft
+        from spec_rag.compression.passage_encoding import index_documents
 
         reader = Draft.of(draft, console.load_options(device), config)
     with console.bar("Reading passages") as done:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from spec_rag.cli import console
+from spec_rag.cli.interrupted import INTERRUPTED, tell_interrupted
 from spec_rag.errors import MissingDependencyError
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.serving.settings import ServerSettings
 
 
@@ -32,4 +36,23 @@ def mcp(
         raise MissingDependencyError(f'An MCP server needs {error.name}: pip install "spec-rag[mcp]"') from error
     console.quiet_transformers()
     settings = ServerSettings(draft=draft or DEFAULT_DRAFT, device=device, index=str(index) if index else None)
-    create_server(settings, folders or []).run("stdio")
+    server = create_server(settings, folders or [])
+    for handler in logging.getLogger().handlers:  # libraries set loggers of their own to lower levels
+        handler.setLevel(logging.ERROR)
+    signal.signal(signal.SIGINT, _interrupted)
+    try:
+        server.run("stdio")
+    except BaseExceptionGroup as group:
+        if group.split(BrokenPipeError)[1] is not None:
+            raise
+        _leave(0)  # the client left
+
+
+def _interrupted(*_: object) -> None:
+    """End on Ctrl-C: a thread that waits for standard input would keep the process."""
+    tell_interrupted()
+    _leave(INTERRUPTED)
+
+
+def _leave(code: int) -> None:
+    os._exit(code)

@@ -1,9 +1,8 @@
-"""`spec-rag plan`: what a pair of models will cost on a device, before either is loaded."""
+"""`spec-rag plan`: tokens and bytes of each method for a pair of models, before either is loaded."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,9 +15,9 @@ def register(commands: typer.Typer) -> None:
 
 def plan(
     draft: Annotated[str, typer.Option(help="Known model, such as Llama-3.2-1B, or a folder with its config.json.")],
-    target: Annotated[str, typer.Option(help="The same, of the model that answers.")],
+    target: Annotated[str, typer.Option(help="The same for the model that answers.")],
     context: Annotated[int, typer.Option(help="Tokens of the prompt.", min=1)],
-    budget: Annotated[int, typer.Option(help="Prompt tokens, or KV pairs per head, that are kept.", min=1)],
+    budget: Annotated[int, typer.Option(help="Document or prompt tokens, or KV pairs per head, that are kept.", min=1)],
     new_tokens: Annotated[int, typer.Option(help="Tokens of the answer.", min=1)] = 256,
     prompt_budget: Annotated[
         int | None, typer.Option(help="Prompt tokens that SpecKV-PC leaves to SpecKV; shows that method too.", min=1)
@@ -27,31 +26,38 @@ def plan(
         int | None, typer.Option(help="Tokens that SpecKV's draft writes (default: as many as the answer).", min=1)
     ] = None,
     device: Annotated[
-        str, typer.Option(help="h100, h200, a100, a10, l4, l40s, t4, rtx4090, mi300x; or cpu, measured here and now.")
+        str, typer.Option(help="Its memory is compared: h100, h200, a100, a10, l4, l40s, t4, rtx4090, mi300x or cpu.")
     ] = "h100",
-    devices: Annotated[int, typer.Option(help="So many of them share the work evenly.", min=1)] = 1,
-    bits: Annotated[int | None, typer.Option(help="Of weights, keys and values: 4, 8, 16 or 32.")] = None,
-    compute_share: Annotated[float | None, typer.Option(help="Share of the peak FLOPs that is reached.")] = None,
-    bandwidth_share: Annotated[float | None, typer.Option(help="Share of the peak bandwidth that is reached.")] = None,
-    pass_ms: Annotated[float, typer.Option(help="Milliseconds that each pass takes beside.", min=0)] = 0.0,
+    devices: Annotated[int, typer.Option(help="Number of such devices.", min=1)] = 1,
+    bits: Annotated[
+        int | None, typer.Option(help="Bits per weight, key and value: 4, 8, 16 or 32 (default: 16; 32 on cpu).")
+    ] = None,
     as_json: console.AsJson = False,
 ) -> None:
-    """Predict seconds and bytes of dense, SpecPC and SpecKV from configs alone, and from where on each pays."""
-    from spec_rag.evaluation.planning.costs import Pair
-    from spec_rag.evaluation.planning.plan import as_markdown, device_of
-    from spec_rag.evaluation.planning.plan import plan as planned
-    from spec_rag.evaluation.planning.shapes import model_shape
+    """Compute tokens and bytes of dense, compress, SpecPC and SpecKV from the models' configs.
 
-    own, small, large = device_of(device), model_shape(draft), model_shape(target)
-    given: dict[str, Any] = {"bits": bits, "compute_share": compute_share, "bandwidth_share": bandwidth_share}
-    own = replace(own, **{name: value for name, value in given.items() if value is not None})
-    memory = own.memory * devices if own.memory else None
-    own = replace(own, flops=own.flops * devices, bandwidth=own.bandwidth * devices, memory=memory)
-    pair = Pair(small, large, own, pass_ms / 1e3)
-    found = planned(pair, context, budget, new_tokens, prompt_budget=prompt_budget, lookahead_tokens=lookahead)
+    SpecPC needs a draft with the target's tokenizer; for other pairs its row says that it is refused.
+    """
+    from spec_rag.evaluation import memory_plan
+    from spec_rag.evaluation.model_shapes import model_shape
+
+    memory = memory_plan.device_bytes(device)
+    request = memory_plan.PlanRequest(
+        model_shape(draft),
+        model_shape(target),
+        context,
+        budget,
+        new_tokens,
+        prompt_budget,
+        lookahead,
+        bits if bits is not None else (32 if device.lower() == "cpu" else 16),
+        None if memory is None else memory * devices,
+    )
+    planned = memory_plan.plan(request)
     if as_json:
-        console.print_json(found.to_dict())
+        console.print_json(planned.to_dict())
         return
-    where = f"{devices} x {own.name}" if devices > 1 else own.name
-    typer.echo(f"{small.name} for {large.name} on {where}, {own.bits} bits: {context:,} tokens, {budget:,} kept, "
-               f"{new_tokens:,} written\n\n{as_markdown(found)}")  # fmt: skip
+    where = f"{devices} x {device.lower()}" if devices > 1 else device.lower()
+    lengths = f"{context:,} tokens, {budget:,} kept, {new_tokens:,} written"
+    typer.echo(f"{request.draft.name} for {request.target.name} on {where}, {request.bits} bits: {lengths}\n")
+    typer.echo(memory_plan.as_markdown(planned))

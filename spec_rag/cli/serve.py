@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import typer
 
-from spec_rag.cli import console
-from spec_rag.cli.compress import Coverage, MaxTokens, Ratio, compression_settings
-from spec_rag.config import CompressionConfig, SpecKVConfig
+from spec_rag.answering.openai_server import key_of
+from spec_rag.cli import answerers, console
+from spec_rag.cli.compression_options import compression_options, compression_settings
+from spec_rag.cli.interrupted import ServerStopped
 from spec_rag.errors import ConfigError, MissingDependencyError
-from spec_rag.models.options import DEFAULT_DRAFT
+from spec_rag.options.compression import CompressionConfig, SpecKVConfig
+from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.serving.settings import ServerSettings
 
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
@@ -24,6 +31,22 @@ Upstream = Annotated[
 KeyFile = Annotated[
     Path | None, typer.Option("--api-keys", help="File of keys, one a line; else SPEC_RAG_API_KEYS, with commas.")
 ]
+AllowedHosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allowed-host",
+        help="Host header that is answered; may be repeated, * for all (default on loopback: this machine's names).",
+        show_default=False,
+    ),
+]
+Origins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cors-origin",
+        help="Origin whose web pages may use the API, such as https://example.com; may be repeated, * for all.",
+        show_default=False,
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +54,7 @@ def register(app: typer.Typer) -> None:
     app.command("app")(open_app)
 
 
+@compression_options("max_tokens", "ratio", "coverage", "likelihood")
 def serve(
     target: Target = None,
     draft: console.Draft = None,
@@ -39,26 +63,28 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     api_keys: KeyFile = None,
-    max_tokens: MaxTokens = None,
-    ratio: Ratio = None,
-    coverage: Coverage = None,
-    likelihood: console.Likelihood = None,
+    allowed_host: AllowedHosts = None,
+    cors_origin: Origins = None,
     min_chars: Annotated[int, typer.Option(help="Tool results below this length are left as they are.", min=1)] = 1000,
     kv_capacity: Annotated[int, typer.Option(help="KV pairs each head keeps of a prompt; 0 keeps all.", min=0)] = 0,
     kv_preset: console.KVPreset = "scaled",
-    max_completion_tokens: Annotated[int, typer.Option(help="The most that a request may ask for.", min=1)] = 2048,
-    max_requests: Annotated[int, typer.Option(help="So many run or wait; the next gets status 429.", min=1)] = 64,
-    max_body_mib: Annotated[int, typer.Option(help="Size of a request, at most, in MiB.", min=1)] = 16,
-    conversation_mib: Annotated[int, typer.Option(help="What is remembered of conversations, in MiB.", min=1)] = 256,
+    max_completion_tokens: Annotated[int, typer.Option(help="Tokens that a request may ask for.", min=1)] = 2048,
+    max_requests: Annotated[int, typer.Option(help="Requests that run or wait; more get status 429.", min=1)] = 64,
+    max_body_mib: Annotated[int, typer.Option(help="Longest body of a request, in MiB.", min=1)] = 16,
+    conversation_mib: Annotated[int, typer.Option(help="Memory for earlier conversations, in MiB.", min=1)] = 256,
     timeout: Annotated[float, typer.Option(help="Seconds to an answer's last token, the wait included.", min=1)] = 300,
-    shutdown_seconds: Annotated[float, typer.Option(help="What runs may take to finish at the end.", min=1)] = 60,
+    header_timeout: Annotated[float, typer.Option(help="Seconds for a request's headers; idle connections.")] = 15,
+    body_timeout: Annotated[float, typer.Option(help="Seconds for a request's body, and 1 more per 16 KiB.")] = 30,
+    shutdown_seconds: Annotated[float, typer.Option(help="Seconds to finish after SIGTERM.", min=1)] = 60,
     device: console.Device = None,
     index: console.Index = None,
+    **options: Any,
 ) -> None:
     """Serve /v1/chat/completions, /v1/completions, /v1/compress, /v1/rerank and more.
 
-    With --upstream, the documents, tool results and marked texts of a request are shortened, and the request is handed
-    on. The upstream's own key is read from SPEC_RAG_UPSTREAM_KEY; without it the client's is handed on.
+    With --upstream, the documents, tool results and marked texts of a request are shortened, and the request is
+    forwarded. The upstream's key is read from SPEC_RAG_UPSTREAM_KEY; without it, and without --api-keys, the
+    client's credentials are forwarded.
     """
     if target is not None and upstream is not None:
         raise ConfigError(f"--target {target} and --upstream {upstream} both answer: give one of them.")
@@ -71,9 +97,9 @@ def serve(
         device=device,
         index=str(index) if index else None,
         api_keys=read_keys(api_keys),
-        compression=CompressionConfig.from_dict(
-            compression_settings(max_tokens=max_tokens, ratio=ratio, coverage=coverage, likelihood=likelihood)
-        ),
+        allowed_hosts=tuple(allowed_host or ()),
+        cors_origins=tuple(cors_origin or ()),
+        compression=CompressionConfig(**compression_settings(**options)),
         speckv=SpecKVConfig(max_capacity_prompt=kv_capacity, preset=kv_preset) if kv_capacity else None,
         min_chars=min_chars,
         max_body_bytes=max_body_mib * 2**20,
@@ -82,6 +108,8 @@ def serve(
         default_completion_tokens=min(256, max_completion_tokens),
         max_requests=max_requests,
         timeout_seconds=timeout,
+        header_timeout_seconds=header_timeout,
+        body_timeout_seconds=body_timeout,
         shutdown_seconds=shutdown_seconds,
     )
     run(settings, host, port)
@@ -94,24 +122,35 @@ def open_app(
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
     device: console.Device = None,
     index: console.Index = None,
+    upstream: answerers.Upstream = None,
+    model: answerers.Model = None,
+    api_key_env: answerers.ApiKeyVariable = None,
 ) -> None:
-    """Ask questions about files on a page in the browser: the page of `spec-rag serve`, for this machine alone."""
-    settings = ServerSettings(
-        draft=draft or DEFAULT_DRAFT,
-        target=target or DEFAULT_DRAFT,
-        device=device,
-        index=str(index) if index else None,
-    )
-    address = f"http://127.0.0.1:{port}/app/"
-    run(settings, "127.0.0.1", port, started=lambda: _show(address, browser))
+    """Ask questions about files on a page in the browser: the page of `spec-rag serve`, for this machine alone.
+
+    With --upstream and --model, any server of OpenAI's API answers, as in `spec-rag ask`.
+    """
+    answerers.check_upstream(upstream, model, api_key_env)
+    given: dict[str, Any] = {"target": target or DEFAULT_DRAFT}
+    query = ""
+    if upstream is not None:
+        answerers.local_only(**{"--target": target})
+        # asked before anything is loaded: it names a model that it does not have, and a key that it refuses
+        answering = answerers.upstream_generator(upstream, model, api_key_env)
+        given = {"target": None, "upstream": answering.base, "upstream_key": key_of(api_key_env)}
+        query = f"?{urlencode({'model': answering.model})}"
+    settings = ServerSettings(draft=draft or DEFAULT_DRAFT, device=device, index=str(index) if index else None, **given)
+    run(settings, "127.0.0.1", port, started=lambda url: _show(f"{url}/app/{query}", browser))
 
 
 def _show(address: str, browser: bool) -> None:
     typer.echo(f"The page is at {address} (stop with Ctrl-C).", err=True)
     if browser:
+        import threading
         import webbrowser
 
-        webbrowser.open(address)
+        # some browsers return only when they are closed
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 
 def run(settings: ServerSettings, host: str, port: int, **options: Any) -> None:
@@ -119,13 +158,40 @@ def run(settings: ServerSettings, host: str, port: int, **options: Any) -> None:
 
     Raises:
         MissingDependencyError: a package that serving needs is not installed.
+        ConfigError: the address cannot be taken.
     """
     try:
         from spec_rag.serving.app import run as run_server
+        from spec_rag.serving.engine import LocalEngine
     except ModuleNotFoundError as error:
         raise MissingDependencyError(f'Serving needs {error.name}: pip install "spec-rag[serve]"') from error
-    console.quiet_transformers()
-    run_server(settings, host, port, **options)
+
+    def load() -> LocalEngine:
+        console.quiet_transformers()
+        models = " and ".join(dict.fromkeys(name for name in (settings.draft, settings.target) if name))
+        with console.progress() as tell:
+            tell(f"Loading {models}")
+            if not sys.stderr.isatty():
+                console.say(f"Loading {models}", err=True)
+            return LocalEngine.load(settings)
+
+    with _stopping_at_sigterm():
+        run_server(settings, host, port, load=load, **options)
+    raise ServerStopped(0)
+
+
+@contextmanager
+def _stopping_at_sigterm() -> Iterator[None]:
+    """End with exit code 0 at SIGTERM while models load: no request runs yet."""
+
+    def stop(number: int, frame: object) -> None:
+        raise ServerStopped(0)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def read_keys(path: Path | None) -> tuple[str, ...]:

@@ -1,120 +1,327 @@
-"""Encoded passages as bytes: packed at a precision, with a checksum, and believed only where they are what they say.
+"""Which units are kept within a budget: what is held, then by falling score each that fits, with its neighbours.
 
-This module does not know where the bytes are kept.
+The kept text stays within the budget, as counted on the text itself, unless nothing worth keeping fits: then it is the
+best unit. This module knows numbers and spans; it does not know models, or where scores come from.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, zip_longest
 
-from spec_rag.errors import ConfigError
-from spec_rag.tensor_files import tensors_from_bytes, tensors_to_bytes
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from spec_rag.compression.duplicates import originals
+from spec_rag.compression.passages import Passage
+from spec_rag.compression.required_units import check_fits, floors, neighbours, protected
+from spec_rag.compression.unit_cutting import best_window
+from spec_rag.options.compression import CompressionConfig
+from spec_rag.results import PassageStatistics, Reason
+from spec_rag.text.documents import Document
+from spec_rag.text.token_counting import Counter
+from spec_rag.text.units import Span, kept_text, merged, word_spans
+from spec_rag.text.words import has_words
 
-    from spec_rag.compression.passages import EncodedPassage
-
-StorageType = Literal["float32", "float16", "int8", "int4"]
-"""Precision of keys and values: integers come with a scale per layer, KV head and token, int4 with its least number."""
-Stored = dict[str, "Tensor"]
-Shape = tuple[int, int, int, int]
+_MIN_CUT_TOKENS, _MIN_CUT_SHARE = 8, 0.5
+_CUT_MARK = "…"
 
 
-def to_bytes(key: str, stored: Stored) -> bytes:
-    """A safetensors file of the tensors, which names their key and checksum."""
-    return tensors_to_bytes(stored, {"key": key})
+@dataclass(frozen=True)
+class ScoredDocuments:
+    """Documents after the draft has read them, for one question.
+
+    Attributes:
+        documents: as given.
+        question: what they were read for.
+        draft: name of the draft.
+        units: per document, spans of its units.
+        passages: what was read in one piece.
+        scores: [units of all documents], or None where nothing was read.
+        tokens: [tokens of all passages], importance of each.
+        seconds: wall time of the reading, without the wait for the draft.
+        looks: what was looked at of each passage.
+    """
+
+    documents: Sequence[Document]
+    question: str
+    draft: str
+    units: Sequence[Sequence[Span]]
+    passages: Sequence[Passage]
+    scores: Tensor | None
+    tokens: Tensor
+    seconds: float
+    looks: Sequence[PassageStatistics] = ()
+
+    @classmethod
+    def unread(cls, documents: Sequence[Document], question: str, draft: str) -> ScoredDocuments:
+        """Documents that fit as they are."""
+        return cls(documents, question, draft, [[] for _ in documents], [], None, torch.zeros(0), 0.0)
 
 
-def from_bytes(data: bytes, key: str, storage: StorageType, shape: Shape | None) -> Stored:
-    """The tensors of a file.
+@dataclass(frozen=True)
+class SelectedText:
+    """What is left of one document.
+
+    Attributes:
+        spans: kept character ranges, ascending, not touching each other.
+        text: what they read like together.
+        reasons: per unit, why it was kept, or None.
+    """
+
+    spans: list[Span]
+    text: str
+    reasons: list[Reason | None] = field(default_factory=list)
+
+
+def select(reading: ScoredDocuments, config: CompressionConfig, count: Counter, budget: int) -> list[SelectedText]:
+    """What is kept of each document: whole units, and where `cut_units` allows it, the best words of others.
+
+    Args:
+        reading: scored documents.
+        config: unit, coverage, ellipsis, cut_units, and what is held.
+        count: tokens of a text.
+        budget: the most tokens of the kept texts together. Only a best unit that is kept alone may exceed it.
 
     Raises:
-        ValueError: they are damaged, or not what this key, precision and shape must have; the message says what.
+        BudgetTooSmallError: what is held does not fit.
     """
-    stored, _ = tensors_from_bytes(data, key)
-    if wrong := _unlike(stored, storage, shape):
-        raise ValueError(wrong)
-    return stored
+    return _Selection(reading, config, count).within(budget)
 
 
-def _unlike(stored: Stored, storage: StorageType, shape: Shape | None) -> str:
-    """What is wrong with the tensors of a file for an index of that precision; "" if nothing is."""
-    import torch
+class BudgetTracker:
+    """Units taken one after the other, as long as there is room for them in all and in their document.
 
-    kept = {"int8": torch.int8, "int4": torch.uint8}.get(storage) or getattr(torch, storage)
-    beside = {"int8": ("scale",), "int4": ("scale", "least")}.get(storage, ())
-    kinds = dict.fromkeys(("keys", "values"), kept)
-    kinds |= {f"{side}_{name}": torch.float16 for side in ("keys", "values") for name in beside}
-    if {name: tensor.dtype for name, tensor in stored.items()} != kinds:
-        return f"it holds other tensors than an index of {storage}"
-    whole = tuple(stored["keys"].shape)
-    scales = (*whole[:3], 1)
-    if any(tuple(tensor.shape) != (scales if "_" in name else whole) for name, tensor in stored.items()):
-        return "its tensors do not fit together"
-    if storage == "int4" and len(whole) == 4:
-        whole = (*whole[:3], 2 * whole[3])
-    if len(whole) != 4 or shape not in (None, whole):
-        return f"it has the shape {list(whole)} and not {list(shape or ())}"
-    return ""
-
-
-def packed(passage: EncodedPassage, storage: StorageType) -> Stored:
-    """The passage at a precision.
-
-    Raises:
-        ConfigError: "int4", which packs two numbers into a byte, and heads of an odd dimension.
+    Args:
+        tokens: length of each unit, at least 1.
+        documents: the document of each unit.
+        mass: the share of the importance that each unit carries.
+        room: the most tokens in all.
+        rooms: the most tokens of each document.
     """
-    import torch
 
-    stored: Stored = {}
-    for name, tensor in (("keys", passage.keys), ("values", passage.values)):
-        tensor = tensor.detach().to("cpu", torch.float32)
-        if storage == "int8":
-            scale = _not_zero(tensor.abs().amax(dim=-1, keepdim=True) / 127)
-            stored[name] = (tensor / scale.float()).round().clamp(-127, 127).to(torch.int8).contiguous()
-            stored[f"{name}_scale"] = scale.contiguous()
-        elif storage == "int4":
-            # sixteen steps are few: they are laid between the least and the greatest number
-            least = tensor.amin(dim=-1, keepdim=True).to(torch.float16)
-            scale = _not_zero((tensor.amax(dim=-1, keepdim=True) - least.float()) / 15)
-            stored[name] = _halved(((tensor - least.float()) / scale.float()).round().clamp(0, 15).to(torch.uint8))
-            stored[f"{name}_scale"], stored[f"{name}_least"] = scale.contiguous(), least.contiguous()
-        else:
-            stored[name] = tensor.to(getattr(torch, storage)).contiguous()
-    return stored
+    def __init__(
+        self,
+        tokens: Sequence[int],
+        documents: Sequence[int],
+        mass: Sequence[float],
+        room: int,
+        rooms: Sequence[int],
+    ) -> None:
+        self.reasons: dict[int, Reason] = {}
+        self.taken_tokens, self.taken_mass = 0, 0.0
+        self._tokens, self._documents, self._mass = tokens, documents, mass
+        self.room, self._rooms = room, list(rooms)
 
+    def room_for(self, unit: int) -> int:
+        """Tokens that are left where this unit stands; negative where too many were held."""
+        return min(self.room - self.taken_tokens, self._rooms[self._documents[unit]])
 
-def unpacked(stored: Stored, storage: StorageType, first_layer: int = 0) -> EncodedPassage:
-    """The passage that was packed, in float32 or float16."""
-    from spec_rag.compression.passages import EncodedPassage
+    def take(self, unit: int, reason: Reason, tokens: int | None = None) -> None:
+        """Take a unit, or a part of it that is `tokens` long, whether or not there is room."""
+        length = self._tokens[unit] if tokens is None else tokens
+        self.reasons[unit] = reason
+        self.taken_tokens += length
+        self.taken_mass += self._mass[unit]
+        self._rooms[self._documents[unit]] -= length
 
-    if storage not in ("int8", "int4"):
-        return EncodedPassage(stored["keys"], stored["values"], first_layer)
-    restored = []
-    for name in ("keys", "values"):
-        whole = stored[name] if storage == "int8" else _doubled(stored[name])
-        numbers = whole.float().mul_(stored[f"{name}_scale"].float())
-        restored.append(numbers if storage == "int8" else numbers.add_(stored[f"{name}_least"].float()))
-    return EncodedPassage(restored[0], restored[1], first_layer)
-
-
-def _not_zero(scale: Tensor) -> Tensor:
-    """As float16, and large enough to be divided by."""
-    import torch
-
-    return scale.clamp(min=1e-6).to(torch.float16)
+    def take_if_it_fits(self, unit: int, reason: Reason) -> bool:
+        """Take a unit if there is room for it; whether it is taken now."""
+        if unit not in self.reasons and self._tokens[unit] <= self.room_for(unit):
+            self.take(unit, reason)
+        return unit in self.reasons
 
 
-def _halved(steps: Tensor) -> Tensor:
-    """Numbers of 0 to 15, two in a byte: those of a vector's second half above those of its first."""
-    if steps.shape[-1] % 2:
-        raise ConfigError(f"storage='int4' needs heads of an even dimension, not {steps.shape[-1]}: use 'int8'.")
-    low, high = steps.chunk(2, dim=-1)
-    return (low | high << 4).contiguous()
+class _Selection:
+    """Selects the units of one reading for one budget."""
+
+    def __init__(self, reading: ScoredDocuments, config: CompressionConfig, count: Counter) -> None:
+        assert reading.scores is not None
+        self.reading, self.config, self.count = reading, config, count
+        self.texts = [document.text for document in reading.documents]
+        firsts = accumulate((len(own) for own in reading.units), initial=0)
+        self.own = [range(first, first + len(own)) for first, own in zip(firsts, reading.units, strict=False)]
+        self.document = [d for d, own in enumerate(self.own) for _ in own]
+        self.span = [span for own in reading.units for span in own]
+        self.tokens = [max(1, count(self._unit_text(i))) for i in range(len(self.span))]
+        stands_for = self._repeats()
+        self.scores = _once_each(reading.scores, stands_for)
+        scored = self.scores.masked_fill(~self._have_words(), -torch.inf)
+        self.order = [i for i in scored.argsort(descending=True, stable=True).tolist() if scored[i] != -torch.inf]
+        self.mass = scored.float().softmax(0).tolist() if self.order else [0.0] * len(self.span)
+        self.protected = _moved(protected(self.texts, reading.units, config), stands_for)
+        self.held = self.protected | floors(self.own, self.order, self.protected, config, self._tokens_of)
+
+    def within(self, budget: int) -> list[SelectedText]:
+        """Kept text per document, together at most `budget` tokens long, or the best unit alone.
+
+        Raises:
+            BudgetTooSmallError: what is held does not fit.
+        """
+        self._check(budget)
+        kept = self._fitting(budget)
+        best = self._best_left_out(kept)
+        return kept if best is None else self._alone(best, budget)
+
+    def _fitting(self, budget: int) -> list[SelectedText]:
+        cap = min(self.config.document_max_tokens or budget, budget)
+        room, rooms = budget, [cap] * len(self.own)
+        while True:
+            kept = self._filled(room, rooms)
+            tokens = [self.count(one.text) if one.text else 0 for one in kept]
+            excess, over = max(sum(tokens) - budget, 0), [max(own - cap, 0) for own in tokens]
+            if not excess and not any(over):
+                return kept
+            # what joins the kept units costs tokens too; units cost at least one and what is held fits, so this ends
+            room -= excess
+            rooms = [own - beyond for own, beyond in zip(rooms, over, strict=True)]
+
+    def _check(self, budget: int) -> None:
+        names = [f"{doc.title!r}" if doc.title else f"document {d + 1}" for d, doc in enumerate(self.reading.documents)]
+        floor = f"document_min_tokens={self.config.document_min_tokens}"
+        beside = f"{floor} beside {self.config.held_by}" if self.protected else floor
+        for held, what in ((self.protected, self.config.held_by), (self.held, beside)):
+            needed = [self._tokens_of(d, [i for i in own if i in held]) for d, own in enumerate(self.own)]
+            check_fits(needed, names, self.config, budget, what)
+
+    def _filled(self, room: int, rooms: Sequence[int]) -> list[SelectedText]:
+        taking = BudgetTracker(self.tokens, self.document, self.mass, room, rooms)
+        for unit, reason in self.held.items():
+            taking.take(unit, reason)
+        cut: dict[int, Span] = {}
+        for unit in self.order:
+            why = taking.reasons.get(unit)
+            if why is None and not self._is_enough(unit, taking) and self._take(unit, taking, cut):
+                why = taking.reasons[unit]
+            if why not in (None, "context", "cut"):
+                self._take_context(unit, taking)
+        if self._cuts and not taking.reasons:
+            any(self._cut(unit, taking, cut) for unit in self.order)
+        return [self._left_of(d, taking.reasons, cut) for d in range(len(self.own))]
+
+    def _best_left_out(self, kept: Sequence[SelectedText]) -> int | None:
+        """The best unit, if it was wanted and nothing that was kept can stand in for it.
+
+        A unit of less than average importance, such as a heading, does not answer the question by itself. Whole
+        documents may be far longer than the budget, so any that fits is taken.
+        """
+        if not self.order or self.held:
+            return None
+        best = self.order[0]
+        threshold = None if self.config.min_tokens else self.config.threshold
+        if threshold is not None and float(self.scores[best]) < threshold:
+            return None
+        taken = [i for own, one in zip(self.own, kept, strict=True) for i in own if one.reasons[i - own.start]]
+        average = float(self.scores[self.order].mean())
+        enough = self.config.unit == "document" or any(float(self.scores[i]) >= average for i in taken)
+        return None if taken and enough else best
+
+    def _alone(self, unit: int, budget: int) -> list[SelectedText]:
+        """One unit, cut to fit where units may be cut and its words fit, else whole."""
+        room = min(self.config.document_max_tokens or budget, budget)
+        taking = BudgetTracker(self.tokens, self.document, self.mass, room, [room] * len(self.own))
+        cut: dict[int, Span] = {}
+        while self._cuts and self._cut(unit, taking, cut):
+            kept = [self._left_of(d, {unit: "cut"}, cut) for d in range(len(self.own))]
+            excess = self.count(kept[self.document[unit]].text) - room
+            if excess <= 0:
+                return kept
+            taking = BudgetTracker(self.tokens, self.document, self.mass, taking.room - excess, [room] * len(self.own))
+        return [self._left_of(d, {unit: "score"}, {}) for d in range(len(self.own))]
+
+    def _is_enough(self, unit: int, taking: BudgetTracker) -> bool:
+        """Whether a unit is not wanted even if there is room."""
+        config = self.config
+        if taking.taken_tokens < (config.min_tokens or 0):
+            return False
+        covered = config.coverage is not None and taking.taken_mass >= config.coverage
+        return covered or (config.threshold is not None and float(self.scores[unit]) < config.threshold)
+
+    def _take(self, unit: int, taking: BudgetTracker, cut: dict[int, Span]) -> bool:
+        """Take a unit, or the best part of it, if it fits."""
+        if taking.take_if_it_fits(unit, "score"):
+            return True
+        enough = max(_MIN_CUT_TOKENS, _MIN_CUT_SHARE * self.tokens[unit])
+        return self._cuts and taking.room_for(unit) >= enough and self._cut(unit, taking, cut)
+
+    def _cut(self, unit: int, taking: BudgetTracker, cut: dict[int, Span]) -> bool:
+        """Take the best run of a unit's words that fits, and put it into `cut`; whether there is one."""
+        text = self.texts[self.document[unit]]
+        window = best_window(text, self.span[unit], self._word_scores(unit), self.count, taking.room_for(unit))
+        if window is None:
+            return False
+        cut[unit] = window
+        taking.take(unit, "cut", self.count(text[slice(*window)]))
+        return True
+
+    def _take_context(self, unit: int, taking: BudgetTracker) -> None:
+        """Take the neighbours of a unit, nearest first; each side ends where one does not fit."""
+        config = self.config
+        sides = neighbours(unit, self.own[self.document[unit]], config.context_before, config.context_after)
+        is_open = [True, True]
+        for pair in zip_longest(*sides):
+            for s, other in enumerate(pair):
+                if other is None or not is_open[s] or self.scores[other] == -torch.inf:
+                    continue
+                is_open[s] = taking.take_if_it_fits(other, "context")
+
+    @property
+    def _cuts(self) -> bool:
+        return self.config.cut_units and self.config.unit == "sentence" and self.config.coverage is None
+
+    def _repeats(self) -> list[int]:
+        """For each unit the one that stands for it."""
+        if self.config.unit != "sentence":
+            return list(range(len(self.span)))
+        at_edge = [i in (0, len(own) - 1) for own in self.own for i in range(len(own))]
+        return originals([self._unit_text(i) for i in range(len(self.span))], at_edge)
+
+    def _have_words(self) -> Tensor:
+        """bool [units]: what may be kept for its score. Single words of punctuation may, they join the others."""
+        if self.config.unit == "token":
+            return torch.ones(len(self.span), dtype=torch.bool)
+        return torch.tensor([has_words(self._unit_text(i)) for i in range(len(self.span))], dtype=torch.bool)
+
+    def _unit_text(self, unit: int) -> str:
+        return self.texts[self.document[unit]][slice(*self.span[unit])]
+
+    def _left_of(self, d: int, reasons: Mapping[int, Reason], cut: Mapping[int, Span]) -> SelectedText:
+        """What is left of a document of which these units are kept."""
+        own = self.own[d]
+        kept = [i for i in own if i in reasons]
+        spans = merged([cut.get(i, self.span[i]) for i in kept], self.reading.units[d], [i - own.start for i in kept])
+        # what was cut out of a sentence must not look like one
+        ellipsis = self.config.ellipsis or (f" {_CUT_MARK} " if any(i in cut for i in kept) else "")
+        return SelectedText(spans, kept_text(self.texts[d], spans, ellipsis), [reasons.get(i) for i in own])
+
+    def _tokens_of(self, d: int, kept: Sequence[int]) -> int:
+        """Tokens of a document of which these units are left."""
+        return self.count(self._left_of(d, dict.fromkeys(kept, "keep"), {}).text) if kept else 0
+
+    def _word_scores(self, unit: int) -> list[float]:
+        document, (start, end) = self.document[unit], self.span[unit]
+        passage = next(p for p in self.reading.passages if p.document == document and p.start <= start and end <= p.end)
+        scores = []
+        for a, b in word_spans(self.texts[document][start:end]):
+            first, last = passage.token_range(start + a, start + b)
+            scores.append(float(self.reading.tokens[first:last].sum()) if last > first else 0.0)
+        return scores
 
 
-def _doubled(halved: Tensor) -> Tensor:
-    import torch
+def _once_each(scores: Tensor, stands_for: Sequence[int]) -> Tensor:
+    """The scores with -inf for what repeats another unit, which gets the best score of them all."""
+    best = scores.clone()
+    for i, original in enumerate(stands_for):
+        if original != i:
+            best[original] = torch.maximum(best[original], scores[i])
+            best[i] = -torch.inf
+    return best
 
-    return torch.cat([halved & 15, halved >> 4], dim=-1)
+
+def _moved(reasons: Mapping[int, Reason], stands_for: Sequence[int]) -> dict[int, Reason]:
+    """What is held, with the units that stand for others in their place."""
+    moved: dict[int, Reason] = {}
+    for unit, reason in reasons.items():
+        moved.setdefault(stands_for[unit], reason)
+    return moved

@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,17 +18,19 @@ from transformers import PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError
 from spec_rag.text.documents import Document
-from spec_rag.text.tokens import encoded_text, template_ids, text_ids
-from spec_rag.text.units import Span
+from spec_rag.text.messages import question_of
+from spec_rag.text.prompts import chat_text
+from spec_rag.text.tokenization import encoded_text, template_ids, text_ids
+from spec_rag.text.units import PASSAGE_CHARS as PASSAGE_CHARS
+from spec_rag.text.units import Span, passage_spans
 
 INSTRUCTION = (
     "Write a high-quality answer for the given question using only the provided search results "
     "(some of which might be irrelevant).\n\n"
 )
-PASSAGE_CHARS = 2000  # longer documents are read in passages of whole units, so that cost stays linear
 _DOCUMENTS, _QUESTION = "\ue002", "\ue003"
 
-Query = str | Sequence[Mapping[str, str]]
+Query = str | Sequence[Any] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -138,23 +141,22 @@ class EncodedPassage:
 def question_text(query: Query, last_turns: int = 3) -> str:
     """The question of a string or of a chat history, whose last turns are the observation window.
 
+    Args:
+        query: see `spec_rag.text.messages.turns_of`.
+        last_turns: of the user and the assistant, at most.
+
     Raises:
         ConfigError: there is no question in it, or it is of another kind.
     """
-    if isinstance(query, str):
-        text = query
-    elif isinstance(query, Sequence) and all(isinstance(turn, Mapping) for turn in query):
-        spoken = [turn for turn in query if isinstance(turn, Mapping) and turn.get("content")]
-        turns = [turn for turn in spoken if turn.get("role") in ("user", "assistant", "human", "ai")]
-        text = "\n".join(str(turn["content"]) for turn in turns[-last_turns:])
-    else:
+    text = question_of(query, last_turns)
+    if text is None:
         raise ConfigError(
             f"query={query!r:.80} of type {type(query).__name__}: give the question as a string, or a chat history as "
             "a list of {'role': ..., 'content': ...}."
         )
-    if not text.strip():
-        raise ConfigError(f"query={query!r} is empty: compression is guided by a question, so give one.")
-    return text.strip()
+    if not text:
+        raise ConfigError(f"query={query!r:.200} is empty: compression is guided by a question, so give one.")
+    return text
 
 
 def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
@@ -165,7 +167,7 @@ def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
         shell = f"<|im_start|>user\n{_DOCUMENTS}{_QUESTION}<|im_end|>\n<|im_start|>assistant\n"
     elif template:
         turn = [{"role": "user", "content": _DOCUMENTS + _QUESTION}]
-        shell = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        shell = chat_text(tokenizer, turn)
     else:
         shell = f"{tokenizer.bos_token or ''}{_DOCUMENTS}{_QUESTION}\n"
     before, _, rest = shell.partition(_DOCUMENTS)
@@ -200,15 +202,9 @@ def split_passages(
     passages: list[Passage] = []
     first_token = 0
     for d, (document, spans) in enumerate(zip(documents, units, strict=True)):
-        start = 0
-        for i, span in enumerate(spans):
-            is_last = i + 1 == len(spans)
-            if not is_last and spans[i + 1][1] - start <= PASSAGE_CHARS:
-                continue
-            end = len(document.text) if is_last else span[1]
+        for start, end in passage_spans(document.text, spans):
             passages.append(_passage(tokenizer, document, d, start, end, first_token))
             first_token += len(passages[-1].ids)
-            start = end if is_last else spans[i + 1][0]
     return passages
 
 

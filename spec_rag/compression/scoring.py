@@ -1,6 +1,6 @@
 """From what was seen to one score per unit: small pure functions behind one seam.
 
-Each part takes the `Signals` of one question and the score so far, and returns the score with its own say, or as it is
+Each part takes the `Features` of one question and the score so far, and returns the score with its own say, or as it is
 where its signal is missing. A new idea is a new function and a line in `PARTS`. This module does not know models,
 documents or budgets.
 """
@@ -14,38 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spec_rag.compression.links import follow_links
-from spec_rag.compression.signals import Signals
+from spec_rag.compression.features import Features
+from spec_rag.compression.title_links import follow_links
 from spec_rag.compression.weights import WEIGHTS
 
 UNIT_TOKENS, PASSAGE_TOKENS = 3, 8  # the best tokens that speak for a unit, and for its passage
-_FLOOR = 1e-4  # attention below it counts as none when two questions are compared
+
 _WORDS = 0.5  # beside 1 for what a retriever or an embedder says
 _FUSION_OFFSET = 5.0  # reciprocal ranks: how little the first place is worth more than the second
 _FUSED = 1.5  # deviation of a fused score
 
-_PER_UNIT = ("similarity", "scorer", "retrieval", "words")
+_PER_UNIT = ("similarity", "scorer", "retrieval", "words", "titles")
 
-Part = Callable[[Signals, Tensor], Tensor]
-
-
-def contrast(attention: Tensor, neutral: Tensor | None) -> Tensor:
-    """What each head looks at more for this question than for any.
-
-    Args:
-        attention, neutral: [layers, heads, tokens]; no neutral question leaves the attention as it is.
-
-    Returns:
-        [layers, heads, tokens]: a * max(0, log((a + 1e-4) / (b + 1e-4))).
-    """
-    if neutral is None:
-        return attention
-    return attention * ((attention + _FLOOR) / (neutral + _FLOOR)).log().clamp(min=0)
+Part = Callable[[Features, Tensor], Tensor]
 
 
-def token_importance(signals: Signals, heads: Tensor | None = None) -> Tensor:
-    """[tokens]: mean over layers of the best head's contrast, or the sum over `heads` [layers, heads] by weight."""
-    gain = contrast(signals.attention, signals.neutral)
+def token_importance(signals: Features, heads: Tensor | None = None) -> Tensor:
+    """[tokens]: mean over layers of the best head's attention, or the sum over `heads` [layers, heads] by weight."""
+    gain = signals.attention
     return gain.amax(1).mean(0) if heads is None else torch.einsum("lht,lh->t", gain, heads)
 
 
@@ -89,7 +75,7 @@ def shared_reciprocal_rank(scores: Tensor) -> Tensor:
     return 1.0 / (_FUSION_OFFSET + rank)
 
 
-def attention(signals: Signals, score: Tensor) -> Tensor:
+def attention(signals: Features, score: Tensor) -> Tensor:
     """What the unit shows and what its passage, with its title, shows.
 
     A calibration does not replace each layer's best head but has a say of the same weight.
@@ -99,7 +85,7 @@ def attention(signals: Signals, score: Tensor) -> Tensor:
     return score + standardised(standardised(unit) + standardised(passage))
 
 
-def likelihood(signals: Signals, score: Tensor) -> Tensor:
+def likelihood(signals: Features, score: Tensor) -> Tensor:
     """How much better the unit's passage foretells the question's words than passages do on average.
 
     Only gains count: a word that a passage makes less likely tells nothing, and a passage that was not asked gains
@@ -108,40 +94,45 @@ def likelihood(signals: Signals, score: Tensor) -> Tensor:
     if signals.log_likelihood is None:
         return score
     gain = (signals.log_likelihood - signals.log_likelihood.nanmean(0)).clamp(min=0).nan_to_num(0).sum(1)
-    return score + WEIGHTS[signals.version].likelihood * standardised(gain[signals.passages])
+    return score + WEIGHTS.likelihood * standardised(gain[signals.passages])
 
 
-def retrieval(signals: Signals, score: Tensor) -> Tensor:
+def retrieval(signals: Features, score: Tensor) -> Tensor:
     """The retriever's own score of the unit's document."""
     if signals.retrieval is None:
         return score
-    return score + WEIGHTS[signals.version].retrieval * standardised(signals.retrieval)
+    return score + WEIGHTS.retrieval * standardised(signals.retrieval)
 
 
-def similarity(signals: Signals, score: Tensor) -> Tensor:
+def similarity(signals: Features, score: Tensor) -> Tensor:
     """The embedding similarity of the unit, and the best in its document."""
     if signals.similarity is None:
         return score
-    weights, own = WEIGHTS[signals.version], signals.similarity.float()
-    if weights.similarity is None:
-        return _FUSED * standardised(reciprocal_rank(score) + reciprocal_rank(own))
+    own = signals.similarity.float()
     best = torch.full((1 + int(signals.documents.max()),), -torch.inf).scatter_reduce(0, signals.documents, own, "amax")
     whole = standardised(best[signals.documents])
-    return score + weights.similarity * standardised(own) + weights.document_similarity * whole
+    return score + WEIGHTS.similarity * standardised(own) + WEIGHTS.document_similarity * whole
 
 
-def scorer(signals: Signals, score: Tensor) -> Tensor:
+def scorer(signals: Features, score: Tensor) -> Tensor:
     """The ranks of the score so far and of what a scorer of the user's own says, fused."""
     if signals.scorer is None:
         return score
     return _FUSED * standardised(reciprocal_rank(score) + shared_reciprocal_rank(signals.scorer))
 
 
-def links(signals: Signals, score: Tensor) -> Tensor:
+def titles(signals: Features, score: Tensor) -> Tensor:
+    """More for all units of a document whose title is the question."""
+    if signals.titles is None:
+        return score
+    return score + WEIGHTS.title * signals.titles
+
+
+def links(signals: Features, score: Tensor) -> Tensor:
     """More for a document whose title a promising unit of another names."""
     if signals.links is None:
         return score
-    return follow_links(score, signals.links, signals.documents, WEIGHTS[signals.version].links)
+    return follow_links(score, signals.links, signals.documents, WEIGHTS.links)
 
 
 PARTS: Mapping[str, Part] = {
@@ -150,11 +141,12 @@ PARTS: Mapping[str, Part] = {
     "retrieval": retrieval,
     "similarity": similarity,
     "scorer": scorer,
+    "titles": titles,
     "links": links,
 }
 
 
-def unit_scores(signals: Signals) -> Tensor:
+def unit_scores(signals: Features) -> Tensor:
     """[units]: what the parts say, one after the other; units of passages that were not read come behind all others."""
     if signals.read is None or bool(signals.read.all()):
         return _scores_of_read(signals)
@@ -166,8 +158,8 @@ def unit_scores(signals: Signals) -> Tensor:
     return scores
 
 
-def prior_scores(signals: Signals) -> Tensor:
-    """[units]: what is known without the draft: retrieval scores, similarity, scorer, words, where titles lead."""
+def prior_scores(signals: Features) -> Tensor:
+    """[units]: what is known without the draft: retrieval scores, similarity, scorer, words, titles."""
     ranked = None if signals.scorer is None else shared_reciprocal_rank(signals.scorer)
     told = [known for known in (signals.retrieval, signals.similarity, ranked) if known is not None]
     score = torch.zeros(len(signals.ranges))
@@ -175,17 +167,17 @@ def prior_scores(signals: Signals) -> Tensor:
         score = score + standardised(known.float())
     if signals.words is not None:
         score = score + (_WORDS if told else 1.0) * standardised(signals.words)
-    return links(signals, standardised(score))
+    return links(signals, titles(signals, standardised(score)))
 
 
-def _scores_of_read(signals: Signals) -> Tensor:
+def _scores_of_read(signals: Features) -> Tensor:
     score = torch.zeros(len(signals.ranges))
     for part in PARTS.values():
         score = part(signals, score)
     return score
 
 
-def _only(signals: Signals, units: Tensor) -> Signals:
+def _only(signals: Features, units: Tensor) -> Features:
     """The signals of some units alone, bool [units]; passages and documents keep their numbers."""
     per_unit = {name: getattr(signals, name) for name in ("ranges", "passages", "documents", *_PER_UNIT)}
     chosen: dict[str, Any] = {name: None if value is None else value[units] for name, value in per_unit.items()}
@@ -197,7 +189,7 @@ def _only(signals: Signals, units: Tensor) -> Signals:
     return replace(signals, **chosen)
 
 
-def _shown(signals: Signals, heads: Tensor | None, ranges: Tensor, count: int, owners: Tensor | None = None) -> Tensor:
+def _shown(signals: Features, heads: Tensor | None, ranges: Tensor, count: int, owners: Tensor | None = None) -> Tensor:
     """[units]: the best tokens of each unit or of the passage that owns it; square roots tame the long tail."""
     total = torch.zeros(len(signals.ranges))
     for trusted in (None,) if heads is None else (None, heads):

@@ -1,15 +1,11 @@
-"""What each part of a score weighs, and how links are followed: the constants of scoring, by version.
+"""Weights of the parts of a score, and the rule for title links.
 
-Those of "2026" were chosen by cross-validation over four kinds of questions, each weighing the same; see
-docs/measurements.md. Those of "2025" are kept for comparisons. This module knows numbers alone.
+They were chosen by cross-validation over four kinds of questions with equal weights; see docs/measurements.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-
-from spec_rag.config import Version
 
 
 @dataclass(frozen=True)
@@ -38,25 +34,18 @@ class Weights:
     Attributes:
         likelihood: of the question, given the passage.
         retrieval: the retriever's score of the document.
-        similarity: of question and unit, by an embedding model; None fuses its ranks with those of the score so far.
+        similarity: of question and unit, by an embedding model.
         document_similarity: the most that a unit of the document has.
+        title: of a document whose title is the question; larger than what other parts put between two documents.
         links: how links are followed.
     """
 
     likelihood: float = 0.5
     retrieval: float = 0.75
-    similarity: float | None = 0.75
+    similarity: float = 0.75
     document_similarity: float = 0.25
+    title: float = 5.0
     links: LinkRule = LinkRule()
 
 
-WEIGHTS: Mapping[Version, Weights] = {
-    "2026": Weights(),
-    "2025": Weights(
-        likelihood=0.75,
-        retrieval=0.5,
-        similarity=None,
-        document_similarity=0.0,
-        links=LinkRule(weight=2.0, sharpness=1.5, share=0.6, smoothing=0.0, only_news=False),
-    ),
-}
+WEIGHTS = Weights()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spec_rag.files import write_whole
+from spec_rag.utils.atomic_files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from spec_rag.errors import UnreadableFileError
-from spec_rag.files import not_written
+from spec_rag.utils.atomic_files import not_written
 
 Measure = Literal["kept", "answers"]
 Row = TypeVar("Row")
 
 _BLOCK_BYTES = 65536
-_ROOMS = ("text", "models", "attention", "compression", "generation", "evaluation/methods", "evaluation/tasks")
+_LAZY_EXPORTS = ("options", "utils", "text", "models", "attention", "compression", "generation", "evaluation")
 
 
 @cache
@@ -34,7 +34,7 @@ def code_version() -> str:
     import spec_rag
 
     root, kernels = Path(spec_rag.__file__).parent, Path(spec_rag_kernels.__file__).parent
-    files = [*root.glob("*.py"), *(path for room in _ROOMS for path in (root / room).glob("*.py"))]
+    files = [*root.glob("*.py"), *(path for room in _LAZY_EXPORTS for path in (root / room).glob("*.py"))]
     files += kernels.rglob("*.py")
     found = sha256()
     for path in sorted(files):

@@ -8,7 +8,6 @@ caches or where a constraint came from.
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
@@ -19,10 +18,11 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError
-from spec_rag.forking import new_lock
 from spec_rag.generation.sampling import SamplingConfig
-from spec_rag.generation.structured import Constraint, llguidance
-from spec_rag.models.pair import ModelPair
+from spec_rag.generation.structured_output import Constraint, llguidance
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.utils.forking import new_lock
+from spec_rag.utils.object_state import state_of
 
 _TRIED_TOKENS = 8  # of the best, near the end, for one behind which the answer can be completed
 _TIGHT_TOKENS = 16
@@ -33,8 +33,7 @@ _SEPARATORS = (",", ":")
 _STRUCTURE = ("}", "]", "{", "[", '"', *_SEPARATORS)
 _BETWEEN = ("}", "]", '"', ",", "0", "n", "1", "f", "t", "-", "[", "{", " ")  # a comma ends a number, a digit never
 
-_vocabularies: weakref.WeakKeyDictionary[Any, dict[tuple[Any, ...], Vocabulary]] = weakref.WeakKeyDictionary()
-_making = new_lock()
+_creation_lock = new_lock()
 
 
 class Vocabulary:
@@ -71,12 +70,12 @@ class Vocabulary:
         if not ends:
             raise ConfigError("schema or regex: the target names no end token, so an answer could not end where it is "
                               "complete: give eos_token_id.")  # fmt: skip
-        with _making:
-            known = _vocabularies.setdefault(tokenizer, {})
-            key = (size, len(tokenizer), *ends)
-            if key not in known:
-                known[key] = cls(tokenizer, size, ends)
-            return known[key]
+        vocabularies = state_of(tokenizer, _Vocabularies)
+        key = (size, len(tokenizer), *ends)
+        with _creation_lock:
+            if key not in vocabularies:
+                vocabularies[key] = cls(tokenizer, size, ends)
+            return vocabularies[key]
 
     def _single(self, texts: Sequence[str]) -> list[int]:
         ids = [self.tokens.greedy_tokenize(text) for text in texts]
@@ -87,6 +86,10 @@ def _drops_first_space(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether an answer that begins with a space is decoded without it, as with sentencepiece."""
     space = tokenizer.convert_tokens_to_ids("\u2581")
     return isinstance(space, int) and space != tokenizer.unk_token_id and tokenizer.decode([space]) == ""
+
+
+class _Vocabularies(dict[tuple[int, ...], Vocabulary]):
+    """The vocabularies of one tokenizer, by logits columns, tokens and end tokens."""
 
 
 class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]

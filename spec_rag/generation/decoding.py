@@ -20,29 +20,32 @@ from transformers import (
     PreTrainedModel,
     StoppingCriteria,
     StoppingCriteriaList,
-    StopStringCriteria,
 )
 from transformers.generation.streamers import BaseStreamer
 
 from spec_rag.attention.capture import base_attention, capture
-from spec_rag.config import SpecKVConfig
 from spec_rag.errors import ConfigError
-from spec_rag.generation.batch import Batch, is_pruned
 from spec_rag.generation.constrained import constrained_logits
-from spec_rag.generation.context import ContextCache, check_one_side
-from spec_rag.generation.copies import observing_copies
-from spec_rag.generation.draft import before_end
-from spec_rag.generation.faults import FiniteLogits
+from spec_rag.generation.context_cache import ContextCache, check_one_side
+from spec_rag.generation.draft_pass import before_end
+from spec_rag.generation.end_tokens import answer_ends, end_token_ids
+from spec_rag.generation.model_errors import FiniteLogits
 from spec_rag.generation.prefill import prefill
+from spec_rag.generation.prompt_batch import Batch, is_pruned
+from spec_rag.generation.prompt_lookup import observing_copies
 from spec_rag.generation.pruned_cache import DecodeMasks, PrunedCache
-from spec_rag.generation.sampling import GREEDY, SamplingConfig, eos_token_ids, pad_token_id, seeded
-from spec_rag.generation.second_choice import choose_again, chooses_again
-from spec_rag.generation.speculation import Guesses, VerifiedDecoding, can_verify
-from spec_rag.generation.stopping import CancelCriterion, Cancelled, RowEnds, is_cancelled
-from spec_rag.models.pair import ModelPair
+from spec_rag.generation.query_pruning import chooses_again, prune_for_query
+from spec_rag.generation.sampling import GREEDY, SamplingConfig, pad_token_id, seeded
+from spec_rag.generation.speculative import Guesses, VerifiedDecoding, can_verify
+from spec_rag.generation.stop_criteria import CancelCriterion, Cancelled, RowEnds, StopStrings, is_cancelled
+from spec_rag.generation.token_logits import AnswerPenalties, LogprobRecorder
+from spec_rag.models.model_config import kv_bytes
+from spec_rag.models.model_pair import ModelPair
 from spec_rag.models.rope import RopeSwitch, restore_frequencies
+from spec_rag.options.compression import SpecKVConfig
 from spec_rag.results import Answer, FinishReason, Timings
-from spec_rag.text.tokens import left_pad, right_pad
+from spec_rag.text.answer_text import AnswerText, answer_text
+from spec_rag.text.tokenization import left_pad, right_pad
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +80,8 @@ def decode(
     prompts = PaddedPrompts.of(target, batch)
     if context is not None:
         prompts = prompts.behind(context.ids)
-    held = constrained_logits(pair, sampling, prompts.tokens, _ends(pair, sampling))
+    ends = answer_ends(pair, sampling)
+    held = constrained_logits(pair, sampling, prompts.tokens, ends)
     started = time.perf_counter()
     cache = None
     if context is not None:
@@ -85,39 +89,40 @@ def decode(
         cache = context.start(target, (prompts.mask == 0).sum(dim=1))
         if chooses_again(cache, speckv):
             assert speckv is not None
-            choose_again(target, cache, context.ids, batch.rows, speckv, backend)
+            prune_for_query(target, cache, context.ids, batch.rows, speckv, backend)
     elif is_pruned(prompts.tokens, speckv):
         assert speckv is not None
         if prompts.tokens < speckv.window + 2:
             raise ConfigError(
                 f"window_size={speckv.window} leaves nothing to prune of {prompts.tokens} tokens: lower window_size."
             )
-        cache = pruned_cache(target, batch, prompts, speckv, backend, sampling.max_new_tokens)
+        cache = pruned_cache(target, batch, prompts, speckv, backend, ends, sampling.max_new_tokens)
     kept = _Kept.of(cache)
     if cache is not None and sampling.beams > 1:
         cache.batch_repeat_interleave(sampling.beams)
     criterion = CancelCriterion(cancelled)
     criteria: list[StoppingCriteria] = [criterion]
     if sampling.stop:
-        criteria.append(StopStringCriteria(pair.require_tokenizer(), list(sampling.stop)))
-    ends = RowEnds(criteria, prompts.tokens, len(batch.rows))
-    options: dict[str, Any] = {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([ends])}
-    if held is not None:
-        options["processors"] = [held]
+        tokenizer = pair.require_tokenizer()
+        criteria.append(StopStrings(prompts.tokens, lambda: AnswerText(tokenizer, sampling.stop, ends)))
+    row_ends = RowEnds(criteria, prompts.tokens, len(batch.rows))
+    options = {**sampling.options, "eos_token_id": ends or None}
+    options |= {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([row_ends])}
+    recorder = None if sampling.logprobs is None else LogprobRecorder(prompts.tokens, sampling.logprobs)
+    options["processors"] = _processors(sampling, prompts.tokens, held, recorder)
     guesses = Guesses(batch.lookahead[0].tolist())
     if cache is not None and speckv is not None and can_verify(batch, cache, speckv, sampling):
         options["custom_generate"] = VerifiedDecoding(cache, guesses, streamer)
     with seeded(sampling.seed, target):
-        sequences = generate_from(target, prompts, cache, sampling.max_new_tokens, **sampling.options, **options)
+        sequences = generate_from(target, prompts, cache, sampling.max_new_tokens, **options)
     ended = time.perf_counter()
     first = criterion.first_token_at or ended
     timings = Timings(batch.draft_seconds, first - started, ended - first)
     padding = [0] * len(batch.rows) if context is not None else (prompts.mask == 0).sum(dim=1).tolist()
     if sampling.beams == 1:
-        written = [ends.answer(i, row) for i, row in enumerate(sequences)]
+        written = [row_ends.answer(i, row) for i, row in enumerate(sequences)]
     else:
-        stops = RowEnds(criteria[1:], prompts.tokens, 0)
-        written = [stops.answer_of_beams(row) for row in sequences]
+        written = [row[prompts.tokens :] for row in sequences]
         if held is not None:
             held.check_beams(written)
     answers = [
@@ -131,9 +136,14 @@ def decode(
             timings,
             is_cancelled(cancelled, i),
             (guesses.asked, guesses.right),
+            ends,
         )
         for i in range(len(batch.rows))
     ]
+    if recorder is not None:
+        tokenizer = pair.tokenizer
+        noted = recorder.rows(sequences, lambda token: str(tokenizer.decode([token])) if tokenizer is not None else "")
+        answers = [replace(one, logprobs=noted[i][: len(one.output_ids)]) for i, one in enumerate(answers)]
     if context is not None:
         answers = [replace(answer, prompt_tokens=context.tokens + answer.prompt_tokens) for answer in answers]
     for row in {row // sampling.beams for row in held.steered} if held is not None else ():
@@ -141,10 +151,14 @@ def decode(
     return answers
 
 
-def _ends(pair: ModelPair, sampling: SamplingConfig) -> list[int]:
-    """The tokens that end an answer."""
-    eos = sampling.options.get("eos_token_id")
-    return eos_token_ids(pair.require_target()) if eos is None else list(eos)
+def _processors(
+    sampling: SamplingConfig, prompt_tokens: int, held: LogitsProcessor | None, recorder: LogprobRecorder | None
+) -> list[LogitsProcessor]:
+    """What changes or notes the logits, in this order: penalties, the constraint, the recorder."""
+    processors: list[LogitsProcessor] = []
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        processors.append(AnswerPenalties(prompt_tokens, sampling.presence_penalty, sampling.frequency_penalty))
+    return [*processors, *(one for one in (held, recorder) if one is not None)]
 
 
 @dataclass(frozen=True)
@@ -192,17 +206,27 @@ def pruned_cache(
     prompts: PaddedPrompts,
     speckv: SpecKVConfig,
     backend: str | None = None,
+    ends: Sequence[int] | None = None,
     max_new_tokens: int = 1,
 ) -> PrunedCache | None:
     """The target's cache of the prompts, pruned by the look-ahead; where the target writes it, it is written here.
 
-    None where what is read and written goes across the switch of the target's rotary frequencies: keys that were cached
-    before it cannot be read behind it, so nothing is pruned.
+    Args:
+        target: the model that will decode.
+        batch, prompts: the rows, and the same rows as they are laid out.
+        speckv: how to score and select.
+        backend: kernel backend; None chooses by device.
+        ends: the tokens that end an answer, and so a look-ahead; None takes those of the checkpoint.
+        max_new_tokens: tokens of the answer.
+
+    Returns:
+        None where the tokens that are read and written cross the switch of the target's rotary frequencies: keys that
+        were cached before the switch cannot be read behind it, so nothing is pruned.
     """
     if _goes_across(target, prompts, max(max_new_tokens, speckv.lookahead_tokens or _OWN_LOOKAHEAD_TOKENS)):
         return None
     if "target" in batch.lookahead_by:
-        own = _own_lookahead(target, prompts, speckv, backend)
+        own = _own_lookahead(target, prompts, speckv, backend, end_token_ids(target, None) if ends is None else ends)
         by = batch.lookahead_by
         batch.lookahead = [own[i] if by[i] == "target" else batch.lookahead[i] for i in range(len(by))]
     observing = right_pad(observing_copies(target, batch, speckv))
@@ -223,7 +247,7 @@ def _goes_across(target: PreTrainedModel, prompts: PaddedPrompts, written: int) 
         "Shorten the prompt, lower max_new_tokens, or leave speckv out.",
         tokens,
         written,
-        switch.explained(),
+        switch.reason(),
     )
     return True
 
@@ -261,16 +285,36 @@ def generate_from(
         )
 
 
+def read_logits(target: PreTrainedModel, ids: Tensor, positions: Tensor, cache: PrunedCache | None = None) -> Tensor:
+    """The target's logits [rows, tokens, vocabulary], each token behind all those before it.
+
+    Positions with gaps, as selected prompt tokens have, are safe here: a model that gets them without a cache and
+    without a mask reads each gap as the border between two packed texts, so one of the two is always given.
+
+    Args:
+        target: the model.
+        ids: int64 [rows, tokens], without padding.
+        positions: int64 [rows, tokens], their rotary positions.
+        cache: what stands before them; it grows by the tokens. None where nothing does.
+    """
+    seen = {"attention_mask": torch.ones_like(ids)} if cache is None else {"past_key_values": cache}
+    with torch.no_grad():
+        outputs = target(input_ids=ids, position_ids=positions, use_cache=cache is not None, **seen)
+    logits: Tensor = outputs.logits
+    return logits
+
+
 def _own_lookahead(
-    target: PreTrainedModel, prompts: PaddedPrompts, speckv: SpecKVConfig, backend: str | None
+    target: PreTrainedModel, prompts: PaddedPrompts, speckv: SpecKVConfig, backend: str | None, ends: Sequence[int]
 ) -> list[Tensor]:
     """The target's first greedy tokens, written from a cache that its window queries alone have pruned."""
     nothing = torch.empty(len(prompts.ids), 0, dtype=torch.long)
     alone = replace(speckv, lookahead="none", copied_pieces=None)
     cache = prefill(target, prompts.ids, prompts.mask, prompts.positions, nothing, nothing.bool(), alone, backend)
     steps = speckv.lookahead_tokens or _OWN_LOOKAHEAD_TOKENS
-    written = generate_from(target, prompts, cache, steps, **GREEDY)[:, prompts.tokens :]
-    there = before_end(written, eos_token_ids(target))
+    options = {**GREEDY, "eos_token_id": list(ends) or None}
+    written = generate_from(target, prompts, cache, steps, **options)[:, prompts.tokens :]
+    there = before_end(written, list(ends))
     return [row[own].cpu() for row, own in zip(written, there, strict=True)]
 
 
@@ -306,32 +350,49 @@ def _answer(
     timings: Timings,
     cancelled: bool,
     guessed: tuple[int, int],
+    ends: Sequence[int],
 ) -> Answer:
-    ends = _ends(pair, sampling)
     ids = generated.tolist()
     end = next((i for i, token in enumerate(ids) if token in ends), None)
     ids = ids if end is None else ids[: end + 1]
-    text = pair.tokenizer.decode(ids, skip_special_tokens=True) if pair.tokenizer is not None else ""
-    cut = min((at for at in (text.find(s) for s in sampling.stop) if at >= 0), default=None)
+    text, stopped_after = _text(pair, ids, sampling.stop, ends)
+    ids = ids if stopped_after is None else ids[:stopped_after]  # what follows fills the batch
     reason: FinishReason = "length"
-    if end is not None or cut is not None:
+    if end is not None or stopped_after is not None:
         reason = "stop"
     elif cancelled:
         reason = "cancelled"
     selected = batch.selected[index]
+    unpruned = 0 if kept.layers else kv_bytes(pair.require_target(), len(batch.rows[index]))
     return Answer(
-        text=text if cut is None else text[:cut],
+        text=text,
         output_ids=ids,
         prompt_tokens=batch.prompt_tokens[index],
         target_prompt_tokens=len(batch.rows[index]),
         completion_tokens=len(ids),
         finish_reason=reason,
-        kv_bytes_dense=kept.dense_bytes,
-        kv_bytes_kept=kept.kept_bytes,
+        kv_bytes_dense=kept.dense_bytes or unpruned,
+        kv_bytes_kept=kept.kept_bytes or unpruned,
         selected_positions=None if selected is None else selected.tolist(),
         layer_positions=kept.layers,
         lookahead_ids=batch.lookahead[index].tolist(),
-        guessed_tokens=guessed[0],
-        right_guesses=guessed[1],
+        proposed_tokens=guessed[0],
+        accepted_tokens=guessed[1],
         timings=timings,
     )
+
+
+def _text(pair: ModelPair, ids: Sequence[int], stop: Sequence[str], ends: Sequence[int]) -> tuple[str, int | None]:
+    """The text of an answer, and after how many tokens a stop string ended it; None where none did."""
+    tokenizer = pair.tokenizer or pair.draft_tokenizer
+    if tokenizer is None:
+        return "", None
+    whole = answer_text(tokenizer, ids, ends)
+    if not stop:
+        return whole, None
+    text = AnswerText(tokenizer, stop, ends)
+    for token in ids:
+        text.add(token)
+        if text.stopped:
+            return text.text, text.tokens
+    return whole, None

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 
 from spec_rag.attention.capture import AttentionCall, Replaced, base_attention, capture
 from spec_rag.attention.importance import kv_scores
-from spec_rag.attention.selection import select_columns, select_kv
-from spec_rag.config import SpecKVConfig
+from spec_rag.attention.token_selection import select_columns, select_kv
 from spec_rag.errors import UnsupportedModelError
 from spec_rag.generation.pruned_cache import MASK_PER_HEAD, PrunedCache
+from spec_rag.options.compression import SpecKVConfig
 
 
 class PrefillPruner:

@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from spec_rag.attention.capture import AttentionCall
 from spec_rag.errors import UnsupportedModelError
-from spec_rag.models.checkpoints import layer_kinds
+from spec_rag.models.model_config import layer_kinds
 
 MASK_PER_HEAD = ("sdpa", "eager")  # attention implementations that take a mask for each head
 

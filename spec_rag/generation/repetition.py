@@ -14,9 +14,9 @@ from spec_rag_kernels import window_scores
 from torch import Tensor
 
 from spec_rag.attention.capture import AttentionCall, capture
-from spec_rag.cancellation import check
 from spec_rag.errors import UnsupportedModelError
 from spec_rag.generation.pruned_cache import PrunedCache
+from spec_rag.utils.cancellation import check
 
 PIECE_TOKENS = 512
 _OVERLAP_TOKENS = 8

@@ -20,6 +20,9 @@ class RowStreamer(Protocol):
         """Whether it has handed anything on."""
         ...
 
+    def start(self) -> None:
+        """Forget what was put and not handed on: the answer is written from its first token."""
+
     def put(self, value: Tensor) -> None:
         """Take the prompt first, int64 [tokens], then one token after the other, int64 [1]."""
 
@@ -32,12 +35,13 @@ class CountingStreamer:
 
     Args:
         streamer: what they are handed on to.
-        told: called with each number of tokens more.
+        told: called with each change of the number of tokens.
     """
 
     def __init__(self, streamer: RowStreamer, told: Callable[[int], None]) -> None:
         self._streamer = streamer
         self._told = told
+        self._counted = 0
         self._prompt_is_put = False
 
     @property
@@ -45,9 +49,16 @@ class CountingStreamer:
         """Whether the streamer has handed anything on."""
         return self._streamer.begun
 
+    def start(self) -> None:
+        """Count from 0 again: the answer is written from its first token."""
+        self._told(-self._counted)
+        self._counted, self._prompt_is_put = 0, False
+        self._streamer.start()
+
     def put(self, value: Tensor) -> None:
         """Take the prompt first, int64 [tokens], then one token after the other, int64 [1]."""
         if self._prompt_is_put:
+            self._counted += value.numel()
             self._told(value.numel())
         self._prompt_is_put = True
         self._streamer.put(value)
@@ -66,6 +77,9 @@ class RowsStreamer(BaseStreamer):  # type: ignore[misc]
     """
 
     def __init__(self, streamers: Sequence[RowStreamer | None], ends: Sequence[int]) -> None:
+        for streamer in streamers:
+            if streamer is not None:
+                streamer.start()
         self._open = dict(enumerate(streamers))
         self._ends = set(ends)
         self._prompt_is_put = False

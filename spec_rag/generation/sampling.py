@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from spec_rag.checks import check_integer
 from spec_rag.errors import ConfigError
-from spec_rag.generation.structured import Constraint
-from spec_rag.models.lock import FairLock
-from spec_rag.switches import Switch
+from spec_rag.generation.structured_output import Constraint
+from spec_rag.utils.fair_lock import FairLock
+from spec_rag.utils.switches import Switch
+from spec_rag.utils.validation import check_integer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,8 +32,32 @@ GREEDY: dict[str, Any] = {
     "temperature": 1.0,
     "top_p": 1.0,
     "top_k": 50,
+    "min_p": None,
+    "typical_p": 1.0,
+    "top_h": None,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    # how a checkpoint would be generated with elsewhere: the cache, and what needs arguments of its own, is ours
+    "use_cache": True,
+    "cache_implementation": None,
+    "cache_config": None,
+    "stop_strings": None,
+    "prompt_lookup_num_tokens": None,
+    "guidance_scale": None,
+    "max_time": None,
 }
 _SAMPLES = ("temperature", "top_p", "top_k", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
+# values that leave the probabilities as they are; a temperature of 1 asks for sampling
+_NEUTRAL = {"top_p": 1, "top_k": 0, "min_p": 0, "typical_p": 1, "top_h": 1, "epsilon_cutoff": 0, "eta_cutoff": 0}
+_RANGES = {  # smallest and largest, and whether the smallest itself is allowed
+    "min_p": (0, 1, True),
+    "typical_p": (0, 1, False),
+    "top_h": (0, 1, False),
+    "epsilon_cutoff": (0, 1, True),
+    "eta_cutoff": (0, 1, True),
+    "repetition_penalty": (0, float("inf"), False),
+}
+_MOST_LOGPROBS = 20
 _REFUSED = {
     "max_length": "max_new_tokens counts generated tokens alone",
     "assistant_model": "the draft already writes the look-ahead",
@@ -42,7 +66,10 @@ _REFUSED = {
     "cache_implementation": "SpecKV brings its own cache",
     "return_dict_in_generate": "an Answer is returned",
     "stop_strings": "use stop",
+    "cache_config": "SpecKV brings its own cache",
+    "use_cache": "the target always generates with a cache, which gives the same answer faster: leave it out",
 }
+_REFUSED_BUT = {"num_return_sequences": 1, "use_cache": True}  # the value that is allowed
 
 
 @dataclass(frozen=True)
@@ -56,13 +83,19 @@ class SamplingConfig:
         constraint: what the answer is held to, or None.
         prefill_chunk_size: the feed-forward layers of draft and target read a prompt so many tokens at a time, which
             takes less memory and gives the same tokens; None reads it at once.
+        presence_penalty: -2 to 2; subtracted from the logit of each token that the answer has already.
+        frequency_penalty: -2 to 2; subtracted for each time that the answer has the token.
+        logprobs: note the log-probability of each token of the answer, with this many of the most probable tokens at
+            its place (0 to 20); None notes none. Not with num_beams above 1.
         options: temperature, top_p, top_k, repetition_penalty, num_beams, eos_token_id, max_time ... Greedy, unless a
             temperature above 0 or another option that only sampling knows (top_p, top_k, min_p ...) is given, or
-            do_sample. A temperature of 0 is greedy.
+            do_sample. A temperature of 0 is greedy, whatever top_p, top_k, min_p and the like are. Values that change
+            no probability (top_p=1, top_k=0, min_p=0, typical_p=1 ...) do not switch sampling on. `eos_token_id` is
+            an id or several, instead of those of the model and its tokenizer; -1 stands for none.
 
     Raises:
-        ConfigError: a value is out of range, an option is unknown, or options of sampling stand beside
-            temperature=0 or do_sample=False.
+        ConfigError: a value is out of range, an option is unknown, do_sample=True stands beside temperature=0, or
+            options of sampling beside do_sample=False.
     """
 
     max_new_tokens: int = 256
@@ -70,6 +103,9 @@ class SamplingConfig:
     seed: int | None = None
     constraint: Constraint | None = None
     prefill_chunk_size: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logprobs: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -80,7 +116,16 @@ class SamplingConfig:
         if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0):
             raise ConfigError(f"seed={self.seed!r}: must be a non-negative integer or None.")
         check_integer("prefill_chunk_size", self.prefill_chunk_size, 1, optional=True)
+        check_integer("logprobs", self.logprobs, 0, optional=True)
+        if self.logprobs is not None and self.logprobs > _MOST_LOGPROBS:
+            raise ConfigError(f"logprobs={self.logprobs}: must be at most {_MOST_LOGPROBS}.")
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            if not _is_number(value) or not -2 <= value <= 2:
+                raise ConfigError(f"{name}={value!r}: must be a number from -2 to 2.")
         object.__setattr__(self, "options", _checked_options(self.options))
+        if self.logprobs is not None and self.beams > 1:
+            raise ConfigError(f"logprobs={self.logprobs} with num_beams={self.beams}: give one of them.")
 
     @classmethod
     def of(cls, max_new_tokens: int, options: Mapping[str, Any]) -> SamplingConfig:
@@ -90,6 +135,9 @@ class SamplingConfig:
         """
         own = {f.name for f in fields(cls)} - {"options", "max_new_tokens"}
         chosen = {name: value for name, value in options.items() if name in own}
+        for name in ("presence_penalty", "frequency_penalty"):
+            if chosen.get(name, 0.0) is None:
+                del chosen[name]
         stop = chosen.pop("stop", None)
         if stop is not None and not isinstance(stop, str | Sequence | Set):
             raise ConfigError(f"stop={stop!r:.80} of type {type(stop).__name__}: give a string, or a list of strings.")
@@ -119,15 +167,13 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     known = set(GenerationConfig().to_dict()) | set(GREEDY)
     chosen = {name: value for name, value in options.items() if value is not None}
     for name, value in chosen.items():
-        if name in _REFUSED and not (name == "num_return_sequences" and value == 1):
+        if name in _REFUSED and not (name in _REFUSED_BUT and value == _REFUSED_BUT[name]):
             raise ConfigError(f"{name}={value!r} is not supported: {_REFUSED[name]}.")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             meant = f": did you mean {near[0]!r}?" if near else "."
             raise ConfigError(f"{name}={value!r} is no option of generate() and no field of GenerationConfig{meant}")
     check_integer("num_beams", chosen.get("num_beams", 1), 1)
-    if "eos_token_id" in chosen:
-        chosen["eos_token_id"] = _end_tokens(chosen["eos_token_id"])
     temperature, top_p, top_k = (chosen.get(name) for name in ("temperature", "top_p", "top_k"))
     if temperature is not None and not (_is_number(temperature) and temperature >= 0):
         raise ConfigError(f"temperature={temperature!r}: must be a number of at least 0 (0 is greedy).")
@@ -135,29 +181,47 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"top_p={top_p!r}: must be above 0 and at most 1.")
     if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0):
         raise ConfigError(f"top_k={top_k!r}: must be an integer of at least 1, or 0 for all tokens.")
-    greedy = "temperature=0" if temperature == 0 else "do_sample=False" if chosen.get("do_sample") is False else ""
-    asked = [name for name in _SAMPLES if name in chosen and not (name == "top_p" and top_p == 1)]
-    asked += ["do_sample"] if chosen.get("do_sample") is True else []
+    _check_ranges(chosen)
+    chosen = {
+        name: float(value) if name in (*_RANGES, "temperature", "top_p") else value for name, value in chosen.items()
+    }
+    if "eos_token_id" in chosen:
+        chosen["eos_token_id"] = _checked_ends(chosen["eos_token_id"])
+    asked = [name for name in _SAMPLES if name in chosen and chosen[name] != _NEUTRAL.get(name)]
+    do_sample = chosen.get("do_sample")
+    if do_sample is True and temperature == 0:
+        raise ConfigError(
+            "temperature=0 is greedy, so do_sample=True does nothing: leave it out, or raise temperature."
+        )
     contradicting = [name for name in asked if not (name == "temperature" and temperature in (0, 1))]
-    if greedy and contradicting:
+    if do_sample is False and contradicting:
         name = contradicting[0]
         raise ConfigError(
-            f"{greedy} is greedy, so {name}={chosen[name]!r} does nothing: leave it out, or "
-            f"{'raise temperature' if temperature == 0 else 'leave do_sample out'}."
+            f"do_sample=False is greedy, so {name}={chosen[name]!r} does nothing: leave it out, or leave do_sample out."
         )
-    if greedy or not asked:
+    if temperature == 0 or do_sample is False or not (asked or do_sample):
         return {**GREEDY, **{name: value for name, value in chosen.items() if name not in _SAMPLES}, "do_sample": False}
     return {**GREEDY, **chosen, "do_sample": True}
 
 
-def _end_tokens(given: Any) -> list[int]:
-    """An id, or several in any order and kind of collection (a list, a tuple, a set, a tensor), as a list."""
-    if hasattr(given, "tolist"):
-        given = given.tolist()
-    ids = list(given) if isinstance(given, Sequence | Set) and not isinstance(given, str) else [given]
-    if not ids or any(isinstance(one, bool) or not isinstance(one, int) for one in ids):
-        raise ConfigError(f"eos_token_id={given!r:.80}: give an integer, or a list of integers.")
-    return ids
+def _check_ranges(chosen: Mapping[str, Any]) -> None:
+    for name, (low, high, inclusive) in _RANGES.items():
+        value = chosen.get(name)
+        if value is None:
+            continue
+        if not _is_number(value) or not (low <= value <= high) or (value == low and not inclusive):
+            limits = f"{'at least' if inclusive else 'above'} {low}" + ("" if high > 1 else f" and at most {high}")
+            raise ConfigError(f"{name}={value!r}: must be a number {limits}.")
+
+
+def _checked_ends(value: Any) -> list[int]:
+    """The end tokens that a caller names, as a list without those that no model writes."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    ends = list(value) if isinstance(value, Sequence | Set) and not isinstance(value, str) else [value]
+    if any(isinstance(token, bool) or not isinstance(token, int) for token in ends):
+        raise ConfigError(f"eos_token_id={value!r:.80}: must be a token id or a list of token ids; -1 stands for none.")
+    return [token for token in ends if token >= 0]
 
 
 def _is_number(value: Any) -> bool:

@@ -14,19 +14,21 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-from transformers import PreTrainedTokenizerBase
-from transformers.generation.streamers import TextStreamer
+from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
 
-from spec_rag.cancellation import Cancellation, in_thread
-from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError, ForkedError
-from spec_rag.forking import renew_in_children
-from spec_rag.generation.pipeline import generate, generate_together
+from spec_rag.generation.end_tokens import answer_ends
+from spec_rag.generation.generate import generate, generate_together
 from spec_rag.generation.row_streams import CountingStreamer
 from spec_rag.generation.sampling import SamplingConfig
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
 from spec_rag.results import Answer
+from spec_rag.text.answer_text import AnswerText
 from spec_rag.text.prompts import Prompt
+from spec_rag.utils.cancellation import Cancellation, in_thread
+from spec_rag.utils.forking import renew_in_children
 
 R = TypeVar("R")
 
@@ -87,43 +89,48 @@ class _Mailbox(Generic[R]):
             await arrived.wait()
 
 
-class _PieceStreamer(TextStreamer):  # type: ignore[misc]
-    """Hands decoded text to `emit`, holding back what may be the beginning of a stop string.
+class _PieceStreamer(BaseStreamer):  # type: ignore[misc]
+    """Hands the text of an answer on to `emit` as far as no later token changes it or makes a stop string of it.
+
+    Args:
+        read: makes the text of an answer that has no tokens yet.
+        emit: called with each piece.
 
     Attributes:
         begun: whether anything has been handed on.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...], emit: Callable[[str], None]) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._stop = stop
-        self._emit = emit
+    def __init__(self, read: Callable[[], AnswerText], emit: Callable[[str], None]) -> None:
         self.begun = False
-        self._held = ""
-        self._stopped = False
+        self._read = read
+        self._emit = emit
+        self.start()
 
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        if self._stopped:
+    def start(self) -> None:
+        """Wait for a prompt, then for an answer from its first token."""
+        self._text = self._read()
+        self._emitted = 0
+        self._prompt_is_put = False
+
+    def put(self, value: Tensor) -> None:
+        """Take the prompt first, then int64 [1] or [1, 1] after each step."""
+        if not self._prompt_is_put:
+            self._prompt_is_put = True
             return
-        self._held += text
-        cut = min((at for at in (self._held.find(s) for s in self._stop) if at >= 0), default=None)
-        if cut is not None:
-            piece, self._held, self._stopped = self._held[:cut], "", True
-        elif stream_end:
-            piece, self._held = self._held, ""
-        else:
-            safe = len(self._held) - self._possible_stop()
-            piece, self._held = self._held[:safe], self._held[safe:]
+        for token in value.reshape(-1).tolist():
+            self._text.add(token)
+            self._show(self._text.ready)
+
+    def end(self) -> None:
+        """Hand the rest on."""
+        self._show(len(self._text.text))
+
+    def _show(self, ready: int) -> None:
+        piece = self._text.text[self._emitted : ready]
         if piece:
+            self._emitted += len(piece)
             self.begun = True
             self._emit(piece)
-
-    def _possible_stop(self) -> int:
-        """Length of the longest end of the held text that begins a stop string."""
-        return max(
-            (n for s in self._stop for n in range(1, min(len(s), len(self._held)) + 1) if self._held.endswith(s[:n])),
-            default=0,
-        )
 
 
 class ResultStream(Generic[R]):
@@ -263,9 +270,11 @@ def stream(
     if sampling.beams > 1:
         raise ConfigError(f"num_beams={sampling.beams} cannot stream: use generate(), or num_beams=1.")
     tokenizer = ModelPair.check(pair).require_tokenizer()
+    pair.require_target()
+    ends = answer_ends(pair, sampling)
 
     def run(emit: Callable[[str], None], cancelled: Cancellation) -> Answer:
-        streamer = CountingStreamer(_PieceStreamer(tokenizer, sampling.stop, emit), count.add)
+        streamer = CountingStreamer(_PieceStreamer(lambda: AnswerText(tokenizer, sampling.stop, ends), emit), count.add)
         return generate_together(
             pair, prompt, specpc, speckv, max_new_tokens, streamer=streamer, cancelled=cancelled, **options
         )

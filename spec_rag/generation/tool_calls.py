@@ -1,25 +1,39 @@
-"""Tool calls in a model's text: what asks for one, and how to read one.
+"""Tool calls in a model's text: what a model is offered, and which parts of its answer are calls.
 
 Reads what local models write: <tool_call>{...}</tool_call> (Hermes, Qwen, SmolLM), and bare JSON with "name" and
-"arguments" or "parameters" (Llama, Mistral). Importing this module loads neither torch nor transformers. It does not
-know prompts or frameworks.
+"arguments" or "parameters" (Llama, Mistral). A call names a tool that was offered, exactly, and its arguments fit that
+tool's parameters; everything else is text. Importing this module loads neither torch nor transformers.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any
 
 from spec_rag.errors import ConfigError
-from spec_rag.generation.structured import Constraint
+from spec_rag.generation.structured_output import Constraint, closed_schema
+from spec_rag.generation.tool_arguments import misfit
+from spec_rag.generation.tool_grammars import (
+    CLOSING,
+    OPENING,
+    beginning_of_call,
+    call_or_answer,
+    calls_in_text,
+    forced_call,
+)
+from spec_rag.utils.validation import check_depth
 
-OPENING, CLOSING = "<tool_call>", "</tool_call>"
-_TAGGED = re.compile(rf"{OPENING}\s*(.*?)\s*(?:{CLOSING}|\Z)", re.DOTALL)
+_BARE_KEYS = {"name", "arguments", "parameters", "type", "id", "function"}
+_UNREADABLE = 16  # calls that cannot be read, after which the rest of an answer is text
+_SPACE = re.compile(r"\s*")
+_BETWEEN = re.compile(r"[\s;,]*")  # what models write between two calls
+_BRACES = re.compile(r"[\s}\]]*")  # what some write too much behind a call
 
 
 def _new_id() -> str:
@@ -28,33 +42,62 @@ def _new_id() -> str:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call that a model wrote: the tool's name, its arguments, and an id of our own."""
+    """A call that a model wrote: the tool's name, its arguments, and a generated id."""
 
     name: str
     arguments: dict[str, Any]
     id: str = field(default_factory=_new_id)
 
+    @property
+    def arguments_json(self) -> str:
+        """The arguments as JSON that can be encoded as UTF-8."""
+        written = json.dumps(self.arguments, ensure_ascii=False)
+        lone = any("\ud800" <= letter <= "\udfff" for letter in written)
+        return json.dumps(self.arguments) if lone else written
+
     def to_dict(self) -> dict[str, Any]:
         """As OpenAI's API has it: the arguments as a JSON string."""
-        arguments = json.dumps(self.arguments, ensure_ascii=False)
-        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": arguments}}
+        function = {"name": self.name, "arguments": self.arguments_json}
+        return {"id": self.id, "type": "function", "function": function}
 
 
 @dataclass(frozen=True)
-class UnreadableCall:
-    """What looked like a call and cannot be read, with its tag, so that nobody takes half a call for a whole one."""
+class InvalidToolCall:
+    """What stands between call tags and is no call of an offered tool.
+
+    Attributes:
+        text: as the model wrote it, tags included.
+        error: why it is no call.
+        name: the tool that it names, or None.
+        id: a generated one.
+    """
 
     text: str
+    error: str = ""
+    name: str | None = None
     id: str = field(default_factory=_new_id)
 
 
 @dataclass(frozen=True)
 class ReadCalls:
-    """An answer taken apart: the text outside the calls, the calls, and what cannot be read as one."""
+    """An answer taken apart.
+
+    Attributes:
+        text: what is outside of call tags.
+        calls: the calls of offered tools, in order.
+        unreadable: what is between call tags and is no call.
+        whole_text: the text with what is no call in its place: the whole answer but for the calls.
+    """
 
     text: str
-    calls: list[ToolCall]
-    unreadable: list[UnreadableCall]
+    calls: list[ToolCall] = field(default_factory=list)
+    unreadable: list[InvalidToolCall] = field(default_factory=list)
+    whole_text: str = ""
+
+    @classmethod
+    def of_text(cls, text: str) -> ReadCalls:
+        """An answer without calls."""
+        return cls(text, whole_text=text)
 
 
 def tool_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -64,36 +107,79 @@ def tool_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
 
 @dataclass(frozen=True)
 class ToolChoice:
-    """What a model is told of the tools, and what its answer is begun with.
+    """Which tools a model may call, and how its answer is begun and held to them.
 
     Attributes:
-        offered: the tools that the prompt speaks of.
+        offered: the tools that the prompt lists.
         beginning: the first characters of an answer that has to be a call; "" leaves the choice to the model.
-        constraint: what the rest of such an answer is held to: one call whose arguments fit the tool. None where the
-            choice is the model's, and where llguidance is not installed.
+        constraint: what the rest of the answer is held to, or None. A call that is required is held to its tool's
+            parameters, and so is every call where a tool has `strict`. None also where llguidance is not installed.
+        single: whether the answer has at most one call.
+        name: the one of them that may be called; None for all.
     """
 
     offered: Sequence[Mapping[str, Any]] = ()
     beginning: str = ""
     constraint: Constraint | None = None
+    single: bool = False
+    name: str | None = None
 
     @classmethod
-    def of(cls, tools: Sequence[Mapping[str, Any]] | None, choice: Any) -> ToolChoice:
-        """Read a tool_choice: "auto", "none", "any" (also "required", True), a tool's name, or OpenAI's dict of it.
+    def of(cls, tools: Sequence[Mapping[str, Any]] | None, choice: Any, parallel: bool | None = None) -> ToolChoice:
+        """Read the tools and the tool_choice of a request.
+
+        Args:
+            tools: as OpenAI's API has them.
+            choice: "auto", "none", "any" (also "required", True), a tool's name, or OpenAI's dict of a function or of
+                `allowed_tools`.
+            parallel: False allows one call at most.
 
         Raises:
-            ConfigError: it names a tool that is not there.
+            ConfigError: the choice names a tool that is not there, or a tool is nested too deeply.
         """
         if not tools:
             return cls()
-        names = tool_names(tools)
-        chosen = chosen_tool(choice, names)
+        check_depth("tools", tools)
+        offered, choice = _allowed(tools, choice)
+        chosen = chosen_tool(choice, tool_names(offered))
         if chosen == "none":
             return cls()
+        single = parallel is False
+        has_grammars = find_spec("llguidance") is not None
         if chosen is None:
-            return cls(tools)
-        held = Constraint.tool_call(tools, chosen, CLOSING) if find_spec("llguidance") else None
-        return cls(tools, beginning_of_call(chosen, names), held)
+            strict = has_grammars and any(tool["function"].get("strict") for tool in offered)
+            return cls(offered, "", calls_in_text(offered, single) if strict else None, single)
+        held = forced_call(offered, chosen) if has_grammars else None
+        name = None if chosen == "any" else chosen
+        return cls(offered, beginning_of_call(chosen, tool_names(offered)), held, single, name)
+
+    def held(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """One generation's options, with one constraint for its calls and for the form of its answer.
+
+        Args:
+            options: of `spec_rag.generate`; schema, regex or constraint give the form of an answer that is no call.
+
+        Raises:
+            ConfigError: more than one of these is given, or one cannot be read.
+        """
+        rest = {name: value for name, value in options.items() if name not in ("schema", "regex", "constraint")}
+        form = Constraint.of(options.get("schema"), options.get("regex"))
+        if form is not None and options.get("constraint") is not None:
+            raise ConfigError("constraint is given beside schema or regex: an answer is held to one of them.")
+        form = form or options.get("constraint")
+        held = self.constraint
+        if form is not None and not self.beginning:
+            held = call_or_answer(self.offered, form, self.single) if self.offered else form
+        return rest if held is None else {**rest, "constraint": held}
+
+    def read(self, text: str) -> ReadCalls:
+        """Take the answer apart that goes on from `beginning`."""
+        tools = [tool for tool in self.offered if self.name in (None, tool["function"]["name"])]
+        return read_tool_calls(self.beginning + text, tools, single=self.single)
+
+    def stream(self) -> ToolCallStreamParser | None:
+        """What takes the pieces of the answer apart; None where no tool is offered and all of it is text."""
+        return ToolCallStreamParser(self) if self.offered else None
 
 
 def chosen_tool(choice: Any, names: Sequence[str]) -> str | None:
@@ -103,7 +189,8 @@ def chosen_tool(choice: Any, names: Sequence[str]) -> str | None:
         ConfigError: it names a tool that is not there.
     """
     if isinstance(choice, Mapping):
-        choice = choice.get("function", choice).get("name")
+        function = choice.get("function", choice)
+        choice = function.get("name") if isinstance(function, Mapping) else function
     if choice in (None, False, "auto"):
         return None
     if choice in (True, "any", "required"):
@@ -111,79 +198,230 @@ def chosen_tool(choice: Any, names: Sequence[str]) -> str | None:
     if choice == "none":
         return "none"
     if choice not in names:
-        raise ConfigError(f"tool_choice={choice!r}: the tools are {', '.join(names)}.")
+        raise ConfigError(f"tool_choice={choice!r:.80}: the tools are {', '.join(names)}.")
     return str(choice)
 
 
-def beginning_of_call(choice: str, names: Sequence[str]) -> str:
-    """The first characters of an answer that has to be a call of the chosen tool ("any" of them)."""
-    name = names[0] if choice == "any" and len(names) == 1 else choice
-    return f'{OPENING}\n{{"name": "' + ("" if name == "any" else f'{name}", "arguments": ')
+def read_tool_calls(text: str, tools: Sequence[Mapping[str, Any]], *, single: bool = False) -> ReadCalls:
+    """Take an answer apart.
+
+    Args:
+        text: the answer.
+        tools: those that may be called, as OpenAI's API has them; with none, all is text.
+        single: take the first call alone; later ones are left out.
+    """
+    if not tools:
+        return ReadCalls.of_text(text)
+    functions = {tool["function"]["name"]: tool["function"] for tool in tools}
+    return _Reader(text, functions).read(single)
 
 
-def read_tool_calls(text: str) -> ReadCalls:
-    """Take an answer apart."""
-    if OPENING in text:
-        bodies = _TAGGED.findall(text)
-        rest = _TAGGED.sub("", text).rstrip()
-    elif text.lstrip()[:1] in ("{", "["):
-        bodies, rest = [text.strip()], ""
-    else:
-        return ReadCalls(text, [], [])
-    calls: list[ToolCall] = []
-    unreadable: list[UnreadableCall] = []
-    for body in bodies:
-        read = _calls(body)
-        calls += read
-        if not read:
-            unreadable.append(UnreadableCall(OPENING + body))
-    if unreadable and OPENING not in text:
-        return ReadCalls(text, [], [])  # an answer that happens to be JSON
-    return ReadCalls(rest, calls, unreadable)
+class ToolCallStreamParser:
+    """Passes the pieces of an answer on, up to where a tool call begins or may begin."""
 
-
-class CallsHeldBack:
-    """Passes the pieces of a text on, up to where a tool call begins or may begin."""
-
-    def __init__(self, beginning: str = "") -> None:
-        self.text = beginning
-        self._passed = 0
+    def __init__(self, choice: ToolChoice) -> None:
+        self._choice = choice
+        self._pieces: list[str] = []
+        self._passed = 0  # characters that were shown
+        self._pending = ""  # what may begin a call
+        self._spaces: list[str] = []  # pieces of white space behind it
+        self._held = bool(choice.beginning)
+        self._begun = False  # whether there is text before the first call
 
     def feed(self, piece: str) -> str:
-        """What may be shown now that `piece` has come."""
-        self.text += piece
-        if self.text.lstrip()[:1] in ("", "{", "["):
+        """What may be shown after this piece."""
+        self._pieces.append(piece)
+        if self._held or not piece:
             return ""
-        end = self.text.find(OPENING)
-        if end < 0:
-            end = len(self.text) - max(n for n in range(len(OPENING)) if self.text.endswith(OPENING[:n]))
-        shown = self.text[self._passed : end].rstrip()  # the space before a call is not part of the answer
+        if piece.isspace():
+            self._spaces.append(piece)
+            return ""
+        text = "".join([self._pending, *self._spaces, piece])
+        self._spaces.clear()
+        if not self._begun and text.lstrip()[0] in "{[":
+            self._held = True
+            return ""
+        self._begun = True
+        end = text.find(OPENING)
+        self._held = end >= 0
+        if not self._held:
+            partial = (n for n in range(len(OPENING) - 1, 0, -1) if text.endswith(OPENING[:n]))
+            end = len(text) - next(partial, 0)
+        shown = text[:end].rstrip()  # the space before a call is not part of the answer
+        self._pending = text[len(shown) :]
         self._passed += len(shown)
         return shown
 
     def rest(self) -> ReadCalls:
         """The calls, and the text that has not been shown."""
-        read = read_tool_calls(self.text)
-        return ReadCalls(read.text[self._passed :], read.calls, read.unreadable)
+        read = self._choice.read("".join(self._pieces))
+        return replace(read, text=read.text[self._passed :], whole_text=read.whole_text[self._passed :])
 
 
-def _calls(body: str) -> list[ToolCall]:
-    try:
-        read, _ = json.JSONDecoder(strict=False).raw_decode(body)
-    except (ValueError, RecursionError):
-        return []
-    calls = []
-    for one in read if isinstance(read, list) else [read]:
-        if not isinstance(one, dict):
-            return []
-        function = one.get("function", one)
-        arguments = function.get("arguments", function.get("parameters", {})) if isinstance(function, dict) else None
+class _NoCallError(Exception):
+    """A JSON value that is no call of an offered tool; says why, and which tool it names."""
+
+    def __init__(self, why: str, name: str | None = None) -> None:
+        super().__init__(why)
+        self.name = name
+
+
+class _Reader:
+    """One answer, read from its beginning to its end."""
+
+    def __init__(self, text: str, functions: Mapping[str, Mapping[str, Any]]) -> None:
+        self._text = text
+        self._functions = functions
+        self._decoder = json.JSONDecoder(strict=False, parse_constant=_refused, parse_float=_finite)
+        self._calls: list[ToolCall] = []
+        self._unreadable: list[InvalidToolCall] = []
+        self._outside: list[str] = []  # text outside of call tags
+        self._whole: list[str] = []
+
+    def read(self, single: bool) -> ReadCalls:
+        """Take the answer apart."""
+        if self._text.lstrip()[:1] in ("{", "["):
+            self._add_text(self._read_bare(), len(self._text))
+        else:
+            self._read_tagged()
+        text, whole = "".join(self._outside), "".join(self._whole)
+        if self._calls:
+            whole = whole.rstrip()
+        if self._calls or self._unreadable:
+            text = text.rstrip()
+        calls = self._calls[:1] if single else self._calls
+        return ReadCalls(text, calls, self._unreadable, whole)
+
+    def _add_text(self, start: int, end: int) -> None:
+        self._outside.append(self._text[start:end])
+        self._whole.append(self._text[start:end])
+
+    def _read_bare(self) -> int:
+        """Read calls that are bare JSON, and return where the first text begins."""
+        position = 0
+        while True:
+            start = _end_of(_BETWEEN if position else _SPACE, self._text, position)
+            if self._text[start : start + 1] not in ("{", "["):
+                return start if position else 0
+            try:
+                value, end = self._decoder.raw_decode(self._text, start)
+                found = [self._call(one, bare=True) for one in _listed(value)]
+            except (ValueError, RecursionError, _NoCallError):
+                return start if position else 0
+            self._calls += found
+            position = end
+
+    def _read_tagged(self) -> None:
+        position = 0
+        while (start := self._text.find(OPENING, position)) >= 0 and len(self._unreadable) < _UNREADABLE:
+            self._add_text(position, start)
+            position = self._read_call(start)
+        self._add_text(position, len(self._text))
+
+    def _read_call(self, start: int) -> int:
+        """Read what follows an opening tag, and return where it ends."""
+        end = start + len(OPENING)
+        found: list[ToolCall] = []
+        wrong: _NoCallError | None = None
+        while True:
+            begin = _end_of(_BETWEEN if found else _SPACE, self._text, end)
+            if found and self._text[begin : begin + 1] not in ("{", "["):
+                break
+            try:
+                value, behind = self._decoder.raw_decode(self._text, begin)
+                found += [self._call(one) for one in _listed(value)]
+            except (ValueError, RecursionError, _NoCallError) as error:
+                wrong = error if isinstance(error, _NoCallError) else _NoCallError(f"it is not JSON: {error}")
+                break
+            end = behind
+        following = self._text.find(OPENING, end)
+        following = following if following >= 0 else len(self._text)
+        closing = self._text.find(CLOSING, end, following)
+        if found:
+            self._calls += found
+            if closing < 0:  # the answer was cut, or goes on without a tag
+                return end
+            extra = _end_of(_BRACES, self._text, end)
+            self._add_text(min(extra, closing), closing)
+            return closing + len(CLOSING)
+        end = closing + len(CLOSING) if closing >= 0 else following
+        self._unreadable.append(InvalidToolCall(self._text[start:end], str(wrong), wrong.name if wrong else None))
+        self._whole.append(self._text[start:end])
+        return end
+
+    def _call(self, value: Any, bare: bool = False) -> ToolCall:
+        """The call in a JSON value.
+
+        Args:
+            value: decoded JSON.
+            bare: whether no tag says that it is a call. It then has nothing but a call's keys, and its arguments are
+                those that the tool names.
+
+        Raises:
+            _NoCallError: it is no call of an offered tool.
+        """
+        function = value.get("function", value) if isinstance(value, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(name, str) or function is None:
+            raise _NoCallError("it names no tool")
+        if name not in self._functions:
+            raise _NoCallError(f"{name!r:.80} is none of the tools {', '.join(self._functions)}", name)
+        if bare and (value.keys() | function.keys()) - _BARE_KEYS:
+            raise _NoCallError("it has other keys than a call", name)
+        if bare and not function.keys() & {"arguments", "parameters"}:
+            raise _NoCallError("it has no arguments", name)
+        arguments = function.get("arguments", function.get("parameters"))
         if isinstance(arguments, str):
             try:
-                arguments = json.loads(arguments)
-            except ValueError:
-                return []
-        if not isinstance(arguments, dict) or not isinstance(function.get("name"), str):
-            return []
-        calls.append(ToolCall(function["name"], arguments))
-    return calls
+                arguments = self._decoder.decode(arguments) if arguments.strip() else None
+            except (ValueError, RecursionError) as error:
+                raise _NoCallError(f"its arguments are not JSON: {error}", name) from error
+        arguments = {} if arguments is None else arguments
+        if not isinstance(arguments, dict):
+            raise _NoCallError("its arguments are no JSON object", name)
+        tool = self._functions[name]
+        parameters = tool.get("parameters") or {}
+        wrong = misfit(arguments, closed_schema(parameters) if bare or tool.get("strict") else parameters)
+        if wrong is not None:
+            raise _NoCallError(f"its arguments do not fit: {wrong}", name)
+        return ToolCall(name, arguments)
+
+
+def _allowed(tools: Sequence[Mapping[str, Any]], choice: Any) -> tuple[Sequence[Mapping[str, Any]], Any]:
+    """The tools that a tool_choice allows, and the choice among them."""
+    for tool in tools:
+        function = tool.get("function")
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise ConfigError(f"tools: {tool!r:.80} is no function: give {{'type': 'function', 'function': {{...}}}}.")
+    if not isinstance(choice, Mapping) or choice.get("type") != "allowed_tools":
+        return tools, choice
+    allowed = choice.get("allowed_tools", choice)
+    if not isinstance(allowed, Mapping) or allowed.get("mode") not in ("auto", "required"):
+        raise ConfigError(f"tool_choice={choice!r:.200}: the mode of allowed_tools must be 'auto' or 'required'.")
+    names = [
+        chosen_tool({"function": one} if isinstance(one, str) else one, tool_names(tools))
+        for one in allowed.get("tools") or ()
+    ]
+    if not names:
+        raise ConfigError(f"tool_choice={choice!r:.200}: allowed_tools allows none. Give 'none' for that.")
+    return [tool for tool in tools if tool["function"]["name"] in names], allowed["mode"]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) and value else [value]
+
+
+def _end_of(pattern: re.Pattern[str], text: str, start: int) -> int:
+    found = pattern.match(text, start)
+    return found.end() if found else start
+
+
+def _refused(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number:.20} is too large")
+    return value

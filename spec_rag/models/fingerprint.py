@@ -1,55 +1,57 @@
-"""Which weights these are: a digest that every tensor of a model's first layers takes part in.
+"""Fingerprint of a model: a digest of every tensor of its first layers.
 
-Computed once per model and depth (half a second for 500 MB), and again when a tensor has been replaced or changed in
-place. This module knows weights and configs; it does not know what is filed under the digest.
+Computed once per model and depth (half a second for 500 MB), and again if a tensor was replaced or changed in place.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import weakref
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from spec_rag.forking import new_lock
-from spec_rag.models.checkpoints import keep_first_layers
+from spec_rag.models.model_config import keep_first_layers
+from spec_rag.utils.forking import new_lock
+from spec_rag.utils.object_state import state_of
 
-_SAMPLES = 32  # of each tensor, looked at every time to see that it is still the same
+_SAMPLES = 32  # values per tensor in the quick checksum
 _VOLATILE = ("_name_or_path", "transformers_version", "_attn_implementation", "dtype", "torch_dtype", "use_cache")
 
-_known: weakref.WeakKeyDictionary[PreTrainedModel, dict[int, tuple[str, str]]] = weakref.WeakKeyDictionary()
-_computing = new_lock()
+_digest_lock = new_lock()
+
+
+class _Digests(dict[int, tuple[str, str]]):
+    """The digests of one model, by depth, each with the quick checksum it was computed at."""
 
 
 def fingerprint(model: PreTrainedModel, depth: int, total_layers: int) -> str:
-    """The digest of the model's first `depth` layers: the same where they were loaded alone, another for other weights.
+    """SHA-256 of the model's first `depth` layers; the same if only these layers were loaded.
 
     Args:
         model: any decoder of transformers.
-        depth: decoder layers that count, with the embeddings; all of them bring everything above along.
-        total_layers: of the checkpoint, of which perhaps only the first were loaded.
+        depth: number of decoder layers, with the embeddings; the whole model if it is `total_layers`.
+        total_layers: decoder layers of the checkpoint, of which fewer may be loaded.
     """
     depth = min(depth, total_layers)
     whole = depth == total_layers
-    seen = glimpse(model, depth, whole)
-    with _computing:
-        known = _known.setdefault(model, {})
-        if depth not in known or known[depth][0] != seen:
-            known[depth] = (seen, _digest(model, depth, whole))
-        return known[depth][1]
+    checksum = quick_checksum(model, depth, whole)
+    digests = state_of(model, _Digests)
+    with _digest_lock:
+        if depth not in digests or digests[depth][0] != checksum:
+            digests[depth] = (checksum, _digest(model, depth, whole))
+        return digests[depth][1]
 
 
-def glimpse(model: PreTrainedModel, depth: int, whole: bool = False) -> str:
-    """Whether the layers are still what they were: where their tensors are, their change counts, and a few values.
+def quick_checksum(model: PreTrainedModel, depth: int, whole: bool = False) -> str:
+    """Checksum of the tensors' addresses, version counters and a few values, to detect changes within milliseconds.
 
-    Takes milliseconds. Equal while nothing was changed; it does not tell two models apart.
+    It does not distinguish two models.
     """
     places, values = [], []
     for _, tensor in _tensors(model, depth, whole):
-        # inference tensors keep no count of their changes; their values are looked at all the same
+        # inference tensors have no version counter; their values are sampled anyway
         places.append((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version))
         flat = tensor.detach().reshape(-1)
         values.append(flat[:: max(1, len(flat) // _SAMPLES)][:_SAMPLES].float().cpu())

@@ -1,43 +1,42 @@
-"""Models by name, or already loaded: loaded once, shared by everyone in the process, as deep as they are needed.
-
-This module knows checkpoints and devices; it does not know prompts, attention, or what a model is loaded for.
-"""
+"""Loading of models by name, once per process and options, with as many layers as are needed."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import huggingface_hub.utils
 import torch
-import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError, ModelNotFoundError, SpecRagError
-from spec_rag.forking import new_lock, working
 from spec_rag.models.bundled_draft import name_end_of_turn
-from spec_rag.models.checkpoints import context_tokens, decoder_layers, keep_first_layers, locate
-from spec_rag.models.faults import explained
-from spec_rag.models.int8 import quantize_linears
-from spec_rag.models.lock import FairLock
-from spec_rag.models.options import LoadOptions
+from spec_rag.models.checkpoints import forget_wheel, locate
+from spec_rag.models.error_context import error_context
+from spec_rag.models.gguf_files import GgufFile, correct_config, correct_model, correct_tokenizer, counted_tensors
+from spec_rag.models.hub import quiet_transformers
+from spec_rag.models.hub_errors import explanation, is_of_hub
+from spec_rag.models.model_config import context_tokens, decoder_layers, keep_first_layers
+from spec_rag.options.loading import LoadOptions
+from spec_rag.utils.fair_lock import FairLock
+from spec_rag.utils.forking import new_lock, working
+from spec_rag.utils.object_state import state_of
+from spec_rag.utils.progress import steps
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model, its tokenizer (None for token ids alone), and the name it was asked for by.
+    """A model, its tokenizer (None for token ids only), and its requested name.
 
-    Copies share the weights. Pickled, a model that was loaded by name travels as that name and is loaded again where
-    it arrives; one that was given as an object takes its weights along.
+    Copies share the weights. A model loaded by name is pickled as its name and options and loaded again on unpickling;
+    a model given as an object is pickled with its weights.
 
     Attributes:
-        checkpoint_layers: how many layers the checkpoint has, where only the first of them were loaded.
-        options: how it was loaded, or None where it was given as an object.
+        checkpoint_layers: number of layers in the checkpoint, if only the first ones were loaded.
+        options: the options it was loaded with; None if it was given as an object.
     """
 
     model: PreTrainedModel
@@ -48,8 +47,8 @@ class LoadedModel:
 
     @property
     def lock(self) -> FairLock:
-        """The lock that readings of documents with this model, and answers of it as a target, queue on."""
-        return FairLock.of(self.model)
+        """The lock of the model; every call that runs it waits here."""
+        return state_of(self.model, FairLock)
 
     @property
     def loaded_layers(self) -> int:
@@ -63,19 +62,19 @@ class LoadedModel:
 
     @property
     def context_tokens(self) -> int | None:
-        """The most tokens the model was made for, or None if its config does not say."""
+        """Maximum context length, or None if the config has none."""
         return context_tokens(self.model.config)
 
     def refuse_other(self, options: LoadOptions | Mapping[str, Any] | None) -> None:
-        """Refuse options that can no longer act; defaults, and those it was loaded with, ask for nothing.
+        """Refuse options that differ from the defaults and from those the model was loaded with.
 
         Raises:
-            ConfigError: they ask for something else.
+            ConfigError: the options cannot take effect on a loaded model.
         """
         if options is not None and LoadOptions.of(options) not in (LoadOptions(), self.options):
             raise ConfigError(
-                f"options={options!r} (draft_options, target_options): {self.name!r} is loaded already, so they cannot "
-                "change how. Give the model by name, or load it the way it is wanted and leave the options out."
+                f"options={options!r} (draft_options, target_options): {self.name!r} is loaded already, so they have "
+                "no effect. Give the model by name, or load it with these options and leave them out here."
             )
 
     def __copy__(self) -> LoadedModel:
@@ -92,7 +91,6 @@ class LoadedModel:
 
 
 _loaded: dict[tuple[str, str], LoadedModel] = {}
-_tokenizers: weakref.WeakKeyDictionary[PreTrainedModel, PreTrainedTokenizerBase] = weakref.WeakKeyDictionary()
 _loading = new_lock()
 
 
@@ -108,12 +106,11 @@ def load_model(
     Args:
         name: hub id, folder of a checkpoint, path of a GGUF file, or a loaded model.
         options: how to load it; a dict has the names of LoadOptions.
-        layers: load its first so many layers and leave out the others; a model that is already loaded and has at
-            least as many is taken instead. None loads all.
-        tokenizer: of a model that is given as an object; None takes the one of its `name_or_path`, if there is one.
+        layers: load only the first `layers` layers, unless a loaded model has at least as many; None loads all.
+        tokenizer: tokenizer of a model given as an object; None takes that of its `name_or_path`, if it has one.
 
     Raises:
-        ConfigError: an argument is of another kind, or the model needs code that it may not run.
+        ConfigError: an argument has the wrong type, or the model needs remote code that is not trusted.
         ModelNotFoundError: nothing is found under that name, or the hub cannot be reached.
         FileNotWrittenError: the default draft cannot be converted into the cache folder.
         OutOfMemoryError: it does not fit into memory.
@@ -126,7 +123,9 @@ def load_model(
         loaded.refuse_other(options)
         return loaded
     if not isinstance(name, str | Path):
-        raise ConfigError(f"{name!r} of type {type(name).__name__} is no model: give a name, a path or a loaded model.")
+        raise ConfigError(
+            f"{name!r} of type {type(name).__name__} is not a model: give a name, a path or a loaded model."
+        )
     options = LoadOptions.of(options)
     key = (str(name), repr(options))
     with _loading:
@@ -134,16 +133,16 @@ def load_model(
         if found is None or found.loaded_layers < min(layers or found.total_layers, found.total_layers):
             with (
                 working(),
-                _quiet_transformers(),
-                explained("model", str(name), None, lambda: _ways_of_loading(options)),
+                quiet_transformers(),
+                error_context("model", str(name), None, lambda: _ways_of_loading(options)),
             ):
                 found = _load(str(name), options, layers)
-            _loaded[key] = found  # the deeper one serves everybody from now on
+            _loaded[key] = found  # replaces a model with fewer layers
         return found
 
 
 def checkpoint_layers(name: str | Path, options: LoadOptions | Mapping[str, Any] | None = None) -> int:
-    """How many decoder layers the checkpoint of that name has; reads its config alone.
+    """Number of decoder layers of a checkpoint; reads only its config.
 
     Raises:
         ModelNotFoundError: nothing is found under that name.
@@ -153,32 +152,40 @@ def checkpoint_layers(name: str | Path, options: LoadOptions | Mapping[str, Any]
         found = _loaded.get((str(name), repr(options)))
     if found is not None:
         return found.total_layers
-    with _quiet_transformers(), _explained(str(name), options):
-        return decoder_layers(_config(*locate(str(name), options), options))
+    with quiet_transformers(), _explained(str(name), options):
+        return decoder_layers(_config(*locate(str(name), options, "config"), options))
 
 
 def unload_models() -> None:
-    """Forget the shared models; their memory is freed when nobody else holds them."""
+    """Drop the shared models; their memory is freed once nothing else refers to them."""
     with _loading:
         _loaded.clear()
+        forget_wheel()
 
 
 def model_name(model: Any) -> str:
-    """What a model that was given as an object is called: the name it was loaded by, else that of its class."""
+    """Name of a model object: the name it was loaded by, else its class."""
     return str(getattr(model, "name_or_path", "") or type(model).__name__)
 
 
+class _OwnTokenizer:
+    """The tokenizer saved with the weights of a model that was given as an object."""
+
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+
 def _as_loaded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> LoadedModel:
-    """The given model, with the tokenizer that lies beside its weights if none was given."""
+    """The model with its tokenizer; None takes the one saved with its weights."""
     name = model_name(model)
     if tokenizer is not None or not getattr(model, "name_or_path", ""):
         return LoadedModel(model, tokenizer, name)
+    own = state_of(model, _OwnTokenizer)
     with _loading:
-        if model not in _tokenizers:
-            with contextlib.suppress(OSError, ValueError), _quiet_transformers():
-                source, where = locate(name, LoadOptions())
-                _tokenizers[model] = AutoTokenizer.from_pretrained(source, **where, trust_remote_code=False)
-        return LoadedModel(model, _tokenizers.get(model), name)
+        if own.tokenizer is None:
+            with contextlib.suppress(OSError, ValueError), quiet_transformers():
+                source, where = locate(name, LoadOptions(), "tokenizer")
+                own.tokenizer = AutoTokenizer.from_pretrained(source, **where, trust_remote_code=False)
+    return LoadedModel(model, own.tokenizer, name)
 
 
 def _loaded_again(name: str, options: LoadOptions, layers: int | None) -> LoadedModel:
@@ -186,39 +193,26 @@ def _loaded_again(name: str, options: LoadOptions, layers: int | None) -> Loaded
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No list of the weights that were left out on purpose, and no bars but those of downloads on a terminal."""
-    shown = transformers.utils.logging.is_progress_bar_enabled()
-    downloads_hidden = huggingface_hub.utils.are_progress_bars_disabled()
-    level = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.disable_progress_bar()  # those of the hub too
-    if not downloads_hidden and sys.stderr.isatty():
-        huggingface_hub.utils.enable_progress_bars()
-    transformers.utils.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.utils.logging.set_verbosity(level)
-        if shown:
-            transformers.utils.logging.enable_progress_bar()  # and, unasked, those of the hub
-        if downloads_hidden:
-            huggingface_hub.utils.disable_progress_bars()
-        else:
-            huggingface_hub.utils.enable_progress_bars()
-
-
-@contextlib.contextmanager
 def _explained(name: str, options: LoadOptions) -> Iterator[None]:
-    """Turn what transformers says of a checkpoint that cannot be loaded into what to do about it."""
+    """Convert errors of transformers on loading a checkpoint to errors with a suggestion."""
     try:
         yield
     except SpecRagError:
         raise
+    except SafetensorError as error:
+        raise ModelNotFoundError(
+            f"Model {name!r}: a file of its weights is damaged ({_first_line(error)}): delete it, and download or copy "
+            "it again."
+        ) from error
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error) and not options.trust_remote_code:
             raise ConfigError(
-                f"Model {name!r} brings code of its own, which trust_remote_code=False does not run. If you trust it, "
+                f"Model {name!r} needs remote code, which trust_remote_code=False does not run. If you trust it, "
                 "load it with LoadOptions(trust_remote_code=True); else choose a model that transformers knows."
+            ) from error
+        if is_of_hub(error):
+            raise ModelNotFoundError(
+                f"Model {name!r} cannot be loaded. {explanation(name, options.revision, error)}"
             ) from error
         raise ModelNotFoundError(
             f"Model {name!r} cannot be loaded: {_first_line(error)} Give a hub id that exists (and a network or a "
@@ -228,35 +222,55 @@ def _explained(name: str, options: LoadOptions) -> Iterator[None]:
 
 def _load(name: str, options: LoadOptions, layers: int | None) -> LoadedModel:
     source, where = locate(name, options)
-    trust = {"trust_remote_code": options.trust_remote_code}
-    total = None
     with _explained(name, options):
-        arguments = {**where, **options.from_pretrained_arguments()}
-        tokenizer = AutoTokenizer.from_pretrained(source, **where, **trust)
-        if layers is not None:
-            config = _config(source, where, options)
-            total = decoder_layers(config)
-            if layers < total:
-                keep_first_layers(config, layers)
-                arguments["config"] = config
-        model = AutoModelForCausalLM.from_pretrained(source, **arguments)
+        if "gguf_file" in where:
+            model, tokenizer, total = _read_gguf(Path(source) / where["gguf_file"], options, layers)
+        else:
+            model, tokenizer, total = _read(source, where, options, layers)
     if options.device_map is None:
         model = model.to(options.resolved_device())
-    if options.quantize:
-        if model.device.type != "cpu":
-            raise ConfigError(
-                f"quantize='int8' is for CPUs, and the model is on {str(model.device)!r}: give device='cpu', or "
-                "quantization_config=."
-            )
-        quantize_linears(model.get_decoder())
     name_end_of_turn(model, tokenizer)
     return LoadedModel(model.eval(), tokenizer, name, checkpoint_layers=total, options=options)
 
 
+_Read: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerBase, int | None]
+"""Model, tokenizer, and number of layers in the checkpoint (None if all were loaded)."""
+
+
+def _read(source: str, where: dict[str, Any], options: LoadOptions, layers: int | None) -> _Read:
+    arguments = {**where, **options.from_pretrained_arguments()}
+    tokenizer = AutoTokenizer.from_pretrained(source, **where, trust_remote_code=options.trust_remote_code)
+    total = None
+    if layers is not None:
+        config = _config(source, where, options)
+        total = decoder_layers(config)
+        if layers < total:
+            keep_first_layers(config, layers)
+            arguments["config"] = config
+    return AutoModelForCausalLM.from_pretrained(source, **arguments), tokenizer, total
+
+
+def _read_gguf(path: Path, options: LoadOptions, layers: int | None) -> _Read:
+    file = GgufFile.read(path)
+    source, where = str(path.parent), {"gguf_file": path.name}
+    with steps(f"Reading {path.name}", len(file.tensors)) as done, counted_tensors(done):
+        tokenizer = AutoTokenizer.from_pretrained(source, **where, trust_remote_code=options.trust_remote_code)
+        correct_tokenizer(tokenizer, file)
+        config = _config(source, where, options)
+        correct_config(config, file)
+        total = None if layers is None else decoder_layers(config)
+        if layers is not None:
+            keep_first_layers(config, min(layers, decoder_layers(config)))
+        arguments = {**where, **options.from_pretrained_arguments(), "config": config}
+        model = AutoModelForCausalLM.from_pretrained(source, **arguments)
+    correct_model(model, file)
+    return model, tokenizer, total
+
+
 def _ways_of_loading(options: LoadOptions) -> list[str]:
-    """What takes less memory than loading the model with these options."""
+    """Ways to load the model with less memory than with these options."""
     ways = []
-    if str(options.dtype).removeprefix("torch.") not in ("bfloat16", "float16") and not options.quantize:
+    if str(options.dtype).removeprefix("torch.") not in ("bfloat16", "float16"):
         ways.append("LoadOptions(dtype='bfloat16')")
     if options.device_map is None and options.resolved_device() != "cpu":
         ways.append("LoadOptions(device='cpu')")

@@ -56,7 +56,7 @@ class RopeSwitch:
         # one token beyond, transformers still reads the cached keys of Phi-3 again
         return "beyond" if self.kind == "longrope" and prompt_tokens > self.tokens + 1 else "across"
 
-    def explained(self) -> str:
+    def reason(self) -> str:
         """Half a sentence on what changes where."""
         if self.kind == "longrope":
             return f"its LongRoPE frequencies are others beyond {self.tokens} tokens"

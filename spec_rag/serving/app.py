@@ -7,26 +7,36 @@ from __future__ import annotations
 
 import logging
 import sys
+import tempfile
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 import spec_rag
-from spec_rag.cancellation import in_thread
-from spec_rag.serving import chat_api, compress_api, upstream_api
+from spec_rag.errors import ConfigError
+from spec_rag.serving import chat_api, compress_api, operation_api
+from spec_rag.serving import upstream_routes as upstream_api
+from spec_rag.serving.api_errors import ApiError, from_validation
+from spec_rag.serving.document_schemas import ErrorResponse
 from spec_rag.serving.engine import Engine, LocalEngine
-from spec_rag.serving.errors import ApiError, from_validation
-from spec_rag.serving.front import Front
+from spec_rag.serving.gateway_middleware import GatewayMiddleware
+from spec_rag.serving.hosts import allowed_hosts
+from spec_rag.serving.listener import Server, bind, url_of
 from spec_rag.serving.metrics import Metrics
 from spec_rag.serving.page import add_page
 from spec_rag.serving.settings import ServerSettings
+from spec_rag.serving.shutdown import Shutdown
 from spec_rag.serving.state import ServerState
 from spec_rag.serving.upstream import Upstream
+from spec_rag.utils.cancellation import in_thread
 
 
 def create_app(
@@ -64,39 +74,64 @@ def create_app(
         version=spec_rag.__version__,
         summary="Answers from what a draft model keeps of long documents",
         lifespan=life,
+        docs_url=None,  # FastAPI's own page loads scripts from elsewhere
         redoc_url=None,
     )
-    app.include_router(compress_api.router)
-    _add_common(app, settings, metrics)
+    answering = chat_api.router if settings.upstream is None else upstream_api.router
+    routers = [operation_api.router, compress_api.router, compress_api.rerank_router, answering]
+    for router in routers[:-1]:
+        app.include_router(router)
+    _add_common(app, settings)
     add_page(app)
-    app.include_router(chat_api.router if settings.upstream is None else upstream_api.router)
+    routes = [route for router in routers[:-1] for route in router.routes] + app.routes + answering.routes
+    app.include_router(answering)  # the last: in front of an upstream it takes all that is left under /v1
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
-    app.add_middleware(Front, settings=settings, metrics=metrics)
+    app.state.shutdown = Shutdown()
+    app.add_middleware(
+        GatewayMiddleware, settings=settings, metrics=metrics, shutdown=app.state.shutdown, routes=routes
+    )
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "X-Spec-RAG-Tokens-Before", "X-Spec-RAG-Tokens-After", "Retry-After"],
+        )
     return app
 
 
-def _add_common(app: FastAPI, settings: ServerSettings, metrics: Metrics) -> None:
-    @app.get("/health", tags=["operation"])
-    async def health() -> dict[str, str]:
-        """Whether the models are loaded and requests are answered."""
-        return {"status": "ok", "version": spec_rag.__version__}
-
-    @app.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
-    async def numbers() -> Response:
-        """Metrics for Prometheus."""
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
+def _add_common(app: FastAPI, settings: ServerSettings) -> None:
     if settings.upstream is not None:  # which lists its own
         return
 
     @app.get("/v1/models", tags=["OpenAI"])
     async def models(request: Request) -> dict[str, Any]:
         """The models that can be asked for."""
-        server: ServerState = request.app.state.server
-        one = {"id": server.model_name, "object": "model", "created": server.started, "owned_by": "spec-rag"}
-        about = {"draft": server.draft_name, "kv_bytes_per_token": server.engine.kv_bytes_per_token}
-        return {"object": "list", "data": [{**one, "spec_rag": about}]}
+        return {"object": "list", "data": [_model(request)]}
+
+    @app.get("/v1/models/{name:path}", tags=["OpenAI"], responses={404: {"model": ErrorResponse}})
+    async def model(name: str, request: Request) -> dict[str, Any]:
+        """One of them; its name may have slashes."""
+        found = _model(request)
+        if name != found["id"]:
+            raise ApiError(
+                404, f"model={name!r:.100}: this server has {found['id']!r}.", param="model", code="model_not_found"
+            )
+        return found
+
+
+def _model(request: Request) -> dict[str, Any]:
+    server: ServerState = request.app.state.server
+    about = {"draft": server.draft_name, "kv_bytes_per_token": server.engine.kv_bytes_per_token}
+    return {
+        "id": server.model_name,
+        "object": "model",
+        "created": server.started,
+        "owned_by": "spec-rag",
+        "spec_rag": about,
+    }
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -121,18 +156,24 @@ def run(
     host: str,
     port: int,
     engine: Engine | None = None,
-    started: Callable[[], None] | None = None,
+    started: Callable[[str], None] | None = None,
+    load: Callable[[], Engine] | None = None,
 ) -> None:
-    """Serve until the process is told to stop; what runs is then finished first.
+    """Serve until the process is told to stop; what runs is finished first, within `settings.shutdown_seconds`.
+
+    The address is taken before the models are loaded, so that a port in use fails at once.
 
     Args:
         settings: how the server works.
-        host, port: where it listens.
-        engine: its models; None loads those of the settings.
-        started: called when the models are loaded; None prints the address.
-    """
-    import uvicorn
+        host, port: where it listens; port 0 takes a free one.
+        engine: its models; None calls `load`.
+        started: called with the server's URL when requests are answered; None prints it.
+        load: loads the models; None loads those of the settings.
 
+    Raises:
+        ConfigError: the address cannot be taken, or the index's folder cannot be written.
+        ModelNotFoundError: a model is not found.
+    """
     log = logging.getLogger("spec_rag.serving")
     log.setLevel(logging.INFO)
     if not log.handlers:
@@ -140,11 +181,34 @@ def run(
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
         log.propagate = False
-    uvicorn.run(
-        create_app(settings, engine, started or (lambda: print(f"Listening on http://{host}:{port}", file=sys.stderr))),
-        host=host,
-        port=port,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=int(settings.shutdown_seconds),
-    )
+    settings = replace(settings, allowed_hosts=allowed_hosts(settings.allowed_hosts, host))
+    if settings.index is not None:
+        check_writable_folder(settings.index)
+    with bind(host, port) as listening:
+        url = url_of(listening, host)
+        if engine is None:
+            engine = load() if load is not None else LocalEngine.load(settings)
+        app = create_app(settings, engine)
+
+        def answering() -> None:
+            if started is None:
+                print(f"Listening on {url}", file=sys.stderr, flush=True)
+            else:
+                started(url)
+
+        Server(app, settings, app.state.shutdown, answering).run(sockets=[listening])
+
+
+def check_writable_folder(path: str) -> None:
+    """Refuse a folder for read documents that cannot be written, before any work is done.
+
+    Raises:
+        ConfigError: it cannot be made, or no file can be written in it.
+    """
+    try:
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"x")
+    except OSError as error:
+        raise ConfigError(f"index={path!r}: cannot be written: {error.strerror}. Give another folder.") from error

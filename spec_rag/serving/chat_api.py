@@ -8,25 +8,26 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from spec_rag.errors import ConfigError
-from spec_rag.generation.structured import Constraint, schema_instruction
-from spec_rag.generation.tool_calls import CallsHeldBack, ReadCalls, ToolChoice, read_tool_calls
+from spec_rag.generation.structured_output import answer_format, schema_instruction
+from spec_rag.generation.tool_calls import ReadCalls, ToolChoice
 from spec_rag.results import Answer
 from spec_rag.serving import state
-from spec_rag.serving.chat_schemas import ChatRequest, CompletionRequest, ResponseFormat, Sampling
+from spec_rag.serving.api_errors import ApiError
+from spec_rag.serving.chat_schemas import ChatRequest, CompletionRequest, Sampling
 from spec_rag.serving.compress_api import as_given, compression_for
 from spec_rag.serving.conversations import Conversation
 from spec_rag.serving.document_schemas import ErrorResponse
-from spec_rag.serving.engine import Ask
-from spec_rag.serving.errors import ApiError
-from spec_rag.serving.streams import DONE, Events, begun, event, while_connected
+from spec_rag.serving.engine import GenerationRequest
+from spec_rag.serving.event_stream import DONE, Events, begun, event, while_connected
+from spec_rag.serving.logprobs import chat_logprobs, text_logprobs
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 401, 404, 408, 413, 429, 503, 504)
@@ -39,67 +40,118 @@ Choice = Callable[[str | None, str | None], dict[str, Any]]
 
 @router.post("/chat/completions", responses=_RESPONSES)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
-    """Go on with a chat."""
-    server = state.of(request)
+    """Continue a chat."""
     _check_model(body, request)
+    if not body.may_be_shortened():
+        return await _continued(body, request)
+    async with _turn(request):
+        return await _continued(body, request)
+
+
+@asynccontextmanager
+async def _turn(request: Request) -> AsyncGenerator[None, None]:
+    """Hold one of the server's turns, unless the client leaves before it comes."""
+    turns = state.of(request).turns
+    held = False
+
+    async def acquire() -> None:
+        nonlocal held
+        await turns.acquire()
+        held = True
+
+    try:
+        await while_connected(request, acquire())
+        yield
+    finally:
+        if held:
+            turns.release()
+
+
+async def _continued(body: ChatRequest, request: Request) -> Response:
+    """The answer, or its stream after the first piece has come."""
+    server = state.of(request)
     messages = [message.model_dump(exclude_none=True) for message in body.messages]
     documents = as_given(body.documents or [], server.settings)
     config = compression_for(body.spec_rag, server.settings)
     shortening = server.conversations.shortened(messages, documents, config, state.client_of(request))
     conversation = await while_connected(request, shortening)
-    tools = [tool.model_dump(exclude_none=True) for tool in body.tools or []]
-    chosen = body.tool_choice if isinstance(body.tool_choice, str | None) else body.tool_choice.model_dump()
     try:
-        choice = ToolChoice.of(tools, chosen)
+        tools, chosen = body.offered()
+        choice = ToolChoice.of(tools, chosen, body.parallel_tool_calls)
     except ValueError as error:
         raise ApiError(400, f"tools: {error}", param="tools", code="invalid_value") from error
     tokens = _tokens(body, request, body.max_completion_tokens)
-    instruction, form = _format(body.response_format)
-    options = {**body.options(), "constraint": choice.constraint or form}
-    ask = Ask([*instruction, *conversation.messages], tokens, choice.offered, choice.beginning, options)
+    instruction, options = _format(body, choice)
+    prompt = [*instruction, *conversation.messages]
+    ask = GenerationRequest(prompt, tokens, choice.offered, choice.beginning, options, body.template_variables())
     reply = _Reply(f"chatcmpl-{uuid.uuid4().hex}", "chat.completion", body.model, conversation)
+    asks = repeated(ask, body.choices)
     if body.stream:
-        return await _streamed(request, body, reply, ask, _ChatPieces(reply, choice, bool(tools)))
-    answer = await while_connected(request, server.engine.answer(ask))
-    server.note_answer(request, answer)
-    read = read_tool_calls(choice.beginning + answer.text) if tools else ReadCalls(answer.text, [], [])
-    content: str | None = read.text + "".join(call.text for call in read.unreadable)
-    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        pieces = [_ChatPieces(reply, choice, index) for index in range(len(asks))]
+        return await _streamed(request, body, reply, asks, pieces)
+    answers = await while_connected(request, _all(server.engine.answer, asks))
+    for answer in answers:
+        server.note_answer(request, answer)
+    choices = [_chat_choice(index, answer, choice) for index, answer in enumerate(answers)]
+    return JSONResponse(reply.whole(choices, answers, len(asks)), headers=conversation.headers)
+
+
+def _chat_choice(index: int, answer: Answer, choice: ToolChoice) -> dict[str, Any]:
+    read = choice.read(answer.text)
+    message: dict[str, Any] = {"role": "assistant", "content": read.whole_text, "refusal": None}
     if read.calls:
-        message |= {"content": content or None, "tool_calls": [call.to_dict() for call in read.calls]}
+        message |= {"content": read.whole_text or None, "tool_calls": [call.to_dict() for call in read.calls]}
     reason = "tool_calls" if read.calls else _reason(answer)
-    choices = [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}]
-    return JSONResponse(reply.whole(choices, [answer]), headers=conversation.headers)
+    logprobs = chat_logprobs(answer.logprobs)
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
+
+
+def repeated(ask: GenerationRequest, times: int) -> list[GenerationRequest]:
+    """Requests for several answers to one prompt; with a seed, each has one of its own."""
+    seed = ask.options.get("seed")
+    if seed is None:
+        return [ask] * times
+    return [replace(ask, options={**ask.options, "seed": (seed + i) % 2**63}) for i in range(times)]
 
 
 @router.post("/completions", responses=_RESPONSES)
 async def completions(body: CompletionRequest, request: Request) -> Response:
-    """Go on with a text."""
+    """Continue a text, or several."""
     server = state.of(request)
     _check_model(body, request)
     prompts = body.prompts()
-    if len(prompts) > server.settings.max_requests:
+    if len(prompts) * body.choices > server.settings.max_requests:
         raise ApiError(
-            400, f"prompt: {len(prompts)} prompts, but {server.settings.max_requests} are allowed.", param="prompt"
+            400,
+            f"prompt: {len(prompts)} prompts with n={body.choices}: at most {server.settings.max_requests} answers.",
+            param="prompt",
+            code="invalid_value",
         )
     tokens = _tokens(body, request)
-    asks = [Ask(prompt, tokens, options=body.options()) for prompt in prompts]
+    asks = [
+        one
+        for prompt in prompts
+        for one in repeated(GenerationRequest(prompt, tokens, options=body.options()), body.choices)
+    ]
     reply = _Reply(f"cmpl-{uuid.uuid4().hex}", "text_completion", body.model)
     if body.stream:
-        if len(asks) > 1:
-            raise ApiError(400, "prompt: one prompt alone can be streamed.", param="prompt", code="invalid_value")
-        return await _streamed(request, body, reply, asks[0], _TextPieces(reply))
+        return await _streamed(request, body, reply, asks, [_TextPieces(reply, index) for index in range(len(asks))])
     answers = await while_connected(request, _all(server.engine.answer, asks))
     for answer in answers:
         server.note_answer(request, answer)
     choices = [
-        {"index": i, "text": answer.text, "logprobs": None, "finish_reason": _reason(answer)}
+        {
+            "index": i,
+            "text": answer.text,
+            "logprobs": text_logprobs(answer.logprobs),
+            "finish_reason": _reason(answer),
+        }
         for i, answer in enumerate(answers)
     ]
-    return JSONResponse(reply.whole(choices, answers))
+    return JSONResponse(reply.whole(choices, answers, body.choices))
 
 
-async def _all(answer: Callable[[Ask], Any], asks: list[Ask]) -> list[Answer]:
+async def _all(answer: Callable[[GenerationRequest], Any], asks: list[GenerationRequest]) -> list[Answer]:
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(answer(ask)) for ask in asks]
@@ -110,7 +162,7 @@ async def _all(answer: Callable[[Ask], Any], asks: list[Ask]) -> list[Answer]:
 
 @dataclass
 class _Reply:
-    """What all pieces of one response have in common."""
+    """The fields that all pieces of one response share."""
 
     id: str
     object: str
@@ -118,12 +170,12 @@ class _Reply:
     conversation: Conversation = field(default_factory=lambda: Conversation([]))
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, choices: list[dict[str, Any]], answers: list[Answer]) -> dict[str, Any]:
-        """The response in one piece."""
+    def whole(self, choices: list[dict[str, Any]], answers: list[Answer], choices_each: int) -> dict[str, Any]:
+        """The response in one piece; `choices_each` answers share a prompt, which counts once."""
         return {
             **self._head(self.object),
             "choices": choices,
-            "usage": _usage(answers),
+            "usage": _usage(answers, choices_each),
             "spec_rag": self.figures(answers),
         }
 
@@ -149,9 +201,10 @@ class _Reply:
 class _ChatPieces:
     """The events of a chat's stream."""
 
-    def __init__(self, reply: _Reply, choice: ToolChoice, has_tools: bool) -> None:
+    def __init__(self, reply: _Reply, choice: ToolChoice, index: int = 0) -> None:
         self._reply = reply
-        self._held = CallsHeldBack(choice.beginning) if has_tools else None
+        self._index = index
+        self._held = choice.stream()
 
     def opening(self) -> list[bytes]:
         """What comes first."""
@@ -164,58 +217,74 @@ class _ChatPieces:
 
     def closing(self, answer: Answer) -> list[bytes]:
         """The calls, the rest of the text, and why it ended."""
-        read = self._held.rest() if self._held else ReadCalls("", [], [])
-        text = read.text + "".join(call.text for call in read.unreadable)
-        events = [self._delta({"content": text})] if text else []
+        read = self._held.rest() if self._held else ReadCalls.of_text("")
+        events = [self._delta({"content": read.whole_text})] if read.whole_text else []
         for i, call in enumerate(read.calls):
             events.append(self._delta({"tool_calls": [{"index": i, **call.to_dict()}]}))
-        return [*events, self._delta({}, "tool_calls" if read.calls else _reason(answer))]
+        logprobs = chat_logprobs(answer.logprobs)
+        return [*events, self._delta({}, "tool_calls" if read.calls else _reason(answer), logprobs)]
 
-    def _delta(self, delta: Mapping[str, Any], reason: str | None = None) -> bytes:
-        return self._reply.chunk([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}])
+    def _delta(
+        self, delta: Mapping[str, Any], reason: str | None = None, logprobs: Mapping[str, Any] | None = None
+    ) -> bytes:
+        choice = {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        return self._reply.chunk([choice])
 
 
 class _TextPieces:
     """The events of a completion's stream."""
 
-    def __init__(self, reply: _Reply) -> None:
+    def __init__(self, reply: _Reply, index: int = 0) -> None:
         self._reply = reply
+        self._index = index
 
     def opening(self) -> list[bytes]:
         """Nothing."""
         return []
 
-    def piece(self, text: str, reason: str | None = None) -> list[bytes]:
+    def piece(self, text: str, reason: str | None = None, logprobs: Mapping[str, Any] | None = None) -> list[bytes]:
         """A piece of text."""
-        return [self._reply.chunk([{"index": 0, "text": text, "logprobs": None, "finish_reason": reason}])]
+        choice = {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        return [self._reply.chunk([choice])]
 
     def closing(self, answer: Answer) -> list[bytes]:
-        """Why it ended."""
-        return self.piece("", _reason(answer))
+        """Why it ended, and the log-probabilities of its tokens."""
+        return self.piece("", _reason(answer), text_logprobs(answer.logprobs))
 
 
 async def _streamed(
-    request: Request, body: Sampling, reply: _Reply, ask: Ask, pieces: _ChatPieces | _TextPieces
+    request: Request,
+    body: Sampling,
+    reply: _Reply,
+    asks: Sequence[GenerationRequest],
+    pieces: Sequence[_ChatPieces | _TextPieces],
 ) -> Response:
+    """A response of events; of several answers one follows the other, each with its own index."""
     server = state.of(request)
     started = time.perf_counter()
-    source = await begun(request, server.engine.stream(ask))
+    first = await begun(request, server.engine.stream(asks[0]))
     server.metrics.first_piece_seconds.observe(time.perf_counter() - started)
 
     async def events() -> AsyncGenerator[bytes, None]:
+        answers: list[Answer] = []
+        source = first
         try:
-            for one in pieces.opening():
-                yield one
-            async for piece in source:
-                if isinstance(piece, str):
-                    for one in pieces.piece(piece):
-                        yield one
-                    continue
-                server.note_answer(request, piece)
-                for one in pieces.closing(piece):
+            for index, own in enumerate(pieces):
+                source = first if index == 0 else server.engine.stream(asks[index])
+                for one in own.opening():
                     yield one
-                if body.stream_options and body.stream_options.include_usage:
-                    yield reply.chunk([], usage=_usage([piece]), spec_rag=reply.figures([piece]))
+                async for piece in source:
+                    if isinstance(piece, str):
+                        for one in own.piece(piece):
+                            yield one
+                        continue
+                    server.note_answer(request, piece)
+                    answers.append(piece)
+                    for one in own.closing(piece):
+                        yield one
+                await source.aclose()
+            if body.stream_options and body.stream_options.include_usage:
+                yield reply.chunk([], usage=_usage(answers, body.choices), spec_rag=reply.figures(answers))
             yield DONE
         finally:
             await source.aclose()
@@ -242,24 +311,28 @@ def _tokens(body: Sampling, request: Request, other: int | None = None) -> int:
             param=name,
             code="invalid_value",
         )
+    if (body.min_tokens or 0) > tokens:
+        raise ApiError(
+            400,
+            f"min_tokens={body.min_tokens}: the answer has at most {tokens} tokens.",
+            param="min_tokens",
+            code="invalid_value",
+        )
     return tokens
 
 
-def _format(wanted: ResponseFormat | None) -> tuple[list[dict[str, Any]], Constraint | None]:
-    """The system message that asks for JSON, and what holds the answer to it."""
-    if wanted is None or wanted.type == "text":
-        return [], None
-    if wanted.type == "json_schema" and wanted.json_schema is None:
-        raise ConfigError("response_format: the type 'json_schema' needs json_schema.")
-    schema: dict[str, Any] = {"type": "object"}
-    strict = False
-    if wanted.type == "json_schema" and wanted.json_schema is not None:
-        schema, strict = wanted.json_schema.schema_, bool(wanted.json_schema.strict)
+def _format(body: ChatRequest, choice: ToolChoice) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The system message that asks for JSON, and the options of generation, with what holds the answer to a form."""
+    given = None if body.response_format is None else body.response_format.model_dump(by_alias=True, exclude_none=True)
     try:
-        held = Constraint.of(schema, strict=strict)
+        schema, form = answer_format(given)
+        options = choice.held({**body.options(), "constraint": form})
     except ValueError as error:  # also of what JSON cannot say
         raise ApiError(400, f"response_format: {error}", param="response_format", code="invalid_value") from error
-    return [{"role": "system", "content": schema_instruction(schema)}], held
+    if schema is None:
+        return [], options
+    instruction = schema_instruction(schema, has_tools=bool(choice.offered))
+    return [{"role": "system", "content": instruction}], options
 
 
 def _reason(answer: Answer) -> str:
@@ -268,6 +341,8 @@ def _reason(answer: Answer) -> str:
     return answer.finish_reason
 
 
-def _usage(answers: list[Answer]) -> dict[str, int]:
-    usages = [answer.usage for answer in answers]
-    return {name: sum(one[name] for one in usages) for name in usages[0]}
+def _usage(answers: list[Answer], choices_each: int) -> dict[str, int]:
+    """Tokens of all prompts and answers; a prompt with several answers counts once."""
+    prompts = sum(answer.usage["prompt_tokens"] for answer in answers[::choices_each])
+    written = sum(answer.usage["completion_tokens"] for answer in answers)
+    return {"prompt_tokens": prompts, "completion_tokens": written, "total_tokens": prompts + written}

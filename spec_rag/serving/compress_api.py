@@ -13,14 +13,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response, UploadFile
 
-from spec_rag.answering.chunks import DEFAULT_CHUNK_CHARS, Chunk, retrieve, split_chunks
-from spec_rag.answering.loaders import read_bytes
-from spec_rag.answering.pipeline import answer_messages
-from spec_rag.cancellation import in_thread
-from spec_rag.config import CompressionConfig
+from spec_rag.answering.answer import answer_messages
+from spec_rag.answering.chunking import DEFAULT_CHUNK_CHARS, Chunk, retrieve, split_chunks
 from spec_rag.errors import ConfigError, UnreadableFileError
+from spec_rag.loaders.reading import read_bytes
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.report import Compression
 from spec_rag.serving import state
+from spec_rag.serving.api_errors import ApiError
 from spec_rag.serving.document_schemas import (
     CompressedText,
     CompressRequest,
@@ -30,12 +30,13 @@ from spec_rag.serving.document_schemas import (
     RerankedDocument,
     RerankRequest,
     RerankResponse,
+    RerankText,
     Unit,
 )
-from spec_rag.serving.errors import ApiError
+from spec_rag.serving.event_stream import DONE, Events, begun, event, while_connected
 from spec_rag.serving.settings import ServerSettings
-from spec_rag.serving.streams import DONE, Events, begun, event, while_connected
 from spec_rag.text.documents import Document
+from spec_rag.utils.cancellation import in_thread
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 401, 408, 413, 429, 501, 503, 504)
@@ -81,22 +82,27 @@ async def compress(body: CompressRequest, request: Request) -> Response:
     return Response(response(compression, body).model_dump_json(), media_type="application/json")
 
 
-@router.post("/rerank", responses=_ERRORS)
+@router.post("/rerank", responses=_ERRORS, response_model_exclude_none=True)
 async def rerank(body: RerankRequest, request: Request) -> RerankResponse:
-    """Put the documents into the order of their relevance to the question, by what the draft looks at."""
+    """Put the documents into the order of their relevance to the question, as the draft scores them."""
     server = state.of(request)
-    if body.model not in (None, server.draft_name):
+    if server.settings.upstream is None and body.model not in (None, server.draft_name, server.model_name):
         raise ApiError(
             404,
-            f"model={body.model!r:.100}: this server has {server.draft_name!r}.",
+            f"model={body.model!r:.100}: this server has {server.model_name!r} with the draft {server.draft_name!r}.",
             param="model",
             code="model_not_found",
         )
-    documents = as_given(body.documents, server.settings)
-    if not body.query.strip():
+    documents = as_given(body.given(), server.settings)
+    if not body.question.strip():
         raise ApiError(400, "query is empty: give a question.", param="query", code="invalid_value")
-    scores = await while_connected(request, server.engine.relevance(documents, body.query))
+    config = server.settings.compression_with({"ratio": 1.0})
+    if body.max_tokens_per_doc is not None:
+        documents = await server.engine.shortened(documents, body.max_tokens_per_doc)
+    scores = await while_connected(request, server.engine.relevance(documents, body.question, config))
     order = sorted(range(len(documents)), key=lambda i: (-scores[i], i))[: body.top_n]
+    tokens = await server.engine.count([body.question, *(one.text for one in documents)])
+    request.scope.get("spec_rag", {}).update(tokens_before=tokens)
     return RerankResponse(
         id=f"rerank-{uuid.uuid4().hex}",
         model=server.draft_name,
@@ -104,17 +110,31 @@ async def rerank(body: RerankRequest, request: Request) -> RerankResponse:
             RerankedDocument(
                 index=i,
                 relevance_score=_probability(scores[i]),
-                document={"text": documents[i].text} if body.return_documents else None,
+                document=_as_returned(body.documents[i]) if body.return_documents else None,
             )
             for i in order
         ],
-        usage={"total_tokens": await server.engine.count([body.query, *(one.text for one in documents)])},
+        meta={
+            "api_version": {"version": "2"},
+            "billed_units": {"search_units": 1},
+            "tokens": {"input_tokens": tokens, "output_tokens": 0},
+        },
+        usage={"total_tokens": tokens, "prompt_tokens": tokens},
     )
+
+
+rerank_router = APIRouter(tags=["documents"])
+for _path in ("/rerank", "/v2/rerank"):
+    rerank_router.post(_path, responses=_ERRORS, response_model_exclude_none=True)(rerank)
+
+
+def _as_returned(document: str | RerankText) -> dict[str, Any]:
+    return {"text": document} if isinstance(document, str) else {"text": document.text}
 
 
 @router.post("/read", responses={**_ERRORS, 200: {"content": {"text/event-stream": {}}}})
 async def read(file: UploadFile, request: Request, stream: Annotated[bool, Form()] = False) -> Any:
-    """Read the text out of a file: .txt, .md, .html, .pdf or .docx.
+    """Read the text out of a file: text, Markdown, HTML, PDF, .docx, EPUB, notebooks, data or source code.
 
     With `stream`, events: the progress, then the document, or the error that the file cannot be read.
     """
@@ -130,7 +150,7 @@ async def read(file: UploadFile, request: Request, stream: Annotated[bool, Form(
         return {"object": "document", "name": name, "title": document.title, "text": document.text, "tokens": tokens}
 
     async def events() -> AsyncGenerator[bytes, None]:
-        yield event({"object": "progress", "what": "Reading", "done": 0, "total": 1})
+        yield event({"object": "progress", "what": "ScoredDocuments", "done": 0, "total": 1})
         yield event(await found())
         yield DONE
 
@@ -221,6 +241,7 @@ def _as_json(compression: Compression, body: CompressRequest) -> CompressRespons
         tokens_before=compression.tokens_before,
         tokens_after=compression.tokens_after,
         ratio=compression.ratio,
+        over_budget=compression.over_budget,
         text=compression.text,
         documents=texts,
         messages=answer_messages(compression),

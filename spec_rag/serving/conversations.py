@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from spec_rag.answering.conversation import NOTHING_KEPT, Frozen, question_at, text_bytes
-from spec_rag.compression.index import content_address
-from spec_rag.config import CompressionConfig
+from spec_rag.answering.conversation import NOTHING_KEPT, WriteOnceCache, question_at, text_bytes
+from spec_rag.compression.encoding_cache import content_address
 from spec_rag.errors import ConfigError
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.report import Compression
 from spec_rag.serving.engine import Engine
 from spec_rag.serving.metrics import Metrics
@@ -88,13 +88,13 @@ class Conversations:
     metrics: Metrics
     max_bytes: int
     most: int = 4096
-    _texts: Frozen[Shortened] = field(init=False)
-    _blocks: Frozen[tuple[Block, ...]] = field(init=False)
+    _texts: WriteOnceCache[Shortened] = field(init=False)
+    _blocks: WriteOnceCache[tuple[Block, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         half = self.max_bytes // 2
-        self._texts = Frozen(self.most, half, lambda one: text_bytes(one.text))
-        self._blocks = Frozen(self.most, half, lambda blocks: sum(map(_bytes_of, blocks)))
+        self._texts = WriteOnceCache(self.most, half, lambda one: text_bytes(one.text))
+        self._blocks = WriteOnceCache(self.most, half, lambda blocks: sum(map(_bytes_of, blocks)))
 
     async def shortened(
         self,

@@ -7,41 +7,39 @@ This module does not know HTTP.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from spec_rag.answering.conversation import PAIR_BYTES, Frozen, text_bytes
-from spec_rag.cancellation import Cancellation, in_thread
-from spec_rag.config import CompressionConfig, SpecKVConfig
+from spec_rag.answering.conversation import PAIR_BYTES, WriteOnceCache, text_bytes
 from spec_rag.errors import ConfigError
-from spec_rag.generation.tool_calls import OPENING
-from spec_rag.progress import Listener, listening
+from spec_rag.generation.tool_grammars import OPENING
+from spec_rag.options.compression import CompressionConfig, SpecKVConfig, options_of
 from spec_rag.results import Answer
-from spec_rag.retention import RetentionConfig
 from spec_rag.text.documents import Document, as_documents
+from spec_rag.text.words import has_words
+from spec_rag.utils.cancellation import Cancellation, in_thread
+from spec_rag.utils.progress import Listener, listening
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from spec_rag.compression.draft import Draft
-    from spec_rag.compression.index import DocumentIndex
-    from spec_rag.compression.selection import Reading
-    from spec_rag.generation.requests import Requests
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.compression.document_draft import Draft
+    from spec_rag.compression.encoding_cache import DocumentIndex
+    from spec_rag.compression.packing import ScoredDocuments
+    from spec_rag.generation.client import GenerationClient
+    from spec_rag.models.model_pair import ModelPair
     from spec_rag.report import Compression
     from spec_rag.serving.settings import ServerSettings
 
 # of documents that are asked for at other budgets
 READINGS = 16
 READING_BYTES = 256 * 2**20
-_BUDGET = (
-    *("max_tokens", "min_tokens", "ratio", "coverage", "ellipsis", "cut_units"),
-    *(one.name for one in fields(RetentionConfig)),
-)
+_BUDGET = options_of("size", "output", "retention")
 
 
 @dataclass(frozen=True)
-class Ask:
+class GenerationRequest:
     """One answer that is asked for.
 
     Args:
@@ -49,7 +47,9 @@ class Ask:
         tools: what the model may call, as OpenAI's API has them.
         beginning: what the answer is begun with.
         max_new_tokens: at most so many tokens.
-        options: further keywords of `spec_rag.generate`.
+        options: further keywords of `spec_rag.generate`, and `stop_token_ids`, which end an answer besides its end
+            tokens.
+        template_variables: further variables of the chat template.
     """
 
     prompt: str | Sequence[Mapping[str, Any]] | Sequence[int]
@@ -57,6 +57,7 @@ class Ask:
     tools: Sequence[Mapping[str, Any]] = ()
     beginning: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -73,16 +74,19 @@ class Engine(Protocol):
     ) -> Compression:
         """Keep of the documents what matters for the question; `listener` hears of the reading's progress."""
 
-    async def relevance(self, documents: Sequence[Document], query: str) -> list[float]:
-        """How relevant each document is to the question; higher is better."""
+    async def relevance(self, documents: Sequence[Document], query: str, config: CompressionConfig) -> list[float]:
+        """How relevant each document is to the question, scored as `config` says; higher is better."""
+
+    async def shortened(self, documents: Sequence[Document], max_tokens: int) -> list[Document]:
+        """The documents, each cut after this many of the draft's tokens."""
 
     async def count(self, texts: Sequence[str]) -> int:
         """Tokens of the texts, as the draft counts them."""
 
-    async def answer(self, ask: Ask) -> Answer:
+    async def answer(self, ask: GenerationRequest) -> Answer:
         """The whole answer."""
 
-    def stream(self, ask: Ask) -> AsyncGenerator[str | Answer, None]:
+    def stream(self, ask: GenerationRequest) -> AsyncGenerator[str | Answer, None]:
         """The pieces of the answer, and at last the Answer."""
 
 
@@ -104,8 +108,8 @@ class LocalEngine:
         timeout_seconds: float | None = None,
         index: DocumentIndex | None = None,
     ) -> None:
-        from spec_rag.compression.draft import Draft
-        from spec_rag.compression.index import DocumentIndex
+        from spec_rag.compression.document_draft import Draft
+        from spec_rag.compression.encoding_cache import DocumentIndex
 
         self.pair = pair
         self.draft: Draft | None = Draft.of(pair) if pair.draft is not None else None
@@ -113,7 +117,7 @@ class LocalEngine:
         self._speckv = speckv
         self._timeout_seconds = timeout_seconds
         self._index = DocumentIndex() if index is None else index
-        self._readings: Frozen[Reading] = Frozen(READINGS, READING_BYTES, _bytes_of)
+        self._readings: WriteOnceCache[ScoredDocuments] = WriteOnceCache(READINGS, READING_BYTES, _bytes_of)
 
     @classmethod
     def load(cls, settings: ServerSettings, *, reads: bool = True, answers: bool = True) -> LocalEngine:
@@ -122,9 +126,9 @@ class LocalEngine:
         Raises:
             ModelNotFoundError: a model is not found.
         """
-        from spec_rag.compression.index import DocumentIndex
-        from spec_rag.models.options import LoadOptions
-        from spec_rag.models.pair import ModelPair
+        from spec_rag.compression.encoding_cache import DocumentIndex
+        from spec_rag.models.model_pair import ModelPair
+        from spec_rag.options.loading import LoadOptions
 
         options = LoadOptions(device=settings.device) if settings.device else None
         draft = settings.draft if reads or settings.speckv is not None else None
@@ -139,29 +143,37 @@ class LocalEngine:
         """See Engine; the same documents and question at another budget are not read again."""
         return await in_thread(lambda cancelled: self._compressed(documents, query, config, listener, cancelled))
 
-    async def relevance(self, documents: Sequence[Document], query: str) -> list[float]:
-        """See Engine: the importance of the best unit, after all parts of the score have joined."""
+    async def relevance(self, documents: Sequence[Document], query: str, config: CompressionConfig) -> list[float]:
+        """See Engine: the importance of the best unit that has words, after all parts of the score have joined."""
         if not any(document.text.strip() for document in documents):
             return [float("-inf")] * len(documents)
-        config = CompressionConfig(ratio=1.0)
         reading = await in_thread(lambda cancelled: self._read(documents, query, config, None, cancelled))
         assert reading.scores is not None
         scores = iter(reading.scores.tolist())
-        return [max((next(scores) for _ in own), default=float("-inf")) for own in reading.units]
+        found = []
+        for document, own in zip(reading.documents, reading.units, strict=True):
+            scored = [(next(scores), has_words(document.text[start:end])) for start, end in own]
+            found.append(max((score for score, telling in scored if telling), default=float("-inf")))
+        return found
+
+    async def shortened(self, documents: Sequence[Document], max_tokens: int) -> list[Document]:
+        """See Engine; a document is cut between two tokens, and keeps its own spelling."""
+        tokenizer = self._reader().tokenizer
+        return await in_thread(lambda cancelled: [_cut(tokenizer, document, max_tokens) for document in documents])
 
     async def count(self, texts: Sequence[str]) -> int:
         """See Engine."""
-        from spec_rag.text.token_counter import token_counter
+        from spec_rag.text.token_counting import token_counter
 
         count = token_counter("draft", self._reader().tokenizer)
         return await in_thread(lambda cancelled: sum(map(count, texts)))
 
-    async def answer(self, ask: Ask) -> Answer:
+    async def answer(self, ask: GenerationRequest) -> Answer:
         """See Engine; who waits for the target with the same settings is answered in one batch."""
         prompt = await in_thread(lambda cancelled: self._prompt(ask))
         return await self._requests(ask).aanswer(prompt)
 
-    async def stream(self, ask: Ask) -> AsyncGenerator[str | Answer, None]:
+    async def stream(self, ask: GenerationRequest) -> AsyncGenerator[str | Answer, None]:
         """See Engine; who waits for the target with the same settings is answered in one batch."""
         prompt = await in_thread(lambda cancelled: self._prompt(ask))
         pieces = self._requests(ask).astream(prompt)
@@ -171,28 +183,40 @@ class LocalEngine:
         finally:
             await pieces.aclose()
 
-    def _requests(self, ask: Ask) -> Requests:
-        from spec_rag.generation.requests import Requests
+    def _requests(self, ask: GenerationRequest) -> GenerationClient:
+        from spec_rag.generation.client import GenerationClient
+        from spec_rag.generation.end_tokens import answer_ends
 
-        arguments = {**ask.options, "max_new_tokens": ask.max_new_tokens, "speckv": self._speckv}
-        return Requests(self.pair, arguments, self._timeout_seconds)
+        options = {name: value for name, value in ask.options.items() if name != "stop_token_ids"}
+        if stop := ask.options.get("stop_token_ids"):
+            options["eos_token_id"] = [*answer_ends(self.pair), *stop]
+        if bias := ask.options.get("sequence_bias"):
+            self._check_tokens("logit_bias", [ids[0] for ids, _ in bias])
+        arguments = {**options, "max_new_tokens": ask.max_new_tokens, "speckv": self._speckv}
+        return GenerationClient(self.pair, arguments, self._timeout_seconds)
 
-    def _prompt(self, ask: Ask) -> list[int]:
-        from spec_rag.text.prompts import chat_ids, prompt_ids, speaks_of_tools, template_text
+    def _prompt(self, ask: GenerationRequest) -> list[int]:
+        from spec_rag.serving.chat_templates import served_chat_ids, with_template_variables
+        from spec_rag.text.prompts import prompt_ids, speaks_of_tools, template_text
 
         tokenizer = self.pair.require_tokenizer()
         prompt: Any = ask.prompt
         if isinstance(prompt, str) or all(isinstance(token, int) for token in prompt):
             ids: list[int] = prompt_ids(tokenizer, prompt).tolist()
-            known = self.pair.require_target().get_input_embeddings().num_embeddings
-            if max(ids) >= known:
-                raise ConfigError(f"prompt: {max(ids)} is no token of the model, which has {known}.")
+            self._check_tokens("prompt", ids)
             return ids
+        if ask.template_variables:
+            tokenizer = with_template_variables(tokenizer, ask.template_variables)
         if ask.tools and not speaks_of_tools(tokenizer):
             raise ConfigError("tools: the model's chat template does not speak of tools. Leave them out.")
         if ask.beginning and OPENING not in template_text(tokenizer):
             raise ConfigError("tool_choice: the model's chat template does not say how a call begins: give 'auto'.")
-        return chat_ids(tokenizer, prompt, ask.tools, ask.beginning)
+        return served_chat_ids(tokenizer, prompt, ask.tools, ask.beginning)
+
+    def _check_tokens(self, name: str, ids: Sequence[int]) -> None:
+        known = self.pair.require_target().get_input_embeddings().num_embeddings
+        if max(ids) >= known:
+            raise ConfigError(f"{name}: {max(ids)} is not a token of the model, which has {known}.")
 
     def _compressed(
         self,
@@ -202,17 +226,17 @@ class LocalEngine:
         listener: Listener | None,
         cancelled: Cancellation,
     ) -> Compression:
-        from spec_rag.compression.pipeline import keep
-        from spec_rag.compression.selection import Reading
-        from spec_rag.text.token_counter import token_counter
+        from spec_rag.compression.compress import keep
+        from spec_rag.compression.packing import ScoredDocuments
+        from spec_rag.text.token_counting import token_counter
 
         draft, documents = self._reader(), as_documents(documents)
         if not query.strip():
             raise ConfigError(f"query={query!r} is empty: compression is guided by a question, so give one.")
-        count = token_counter("draft", draft.tokenizer)
+        count = cache(token_counter("draft", draft.tokenizer))
         blank = not any(document.text.strip() for document in documents)
         if blank or not config.needs_reading([count(document.text) for document in documents]):
-            reading = Reading.unread(documents, query, draft.name)
+            reading = ScoredDocuments.unread(documents, query, draft.name)
         else:
             reading = self._read(documents, query, config, listener, cancelled)
         return keep(reading, config, count)
@@ -224,15 +248,15 @@ class LocalEngine:
         config: CompressionConfig,
         listener: Listener | None,
         cancelled: Cancellation,
-    ) -> Reading:
-        from spec_rag.compression.pipeline import read_documents
+    ) -> ScoredDocuments:
+        from spec_rag.compression.compress import read_documents
 
         documents = as_documents(documents)
         # a cascade looks at the budget, too
         is_scored = any(document.score is not None for document in documents)
         may_leave_out = config.cascade == "always" or (config.cascade != "never" and is_scored)
         unread_by = () if may_leave_out else _BUDGET
-        settings = {name: repr(value) for name, value in asdict(config).items() if name not in unread_by}
+        settings = {name: repr(value) for name, value in dict(config).items() if name not in unread_by}
         given = tuple((one.title, one.text, one.score) for one in documents)
         key = (given, query, tuple(settings.items()))
         found = self._readings.get(key)
@@ -249,7 +273,14 @@ class LocalEngine:
         return self.draft
 
 
-def _bytes_of(reading: Reading) -> int:
+def _cut(tokenizer: Any, document: Document, max_tokens: int) -> Document:
+    from spec_rag.text.tokenization import encoded_text
+
+    offsets = encoded_text(tokenizer, document.text).offsets
+    return document if len(offsets) <= max_tokens else replace(document, text=document.text[: offsets[max_tokens][0]])
+
+
+def _bytes_of(reading: ScoredDocuments) -> int:
     """Texts, units, and of each token its id, its importance and two ranges."""
     texts = sum(text_bytes(document.text) for document in reading.documents)
     units = sum(map(len, reading.units))

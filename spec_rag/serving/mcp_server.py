@@ -1,7 +1,7 @@
 """Tools for agents over the Model Context Protocol: compress texts, search files and compress, expand what was kept.
 
-Files are read inside the folders alone that the server was started with. Every kept passage has a handle, from which
-its surroundings come back as long as the server runs and remembers the text.
+Only files inside the folders that the server was started with are read; links that lead out of them are not followed.
+Every kept passage has a handle, which returns its surroundings as long as the server runs and remembers the text.
 """
 
 from __future__ import annotations
@@ -9,26 +9,44 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
-from pydantic import BaseModel, Field
+from mcp.server.mcpserver.tools import Tool
+from mcp.types import CallToolResult, TextContent, ToolAnnotations
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 import spec_rag
-from spec_rag.answering.chunks import DEFAULT_TOP_K, Chunk, retrieve, split_chunks
-from spec_rag.answering.loaders import SUFFIXES, read_files
-from spec_rag.cancellation import in_thread
-from spec_rag.compression.expand import MAX_CHARS, Originals
-from spec_rag.config import CompressionConfig
+from spec_rag.answering.chunking import DEFAULT_TOP_K, Chunk
+from spec_rag.compression.originals import MAX_CHARS, Originals
 from spec_rag.errors import SpecRagError
+from spec_rag.loaders.reading import KINDS
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.report import Compression
 from spec_rag.serving.engine import Engine, LocalEngine
+from spec_rag.serving.folder_search import FolderSearch, FoundChunks
 from spec_rag.serving.settings import ServerSettings
 from spec_rag.text.documents import Document
 from spec_rag.text.units import cut_at_words
+from spec_rag.utils.cancellation import in_thread
 
 DEFAULT_TOKENS = 600
 AROUND = 5
+_ANNOTATIONS = ToolAnnotations(read_only_hint=True, destructive_hint=False, open_world_hint=False)
+_SKIPPED = 5  # files left out that a result names
+
+Question = Annotated[str, Field(description="The question, as a whole sentence.")]
+MaxTokens = Annotated[int, Field(description="Keep at most this many tokens of all texts together.")]
+Paths = Annotated[
+    list[str] | None,
+    Field(description="Files or folders, relative to the server's folders. null searches all of them."),
+]
+TopK = Annotated[int, Field(description="Number of chunks of about 900 characters that are read.")]
+Handle = Annotated[str, Field(description="Handle of a kept passage, copied exactly.")]
+Before = Annotated[int | None, Field(description="Sentences before the passage.")]
+After = Annotated[int | None, Field(description="Sentences after the passage; null for both is the whole source.")]
 
 
 class Passage(BaseModel):
@@ -42,12 +60,17 @@ class Passage(BaseModel):
 
 
 class Found(BaseModel):
-    """What was kept, and what was left out."""
+    """What was kept, and which files were left out."""
 
     passages: list[Passage]
     tokens_before: int
     tokens_after: int
     skipped: list[str] = []
+
+    def __str__(self) -> str:
+        lines = [f"[{one.handle}] {one.source}:{one.start}-{one.end}\n{one.text}" for one in self.passages]
+        lines.append(f"{self.tokens_after} of {self.tokens_before} tokens are kept.")
+        return "\n\n".join([*lines, *(["Skipped:\n" + "\n".join(self.skipped)] if self.skipped else [])])
 
 
 class Expanded(BaseModel):
@@ -59,12 +82,21 @@ class Expanded(BaseModel):
     text: str
     is_whole: bool = Field(description="Whether this is the whole source.")
 
+    def __str__(self) -> str:
+        whole = " (whole)" if self.is_whole else ""
+        return f"{self.source}:{self.start}-{self.end}{whole}\n{self.text}"
+
 
 class Given(BaseModel):
     """A text to be compressed."""
 
-    text: str
-    title: str | None = None
+    model_config = ConfigDict(extra="forbid")
+
+    text: str = Field(description="The text.")
+    title: str | None = Field(default=None, description="Its title, such as the name of its file or page.")
+
+
+Texts = Annotated[list[Given], Field(description="The texts to shorten.")]
 
 
 class Tools:
@@ -73,64 +105,49 @@ class Tools:
     Args:
         engine: what reads; None loads the draft of the settings when it is first needed.
         settings: which draft.
-        folders: where files may be read.
+        folders: the folders that may be read; a folder may itself be a link.
     """
 
     def __init__(self, settings: ServerSettings, folders: Sequence[Path], engine: Engine | None = None) -> None:
         self._settings = settings
-        self._folders = [folder.resolve() for folder in folders]
+        self._search = FolderSearch([folder.resolve() for folder in folders]) if folders else None
         self._engine = engine
         self._loading = asyncio.Lock()
         self._originals = Originals()
 
-    async def compress(self, texts: list[Given], query: str, max_tokens: int = DEFAULT_TOKENS) -> Found:
-        """Keep of some texts what bears on a question: use it before reading long tool results.
-
-        Args:
-            texts: the texts, with titles if they have any.
-            query: the question.
-            max_tokens: keep at most so many tokens of all of them.
-        """
+    async def compress(
+        self, texts: Texts, query: Question, ctx: Context[Any, Any], max_tokens: MaxTokens = DEFAULT_TOKENS
+    ) -> Annotated[CallToolResult, Found]:
+        """Keep the sentences of long texts that matter for a question. Use it before reading long tool results."""
+        await ctx.report_progress(0, 1, "Reading the texts")
         documents = [Document(one.text, one.title, f"text {i + 1}") for i, one in enumerate(texts)]
-        return self._found(await self._compressed(documents, query, max_tokens), {}, [])
+        return _result(self._found(await self._compressed(documents, query, max_tokens), {}, []))
 
     async def search_and_compress(
-        self, query: str, paths: list[str] | None = None, max_tokens: int = DEFAULT_TOKENS, top_k: int = DEFAULT_TOP_K
-    ) -> Found:
-        """Find in files what bears on a question, and keep the sentences that matter.
-
-        Args:
-            query: the question.
-            paths: files or folders below the server's folders; nothing given searches all of them.
-            max_tokens: keep at most so many tokens.
-            top_k: look at so many chunks of about 900 characters.
-        """
-        skipped: list[str] = []
-        wanted = [self._inside(path) for path in paths] if paths else self._folders
-        if not wanted:
+        self,
+        query: Question,
+        ctx: Context[Any, Any],
+        paths: Paths = None,
+        max_tokens: MaxTokens = DEFAULT_TOKENS,
+        top_k: TopK = DEFAULT_TOP_K,
+    ) -> Annotated[CallToolResult, Found]:
+        """Search files for a question, and return the sentences that matter, with their places."""
+        search = self._search
+        if search is None:
             raise ToolError("The server was started without a folder: spec-rag mcp FOLDER")
-
-        def found() -> tuple[list[Chunk], dict[str, str]]:
-            documents = read_files(wanted, skipped=lambda error: skipped.append(str(error)))
-            chunks = [chunk for one in documents for chunk in split_chunks(one)]
-            return retrieve(query, chunks, top_k), {str(one.id): one.text for one in documents}
-
+        await ctx.report_progress(0, 2, "Searching the files")
         try:
-            chunks, files = await in_thread(lambda cancelled: found())
+            found: FoundChunks = await in_thread(lambda cancelled: search.search(query, paths, top_k))
         except (SpecRagError, OSError) as error:
             raise ToolError(str(error)) from error
-        return self._found(await self._compressed(chunks, query, max_tokens), files, skipped)
+        await ctx.report_progress(1, 2, f"Reading {len(found.chunks)} chunks")
+        compression = await self._compressed(found.chunks, query, max_tokens)
+        return _result(self._found(compression, found.texts, found.skipped))
 
     async def expand(
-        self, handle: str, context_before: int | None = AROUND, context_after: int | None = AROUND
-    ) -> Expanded:
-        """What stands around a passage that was kept.
-
-        Args:
-            handle: of the passage, copied exactly.
-            context_before: so many sentences before it.
-            context_after: so many sentences after it; null for both gives the whole source.
-        """
+        self, handle: Handle, context_before: Before = AROUND, context_after: After = AROUND
+    ) -> Annotated[CallToolResult, Expanded]:
+        """Return a kept passage with the sentences around it."""
         try:
             found = self._originals.expand(handle, context_before, context_after)
         except SpecRagError as error:
@@ -138,17 +155,12 @@ class Tools:
         (whole,) = found.spans
         start, end = cut_at_words(found.original_text, whole, MAX_CHARS)[0]
         text = found.original_text[start:end]
-        return Expanded(
-            source=found.title or "",
-            start=start,
-            end=end,
-            text=text,
-            is_whole=text.strip() == found.original_text.strip(),
-        )
+        is_whole = text.strip() == found.original_text.strip()
+        return _result(Expanded(source=found.title or "", start=start, end=end, text=text, is_whole=is_whole))
 
     async def _compressed(self, documents: Sequence[Document], query: str, max_tokens: int) -> Compression:
         try:
-            config = CompressionConfig(max_tokens=max_tokens)
+            config = CompressionConfig(max_tokens=max_tokens, language="auto")
             return await (await self._loaded()).compress(documents, query, config)
         except SpecRagError as error:
             raise ToolError(str(error)) from error
@@ -158,13 +170,6 @@ class Tools:
             if self._engine is None:
                 self._engine = await in_thread(lambda cancelled: LocalEngine.load(self._settings, answers=False))
             return self._engine
-
-    def _inside(self, path: str) -> Path:
-        for folder in self._folders:
-            found = (folder / path).resolve()
-            if found.is_relative_to(folder) and found.exists():
-                return found
-        raise ToolError(f"path={path!r:.200}: there is no such file or folder below the server's folders.")
 
     def _found(self, compression: Compression, files: Mapping[str, str], skipped: list[str]) -> Found:
         passages = []
@@ -179,8 +184,30 @@ class Tools:
             passages=passages,
             tokens_before=compression.tokens_before,
             tokens_after=compression.tokens_after,
-            skipped=skipped,
+            skipped=_shortened(skipped),
         )
+
+
+def _shortened(skipped: list[str]) -> list[str]:
+    more = len(skipped) - _SKIPPED
+    return skipped if more <= 0 else [*skipped[:_SKIPPED], f"and {more} more"]
+
+
+def _result(content: Found | Expanded) -> CallToolResult:
+    """A result as fields for programs, and as short text for models."""
+    data = content.model_dump(mode="json")
+    return CallToolResult(content=[TextContent(type="text", text=str(content))], structured_content=data)
+
+
+def _strict(tool: Tool) -> Tool:
+    """The tool with unknown arguments refused."""
+    arguments = tool.fn_metadata.arg_model
+    strict = create_model(arguments.__name__, __base__=arguments, __doc__=arguments.__doc__)
+    strict.model_config["extra"] = "forbid"
+    strict.model_rebuild(force=True)
+    tool.fn_metadata.arg_model = strict
+    tool.parameters = strict.model_json_schema(by_alias=True)
+    return tool
 
 
 def create_server(settings: ServerSettings, folders: Sequence[Path], engine: Engine | None = None) -> MCPServer[None]:
@@ -196,9 +223,15 @@ def create_server(settings: ServerSettings, folders: Sequence[Path], engine: Eng
         "spec-rag",
         version=spec_rag.__version__,
         instructions="Search files or compress long texts for a question instead of reading them whole; expand a "
-        f"passage by its handle where its surroundings are needed. Files: {', '.join(SUFFIXES)}.",
+        f"passage by its handle where its surroundings are needed. Files: {KINDS}.",
         log_level="ERROR",
+        tools=[
+            _strict(Tool.from_function(function, title=title, annotations=_ANNOTATIONS))
+            for function, title in (
+                (tools.compress, "Shorten texts for a question"),
+                (tools.search_and_compress, "Search files for a question"),
+                (tools.expand, "Show what surrounds a passage"),
+            )
+        ],
     )
-    for tool in (tools.compress, tools.search_and_compress, tools.expand):
-        server.tool()(tool)
     return server

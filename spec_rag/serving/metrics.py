@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+import spec_rag
 from spec_rag.results import Answer, CompressionData
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -16,6 +18,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # process_cpu_seconds_total, process_resident_memory_bytes ...
         own: dict[str, Any] = {"registry": self.registry, "namespace": "spec_rag"}
         self.requests = Counter("requests_total", "Requests by route and status.", ["route", "status"], **own)
         self.seconds = Histogram(
@@ -31,10 +34,14 @@ class Metrics:
         self.completion_tokens = Counter("completion_tokens_total", "Tokens of answers.", **own)
         self.tokens_before = Counter("compression_tokens_before_total", "Tokens of texts to be compressed.", **own)
         self.tokens_after = Counter("compression_tokens_after_total", "Tokens of them that were kept.", **own)
-        self.draft_seconds = Counter("compression_seconds_total", "Seconds in which the draft read.", **own)
+        self.draft_seconds = Counter(
+            "compression_seconds_total", "Seconds in which the draft read, without waits.", **own
+        )
         self.frozen = Counter("compression_reused_total", "Texts that were forwarded as compressed before.", **own)
         self.kv_dense = Counter("kv_bytes_dense_total", "KV bytes that pruned prompts would have held.", **own)
         self.kv_kept = Counter("kv_bytes_kept_total", "KV bytes that they did hold.", **own)
+        build = Gauge("build_info", "The versions that run; always 1.", ["version", "python"], **own)
+        build.labels(spec_rag.__version__, platform.python_version()).set(1)
         self.upstream_errors = Counter("upstream_errors_total", "Failures of the upstream, by kind.", ["kind"], **own)
 
     def count_answer(self, answer: Answer) -> None:
@@ -43,6 +50,11 @@ class Metrics:
         self.completion_tokens.inc(answer.completion_tokens)
         self.kv_dense.inc(answer.kv_bytes_dense)
         self.kv_kept.inc(answer.kv_bytes_kept)
+
+    def count_upstream(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Count the tokens of an upstream's answer."""
+        self.prompt_tokens.inc(prompt_tokens)
+        self.completion_tokens.inc(completion_tokens)
 
     def count_compression(self, compression: CompressionData) -> None:
         """Count what a compression kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from dataclasses import dataclass, field
@@ -15,10 +16,19 @@ from spec_rag.serving.metrics import Metrics
 from spec_rag.serving.settings import ServerSettings
 from spec_rag.serving.upstream import Upstream
 
+# as many as one batch of answers: further readings would only delay it
+_READ_AND_UNANSWERED = 8
+
 
 @dataclass
 class ServerState:
-    """One server: its settings, models, memory of conversations, and metrics."""
+    """One server: its settings, models, memory of conversations, and metrics.
+
+    Attributes:
+        turns: held by a chat from before its documents are read until its answer has begun (a stream) or is complete.
+            Chats take it in their order of arrival, so that under overload the first are answered before the last are
+            read.
+    """
 
     settings: ServerSettings
     metrics: Metrics
@@ -28,6 +38,7 @@ class ServerState:
     conversations: Conversations = field(init=False)
     upstream: Upstream | None = None
     started: int = field(default_factory=lambda: int(time.time()))
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READ_AND_UNANSWERED))
 
     def __post_init__(self) -> None:
         self.conversations = Conversations(

@@ -1,4 +1,1 @@
-"""What a text is: documents, the units it may be cut into, its tokens, and how they are counted.
-
-Nothing here knows models, attention or scores.
-"""
+"""Text: documents, units, tokens, prompts and chat formats."""

@@ -1,7 +1,4 @@
-"""Where a chat's prompt may be cut: the tokens of whole sentences, lines of code and rows of data.
-
-This module does not know models or scores.
-"""
+"""Units of a chat's prompt: token ranges of sentences, lines of code and rows of data."""
 
 from __future__ import annotations
 
@@ -14,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from spec_rag.text.prompts import Chat, chat_pieces
-from spec_rag.text.tokens import encoded_text, text_ids
-from spec_rag.text.units import Span, sentence_spans
+from spec_rag.text.tokenization import encoded_text, text_ids
+from spec_rag.text.units import Span, sentence_spans, touched
 
 _FENCED = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[^\n]*$|\Z)", re.MULTILINE | re.DOTALL)
 _FENCE = re.compile(r"[ \t]*(?:```|~~~)")
@@ -27,10 +24,10 @@ class ChatUnit:
     """A sentence or line of a message.
 
     Attributes:
-        start, end: its tokens in the prompt, with the white space behind it.
-        text: it.
-        in_last_turn, in_last_paragraph: whether it is in the chat's last message, and in its last paragraph.
-        fenced, is_fence: whether it is in a code fence, and whether it opens or closes one.
+        start, end: half-open token range in the prompt, including trailing white space.
+        text: the text.
+        in_last_turn, in_last_paragraph: whether it is in the last message, and in the last paragraph of it.
+        fenced, is_fence: whether it is inside a code fence, and whether it opens or closes one.
     """
 
     start: int
@@ -44,9 +41,9 @@ class ChatUnit:
 
 @dataclass(frozen=True)
 class ChatUnits:
-    """A chat's prompt in tokens, and the units that may be dropped of it, ascending.
+    """Token ids of a chat's prompt, and the units that may be dropped, ascending.
 
-    What is in no unit stays: the template, the system's turn, the tools, tool calls, the beginning of the answer.
+    Tokens in no unit are always kept: the template, system turn, tools, tool calls, and the prefix of the answer.
     """
 
     ids: Tensor
@@ -54,14 +51,14 @@ class ChatUnits:
 
 
 def chat_units(tokenizer: PreTrainedTokenizerBase, chat: Chat, language: str = "en") -> ChatUnits:
-    """Lay a chat out for cutting; its ids are those of `chat_ids`.
+    """Tokenize a chat as `chat_ids` does, and find its units.
 
     Raises:
         ConfigError: as `chat_ids`, or the tokenizer gives no character offsets.
     """
     turns, pieces = chat_pieces(tokenizer, chat.messages, chat.tools)
     ids: list[int] = []
-    ends: list[int] = []  # where each token ends in the text
+    ends: list[int] = []  # end of each token in the text
     position = 0
     for piece, is_text in pieces:
         encoded = encoded_text(tokenizer, piece, is_text=is_text)
@@ -74,7 +71,7 @@ def chat_units(tokenizer: PreTrainedTokenizerBase, chat: Chat, language: str = "
     for i, turn in enumerate(turns):
         found = _find(text, turn["content"], searched)
         if found is None:
-            continue  # the template writes it in its own way: it stays
+            continue  # the template changed the text: it is kept whole
         searched = found[1]
         if turn["role"] != "system":
             units += _units_of(text, found, ends, i == len(turns) - 1, language)
@@ -97,9 +94,10 @@ def _units_of(text: str, found: Span, ends: list[int], is_last: bool, language: 
     if not spans:
         return []
     fences = [match.span() for match in _FENCED.finditer(content)]
+    fenced = touched([(a, a + 1) for a, _ in spans], fences)
     breaks = [match.end() for match in _PARAGRAPH.finditer(content.rstrip())]
     last_paragraph = breaks[-1] if breaks else spans[-1][0]
-    # a token is of the last unit that begins before it ends; white space is of the unit before it
+    # a token belongs to the last unit that starts before the token ends, white space to the unit before it
     borders = [bisect_right(ends, start + a) for a, _ in spans] + [bisect_right(ends, stop)]
     return [
         ChatUnit(
@@ -108,9 +106,9 @@ def _units_of(text: str, found: Span, ends: list[int], is_last: bool, language: 
             content[a:b],
             is_last,
             is_last and a >= last_paragraph,
-            any(fence[0] <= a < fence[1] for fence in fences),
+            is_fenced,
             bool(_FENCE.match(content, a)),
         )
-        for (a, b), first, behind in zip(spans, borders, borders[1:], strict=False)
+        for (a, b), first, behind, is_fenced in zip(spans, borders, borders[1:], fenced, strict=False)
         if first < behind
     ]

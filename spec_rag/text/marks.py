@@ -1,7 +1,6 @@
-"""Marks around the control tokens that somebody else's strings spell out, so that a template may carry them along.
+"""Escaping of control tokens spelled out in user strings, so that they stay text after a template is applied.
 
-A template, of the tokenizer or of an application, is applied to marked strings; its text is then taken apart into what
-is the template's and what is text alone. This module does not know chats or models.
+The template is applied to marked strings; its output is then split into template text and plain text.
 """
 
 from __future__ import annotations
@@ -12,20 +11,20 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from spec_rag.text.tokens import control_tokens, template_ids, text_ids
+from spec_rag.text.tokenization import control_tokens, template_ids, text_ids
 
-# noncharacters, which no text has a use for
+# Unicode noncharacters, which do not occur in text
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _MARKS = str.maketrans({_OPEN: "\ufffd", _CLOSE: "\ufffd"})
 
 
 def marked(tokenizer: PreTrainedTokenizerBase, value: Any) -> Any:
-    """The value with each control token that one of its strings spells out put between marks; nothing is mutated."""
+    """Copy a value with marks around each control token in its strings."""
     return _marked(value, _spelled(tokenizer))
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[str, bool]]:
-    """A template's text over marked strings in pieces, each with whether it is text in which nothing is alive."""
+    """Split a template's output into (piece, is_text): control tokens are not recognised in pieces that are text."""
     spelled = _spelled(tokenizer)
     if spelled is None:
         return [(text, False)]
@@ -35,12 +34,12 @@ def pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[str, boo
 
 
 def pieces_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool = False) -> list[int]:
-    """Token ids of a template's text over marked strings.
+    """Token ids of a template's output with marks.
 
     Args:
         tokenizer: any tokenizer of transformers.
-        text: the text.
-        add_special_tokens: put the tokenizer's own tokens around it, such as an opening one.
+        text: the output.
+        add_special_tokens: add the tokenizer's special tokens, such as BOS.
     """
     ids: list[int] = []
     for i, (piece, is_text) in enumerate(pieces(tokenizer, text)):

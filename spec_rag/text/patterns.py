@@ -1,8 +1,4 @@
-"""Where numbers, dates, identifiers and quotations stand in a text.
-
-Regular expressions for what people call by these names, in the scripts and languages where that can be told from the
-letters alone. This module does not know units or budgets.
-"""
+"""Regular expressions for numbers, dates, identifiers and quotations in a text."""
 
 from __future__ import annotations
 
@@ -25,7 +21,7 @@ _MONTHS = (
 _YEAR = r"(?:1\d|20)\d\d"
 
 _NUMBERS = r"""
-    (?<=[\w.,;:!?)"”’])\[\d[\d\s,–-]{0,40}\]              # a reference mark is none
+    (?<=[\w.,;:!?)"”’])\[\d[\d\s,–-]{0,40}\]              # a reference mark is not a number
   | ^[ \t]*\d{1,3}[.)][ \t]                          # nor is the number of a list item
   | (?<![^\W_])(?<![^\W\d_][-_./])(?P<found>\d(?:[\d.,:'’\u00a0\u202f/]{0,40}\d)?)
 """
@@ -67,14 +63,14 @@ PATTERNS: Mapping[str, re.Pattern[str]] = {
 
 
 def named_spans(text: str, name: str) -> list[Span]:
-    """Where what has that name stands: "numbers" written in digits, "dates", "identifiers", "quotes"."""
+    """Spans of "numbers" (in digits), "dates", "identifiers" or "quotes"."""
     pattern = PATTERNS[name]
     group = "found" if "found" in pattern.groupindex else 0
     return [match.span(group) for match in pattern.finditer(text) if match.group(group)]
 
 
 def inline_flags(pattern: re.Pattern[str]) -> str:
-    """A compiled expression as a string that compiles to the same: its flags stand at its beginning."""
+    """Convert a compiled expression to a string with its flags inline."""
     letters = {re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s", re.VERBOSE: "x", re.ASCII: "a"}
     flags = "".join(letter for flag, letter in letters.items() if pattern.flags & flag)
     body = f"(?:{pattern.pattern})" if pattern.pattern in PATTERNS else pattern.pattern  # the word, not what it names

@@ -1,13 +1,14 @@
 """Prompts of every kind into token ids: plain text, chats with tools, or ids.
 
-Chats are lists of messages as OpenAI's API has them; a template that knows less (no system role, no tools, no two turns
-of one role in a row) is told the same in its own terms. This module does not know documents or models.
+Chats are lists of messages as OpenAI's API has them. A template that knows less (no system role, no tools, no two turns
+of one role in a row) gets the same text in turns that it knows; no message's text is dropped. This module does not know
+documents or models.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,8 +18,18 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError
+from spec_rag.text.chat_format import (
+    Turns,
+    arrangements,
+    in_parts,
+    joined_turns,
+    with_calls_apart,
+    without_system_turn,
+)
 from spec_rag.text.marks import marked, pieces
-from spec_rag.text.tokens import template_ids, text_ids
+from spec_rag.text.messages import content_text
+from spec_rag.text.tokenization import template_ids, text_ids
+from spec_rag.utils.validation import check_depth
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 
@@ -41,8 +52,33 @@ class Chat:
 
 Prompt: TypeAlias = str | Messages | Chat | Sequence[int] | Tensor
 
-_ROLES = {"human": "user", "ai": "assistant", "developer": "system", "function": "tool"}
-_MEDIA = ("image", "audio", "video", "file", "document", "media")
+__all__ = [
+    "Chat",
+    "Messages",
+    "Prompt",
+    "as_chat",
+    "chat_ids",
+    "chat_pieces",
+    "chat_text",
+    "content_text",
+    "prompt_ids",
+    "speaks_of_tools",
+    "template_text",
+    "template_turns",
+    "without_system_turn",
+]
+
+_ROLES = {
+    "human": "user",
+    "ai": "assistant",
+    "model": "assistant",
+    "chatbot": "assistant",
+    "developer": "system",
+    "function": "tool",
+}
+# a template is a program: these are what it raises on turns that it was not written for
+_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
+_PROBE = "zq0{}0qz"
 _TOOL_PROBE = {"type": "function", "function": {"name": "probe", "description": "", "parameters": {}}}
 
 
@@ -112,7 +148,8 @@ def chat_ids(
         beginning: what the answer is begun with.
 
     Raises:
-        ConfigError: the tokenizer has no chat template, there are no messages, or one cannot be read by a text model.
+        ConfigError: the tokenizer has no chat template, there are no messages, one cannot be read by a text model, or
+            the template refuses them or drops the text of one in every arrangement.
     """
     ids: list[int] = []
     for piece, is_text in chat_pieces(tokenizer, messages, tools)[1]:
@@ -121,34 +158,73 @@ def chat_ids(
 
 
 def chat_pieces(
-    tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Sequence[Mapping[str, Any]] = ()
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Messages,
+    tools: Sequence[Mapping[str, Any]] = (),
+    *,
+    opens_answer: bool = True,
 ) -> tuple[list[dict[str, Any]], list[tuple[str, bool]]]:
     """The turns of a chat, and its text in the template, in pieces that are the template's or are text alone.
+
+    Where the template refuses the chat, or drops the text of a turn, the chat is arranged in other turns: a system text
+    becomes the beginning of the user turn behind it, an assistant that speaks first answers an empty user turn, tool
+    results are given by the user.
+
+    Args:
+        tokenizer, messages, tools: as for `chat_ids`.
+        opens_answer: end with the opening of the assistant's turn.
 
     Raises:
         ConfigError: as `chat_ids`.
     """
     if not tokenizer.chat_template:
         raise ConfigError("messages need a chat template, which this tokenizer has not: give the prompt as text.")
-    turns = template_turns(messages, speaks_of_tools=speaks_of_tools(tokenizer))
+    check_depth("messages", messages)
+    check_depth("tools", tools)
     arguments = {"tools": list(tools)} if tools else {}
-    try:
-        return turns, _templated(tokenizer, turns, arguments)
-    except TemplateError:
-        if all(turn["role"] != "system" for turn in turns):
-            raise
-        turns = without_system_turn(turns)
-        return turns, _templated(tokenizer, turns, arguments)
+    refused: Exception | None = None
+    dropped: str | None = None
+    for turns, arranged in _arranged(messages, speaks_of_tools(tokenizer)):
+        try:
+            found = _templated(tokenizer, arranged, arguments, opens_answer)
+            lost = _dropped_turn(tokenizer, arranged, arguments)
+        except _REFUSALS as error:
+            refused = refused or error
+            continue
+        if lost is None:
+            return turns, found
+        dropped = dropped or lost
+    if dropped is not None:
+        raise ConfigError(
+            f"messages: the chat template drops the text of the {dropped} message. Give its text in a message of "
+            "role 'user', or take a tokenizer whose chat template has that role."
+        )
+    raise ConfigError(
+        f"messages: the chat template refuses the roles {[str(message['role']) for message in messages]}: {refused}. "
+        "Begin with a user message, behind a system message where there is one, and let user and assistant alternate."
+    ) from refused
+
+
+def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, opens_answer: bool = True) -> str:
+    """A chat as the template writes it; no message's text is dropped.
+
+    Raises:
+        ConfigError: as `chat_ids`.
+    """
+    return "".join(piece for piece, _ in chat_pieces(tokenizer, messages, opens_answer=opens_answer)[1])
 
 
 def speaks_of_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the chat template writes down the tools that it is given."""
     if "tool" not in template_text(tokenizer):
         return False
-    turn = [{"role": "user", "content": ""}]
-    without, with_tools = (
-        tokenizer.apply_chat_template(turn, tokenize=False, tools=tools) for tools in (None, [_TOOL_PROBE])
-    )
+    turn = [{"role": "user", "content": "Hi"}]
+    try:
+        without, with_tools = (
+            tokenizer.apply_chat_template(turn, tokenize=False, tools=tools) for tools in (None, [_TOOL_PROBE])
+        )
+    except _REFUSALS:
+        return False
     return bool(without != with_tools)
 
 
@@ -172,55 +248,56 @@ def template_turns(messages: Messages, *, speaks_of_tools: bool) -> list[dict[st
     if not messages:
         raise ConfigError("messages=[]: give at least one message.")
     calls = [call for message in messages for call in message.get("tool_calls") or ()]
-    called = {call.get("id"): call["function"]["name"] for call in calls}
-    turns: list[dict[str, Any]] = []
-    for message in messages:
-        turn = _turn(message, called, speaks_of_tools)
-        if turn is None:
-            continue
-        if turns and turn["role"] == turns[-1]["role"] != "tool":
-            turns[-1] = _joined(turns[-1], turn)
-        else:
-            turns.append(turn)
-    return turns
+    names = [_called_function(call)["name"] for call in calls]
+    called = {call.get("id"): name for call, name in zip(calls, names, strict=True)}
+    turns = [_turn(message, called, speaks_of_tools) for message in messages]
+    return joined_turns([turn for turn in turns if turn is not None])
 
 
-def without_system_turn(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The same turns for a template without a system role: its text opens the user's first turn."""
-    system = [turn["content"] for turn in turns if turn["role"] == "system"]
-    rest = [dict(turn) for turn in turns if turn["role"] != "system"]
-    if not rest or rest[0]["role"] != "user":
-        rest.insert(0, {"role": "user", "content": ""})
-    rest[0]["content"] = "\n\n".join(part for part in [*system, rest[0]["content"]] if part)
-    return rest
+def _arranged(messages: Messages, knows_tools: bool) -> Iterator[tuple[Turns, Turns]]:
+    """Pairs of a chat's turns and of the same turns as a template may know them, the plainest first."""
+    plain = template_turns(messages, speaks_of_tools=knows_tools)
+    forms = [plain]
+    if knows_tools and any(turn["role"] == "tool" or "tool_calls" in turn for turn in plain):
+        forms += [with_calls_apart(plain), template_turns(messages, speaks_of_tools=False)]
+    for turns in forms:
+        for arranged in arrangements(turns):
+            yield turns, arranged
+    for arranged in arrangements(plain):
+        yield plain, in_parts(arranged)
 
 
-def content_text(content: Any, role: str) -> str:
-    """The text of a message's content.
+def _dropped_turn(tokenizer: PreTrainedTokenizerBase, turns: Turns, arguments: Mapping[str, Any]) -> str | None:
+    """The role of the first turn whose text or tool call the template leaves out; None where all arrive.
 
-    Args:
-        content: a string, text blocks as OpenAI's API has them, or None.
-        role: whose it is, for the error.
-
-    Raises:
-        ConfigError: it carries an image, audio, video or file.
+    Looked for by probes in place of the texts, since templates strip and escape what they are given.
     """
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence):
-        raise ConfigError(f"content of a {role} message of type {type(content).__name__}: give a string.")
-    texts = []
-    for block in content:
-        kind = "text" if isinstance(block, str) else str(block.get("type", ""))
-        if any(kind.startswith(media) or kind.endswith(media) for media in _MEDIA):
-            raise ConfigError(f"A {role} message carries a block of type {kind!r}: this model reads text alone.")
-        if isinstance(block, str):
-            texts.append(block)
-        elif kind == "text":
-            texts.append(str(block.get("text", "")))
-    return "\n".join(texts)
+    text = str(
+        tokenizer.apply_chat_template(
+            [_probe(turn, i) for i, turn in enumerate(turns)], tokenize=False, add_generation_prompt=True, **arguments
+        )
+    ).lower()
+    for i, turn in enumerate(turns):
+        has_text = bool(turn["content"].strip()) if isinstance(turn["content"], str) else True
+        calls = [_PROBE.format(f"{i}c{j}") for j in range(len(turn.get("tool_calls", ())))]
+        probes = ([_PROBE.format(i)] if has_text else []) + calls
+        if any(probe not in text for probe in probes):
+            return str(turn["role"])
+    return None
+
+
+def _probe(turn: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """The turn with a word of its own in place of its text and of the names in its tool calls."""
+    content: Any = turn["content"]
+    if not isinstance(content, str):
+        content = [{"type": "text", "text": _PROBE.format(index)}]
+    elif content.strip():
+        content = _PROBE.format(index)
+    calls = [
+        {**call, "function": {**call["function"], "name": _PROBE.format(f"{index}c{j}")}}
+        for j, call in enumerate(turn.get("tool_calls", ()))
+    ]
+    return {**turn, "content": content, **({"tool_calls": calls} if calls else {})}
 
 
 def _turn(message: Mapping[str, Any], called: Mapping[Any, str], speaks_of_tools: bool) -> dict[str, Any] | None:
@@ -241,31 +318,39 @@ def _turn(message: Mapping[str, Any], called: Mapping[Any, str], speaks_of_tools
     return {"role": role, "content": content, "tool_calls": calls}
 
 
+def _called_function(call: Any) -> Mapping[str, Any]:
+    """The function of a tool call, with its name."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise ConfigError(f"tool_calls={call!r:.80}: give calls as {{'id': ..., 'function': {{'name': ..., ...}}}}.")
+    return function
+
+
 def _plain_call(call: Mapping[str, Any]) -> dict[str, Any]:
     """The call with its arguments as an object, which is what templates write down."""
-    function = call["function"]
+    function = _called_function(call)
     arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
+    if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+        arguments = {}  # a call without arguments
+    elif isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(
                 f"tool_calls: the arguments of {function.get('name')!r} are no JSON: {arguments!r:.80}."
             ) from error
+    check_depth(f"tool_calls: the arguments of {function.get('name')!r}", arguments)
     return {"type": "function", "id": call.get("id"), "function": {"name": function["name"], "arguments": arguments}}
 
 
-def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    content = "\n\n".join(part for part in (first["content"], second["content"]) if part)
-    calls = [*first.get("tool_calls", []), *second.get("tool_calls", [])]
-    return {**first, "content": content, **({"tool_calls": calls} if calls else {})}
-
-
 def _templated(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Mapping[str, Any]],
+    arguments: Mapping[str, Any],
+    opens_answer: bool,
 ) -> list[tuple[str, bool]]:
     """The chat's text in pieces, each with whether it is text in which control tokens are spelled out."""
     # tools are the application's own words, but may quote others'
     turns, settings = marked(tokenizer, turns), marked(tokenizer, arguments)
-    text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **settings))
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opens_answer, **settings))
     return pieces(tokenizer, text)

@@ -1,45 +1,57 @@
-"""Character ranges of a text that has itself been put together from ranges of another."""
+"""Mapping of character ranges from a compressed text to its original."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 Span = tuple[int, int]
 
 
-_ELLIPSES = ("", " … ", "…", " ... ", " [...] ")
+ELLIPSES = ("", " … ", "…", " ... ", " [...] ")
 
 
 def original_spans(
     text: str, spans: Sequence[Sequence[int]], kept: Sequence[Span], ellipsis: str = ""
 ) -> list[Span] | None:
-    """Where ranges of a compressed text stand in the text that it was compressed from.
+    """Map ranges of a compressed text to ranges of its original.
 
     Args:
         text: the compressed text.
-        spans: the ranges of the first text that it was put together from, ascending.
+        spans: ranges of the original that it consists of, ascending.
         kept: ranges of the compressed text, ascending.
-        ellipsis: what probably stands between the pieces; the usual ones are tried as well.
+        ellipsis: the expected separator of the pieces; common ones are tried as well.
 
     Returns:
-        Ranges of the first text, ascending; None where the spans do not describe the text.
+        Ranges of the original, ascending; None if the spans do not match the text.
     """
+    found = mapped_spans(text, spans, kept, ellipsis)
+    return None if found is None else [span for _, span in found]
+
+
+def mapped_spans(
+    text: str, spans: Sequence[Sequence[int]], kept: Sequence[Span], ellipsis: str = ""
+) -> list[tuple[int, Span]] | None:
+    """As `original_spans`, each with its start in the compressed text."""
     lengths = [end - start for start, end in spans]
-    tried = (_starts(text, lengths, one) for one in (ellipsis, *_ELLIPSES))
+    tried = (_starts(text, lengths, one) for one in (ellipsis, *ELLIPSES))
     starts = next((found for found in tried if found is not None), None)
     if starts is None:
         return None
-    found: list[Span] = []
+    found: list[tuple[int, Span]] = []
     for start, end in kept:
-        for (a, b), at in zip(spans, starts, strict=True):
+        for i in range(max(bisect_right(starts, start) - 1, 0), len(starts)):
+            (a, b), at = spans[i], starts[i]
+            if at >= end:
+                break
             first, last = max(start, at), min(end, at + b - a)
             if first < last:
-                found.append((a + first - at, a + last - at))
+                found.append((first, (a + first - at, a + last - at)))
     return found
 
 
 def _starts(text: str, lengths: Sequence[int], ellipsis: str) -> list[int] | None:
-    """Where pieces of these lengths begin in a text that `kept_text` put together with this ellipsis."""
+    """Starts of pieces of these lengths in a text joined by `kept_text` with this ellipsis; None if they do not fit."""
     mark = ellipsis.strip()
     beginnings = [0]  # the first piece may begin with the mark itself
     if mark and text.startswith(f"{mark} "):

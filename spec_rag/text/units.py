@@ -13,6 +13,8 @@ from itertools import pairwise
 
 from sentencex import get_sentence_boundaries
 
+from spec_rag.text.languages import detect_language
+
 Span = tuple[int, int]
 
 # a line that is its own unit: a table row, a list item, a heading, indented or bracketed code, a statement
@@ -20,11 +22,11 @@ _LINE_UNIT = re.compile(
     r"\s*(?:\||[-*+•]\s|\d+[.)]\s|\#{1,6}\s|```|~~~)"
     r"|\ {4}\s*\S|\ *\t\s*\S|[^\n]*[;{}]\s*$|[^\n\t]*\t[^\n\t]*\t"
     r"|\ *(?:def|class|function|func|fn)\ [^\n]*[:({]\s*$|\ *(?:import|from)\ [\w.]+(?:\ import\ [^\n]*)?\s*$"
-    r"|\ *(?:return|yield|raise|elif|else|try|except|finally|while|with)\b[^\n.!?]*:?\s*$"
+    r"|\ *(?:return|yield|raise|elif|else|try|except|finally|while|with)\b[^\n.!?]*$"
     r"|\ {2,}[\w.]+(?:\(|\ [-+*/]?=\ )",
     re.VERBOSE,
 )
-_INDENTATION = re.compile(r"^(?:\ {2,}|\ *\t)[ \t]*\Z", re.MULTILINE)
+_INDENTATION = re.compile(r"^(?:\ \ |\ *\t)[ \t]*\Z", re.MULTILINE)
 _FENCE = re.compile(r"\s*(```|~~~)")
 # a line of data, if the one before or after it is such a line too: "key": value, key = value, a,b,c
 _FIELD = re.compile(r"""\s*(["'][^"']{1,80}["']\s*[:,]|\w[\w ./-]{0,40}[:=]\s*\S|[^,\s][^,]*(,\S[^,]*){2,}$)""")
@@ -32,6 +34,7 @@ _SENTENCE_END_INSIDE = re.compile(r"[.!?]\s+\S")
 # where a script puts no spaces between words, each of its characters counts as one
 _UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+PASSAGE_CHARS = 2000  # longer documents are read in passages of whole units, so that cost stays linear
 _MAX_SENTENCE_CHARS = 1000  # beyond it, it is no sentence: cut at word borders into pieces as long as sentences are
 _PIECE_CHARS = 250
 _AT_ONCE = 4000  # characters the splitter sees: its work grows with their square where no spaces follow full stops
@@ -57,8 +60,11 @@ def sentence_spans(text: str, language: str = "en") -> list[Span]:
 
     Args:
         text: any text.
-        language: its ISO 639 code, for abbreviations and ordinals; one that is not known is split as English.
+        language: its ISO 639 code, for abbreviations and ordinals; one that is not known is split as English. "auto"
+            detects it.
     """
+    if language == "auto":
+        language = detect_language(text)
     spans: list[Span] = []
     block_start = 0
     position = 0
@@ -78,6 +84,23 @@ def sentence_spans(text: str, language: str = "en") -> list[Span]:
         fenced ^= bool(_FENCE.match(line))
         position += len(line)
     return spans + _sentences(text, block_start, len(text), language)
+
+
+def passage_spans(text: str, units: Sequence[Span]) -> list[Span]:
+    """Spans of the passages of a text: runs of whole units, each of at most PASSAGE_CHARS characters, or one unit.
+
+    Args:
+        text: the text.
+        units: spans of its units, ascending.
+    """
+    spans: list[Span] = []
+    start = 0
+    for i, unit in enumerate(units):
+        is_last = i + 1 == len(units)
+        if is_last or units[i + 1][1] - start > PASSAGE_CHARS:
+            spans.append((start, len(text) if is_last else unit[1]))
+            start = len(text) if is_last else units[i + 1][0]
+    return spans
 
 
 def word_spans(text: str) -> list[Span]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from threads import wait_for_no_stream_threads
 
-from spec_rag.config import SpecKVConfig
+from spec_rag.options.compression import SpecKVConfig
 
 torch.set_num_threads(1)
 

@@ -1,4 +1,4 @@
-"""What the kernel tests share: one seed per run, and memory that was never written read as NaN."""
+"""Fixtures of the kernel tests: one seed per run, and uninitialized memory filled with NaN."""
 
 import os
 import secrets
@@ -16,7 +16,7 @@ KERNELS = HERE.parents[1] / "kernels"
 if str(KERNELS) not in sys.path:
     sys.path.append(str(KERNELS))
 
-# Set for the subprocesses as well, so that one number repeats a whole run.
+# Also set for subprocesses, so that one number reproduces a whole run.
 SEED = os.environ.setdefault("SPEC_RAG_TEST_SEED", str(secrets.randbelow(2**31)))
 
 
@@ -31,7 +31,7 @@ def seed() -> int:
 
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.empty and its kin hand out NaN (or a huge integer), so that what a kernel forgets to write shows."""
+    """torch.empty and similar return NaN (or a huge integer), so that elements a kernel does not write are visible."""
 
     def poisoned(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def wrapper(*args: Any, **kwargs: Any) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""Every Triton kernel under Triton's interpreter against float64, over shapes drawn from the run's seed.
+"""All Triton kernels on Triton's interpreter against float64, with random shapes from the run's seed.
 
-Not collected by itself: the interpreter must be on before triton is first imported, so test_triton_interpreted.py
-runs this file in a process of its own.
+Not collected directly: TRITON_INTERPRET must be set before triton is imported, so test_triton_interpreted.py runs this
+file in its own process.
 """
 
 import importlib
@@ -27,25 +27,25 @@ CASES = range(66)
 SMALL = Tiles(rows=16, keys=16, warps=4, stages=1)
 
 
-def take_small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def use_small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     window = importlib.import_module("spec_rag_kernels.window_scores.triton")
     slash = importlib.import_module("spec_rag_kernels.vertical_slash_attention.triton")
     gather = importlib.import_module("spec_rag_kernels.gather_kv.triton")
     monkeypatch.setattr(window, "logsumexp_tiles", lambda dtype, dim: SMALL)
     monkeypatch.setattr(window, "reduce_tiles", lambda dtype, dim: SMALL)
     monkeypatch.setattr(slash, "attention_tiles", lambda dtype, dim: SMALL)
-    monkeypatch.setattr(gather, "COPY_TILES", SMALL)
+    monkeypatch.setattr(gather, "GATHER_TILES", SMALL)
 
 
 @pytest.fixture
 def index(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Three of four cases take small tiles, so that short keys make many blocks; the others the default ones."""
+    """Three of four cases use small tiles, so that short inputs have many blocks; the others the default tiles."""
     number: int = request.param
     if number % 4:
-        take_small_tiles(monkeypatch)
+        use_small_tiles(monkeypatch)
     if number % 3 == 0:
-        # Few programs mean few ranges of keys, each of several blocks.
-        monkeypatch.setattr(importlib.import_module("spec_rag_kernels.window_scores.tiling"), "MOST_PROGRAMS", 4)
+        # Few programs mean few key ranges, each of several blocks.
+        monkeypatch.setattr(importlib.import_module("spec_rag_kernels.tiles"), "MAX_PROGRAMS", 4)
     return number
 
 
@@ -60,12 +60,12 @@ def test_vertical_slash_attention_agrees_with_float64(index: int, seed: int) -> 
 
 
 @pytest.mark.parametrize("index", CASES, indirect=True)
-def test_gather_kv_takes_the_very_entries(index: int, seed: int) -> None:
+def test_gather_kv_gathers_exact_entries(index: int, seed: int) -> None:
     check_gather_kv(gather_kv_call(Draw(seed, index)), "triton")
 
 
-def test_window_scores_where_a_window_begins_anywhere_in_a_block(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    take_small_tiles(monkeypatch)
+def test_window_scores_with_every_window_offset_in_a_block(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    use_small_tiles(monkeypatch)
     draw = Draw(seed, 0)
     for keys in range(33, 50):
         query, key = draw.normal(1, 2, 5, 64), draw.normal(1, 1, keys, 64)
@@ -73,10 +73,8 @@ def test_window_scores_where_a_window_begins_anywhere_in_a_block(monkeypatch: py
             check_window_scores(Call((query, key), {"scaling": 0.125, "reduce_queries": reduction}), "triton")
 
 
-def test_vertical_slash_attention_where_a_band_begins_anywhere_in_a_block(
-    monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    take_small_tiles(monkeypatch)
+def test_vertical_slash_attention_with_every_band_offset_in_a_block(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    use_small_tiles(monkeypatch)
     draw = Draw(seed, 0)
     tensors = tuple(draw.normal(1, 1, 70, 64) for _ in range(3))
     for slash in range(1, 60):
@@ -91,13 +89,13 @@ def test_window_scores_takes_a_window_of_2048_queries() -> None:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def soft_cap_kernel(logits, out, COUNT: tl.constexpr, SOFTCAP: tl.constexpr):  # type: ignore[no-untyped-def]
-    places = tl.arange(0, COUNT)
-    tl.store(out + places, soft_cap(tl.load(logits + places), SOFTCAP))
+    offsets = tl.arange(0, COUNT)
+    tl.store(out + offsets, soft_cap(tl.load(logits + offsets), SOFTCAP))
 
 
 @pytest.mark.parametrize("softcap", [5.0, 50.0, 72.134752])
-def test_soft_cap_is_as_exact_as_its_logits(softcap: float) -> None:
-    """Relative to the logit, from a ten-thousandth of the cap to where the answer is the cap itself."""
+def test_soft_cap_has_the_relative_precision_of_float32(softcap: float) -> None:
+    """Relative error, from logits of a ten-thousandth of the cap to saturated ones."""
     size = softcap * torch.logspace(-4, 4, 4095).float()
     logits = torch.cat([-size, torch.zeros(2), size])
     capped = torch.empty_like(logits)
@@ -106,7 +104,7 @@ def test_soft_cap_is_as_exact_as_its_logits(softcap: float) -> None:
     torch.testing.assert_close(capped.double(), truth, atol=0.0, rtol=4e-7)
 
 
-def test_padding_may_hold_anything() -> None:
+def test_nan_in_padding_is_ignored() -> None:
     draw = Draw(0, 0)
     query, key, value = draw.normal(1, 2, 40, 64), draw.normal(1, 1, 40, 64), draw.normal(1, 1, 40, 64)
     key_mask = torch.arange(40)[None] >= 5

@@ -1,6 +1,6 @@
-"""Calls of window_scores, vertical_slash_attention and gather_kv drawn at random, and what they are compared with."""
+"""Random calls of window_scores, vertical_slash_attention and gather_kv, and comparisons with the reference."""
 
-import importlib.util
+import importlib
 import random
 import sys
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 KERNELS_PATH = str(Path(__file__).parents[2] / "kernels")
 BENCHMARKS = Path(KERNELS_PATH) / "benchmarks"
-# Older ones compile the kernels as well, but their interpreters fail with the numpy of today.
+# Older versions compile the kernels, but their interpreters fail with numpy 2.
 INTERPRETER_SINCE = "3.7"
 
 
 @dataclass
 class Call:
-    """Positional tensors and keywords of one call; the text names the shape in a failing test."""
+    """Tensors and keywords of one call; str() shows the shapes in a failing test."""
 
     tensors: tuple[Tensor, ...]
     keywords: dict[str, Any]
@@ -35,7 +35,7 @@ class Call:
         return f"{self.tensors[0].dtype} {[tuple(tensor.shape) for tensor in self.tensors]} {shown}"
 
     def on(self, device: str) -> "Call":
-        """The same call with its tensors on another device; views stay the views they are."""
+        """The same call with its tensors on another device; strides are kept."""
 
         def moved(value: Any) -> Any:
             return value.to(device) if isinstance(value, Tensor) else value
@@ -52,7 +52,7 @@ class Call:
 
 
 class Draw:
-    """The random choices of one case: `Draw(seed, index)` is the same call every time."""
+    """The random choices of one case, determined by `seed` and `index`."""
 
     def __init__(self, seed: int, index: int, most_keys: int = 200, most_window: int = 70) -> None:
         self.index = index
@@ -60,11 +60,11 @@ class Draw:
         self.most_window = most_window
         self.random = random.Random(f"{seed}/{index}")
         self.generator = torch.Generator().manual_seed(self.random.getrandbits(31))
-        # Every type and head dimension comes up among the cases, whatever the seed.
+        # The cases cover every dtype and head dimension at any seed.
         self.dtype = DTYPES[index % len(DTYPES)]
         self.dim = HEAD_DIMS[index % len(HEAD_DIMS)]
         self.group = 1 + index % 8
-        # The interpreter takes about a millisecond per tile, so a large group comes with little else.
+        # The interpreter takes about a millisecond per tile, so large groups have small batches.
         self.batch = self.random.choice([1, 2, 3] if self.group <= 3 else [1, 1, 2])
         self.key_heads = self.random.choice([1, 2]) if self.group <= 4 else 1
         self.heads = self.key_heads * self.group
@@ -76,14 +76,14 @@ class Draw:
         return torch.randn(*shape, generator=self.generator).to(self.dtype)
 
     def keys_like(self, batch: int, heads: int, tokens: int) -> Tensor:
-        """Half of them as models hand them over: a transposed view, so no two dimensions are where they seem."""
+        """Contiguous, or like the views that models pass, transposed from [batch, tokens, heads, dim]."""
         if self.chance(0.5):
             return self.normal(batch, tokens, heads, self.dim).transpose(1, 2)
         return self.normal(batch, heads, tokens, self.dim)
 
-    def padding(self, batch: int, tokens: int, most: int | None = None) -> Tensor:
-        """bool [batch, tokens], left padded; sometimes nothing but padding."""
-        missing = torch.randint(0, (tokens if most is None else most) + 1, (batch, 1), generator=self.generator)
+    def padding(self, batch: int, tokens: int) -> Tensor:
+        """bool [batch, tokens], left padded; a row may be all padding."""
+        missing = torch.randint(0, tokens + 1, (batch, 1), generator=self.generator)
         return torch.arange(tokens) >= missing
 
     def scaling(self) -> float:
@@ -92,22 +92,15 @@ class Draw:
 
 def window_scores_call(draw: Draw) -> Call:
     keys = draw.random.randint(1, draw.most_keys)
-    own = draw.chance(0.35)
     window = draw.random.choice([1, draw.random.randint(1, draw.most_window), draw.random.randint(1, 20)])
-    window = window if own else min(window, keys)
-    key_batch = draw.random.choice([1, draw.batch])
+    window = min(window, keys)
     keywords: dict[str, Any] = {
         "scaling": draw.scaling(),
         "reduce_queries": draw.random.choice(["max", "sum"]),
         "reduce_heads": draw.random.choice(["none", "kv", "all"]),
         "head_reduction": draw.random.choice(["max", "sum"]),
     }
-    if own:
-        own_keys = draw.random.choice([window, window + draw.random.randint(0, 9)])
-        keywords["own_key"] = draw.keys_like(draw.batch, draw.key_heads, own_keys)
-        if draw.chance(0.3):
-            keywords["own_key_mask"] = draw.padding(draw.batch, own_keys)
-    elif draw.chance(0.3):
+    if draw.chance(0.3):
         keywords["sliding_window"] = draw.random.randint(1, keys + 3)
     if draw.chance(0.5):
         shape = (window,) if draw.chance(0.5) else (draw.batch, window)
@@ -116,13 +109,13 @@ def window_scores_call(draw: Draw) -> Call:
         mask = draw.padding(draw.batch, window)
         keywords["query_mask"] = mask if draw.chance(0.5) else mask.flip(1)
     if draw.chance(0.4):
-        keywords["key_mask"] = draw.padding(key_batch, keys)
+        keywords["key_mask"] = draw.padding(draw.batch, keys)
     if draw.chance(0.25):
         keywords["softcap"] = draw.random.choice([5.0, 50.0])
     if draw.chance(0.25):
         keywords["sinks"] = draw.normal(draw.heads)
     query = draw.keys_like(draw.batch, draw.heads, window)
-    return Call((query, draw.keys_like(key_batch, draw.key_heads, keys)), keywords)
+    return Call((query, draw.keys_like(draw.batch, draw.key_heads, keys)), keywords)
 
 
 def vertical_slash_call(draw: Draw) -> Call:
@@ -155,7 +148,7 @@ def gather_kv_call(draw: Draw) -> Call:
 
 
 def random_positions(draw: Draw, tokens: int, count: int) -> Tensor:
-    """int64 [batch, KV heads, count] in random order, none twice."""
+    """int64 [batch, KV heads, count], unique, in random order."""
     order = torch.rand(draw.batch, draw.key_heads, tokens, generator=draw.generator).argsort(dim=-1)
     return order[..., :count].contiguous()
 
@@ -185,18 +178,14 @@ def check_gather_kv(call: Call, backend: str) -> None:
 
 
 def check_close(got: Tensor, truth: Tensor, dtype: torch.dtype, call: object) -> None:
-    """Within the type's tolerance of the truth, absolute up to 1 and relative above."""
+    """Within the dtype's tolerance: absolute up to 1 and relative above."""
     assert got.shape == truth.shape, call
     error = ((got.double() - truth.double()).abs() / truth.double().abs().clamp(min=1.0)).max().item()
     assert error < TOLERANCE[dtype], f"error {error:.2e}: {call}"
 
 
 def load_benchmark(name: str) -> ModuleType:
-    """A script of kernels/benchmarks as a module, under a name that shadows nothing."""
-    spec = importlib.util.spec_from_file_location(f"kernel_benchmark_{name}", BENCHMARKS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    """Import a script of kernels/benchmarks, whose imports of each other need its folder on the path."""
+    if str(BENCHMARKS) not in sys.path:
+        sys.path.append(str(BENCHMARKS))
+    return importlib.import_module(name)

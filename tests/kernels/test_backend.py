@@ -1,6 +1,4 @@
-"""Which implementation runs: the argument, the environment variable, the device; and what is refused, with its
-reason.
-"""
+"""Backend selection by argument, environment variable and device, and the errors of backends that cannot run."""
 
 import subprocess
 import sys
@@ -14,7 +12,7 @@ from spec_rag_kernels import BackendError, backend, gather_kv, vertical_slash_at
 
 
 @pytest.fixture(autouse=True)
-def no_choice_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SPEC_RAG_KERNELS", raising=False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
@@ -24,7 +22,7 @@ def choose(argument: str | None = None, **tensors: Any) -> str:
 
 
 class OnGpu:
-    """Enough of a tensor to be asked where it lives."""
+    """The attributes of a tensor that backend selection reads."""
 
     is_cuda = True
     ndim = 4
@@ -37,14 +35,14 @@ class OnGpu:
         return self.dtype.is_floating_point
 
 
-def test_a_cpu_takes_the_torch_path_and_a_gpu_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_is_torch_on_a_cpu_and_triton_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "_triton_installed", lambda: True)
     assert choose() == "torch"
     assert choose(query=OnGpu()) == "triton"
 
 
 @pytest.mark.parametrize("tensor", [OnGpu(torch.float64), OnGpu(dim=512)])
-def test_what_the_kernels_cannot_take_goes_to_torch_unasked_and_is_refused_when_asked(
+def test_unsupported_tensors_default_to_torch_and_are_refused_by_an_explicit_triton(
     tensor: OnGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend, "_triton_installed", lambda: True)
@@ -53,20 +51,20 @@ def test_what_the_kernels_cannot_take_goes_to_torch_unasked_and_is_refused_when_
         choose("triton", query=tensor)
 
 
-def test_without_triton_a_gpu_takes_the_torch_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_triton_the_default_on_a_gpu_is_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "_triton_installed", lambda: False)
     assert choose(query=OnGpu()) == "torch"
     with pytest.raises(BackendError, match="pip install triton"):
         choose("triton", query=OnGpu())
 
 
-def test_the_variable_chooses_and_the_argument_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_argument_overrides_the_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPEC_RAG_KERNELS", "naive")
     assert choose() == "naive"
     assert choose("torch") == "torch"
 
 
-def test_triton_on_a_cpu_is_refused_with_the_reason_and_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triton_on_a_cpu_is_refused_with_reason_and_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "_triton_installed", lambda: True)
     with pytest.raises(BackendError, match=r"window_scores: backend='triton' cannot run: query is on cpu.*'torch'"):
         choose("triton")
@@ -76,7 +74,9 @@ def test_triton_on_a_cpu_is_refused_with_the_reason_and_the_way_out(monkeypatch:
 
 
 def test_an_unknown_backend_is_refused_with_the_choices(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BackendError, match=r"backend='cuda' is no backend; choose one of 'triton', 'torch', 'naive'"):
+    with pytest.raises(
+        BackendError, match=r"backend='cuda' is not a backend; choose one of 'triton', 'torch', 'naive'"
+    ):
         choose("cuda")
     monkeypatch.setenv("SPEC_RAG_KERNELS", "fast")
     with pytest.raises(BackendError, match="SPEC_RAG_KERNELS='fast'"):
@@ -95,7 +95,7 @@ CALLS: dict[str, Callable[..., object]] = {
 
 
 @pytest.mark.parametrize("operator", CALLS)
-def test_every_operator_listens_to_the_argument_and_the_variable(
+def test_every_operator_obeys_the_argument_and_the_environment_variable(
     operator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(BackendError, match=f"{operator}: backend='triton'"):

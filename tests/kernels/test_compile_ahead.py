@@ -1,6 +1,4 @@
-"""The kernels compile for sm_80 and sm_90 without a GPU, and fit: no spills, and no more shared memory than there
-is.
-"""
+"""The kernels compile for sm_80 and sm_90 without a GPU: no register spills, and shared memory within the limit."""
 
 import json
 import os
@@ -12,7 +10,9 @@ import pytest
 from kernel_cases import BENCHMARKS, KERNELS_PATH
 
 pytest.importorskip("triton.backends.nvidia")
-pytest.importorskip("triton", minversion="3.6")  # which says where its assembler and disassembler lie
+pytest.importorskip(
+    "triton", minversion="3.6"
+)  # older versions do not tell the paths of their assembler and disassembler
 SHARED_LIMIT = {"sm_80": 99 * 1024, "sm_90": 227 * 1024}
 
 
@@ -42,7 +42,7 @@ def test_default_tilings_spill_nothing_and_fit_into_shared_memory(tmp_path: Path
         assert row["shared_bytes"] < SHARED_LIMIT[row["target"]], row
     on_hopper = [row for row in rows if (row["target"], row["head_dim"], row["options"]) == ("sm_90", 128, "plain")]
     exponentials = {row["kernel"]: row["exponentials_per_logit"] for row in on_hopper}
-    # one per logit, but where the largest is wanted, one per key and head
+    # One per logit; one per key and head where a maximum is reduced.
     assert 1 <= exponentials["window_scores: logsumexp"] < 1.2
     assert exponentials["window_scores: reduce"] < 0.2
     assert 1 <= exponentials["vertical_slash_attention"] < 1.2

@@ -1,4 +1,4 @@
-"""gather_kv on a CPU: the very entries, and what it refuses."""
+"""gather_kv on a CPU: exact entries and argument checks."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from spec_rag_kernels import gather_kv
 
 
 @pytest.mark.parametrize("index", range(70))
-def test_the_torch_path_takes_the_very_entries(index: int, seed: int) -> None:
+def test_the_torch_path_gathers_exact_entries(index: int, seed: int) -> None:
     check_gather_kv(gather_kv_call(Draw(seed, index)), "torch")
 
 
-def test_the_given_tensors_stay_as_they_were() -> None:
+def test_the_inputs_are_not_mutated() -> None:
     key, value = torch.randn(1, 2, 9, 64), torch.randn(1, 2, 9, 64)
     before = key.clone(), value.clone()
     gather_kv(key, value, torch.tensor([[[2, 5], [0, 8]]]))
@@ -33,12 +33,12 @@ POSITIONS = torch.tensor([[[1, 5], [0, 8]]])
         ("value", {"value": TENSOR.half()}),
         ("positions", {"positions": POSITIONS[0]}),
         ("positions", {"positions": POSITIONS.int()}),
-        ("positions has entries outside", {"positions": POSITIONS + 1}),
+        (r"positions has entries from 1 to 9; they must be in \[0, 9\)", {"positions": POSITIONS + 1}),
         ("ascending", {"positions": POSITIONS.flip(2)}),
         ("ascending", {"positions": torch.tensor([[[1, 1], [0, 8]]])}),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(named: str, changes: dict[str, Any]) -> None:
+def test_invalid_arguments_are_refused_by_name(named: str, changes: dict[str, Any]) -> None:
     arguments = {"key": TENSOR, "value": TENSOR.clone(), "positions": POSITIONS} | changes
     with pytest.raises(ValueError, match=named):
         gather_kv(**arguments)

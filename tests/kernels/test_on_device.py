@@ -1,4 +1,4 @@
-"""The Triton kernels on a GPU, compiled for real, against float64 on the same device; on a CPU by the interpreter."""
+"""The compiled Triton kernels on a GPU against float64 on the same device; on a CPU Triton's interpreter runs them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 pytestmark = on_device
 
-# 40 cases meet every dtype, head dimension (64 to 256) and group of query heads (1 to 8)
+# 40 cases cover all dtypes, head dimensions (64 to 256) and query heads per KV head (1 to 8).
 CASES = range(40) if ON_GPU else range(int(os.environ.get("SPEC_RAG_TEST_CASES", "10")))
 MOST_KEYS, MOST_WINDOW = (3000, 2048) if ON_GPU else (60, 20)
 
@@ -45,7 +45,7 @@ def test_vertical_slash_attention_agrees_with_float64(index: int, seed: int) -> 
 
 
 @pytest.mark.parametrize("index", CASES)
-def test_gather_kv_takes_the_very_entries(index: int, seed: int) -> None:
+def test_gather_kv_gathers_exact_entries(index: int, seed: int) -> None:
     check_gather_kv(gather_kv_call(drawn(seed, index)).on(DEVICE), "triton")
 
 
@@ -75,20 +75,20 @@ def test_questions_attention_agrees_with_float64(dtype: torch.dtype, seed: int) 
 
 
 @pytest.mark.parametrize("operator", ["window_scores", "vertical_slash_attention"])
-def test_a_row_of_a_padded_batch_is_what_it_is_alone(operator: str, seed: int) -> None:
+def test_a_left_padded_row_equals_the_unpadded_one(operator: str, seed: int) -> None:
     draw = Draw(seed, 0)
     alone = [draw.normal(1, heads, 90, 64).to(DEVICE) for heads in (4, 2, 2)]
     padded = [torch.cat([tensor.new_full((1, tensor.shape[1], 13, 64), float("nan")), tensor], 2) for tensor in alone]
     mask = (torch.arange(103) >= 13)[None].to(DEVICE)
     if operator == "window_scores":
-        mine = window_scores(alone[0][:, :, -8:], alone[1], scaling=0.125, backend="triton")
+        expected = window_scores(alone[0][:, :, -8:], alone[1], scaling=0.125, backend="triton")
         rows = window_scores(alone[0][:, :, -8:], padded[1], scaling=0.125, key_mask=mask, backend="triton")[..., 13:]
     else:
         columns = torch.tensor([[[3, 40, 8], [70, 0, 11]]], device=DEVICE)
         options = {"slash": 6, "scaling": 0.125, "backend": "triton"}
-        mine = vertical_slash_attention(*alone, columns=columns, **options)
+        expected = vertical_slash_attention(*alone, columns=columns, **options)
         rows = vertical_slash_attention(*padded, columns=columns + 13, key_mask=mask, **options)[:, :, 13:]
-    torch.testing.assert_close(rows, mine, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(rows, expected, atol=1e-5, rtol=1e-5)
 
 
 def long_call() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -100,7 +100,7 @@ def long_call() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("operator", ["window_scores", "vertical_slash_attention", "gather_kv"])
-def test_a_call_gives_the_same_every_time(operator: str) -> None:
+def test_calls_are_deterministic(operator: str) -> None:
     query, key, value, positions = long_call()
     calls = {
         "window_scores": lambda: window_scores(query[:, :, -16:], key, scaling=0.125, backend="triton"),
@@ -114,8 +114,8 @@ def test_a_call_gives_the_same_every_time(operator: str) -> None:
 
 @only_on_gpu
 @pytest.mark.parametrize("operator", ["window_scores", "vertical_slash_attention", "gather_kv"])
-def test_a_call_is_captured_in_a_graph(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()  # what fills memory with NaN would be captured too
+def test_a_call_is_captured_in_a_cuda_graph(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # filling memory with NaN would be captured too
     query, key, value, positions = long_call()
 
     def call() -> Tensor:

@@ -1,4 +1,4 @@
-"""questions_attention on a CPU and under Triton's interpreter: the output and the scores of every question."""
+"""questions_attention on a CPU and on Triton's interpreter: output and scores of each question."""
 
 import importlib
 import os
@@ -58,14 +58,14 @@ def check(call: dict[str, Any], backend: str, tolerance: float) -> None:
 
 @pytest.mark.parametrize("index", range(60))
 def test_the_torch_path_agrees_with_float64(index: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    if index % 2:  # a few queries at a time, across the borders of questions
+    if index % 2:  # a few queries at a time, across question boundaries
         monkeypatch.setattr(chunked, "CHUNK_BYTES", 1)
         monkeypatch.setattr(chunked, "MIN_CHUNK_QUERIES", 1 + index % 5)
     dtype = (torch.float32, torch.float32, torch.bfloat16, torch.float16)[index % 4]
     check(drawn(seed, index, dtype), "torch", 1e-5 if dtype == torch.float32 else 2e-2)
 
 
-def test_a_question_is_what_it_is_alone(seed: int) -> None:
+def test_a_question_attends_like_a_single_question(seed: int) -> None:
     call = drawn(seed, 3)
     lengths = call["lengths"]
     output, scores = questions_attention(**call)
@@ -120,7 +120,7 @@ def test_the_gpu_path_agrees_under_the_interpreter() -> None:
         ("backend='fast'", {"backend": "fast"}),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(named: str, changes: dict[str, Any]) -> None:
+def test_invalid_arguments_are_refused_by_name(named: str, changes: dict[str, Any]) -> None:
     shared, own = torch.zeros(1, 2, 7, 16), torch.zeros(1, 2, 5, 16)
     call = {"query": torch.zeros(1, 4, 5, 16), "key": shared, "value": shared, "own_key": own, "own_value": own}
     with pytest.raises(ValueError, match=named):

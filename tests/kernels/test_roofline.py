@@ -1,18 +1,18 @@
-"""The roofline page is what its script computes from the tilings of today, and its numbers are possible."""
+"""The roofline page matches the current tile sizes, and its figures are plausible."""
 
 from kernel_cases import load_benchmark
 
 roofline = load_benchmark("roofline")
 
 
-def test_the_page_fits_the_tilings() -> None:
+def test_the_page_matches_the_tile_sizes() -> None:
     assert roofline.PAGE.read_text() == roofline.page()
 
 
-def test_window_scores_moves_far_less_than_every_probability() -> None:
+def test_window_scores_moves_far_fewer_bytes_than_the_materialized_baseline() -> None:
     for shape in roofline.MODELS:
-        ours, materialised = roofline.window_scores_cost(shape, 131_072)
-        assert 8 * ours.once < materialised.once
+        ours, materialized = roofline.window_scores_cost(shape, 131_072)
+        assert 8 * ours.once < materialized.once
         assert ours.once <= ours.loaded
 
 

@@ -1,6 +1,4 @@
-"""vertical_slash_attention on a CPU: the torch path against float64, its limits as dense attention, and what it
-refuses.
-"""
+"""vertical_slash_attention on a CPU: the torch path against float64 and dense attention, and argument checks."""
 
 import importlib
 from typing import Any
@@ -35,7 +33,7 @@ def test_a_band_or_columns_over_everything_are_dense_causal_attention(whole: str
     torch.testing.assert_close(out, dense, atol=1e-5, rtol=1e-5)
 
 
-def test_a_left_padded_row_attends_as_alone_and_its_padding_gives_zeros(seed: int) -> None:
+def test_a_left_padded_row_attends_like_an_unpadded_one_and_its_padding_gives_zeros(seed: int) -> None:
     draw = Draw(seed, 0)
     tensors = [draw.normal(1, heads, 90, 64) for heads in (4, 2, 2)]
     columns = torch.tensor([[[3, 40, 8], [70, 0, 11]]])
@@ -47,7 +45,7 @@ def test_a_left_padded_row_attends_as_alone_and_its_padding_gives_zeros(seed: in
     assert (out[:, :, :13] == 0).all()
 
 
-def test_it_never_holds_a_score_for_every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_n_by_n_tensor_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     tokens = 6000
     query, key, value = torch.randn(1, 1, tokens, 64), torch.randn(1, 1, tokens, 64), torch.randn(1, 1, tokens, 64)
@@ -71,7 +69,7 @@ COLUMNS = torch.tensor([[[1, 5], [0, 8]]])
         ("heads", {"key": torch.zeros(1, 3, 9, 64), "value": torch.zeros(1, 3, 9, 64)}),
         ("columns", {"columns": COLUMNS[0]}),
         ("columns", {"columns": COLUMNS.int()}),
-        ("columns", {"columns": COLUMNS + 1}),
+        (r"columns has positions from 1 to 9; they must be in \[0, 9\)", {"columns": COLUMNS + 1}),
         ("columns", {"columns": COLUMNS - 1}),
         ("columns has a position twice", {"columns": torch.tensor([[[1, 5], [8, 8]]])}),
         ("slash", {"slash": 0}),
@@ -81,7 +79,7 @@ COLUMNS = torch.tensor([[[1, 5], [0, 8]]])
         ("key_mask", {"key_mask": torch.ones(1, 9)}),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(named: str, changes: dict[str, Any]) -> None:
+def test_invalid_arguments_are_refused_by_name(named: str, changes: dict[str, Any]) -> None:
     arguments = {"query": TENSOR, "key": TENSOR, "value": TENSOR, "columns": COLUMNS, "slash": 3, "scaling": 1.0}
     with pytest.raises(ValueError, match=named):
         vertical_slash_attention(**(arguments | changes))

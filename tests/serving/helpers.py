@@ -15,7 +15,7 @@ from tiny import tiny_pair
 
 from spec_rag.results import Answer
 from spec_rag.serving.app import create_app
-from spec_rag.serving.engine import Ask, Engine, LocalEngine
+from spec_rag.serving.engine import Engine, GenerationRequest, LocalEngine
 from spec_rag.serving.settings import ServerSettings
 
 MODEL = "tiny-target"
@@ -53,7 +53,7 @@ class Endless(LocalEngine):
 
     closed = 0
 
-    async def stream(self, ask: Ask) -> AsyncGenerator[str | Answer, None]:
+    async def stream(self, ask: GenerationRequest) -> AsyncGenerator[str | Answer, None]:
         try:
             while True:
                 yield "word "

@@ -9,13 +9,13 @@ from typing import Any
 from serving.helpers import FACTS, engine
 from tiny import tiny_pair
 
-from spec_rag.cancellation import Cancellation
-from spec_rag.compression.index import DocumentIndex
-from spec_rag.config import CompressionConfig
+from spec_rag.compression.encoding_cache import DocumentIndex
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.serving.conversations import Conversation, Conversations
 from spec_rag.serving.engine import LocalEngine
 from spec_rag.serving.metrics import Metrics
 from spec_rag.text.documents import Document
+from spec_rag.utils.cancellation import Cancellation
 
 CONFIG = CompressionConfig(ratio=0.5)
 MAX_BYTES = 20_000

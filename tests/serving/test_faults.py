@@ -13,7 +13,7 @@ import pytest
 import torch
 from serving.helpers import FACTS, MODEL, engine, served, until
 
-from spec_rag.answering.conversation import Frozen
+from spec_rag.answering.conversation import WriteOnceCache
 from spec_rag.serving.engine import LocalEngine
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 6}
@@ -49,7 +49,7 @@ def spoilt(output: Any) -> Any:
 @pytest.fixture(scope="module")
 def own() -> LocalEngine:
     own = engine(endless=True)
-    own._readings = Frozen(0, 0, lambda reading: 0)  # every request reads anew
+    own._readings = WriteOnceCache(0, 0, lambda reading: 0)  # every request reads anew
     return own
 
 

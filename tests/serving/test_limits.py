@@ -207,3 +207,13 @@ def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_it() -> None:
                 assert b"data: " in next(pieces)
         assert until(lambda: own.closed == 5)
         assert until(lambda: "in_flight_requests 0.0" in httpx.get(f"{url}/metrics").text)
+
+
+def test_answers_of_several_prompts_are_counted_with_n() -> None:
+    with served(settings(max_requests=4)) as url:
+        body = {"model": MODEL, "prompt": ["One", "Two", "Three"], "n": 2, "max_tokens": 2}
+        refused = httpx.post(f"{url}/v1/completions", json=body)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "prompt")
+        assert "3 prompts with n=2: at most 4 answers" in refused.json()["error"]["message"]
+        answers = httpx.post(f"{url}/v1/completions", json={**body, "prompt": body["prompt"][:2]}, timeout=60)
+        assert [choice["index"] for choice in answers.json()["choices"]] == [0, 1, 2, 3]

@@ -14,7 +14,7 @@ from serving.helpers import FACTS, MODEL, engine, running, served, settings
 from starlette.types import Message, Receive, Scope, Send
 
 from spec_rag import generate
-from spec_rag.serving.front import Front
+from spec_rag.serving.gateway_middleware import GatewayMiddleware
 from spec_rag.serving.metrics import Metrics
 
 
@@ -66,7 +66,7 @@ async def test_200_requests_at_16_at_a_time(record_property: pytest.RecordProper
 async def test_a_place_is_free_before_its_client_sees_the_end_of_the_answer() -> None:
     """One place, and a client that asks again at the last byte: it is never told that the place is taken."""
 
-    class Slow(Front):
+    class Slow(GatewayMiddleware):
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
             async def slowly(message: Message) -> None:
                 await send(message)

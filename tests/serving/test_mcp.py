@@ -79,6 +79,19 @@ async def test_files_are_searched_inside_the_folders_alone(folder: Path) -> None
             await call(server, "search_and_compress", query="secret?", paths=[path])
 
 
+async def test_links_out_of_the_folder_are_not_followed(folder: Path) -> None:
+    (folder / "link.md").symlink_to("../secret.txt")
+    (folder / "up").symlink_to("..", target_is_directory=True)
+    server = create_server(settings(), [folder], engine())
+    for path in ("link.md", "up", "up/secret.txt"):
+        with pytest.raises(LookupError, match="no such file"):
+            await call(server, "search_and_compress", query="What does the secret tank hold?", paths=[path])
+    found = await call(server, "search_and_compress", query="What does the secret tank hold?", max_tokens=120)
+    assert "secret.txt" not in json.dumps(found)
+    assert "holds nothing" not in json.dumps(found)
+    assert [one for one in found["skipped"] if "2 links lead out of the folder" in one]
+
+
 async def test_a_long_source_is_expanded_in_part(tmp_path: Path) -> None:
     text = " ".join(f"Tank {i} holds {i * 10} litres." for i in range(1500))
     (tmp_path / "long.md").write_text(text)

@@ -141,15 +141,15 @@ def test_tools_are_called_and_their_results_are_shortened() -> None:
 
 def test_a_call_that_a_model_writes_reaches_the_client_whole_also_in_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     from spec_rag.results import Answer
-    from spec_rag.serving.engine import Ask, LocalEngine
+    from spec_rag.serving.engine import GenerationRequest, LocalEngine
 
     written = ["It is <tool", '_call>\n{"name": "weather", ', '"arguments": {"city": "Bergen"}}\n</tool_call>']
     whole = Answer("".join(written), [1], 5, 5, 3)
 
-    async def answer(self: LocalEngine, ask: Ask) -> Answer:
+    async def answer(self: LocalEngine, ask: GenerationRequest) -> Answer:
         return whole
 
-    async def stream(self: LocalEngine, ask: Ask):  # type: ignore[no-untyped-def]
+    async def stream(self: LocalEngine, ask: GenerationRequest):  # type: ignore[no-untyped-def]
         for piece in (*written, whole):
             yield piece
 

@@ -15,8 +15,8 @@ import httpx
 import pytest
 from serving.helpers import FACTS, Endless, engine, served, settings
 
-from spec_rag.cancellation import in_thread
 from spec_rag.serving.engine import LocalEngine
+from spec_rag.utils.cancellation import in_thread
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -152,7 +152,7 @@ def test_reading_shows_its_progress_and_the_last_move_of_the_slider_counts(brows
 
         async def compress(self, documents: Any, query: str, config: Any, listener: Any = None) -> Any:
             if listener is not None:
-                listener("Reading", 1, 4)
+                listener("ScoredDocuments", 1, 4)
                 await in_thread(lambda cancelled: self.go.wait(60))
             elif config.ratio == 0.1:
                 await asyncio.sleep(1)

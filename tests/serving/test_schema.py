@@ -45,6 +45,8 @@ def test_no_generated_request_makes_the_server_fail() -> None:
         "POST /v1/completions",
         "POST /v1/compress",
         "POST /v1/rerank",
+        "POST /v2/rerank",
+        "POST /rerank",
         "POST /v1/read",
         "GET /v1/models",
         "GET /health",

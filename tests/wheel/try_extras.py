@@ -65,7 +65,7 @@ assert {"compress", "expand"} <= names, names
 """
 RAY = "from ray_spec_rag import data, serve\nassert callable(serve.application)\n"
 
-LM_EVAL = "from lm_eval_spec_rag import SpecRagLM\nimport bergen_spec_rag\nassert callable(SpecRagLM)\n"
+LM_EVAL = "from lm_eval_spec_rag import SpecRagLM\nassert callable(SpecRagLM)\n"
 
 # extra -> (further pip commands of the messages, what a user runs)
 EXTRAS: dict[str, tuple[list[str], str]] = {

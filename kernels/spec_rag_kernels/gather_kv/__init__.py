@@ -1,7 +1,4 @@
-"""Compact the kept keys and values of a layer, per KV head: what makes SpecKV's cache small (arXiv 2506.08373, 3.2).
-
-This room checks the arguments and picks the backend. Which positions are kept is decided elsewhere.
-"""
+"""Compaction of a layer's kept keys and values per KV head, SpecKV's cache pruning (arXiv 2506.08373, 3.2)."""
 
 import torch
 from torch import Tensor
@@ -19,15 +16,20 @@ def gather_kv(
     *,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The keys and values at `positions`, per batch row and KV head.
+    """Gather the keys and values at `positions`, per batch row and KV head.
 
-    Shapes: key and value [batch, kv heads, n, dim] of any common dtype; positions int64 [batch, kv heads, c],
-    ascending, none twice, none outside 0..n-1 (checked on the CPU alone: on a GPU the check would wait for the device).
+    Args:
+        key, value: [b, kv, n, d] of one dtype and device, with b the batch size, kv KV heads, n tokens and d the head
+            dimension.
+        positions: int64 [b, kv, c], strictly ascending and in [0, n) (validated on the CPU only).
+        backend: "triton", "torch" or "naive"; None selects by device.
 
-    Returns key and value [batch, kv heads, c, dim].
+    Returns:
+        Key and value [b, kv, c, d], new tensors.
 
-    Raises ValueError naming the argument for wrong shapes, dtypes, devices and values, BackendError (a ValueError)
-    for a `backend` ("triton", "torch", "naive") that cannot run.
+    Raises:
+        ValueError: a shape, dtype, device or value is invalid; the message names the argument.
+        BackendError: the backend is unknown or cannot run (a ValueError).
     """
     check_shape("key", key, [None] * 4, "[batch, kv heads, tokens, dim]")
     check_shape("value", value, key.shape, "of key's shape")
@@ -38,11 +40,13 @@ def gather_kv(
         raise ValueError(f"positions has shape {tuple(positions.shape)}; it must be [{batch}, {heads}, kept]")
     check_dtype("positions", positions, torch.int64)
     check_device("positions", positions, key.device)
+    # On a GPU the check would synchronize with the device.
     if positions.device.type == "cpu" and positions.numel():
-        if int(positions.min()) < 0 or int(positions.max()) >= tokens:
-            raise ValueError(f"positions has entries outside 0..{tokens - 1}")
+        first, last = int(positions.min()), int(positions.max())
+        if first < 0 or last >= tokens:
+            raise ValueError(f"positions has entries from {first} to {last}; they must be in [0, {tokens})")
         if bool((positions.diff(dim=-1) <= 0).any()):
-            raise ValueError("positions must be ascending without repeats in each KV head")
+            raise ValueError("positions must be strictly ascending in each KV head")
     chosen = choose_backend("gather_kv", backend, {"key": key, "value": value, "positions": positions})
     with torch.no_grad():
         if chosen == "triton":

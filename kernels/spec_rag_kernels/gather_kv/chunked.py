@@ -1,15 +1,15 @@
-"""gather_kv in plain torch for any device."""
+"""gather_kv in plain torch for any device, one index_select per KV head."""
 
 import torch
 from torch import Tensor
 
 
 def gather_kv_chunked(key: Tensor, value: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Key and value [batch, kv heads, c, dim]."""
-    return _gathered(key, positions), _gathered(value, positions)
+    """Key and value [b, kv, c, d]."""
+    return _gather(key, positions), _gather(value, positions)
 
 
-def _gathered(tensor: Tensor, positions: Tensor) -> Tensor:
+def _gather(tensor: Tensor, positions: Tensor) -> Tensor:
     batch, heads, kept = positions.shape
     out = tensor.new_empty(batch, heads, kept, tensor.shape[3])
     for row in range(batch):

@@ -1,34 +1,21 @@
-"""questions_attention as the formula says it, with every probability in memory. The truth that tests compare with."""
-
-from collections.abc import Sequence
+"""Reference implementation of questions_attention with all probabilities in memory, for tests."""
 
 import torch
 from torch import Tensor
 
 from spec_rag_kernels.checks import compute_dtype
+from spec_rag_kernels.questions_attention.request import QuestionsRequest
 
 
-def questions_attention_naive(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    own_key: Tensor,
-    own_value: Tensor,
-    lengths: Sequence[int],
-    seen: Tensor,
-    scaling: float,
-    with_scores: bool,
-) -> tuple[Tensor, Tensor | None]:
+def questions_attention_naive(request: QuestionsRequest) -> tuple[Tensor, Tensor | None]:
     """[1, h, w, d], and [questions, h, n] or None."""
-    dtype = compute_dtype(query)
-    heads = query.shape[1]
-    keys = torch.cat([key, own_key], dim=2).to(dtype).repeat_interleave(heads // key.shape[1], dim=1)
-    values = torch.cat([value, own_value], dim=2).to(dtype).repeat_interleave(heads // key.shape[1], dim=1)
-    logits = torch.einsum("bhid,bhkd->bhik", query.to(dtype), keys) * scaling
-    logits = logits.masked_fill(~seen, float("-inf"))
-    probabilities = logits.softmax(-1)
-    output = torch.einsum("bhik,bhkd->bhid", probabilities, values).to(query.dtype)
-    if not with_scores:
+    r = request
+    dtype = compute_dtype(r.query)
+    keys, values = (tensor.to(dtype).repeat_interleave(r.group, dim=1) for tensor in (r.keys, r.values))
+    logits = torch.einsum("bhid,bhkd->bhik", r.query.to(dtype), keys) * r.scaling
+    probabilities = logits.masked_fill(~r.visible, float("-inf")).softmax(-1)
+    output = torch.einsum("bhik,bhkd->bhid", probabilities, values).to(r.query.dtype)
+    if not r.with_scores:
         return output, None
-    shared = probabilities[0, :, :, : key.shape[2]]
-    return output, torch.stack([rows.amax(1) for rows in torch.split(shared, list(lengths), dim=1)])
+    shared = probabilities[0, :, :, : r.shared_keys]
+    return output, torch.stack([rows.amax(1) for rows in torch.split(shared, list(r.lengths), dim=1)])

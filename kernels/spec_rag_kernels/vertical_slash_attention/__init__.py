@@ -1,8 +1,6 @@
-"""The sparse prefill of SpecKV: every query sees the best columns of its KV head and a local band (arXiv 2506.08373,
-3.2).
+"""Sparse causal attention of SpecKV's prefill: selected columns and a local band per query (arXiv 2506.08373, 3.2).
 
-This room checks the arguments and picks the backend; the formula is in `naive.py`. Which columns are best is decided
-elsewhere.
+The reference formula is in `naive.py`.
 """
 
 import torch
@@ -28,22 +26,30 @@ def vertical_slash_attention(
     key_mask: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Causal attention in which query i sees the keys k <= i that are in `columns` or have k > i - slash, each once.
+    """Causal attention in which query i attends to the keys k <= i that are in `columns` or have k > i - slash.
 
-    Shapes, with b the batch, h query heads, kv KV heads (h a multiple), n tokens, v columns, d the head dimension:
-      query [b, h, n, d], key and value [b, kv, n, d]; float32, float16, bfloat16 (float64 in the torch paths), all
-        of one dtype and device.
-      columns int64 [b, kv, v]: positions per KV head, in any order, none twice and none outside 0..n-1 (checked on
-        the CPU alone, where it costs nothing; on a GPU it would wait for the device). v may be 0.
-      slash: the width of the band, at least 1.
-      sinks [h]: one more logit per query head in the softmax's denominator; key_mask bool [b, n]: the keys that exist.
-    sliding_window: query i sees only keys k with i - k < sliding_window, columns and band alike.
+    Time is O(n (v + slash)), and no n x n tensor is allocated.
 
-    Returns [b, h, n, d] in query's dtype. A query that sees no key (left padding) gives zeros. The work is
-    proportional to n (v + slash) and no n x n tensor is made.
+    Args:
+        query: [b, h, n, d] with b the batch size, h query heads, n tokens and d the head dimension; float32, float16
+            or bfloat16 (the torch paths also support float64).
+        key, value: [b, kv, n, d] with kv KV heads, a divisor of h; query's dtype and device.
+        columns: int64 [b, kv, v], the selected positions per KV head, in any order; unique and in [0, n) (validated on
+            the CPU only). v may be 0.
+        slash: width of the band, at least 1.
+        scaling: factor of the logits.
+        softcap: c in c * tanh(logit / c).
+        sliding_window: query i attends to keys k with i - k < sliding_window only, in columns and band.
+        sinks: [h], one extra logit per query head in the softmax denominator.
+        key_mask: bool [b, n], False for padding.
+        backend: "triton", "torch" or "naive"; None selects by device.
 
-    Raises ValueError naming the argument for wrong shapes, dtypes, devices and values, BackendError (a ValueError)
-    for a `backend` ("triton", "torch", "naive") that cannot run.
+    Returns:
+        [b, h, n, d] in query's dtype; zeros for queries that attend to no key (left padding).
+
+    Raises:
+        ValueError: a shape, dtype, device or value is invalid; the message names the argument.
+        BackendError: the backend is unknown or cannot run (a ValueError).
     """
     request = VerticalSlashRequest(
         query=query,

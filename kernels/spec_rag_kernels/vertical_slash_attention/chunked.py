@@ -1,8 +1,7 @@
-"""vertical_slash_attention in plain torch for any device: blocks of queries against the few keys that they see.
+"""vertical_slash_attention in plain torch for any device: blocks of queries against the keys that they attend to.
 
-The query heads of one KV head are stacked as rows, so that a block is two products with the columns left of its band
-and two with the band, which is a slice of the keys. Inside the slice a column that lies left of a row's own band counts
-once.
+The query heads of one KV head are stacked as rows. A block multiplies with the columns left of its band and with the
+band, a slice of the keys. Columns inside the slice stay visible to the rows whose own band starts after them.
 """
 
 from bisect import bisect_left
@@ -15,20 +14,20 @@ from spec_rag_kernels.checks import compute_dtype
 from spec_rag_kernels.parallel import run_pieces, threads_for
 from spec_rag_kernels.vertical_slash_attention.request import VerticalSlashRequest
 
-# Rows of one product, of all query heads of a KV head together: large enough to use the keys well, small enough for
-# a cache.
+# Rows of one product, over all query heads of a KV head: enough to amortize reading the keys, few enough for the
+# CPU cache.
 ROWS_PER_BLOCK = 768
 MIN_QUERIES_PER_BLOCK = 64
-HIDDEN = float("-inf")
+MASKED = float("-inf")
 
 
 def vertical_slash_attention_chunked(request: VerticalSlashRequest) -> Tensor:
-    """[b, h, n, d] in query's dtype; per thread about ROWS_PER_BLOCK x (v + slash + ROWS_PER_BLOCK / group) floats."""
+    """[b, h, n, d] in query's dtype; about ROWS_PER_BLOCK x (v + slash + ROWS_PER_BLOCK / group) floats per thread."""
     r = request
     batch, _, tokens, _ = r.query.shape
     out = torch.empty_like(r.query, memory_format=torch.contiguous_format)
     heads = [(row, key_head) for row in range(batch) for key_head in range(r.key.shape[1])]
-    # Enough pieces for the cores to end together; every piece gathers its head's columns for itself.
+    # At least two pieces per thread balance the load; each piece gathers the columns of its head again.
     work = 2 * r.query.numel() * (r.band + r.sorted_columns.shape[2])
     threads = threads_for(tokens, work, r.query.device)
     pieces_per_head = 1 if threads == 1 else -(-2 * threads // len(heads))
@@ -53,7 +52,7 @@ def _attend_range(r: VerticalSlashRequest, row: int, key_head: int, first: int, 
 
 
 class _KeyHead:
-    """One KV head of one batch row, with its columns gathered once, and the query heads that share it."""
+    """One KV head of one batch row with its gathered columns, and the query heads that share it."""
 
     def __init__(self, r: VerticalSlashRequest, row: int, key_head: int) -> None:
         self.r = r
@@ -62,7 +61,7 @@ class _KeyHead:
         self.key, self.value = r.key[row, key_head].to(dtype), r.value[row, key_head].to(dtype)
         self.key_mask = None if r.key_mask is None else r.key_mask[row]
         if self.key_mask is not None:
-            # A missing key weighs zero, and zero times what padding may hold must stay zero.
+            # Padding may hold NaN, which a weight of zero does not remove.
             self.value = self.value.masked_fill(~self.key_mask[:, None], 0.0)
         self.columns = r.sorted_columns[row, key_head]
         self.column_key, self.column_value = self.key[self.columns], self.value[self.columns]
@@ -75,7 +74,7 @@ class _KeyHead:
         self.buffer = torch.empty(r.group * self.queries_per_block * longest, dtype=dtype, device=self.key.device)
 
     def attend(self, start: int, stop: int) -> Tensor:
-        """[group, queries, d]: the attention of the queries start..stop-1."""
+        """[group, queries, d]: the attention of queries [start, stop)."""
         r, queries = self.r, stop - start
         band = max(0, start - r.band + 1)
         first, last = self._columns_between(start, band)
@@ -88,41 +87,41 @@ class _KeyHead:
         torch.mm(rows, self.key[band:stop].T, out=flat[:, columns:width])
         if r.softcap is not None:
             flat.div_(r.softcap).tanh_().mul_(r.softcap)
-        self._hide(flat.view(r.group, queries, -1), start, stop, band, first, last)
+        self._mask(flat.view(r.group, queries, -1), start, stop, band, first, last)
         if r.sinks is not None:
             flat.view(r.group, queries, -1)[..., -1] = r.sinks[self.query_heads].to(flat.dtype)[:, None]
-        # Only missing keys can leave a query with nothing to see: its own key is always in the band.
-        blind = flat.amax(-1) == HIDDEN if self.key_mask is not None and r.sinks is None else None
+        # Only padding can leave a query without keys: its own key is always in the band.
+        empty = flat.amax(-1) == MASKED if self.key_mask is not None and r.sinks is None else None
         torch.softmax(flat, dim=-1, out=flat)
         out = torch.mm(flat[:, columns:width], self.value[band:stop])
         if columns:
             out.addmm_(flat[:, :columns], self.column_value[first:last])
-        if blind is not None:
-            out.masked_fill_(blind[:, None], 0.0)
+        if empty is not None:
+            out.masked_fill_(empty[:, None], 0.0)
         return out.view(r.group, queries, -1)
 
     def _columns_between(self, start: int, band: int) -> tuple[int, int]:
-        """The sorted columns left of the band, without those that are outside every query's sliding window."""
+        """The half-open range of sorted columns left of the band and inside at least one query's sliding window."""
         oldest = 0 if self.r.sliding_window is None else max(0, start - self.r.sliding_window + 1)
         last = bisect_left(self.column_list, band)
         return min(bisect_left(self.column_list, oldest), last), last
 
-    def _hide(self, logits: Tensor, start: int, stop: int, band: int, first: int, last: int) -> None:
-        """Hide in logits [group, queries, columns + band] what a query does not see."""
+    def _mask(self, logits: Tensor, start: int, stop: int, band: int, first: int, last: int) -> None:
+        """Mask logits [group, queries, columns + band] with the causal, band, sliding window and padding masks."""
         r, device = self.r, logits.device
         columns, width = last - first, last - first + stop - band
         position = torch.arange(start, stop, device=device)[:, None]
-        # Causality concerns the last keys of the slice alone, and a row's own left edge the first.
+        # The causal mask affects only the last keys of the slice, the left edge of the band only the first.
         later = torch.arange(start, stop, device=device) > position
-        logits[..., columns + start - band : width].masked_fill_(later, HIDDEN)
+        logits[..., columns + start - band : width].masked_fill_(later, MASKED)
         edge = min(stop, max(band, stop - r.band))
         if edge > band:
             key_position = torch.arange(band, edge, device=device)
             outside = (key_position <= position - r.band) & ~self.is_column[band:edge]
-            logits[..., columns : columns + edge - band].masked_fill_(outside, HIDDEN)
+            logits[..., columns : columns + edge - band].masked_fill_(outside, MASKED)
         if r.sliding_window is not None:
             key_position = torch.cat([self.columns[first:last], torch.arange(band, stop, device=device)])
-            logits[..., :width].masked_fill_(position - key_position >= r.sliding_window, HIDDEN)
+            logits[..., :width].masked_fill_(position - key_position >= r.sliding_window, MASKED)
         if self.key_mask is not None:
             missing = ~torch.cat([self.key_mask[self.columns[first:last]], self.key_mask[band:stop]])
-            logits[..., :width].masked_fill_(missing, HIDDEN)
+            logits[..., :width].masked_fill_(missing, MASKED)

@@ -1,4 +1,4 @@
-"""vertical_slash_attention as a masked dense attention. The truth that tests compare with."""
+"""Reference implementation of vertical_slash_attention as masked dense attention, for tests."""
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ def vertical_slash_attention_naive(request: VerticalSlashRequest) -> Tensor:
 
 
 def _visible(r: VerticalSlashRequest) -> Tensor:
-    """bool [b, h, n, n]: which keys each query sees."""
+    """bool [b, h, n, n]: the keys that each query attends to."""
     batch, _, tokens, _ = r.query.shape
     key_heads = r.key.shape[1]
     position = torch.arange(tokens, device=r.query.device)

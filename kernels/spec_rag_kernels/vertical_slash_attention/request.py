@@ -1,4 +1,4 @@
-"""One call of vertical_slash_attention with its arguments checked, as every backend takes it."""
+"""Validated arguments of one vertical_slash_attention call, shared by all backends."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,15 +14,16 @@ from spec_rag_kernels.checks import (
     check_mask,
     check_positive,
     check_shape,
+    check_sinks,
 )
 
 
 @dataclass(frozen=True)
 class VerticalSlashRequest:
-    """The arguments of `vertical_slash_attention`, with shapes as there.
+    """The arguments of `vertical_slash_attention`, with the same shapes.
 
     Raises:
-        ValueError: an argument does not fit the others; the message names the first one.
+        ValueError: an argument is invalid; the message names the first one.
     """
 
     query: Tensor
@@ -43,7 +44,7 @@ class VerticalSlashRequest:
 
     @property
     def band(self) -> int:
-        """The width of the band, no wider than the tokens."""
+        """Width of the band, at most the number of tokens."""
         return min(self.slash, self.query.shape[2])
 
     @cached_property
@@ -68,15 +69,15 @@ class VerticalSlashRequest:
         check_dtype("columns", columns, torch.int64)
         check_device("columns", columns, query.device)
         if self.slash < 1:
-            raise ValueError(f"slash is {self.slash}; it must be at least 1, so that a query sees itself")
+            raise ValueError(f"slash is {self.slash}; it must be at least 1, so that a query attends to itself")
         check_positive("softcap", self.softcap)
         check_positive("sliding_window", self.sliding_window)
-        if self.sinks is not None:
-            check_shape("sinks", self.sinks, [heads], "[heads]")
-            check_device("sinks", self.sinks, query.device)
+        check_sinks(self.sinks, heads, query.device)
         check_mask("key_mask", self.key_mask, [batch, tokens], query.device, "[batch, tokens]")
+        # On a GPU the check would synchronize with the device.
         if columns.device.type == "cpu" and columns.numel():
-            if int(columns.min()) < 0 or int(columns.max()) >= tokens:
-                raise ValueError(f"columns has positions outside 0..{tokens - 1}")
+            first, last = int(columns.min()), int(columns.max())
+            if first < 0 or last >= tokens:
+                raise ValueError(f"columns has positions from {first} to {last}; they must be in [0, {tokens})")
             if bool((self.sorted_columns.diff(dim=-1) == 0).any()):
-                raise ValueError("columns has a position twice; each must stand once per KV head")
+                raise ValueError("columns has a position twice; positions must be unique per KV head")

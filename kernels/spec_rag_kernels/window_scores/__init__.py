@@ -1,7 +1,6 @@
-"""The reduced attention of a window of queries over all keys: the importance of SpecPC and SpecKV (arXiv 2506.08373,
-3).
+"""Attention of a query window, reduced to one score per key: the importance of SpecPC and SpecKV (arXiv 2506.08373, 3).
 
-This room checks the arguments and picks the backend; the formula is in `naive.py`.
+The reference formula is in `naive.py`.
 """
 
 import torch
@@ -18,8 +17,6 @@ def window_scores(
     key: Tensor,
     *,
     scaling: float,
-    own_key: Tensor | None = None,
-    own_key_mask: Tensor | None = None,
     reduce_queries: Reduction = "max",
     reduce_heads: ReduceHeads = "none",
     head_reduction: Reduction = "max",
@@ -31,39 +28,41 @@ def window_scores(
     sinks: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Softmax the window's attention over all keys and reduce it over queries and, if asked, over heads.
+    """Causal attention probabilities of the last queries, reduced over queries and optionally over heads.
 
-    P[h, i, k] = softmax over k of softcap(query[h, i] . key[h // group, k] * scaling) under the mask; row i is
+    P[h, i, k] = softmax over k of softcap(query[h, i] . key[h // group, k] * scaling) under the mask. Row i is
     multiplied by `query_weights[i]`, the rows of a head are reduced by `reduce_queries`, then the heads by
-    `head_reduction`. The sum is not divided by anything. A row that sees no key, or does not count, gives
-    zeros.
+    `head_reduction`. Sums are not normalized. A masked row, and a row that attends to no key, contributes zeros.
 
-    Shapes, with b the batch, h query heads, kv KV heads (h a multiple), w queries, n keys, d the head dimension:
-      query [b, h, w, d], key [b_k, kv, n, d] with b_k = b or 1 (one set of keys shared by the batch);
-      float32, float16, bfloat16 (float64 in the torch paths), all of one dtype and device.
-      own_key [b, kv, w', d]: keys of the queries' own that follow the n keys. They take part in the softmax and are
-        cut off from the result. Without it, the window's keys are the last w of `key`.
-      own_key_mask bool [b, w']: own keys that exist. By default the own keys of rows that `query_mask` leaves out are
-        hidden too when w' = w, so questions of different lengths may be padded on either side.
-      query_weights [w] or [b, w], not negative (checked on the CPU alone); query_mask bool [b, w]: the rows that count;
-      key_mask bool [b_k, n]: the keys that exist (left padding);
-      sinks [h]: one more logit per query head in the softmax's denominator, as in gpt-oss.
-    Without own_key, query i stands at key position n - w + i and sees no later key; with own_key it sees all n keys and
-    its own keys up to w' - w + i.
-    sliding_window: the query at position p sees only keys k with p - k < sliding_window; not together with own_key.
+    Args:
+        query: [b, h, w, d] with b the batch size, h query heads, w queries and d the head dimension; float32, float16
+            or bfloat16 (the torch paths also support float64).
+        key: [b, kv, n, d] with kv KV heads, a divisor of h, and n keys; query's dtype and device. The last w keys are
+            the window's own: query i has position n - w + i and attends to no later key.
+        scaling: factor of the logits.
+        reduce_queries: "max" or "sum" over the window.
+        reduce_heads: "none", "kv" (over the query heads of each KV head) or "all".
+        head_reduction: "max" or "sum" over heads.
+        query_weights: [w] or [b, w], non-negative (validated on the CPU only).
+        query_mask: bool [b, w], False for rows to exclude.
+        key_mask: bool [b, n], False for padding.
+        softcap: c in c * tanh(logit / c).
+        sliding_window: the query at position p attends to keys k with p - k < sliding_window only.
+        sinks: [h], one extra logit per query head in the softmax denominator, as in gpt-oss.
+        backend: "triton", "torch" or "naive"; None selects by device.
 
-    Returns float32 [b, h, n] for reduce_heads "none", [b, kv, n] for "kv" (over the query heads that share a KV head),
-    [b, n] for "all". Working memory is O(h w + kv n), never h w n.
+    Returns:
+        float32 [b, h, n] for reduce_heads "none", [b, kv, n] for "kv", [b, n] for "all". Working memory is
+        O(h w + kv n), not O(h w n).
 
-    Raises ValueError naming the argument for wrong shapes, dtypes, devices and values, BackendError (a ValueError)
-    for a `backend` ("triton", "torch", "naive") that cannot run.
+    Raises:
+        ValueError: a shape, dtype, device or value is invalid; the message names the argument.
+        BackendError: the backend is unknown or cannot run (a ValueError).
     """
     request = WindowScoresRequest(
         query=query,
         key=key,
         scaling=scaling,
-        own_key=own_key,
-        own_key_mask=own_key_mask,
         reduce_queries=reduce_queries,
         reduce_heads=reduce_heads,
         head_reduction=head_reduction,

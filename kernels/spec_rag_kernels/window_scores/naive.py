@@ -1,4 +1,4 @@
-"""window_scores as the formula says it, with every probability in memory. The truth that tests compare with."""
+"""Reference implementation of window_scores with all probabilities in memory, for tests."""
 
 import torch
 from torch import Tensor
@@ -13,11 +13,8 @@ def window_scores_naive(request: WindowScoresRequest) -> Tensor:
     dtype = compute_dtype(r.query)
     batch, heads, window, _ = r.query.shape
     keys = r.key.shape[2]
-    all_keys = r.key.expand(batch, -1, -1, -1)
-    if r.own_key is not None:
-        all_keys = torch.cat([all_keys, r.own_key], dim=2)
-    all_keys = all_keys.to(dtype).repeat_interleave(r.group, dim=1)
-    logits = torch.einsum("bhid,bhkd->bhik", r.query.to(dtype), all_keys) * r.scaling
+    repeated_key = r.key.to(dtype).repeat_interleave(r.group, dim=1)
+    logits = torch.einsum("bhid,bhkd->bhik", r.query.to(dtype), repeated_key) * r.scaling
     if r.softcap is not None:
         logits = r.softcap * torch.tanh(logits / r.softcap)
     logits = logits.masked_fill(~_visible(r), float("-inf"))
@@ -37,27 +34,13 @@ def window_scores_naive(request: WindowScoresRequest) -> Tensor:
 
 
 def _visible(r: WindowScoresRequest) -> Tensor:
-    """bool [b, 1, w, n + w']: which keys each query of the window sees."""
-    batch, _, window, _ = r.query.shape
-    keys = r.key.shape[2]
-    device = r.query.device
-    position = torch.arange(keys - window, keys, device=device)[:, None]
-    key_position = torch.arange(keys, device=device)[None, :]
-    visible = torch.ones(batch, 1, window, keys, dtype=torch.bool, device=device)
-    if r.own_key is None:
-        visible &= key_position <= position
+    """bool [b or 1, 1, w, n]: the keys that each query of the window attends to."""
+    window, keys, device = r.query.shape[2], r.key.shape[2], r.query.device
+    distance = torch.arange(keys - window, keys, device=device)[:, None] - torch.arange(keys, device=device)
+    visible = distance[None, None] >= 0
     if r.sliding_window is not None:
-        visible &= position - key_position < r.sliding_window
-    if r.key_mask is not None:
-        visible &= r.key_mask[:, None, None, :]
-    if r.own_key is None:
-        return visible
-    own = r.own_key.shape[2]
-    own_visible = torch.ones(batch, 1, window, own, dtype=torch.bool, device=device)
-    own_visible &= torch.arange(own, device=device) <= torch.arange(own - window, own, device=device)[:, None]
-    if r.seen_own_keys is not None:
-        own_visible &= r.seen_own_keys[:, None, None, :]
-    return torch.cat([visible, own_visible], dim=-1)
+        visible = visible & (distance < r.sliding_window)
+    return visible if r.key_mask is None else visible & r.key_mask[:, None, None, :]
 
 
 def _reduce(values: Tensor, dim: int, reduction: str) -> Tensor:

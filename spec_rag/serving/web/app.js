@@ -32,7 +32,9 @@ function complain(error) {
 
 async function connect() {
   try {
-    model = (await models())[0];
+    const wanted = new URLSearchParams(location.search).get("model"); // `spec-rag app --model`
+    const known = await models();
+    model = wanted ? known.find((one) => one.id === wanted) || { id: wanted } : known[0];
     at("models").textContent = model.id;
     say("");
   } catch (error) {

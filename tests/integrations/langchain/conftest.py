@@ -14,7 +14,7 @@ from integrations.langchain.helpers import (
 )
 from langchain_core.documents import Document
 
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast
 
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 _TURNS = (
     "{{ bos_token }}{% for m in messages %}"
@@ -50,6 +50,7 @@ class TinyLlama(LlamaForCausalLM):
     """Random weights; it writes small letters and spaces, or, where `script` is set, what that makes of the prompt."""
 
     script: Callable[[str], str] | None = None
+    constrained = False
     tokenizer: PreTrainedTokenizerFast
 
     def generate(self, input_ids: torch.Tensor, **arguments: Any) -> Any:
@@ -57,7 +58,8 @@ class TinyLlama(LlamaForCausalLM):
             text = self.script(self.tokenizer.decode(input_ids[0]))
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             writes = _Writes([*ids, self.tokenizer.eos_token_id], input_ids.shape[1])
-            arguments["logits_processor"] = LogitsProcessorList([writes])
+            holding = arguments.get("logits_processor", ()) if self.constrained else ()
+            arguments["logits_processor"] = LogitsProcessorList([writes, *holding])
         return super().generate(input_ids=input_ids, **arguments)
 
 
@@ -87,13 +89,17 @@ def save_tiny_models(folder: Path, template: str = TOOL_TEMPLATE) -> Path:
 
 
 @contextmanager
-def scripted(pair: ModelPair, script: str | Callable[[str], str]) -> Iterator[None]:
-    """Inside the block the target writes that, or what the function makes of the prompt."""
+def scripted(pair: ModelPair, script: str | Callable[[str], str], *, constrained: bool = False) -> Iterator[None]:
+    """Inside the block the target writes that, or what the function makes of the prompt.
+
+    With `constrained` it writes it as far as what its answer is held to allows.
+    """
     pair.target.script = (lambda prompt: script) if isinstance(script, str) else script
+    pair.target.constrained = constrained
     try:
         yield
     finally:
-        pair.target.script = None
+        pair.target.script, pair.target.constrained = None, False
 
 
 ARGUMENTS = {
@@ -113,7 +119,7 @@ def obliging(prompt: str) -> str:
     forced = re.findall(r'"name": "(\w+)", "arguments": $', opened)
     name = forced[0] if forced else (names or [""])[0]
     unicode_name = "こんにちは株式会社" if "こんにちは" in prompt else "你好啊集团"
-    arguments = ARGUMENTS.get(name, {"customer_name": unicode_name})
+    arguments = ARGUMENTS.get(name, {"customer_name": unicode_name, "description": "A customer."})
     call = f'{{"name": "{name}", "arguments": {json.dumps(arguments, ensure_ascii=False)}}}\n</tool_call>'
     if opened:
         return ("<tool_call>\n" + call)[len(opened) :]

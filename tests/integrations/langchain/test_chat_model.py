@@ -35,7 +35,7 @@ from pydantic import BaseModel
 from spec_rag import ContextCache, SpecKVConfig, SpecPCConfig, generate
 from spec_rag.errors import ConfigError
 from spec_rag.generation.tool_calls import ToolChoice
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 from spec_rag.text.prompts import chat_ids, prompt_ids
 
 PROMPT = "Tell me everything about the mule that carried the first lens up the mountain."
@@ -45,6 +45,9 @@ PROMPT = "Tell me everything about the mule that carried the first lens up the m
 def search(query: str) -> str:
     """Search the handbook."""
     return f"Found: {query}"
+
+
+CALLED = '<tool_call>\n{"name": "search", "arguments": {"query": "%s"}}\n</tool_call>'
 
 
 @pytest.fixture
@@ -300,6 +303,53 @@ class TestTools:
         for one in (message, streamed):
             assert not one.tool_calls
             assert one.invalid_tool_calls[0]["args"] == '<tool_call>{"name": "search", "argum'
+
+    async def test_an_answer_in_json_is_no_call_however_asked(self, tool_chat: ChatSpecKV) -> None:
+        for answer in ('{"name": "Ana Beck", "age": 34}', '{"name": "search", "arguments": {"q": 3}}'):
+            with scripted(tool_chat.pair, answer):
+                messages = await all_ways(tool_chat.bind_tools([search]), PROMPT)
+            for message in messages.values():
+                assert (message.text, message.tool_calls, message.invalid_tool_calls) == (answer, [], [])
+
+    async def test_where_no_tool_may_be_called_a_call_is_text(self, tool_chat: ChatSpecKV) -> None:
+        with scripted(tool_chat.pair, CALLED % "a"):
+            messages = await all_ways(tool_chat.bind_tools([search], tool_choice="none"), PROMPT)
+        for message in messages.values():
+            assert (message.text, message.tool_calls) == (CALLED % "a", [])
+
+    async def test_one_call_alone_where_parallel_calls_are_off(self, tool_chat: ChatSpecKV) -> None:
+        with scripted(tool_chat.pair, CALLED % "a" + "\n" + CALLED % "b"):
+            messages = await all_ways(tool_chat.bind_tools([search], parallel_tool_calls=False), PROMPT)
+        for message in messages.values():
+            assert [call["args"] for call in message.tool_calls] == [{"query": "a"}]
+
+    async def test_strict_holds_every_call_to_its_schema(self, tool_chat: ChatSpecKV) -> None:
+        with scripted(
+            tool_chat.pair,
+            'I look.\n<tool_call>\n{"name": "search", "arguments": {"query": 37}}\n</tool_call>',
+            constrained=True,
+        ):
+            loose = tool_chat.bind_tools([search], strict=False).invoke(PROMPT)
+            messages = await all_ways(tool_chat.bind_tools([search], strict=True), PROMPT)
+        assert "37 is not of type 'string'" in loose.invalid_tool_calls[0]["error"]
+        for message in messages.values():
+            assert [type(call["args"]["query"]) for call in message.tool_calls] == [str]
+            assert message.text == "I look."
+
+    async def test_tools_beside_a_response_format_can_be_called_or_the_answer_has_its_form(
+        self, tool_chat: ChatSpecKV
+    ) -> None:
+        form = {"type": "json_schema", "json_schema": {"name": "mule", "schema": Mule.model_json_schema()}}
+        bound = tool_chat.bind_tools([search], strict=True, response_format=form)
+        with scripted(tool_chat.pair, CALLED % "a", constrained=True):
+            for message in (await all_ways(bound, PROMPT)).values():
+                assert [call["args"] for call in message.tool_calls] == [{"query": "a"}]
+        with scripted(tool_chat.pair, "I do not know.", constrained=True):
+            for message in (await all_ways(bound, PROMPT)).values():
+                assert message.tool_calls or Mule.model_validate_json(message.text)
+        with scripted(tool_chat.pair, '{"name": "Saffron", "age": 9}', constrained=True):
+            for message in (await all_ways(bound, PROMPT)).values():
+                assert Mule.model_validate_json(message.text) == Mule(name="Saffron", age=9)
 
     def test_text_without_calls_streams_as_it_comes(self, tool_chat: ChatSpecKV) -> None:
         with scripted(tool_chat.pair, "1 < 2 and the mule  is here "):

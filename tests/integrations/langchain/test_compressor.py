@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,10 @@ from pydantic import BaseModel, ValidationError
 from threads import wait_for_no_stream_threads
 
 import spec_rag
-from spec_rag.compression.index import DocumentIndex
-from spec_rag.config import CompressionConfig
+from spec_rag.compression.encoding_cache import DocumentIndex
 from spec_rag.errors import ConfigError
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.options.compression import CompressionConfig
 
 QUERY = "Who was the mule?"
 
@@ -132,7 +131,7 @@ class TestRetention:
 
 class TestSettings:
     def test_are_those_of_compress(self) -> None:
-        assert {field.name for field in fields(CompressionConfig)} <= set(SpecPCCompressor.model_fields)
+        assert set(CompressionConfig.model_fields) <= set(SpecPCCompressor.model_fields)
         own = {
             "draft",
             "draft_options",
@@ -146,12 +145,12 @@ class TestSettings:
             "originals",
             "preset",
         }
-        assert set(SpecPCCompressor.model_fields) - own <= {field.name for field in fields(CompressionConfig)}
+        assert set(SpecPCCompressor.model_fields) - own <= set(CompressionConfig.model_fields)
 
     def test_have_the_core_s_defaults(self) -> None:
         own = SpecPCCompressor()
         assert CompressionConfig() == CompressionConfig(
-            **{f.name: getattr(own, f.name) for f in fields(CompressionConfig)}
+            **{name: getattr(own, name) for name in CompressionConfig.model_fields}
         )
 
     def test_all_reach_compress(self, docs: list[Document], monkeypatch: pytest.MonkeyPatch, pair: ModelPair) -> None:
@@ -164,8 +163,8 @@ class TestSettings:
         original = spec_rag.compress
         monkeypatch.setattr(spec_rag, "compress", noted)
         embeddings, index = DeterministicFakeEmbedding(size=4), DocumentIndex()
-        settings = {"coverage": 0.5, "max_tokens": 40, "scoring": "joint", "unit": "token", "contrast": False}
-        settings |= {"likelihood": False, "links": False, "ellipsis": "..."}
+        settings = {"coverage": 0.5, "max_tokens": 40, "scoring": "joint", "unit": "token"}
+        settings |= {"likelihood": False, "title_links": False, "ellipsis": "..."}
         SpecPCCompressor(
             draft=Path("folder"),
             draft_options={"dtype": "float32"},
@@ -187,7 +186,7 @@ class TestSettings:
             {"unit": "page"},
             {"rate": 0.5},
             {"draft": 7},
-            {"index": "folder"},
+            {"index": 7},
             {"draft_options": {"devise": "cpu"}},
         ],
     )
@@ -358,7 +357,7 @@ class TestMetadata:
     ) -> None:
         settings = {"draft": pair, "ellipsis": ellipsis}
         first = SpecPCCompressor(**settings, ratio=0.8, metadata_format=first_format).compress_documents(docs, QUERY)
-        second = SpecPCCompressor(**settings, ratio=0.6).compress_documents(first, QUERY)
+        second = SpecPCCompressor(**settings, ratio=0.4).compress_documents(first, QUERY)
         whole = {document.id: document.page_content for document in docs}
         between = {document.id: document.page_content for document in first}
         assert any(document.page_content != between[document.id] for document in second)

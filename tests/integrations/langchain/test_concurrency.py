@@ -15,7 +15,7 @@ from langchain_spec_rag import ChatSpecKV, SpecKVLLM, SpecPCCompressor
 from threads import wait_for_no_stream_threads
 
 from spec_rag import SpecKVConfig, SpecPCConfig
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 PROMPTS = [f"Question {i}: who carried lens number {i * i} up the mountain, and why?" for i in range(32)]
 

@@ -16,7 +16,7 @@ from langchain_core.tools import tool
 from langchain_spec_rag import SpecPCCompressor
 
 from spec_rag import Originals
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 QUERY = "Who was the mule?"
 
@@ -25,7 +25,7 @@ def test_each_kept_document_carries_a_handle_of_its_original(pair: ModelPair, do
     compressor = SpecPCCompressor(draft=pair, ratio=0.4)
     kept = compressor.compress_documents(docs, QUERY)
     expand = compressor.expand_tool()
-    whole = {one.id: one.page_content for one in docs}
+    whole = {one.id: f"{one.metadata['source']}\n\n{one.page_content}" for one in docs}  # the file is the title
     for one in kept:
         handle = one.metadata["spec_pc"]["handle"]
         assert expand.invoke({"handle": handle}) == whole[one.id]
@@ -61,7 +61,7 @@ async def test_the_tool_works_in_asynchronous_chains(pair: ModelPair, docs: list
     compressor = SpecPCCompressor(draft=pair, ratio=0.4)
     (one, *_) = await compressor.acompress_documents(docs, QUERY)
     found = await compressor.expand_tool().ainvoke({"handle": one.metadata["spec_pc"]["handle"]})
-    assert found in [given.page_content for given in docs]
+    assert found.partition("\n\n")[2] in [given.page_content for given in docs]
 
 
 def test_stores_can_be_shared_and_are_not_taken_along(pair: ModelPair, docs: list[Document]) -> None:
@@ -74,6 +74,20 @@ def test_stores_can_be_shared_and_are_not_taken_along(pair: ModelPair, docs: lis
     assert own.store is not SpecPCCompressor(draft="a/draft").store
     assert len(pickle.loads(pickle.dumps(SpecPCCompressor(draft="a/draft", originals=originals))).store) == 0
     assert "originals" not in SpecPCCompressor(draft="a/draft", originals=originals).to_json()["kwargs"]
+
+
+async def test_the_tool_finds_what_a_call_with_settings_of_its_own_compressed(
+    pair: ModelPair, docs: list[Document]
+) -> None:
+    given = {"documents": docs, "query": QUERY}
+    whole = {one.id: one.page_content for one in docs}
+    for is_async in (False, True):
+        compressor = SpecPCCompressor(draft=pair, ratio=0.8)
+        expand = compressor.expand_tool()
+        kept = await compressor.ainvoke(given, ratio=0.4) if is_async else compressor.invoke(given, ratio=0.4)
+        assert kept
+        for one in kept:
+            assert whole[one.id] in expand.invoke({"handle": one.metadata["spec_pc"]["handle"]})
 
 
 class Curious(GenericFakeChatModel):
@@ -117,6 +131,6 @@ def test_an_agent_reads_the_short_text_asks_for_the_original_and_survives_a_wron
     messages = agent.invoke({"messages": [HumanMessage(QUERY)]})["messages"]
     results = [message for message in messages if isinstance(message, ToolMessage)]
     assert [one.name for one in results] == ["search", "expand_document", "expand_document"]
-    assert results[1].content in [one.page_content for one in docs]
+    assert results[1].content.partition("\n\n")[2] in [one.page_content for one in docs]
     assert "search again" in results[2].content
     assert messages[-1].content == results[1].content

@@ -16,8 +16,9 @@ from langchain_core.tools import tool
 from threads import until_waiting
 
 import spec_rag
-from spec_rag.models.lock import FairLock
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.utils.fair_lock import FairLock
+from spec_rag.utils.object_state import state_of
 
 agents = pytest.importorskip("langchain.agents")
 
@@ -75,6 +76,20 @@ def compressing_threads(monkeypatch: pytest.MonkeyPatch) -> list[threading.Threa
     return threads
 
 
+@pytest.mark.parametrize("keep_last", [2, 3, 5])
+def test_nothing_is_shortened_where_all_results_are_among_the_newest(pair: ModelPair, keep_last: int) -> None:
+    messages = conversation()
+    middleware = SpecPCMiddleware(draft=pair, ratio=0.4, min_chars=1, keep_last=keep_last)
+    assert read_by_model(middleware, messages) == messages
+
+
+def test_a_question_beside_an_image_is_a_question(middleware: SpecPCMiddleware) -> None:
+    messages = conversation()
+    parts = [{"type": "text", "text": QUESTION}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]
+    plain = read_by_model(middleware, messages)
+    assert read_by_model(middleware, [HumanMessage(parts), *messages[1:]])[2].content == plain[2].content != LONG
+
+
 def test_long_results_are_shortened_and_the_rest_is_not(middleware: SpecPCMiddleware) -> None:
     messages = conversation()
     read = read_by_model(middleware, messages)
@@ -115,7 +130,7 @@ async def test_cancelling_a_call_ends_its_wait_for_the_draft(
     async def handler(given: ModelRequest[Any]) -> Any:
         raise AssertionError("the model was called")
 
-    lock = FairLock.of(pair.draft)
+    lock = state_of(pair.draft, FairLock)
     with lock.hold():
         call = asyncio.create_task(middleware.awrap_model_call(request(conversation()), handler))
         await asyncio.to_thread(until_waiting, lock, 2)
@@ -160,7 +175,7 @@ def test_without_a_question_nothing_is_done(middleware: SpecPCMiddleware) -> Non
 
 
 def test_a_result_without_anything_for_the_question_says_so(middleware: SpecPCMiddleware, pair: ModelPair) -> None:
-    few = SpecPCMiddleware(draft=pair, max_tokens=1, min_chars=100)
+    few = SpecPCMiddleware(draft=pair, threshold=100.0, min_chars=100)
     assert read_by_model(few, conversation())[2].content == NOTHING_KEPT
 
 
@@ -239,7 +254,7 @@ def test_compressor_and_settings_exclude_each_other() -> None:
 
 
 async def test_in_an_agent(middleware: SpecPCMiddleware) -> None:
-    class Reading(GenericFakeChatModel):
+    class ScoredDocuments(GenericFakeChatModel):
         def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
             return self
 
@@ -249,7 +264,7 @@ async def test_in_an_agent(middleware: SpecPCMiddleware) -> None:
 
     def agent() -> Any:
         call = {"name": "search", "args": {"query": "mule"}, "id": "1"}
-        model = Reading(messages=iter([AIMessage("", tool_calls=[call]), AIMessage("Saffron.")]))
+        model = ScoredDocuments(messages=iter([AIMessage("", tool_calls=[call]), AIMessage("Saffron.")]))
         return agents.create_agent(model, tools=[search], middleware=[middleware])
 
     read: list[list[BaseMessage]] = []

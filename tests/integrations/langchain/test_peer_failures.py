@@ -15,7 +15,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_spec_rag import ChatSpecKV, SpecKVLLM, SpecPCCompressor
 
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 PROMPT = "Who carried the lens?"
 

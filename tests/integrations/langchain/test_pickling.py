@@ -13,7 +13,7 @@ from integrations.langchain.helpers import documents
 from langchain_spec_rag import ChatSpecKV, SpecKVLLM, SpecPCCompressor
 
 from spec_rag import LoadOptions, ModelPair
-from spec_rag.compression.index import DocumentIndex
+from spec_rag.compression.encoding_cache import DocumentIndex
 
 QUERY = "Who was the mule?"
 

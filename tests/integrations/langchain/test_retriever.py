@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_spec_rag import SpecPCCompressor, SpecPCRetriever
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 _PAIR = tiny_pair(PLAIN_TEMPLATE)
 QUERY = "Who was the mule?"
@@ -88,6 +89,15 @@ class TestRetrievalScores:
         assert given == sorted(given, reverse=True)
         assert len(set(given)) > 1
 
+    def test_one_result_without_a_finite_score_leaves_the_others_theirs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Holed(InMemoryVectorStore):
+            def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> Any:
+                return list(zip(documents()[:3], (0.9, math.nan, 0.2), strict=True))
+
+        store = Holed.from_documents(documents(), DeterministicFakeEmbedding(size=8))
+        given = self.given(monkeypatch, store.as_retriever(search_kwargs={"k": 3}))
+        assert given == pytest.approx([0.9, math.nan, 0.2], nan_ok=True)
+
     def test_a_threshold_search_keeps_its_threshold(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Relevance(InMemoryVectorStore):
             def _select_relevance_score_fn(self) -> Callable[[float], float]:
@@ -136,7 +146,7 @@ class TestRetrievalScores:
         assert self.given(monkeypatch, RunnableLambda(lambda query: reranked), scores="rank") == [0.2, 0.9]
 
     async def test_scores_change_what_is_kept_and_reach_no_store(self, pair: ModelPair) -> None:
-        compressor = SpecPCCompressor(draft=pair, ratio=0.4, contrast=False, likelihood=False, links=False)
+        compressor = SpecPCCompressor(draft=pair, ratio=0.4, likelihood=False, title_links=False)
         store = InMemoryVectorStore.from_documents(documents(), DeterministicFakeEmbedding(size=8))
         wrapped = compressor.wrap(store.as_retriever(search_kwargs={"k": 3}))
         found = store.similarity_search_with_score(QUERY, k=3)

@@ -14,7 +14,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_spec_rag import ChatSpecKV, SpecKVLLM, SpecPCCompressor
 
 from spec_rag import LoadOptions, ModelPair, SpecPCConfig
-from spec_rag.compression.index import DocumentIndex
+from spec_rag.compression.encoding_cache import DocumentIndex
 
 CLASSES = [SpecPCCompressor, SpecKVLLM, ChatSpecKV]
 MODEL_SETTINGS = {
@@ -53,7 +53,7 @@ def test_the_llm_s_own_setting_comes_back() -> None:
 
 def test_compressor_comes_back_with_every_setting() -> None:
     settings = {"draft": "a/draft", "draft_options": {"dtype": "float16"}, "max_tokens": 9, "coverage": 0.5}
-    settings |= {"scoring": "joint", "unit": "token", "contrast": False, "likelihood": False, "links": False}
+    settings |= {"scoring": "joint", "unit": "token", "likelihood": False, "title_links": False}
     settings |= {
         "retrieval": False,
         "language": "de",

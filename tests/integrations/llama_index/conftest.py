@@ -14,7 +14,7 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.schema import NodeRelationship, NodeWithScore, RelatedNodeInfo, TextNode
 from transformers import LlamaForCausalLM
 
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 # llama-index-core 0.13 ships these files and downloads them all the same
 os.environ.setdefault("NLTK_DATA", str(Path(llama_index.core.__file__).parent / "_static" / "nltk_cache"))

@@ -9,13 +9,13 @@ import multiprocessing
 import pickle
 import re
 import threading
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from integrations.llama_index.helpers import Observed, strict_tokenizer
 from integrations.tiny_llamas import held
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.node_parser import SentenceWindowNodeParser
 from llama_index.core.postprocessor import MetadataReplacementPostProcessor
@@ -35,8 +35,8 @@ from llama_index.postprocessor.spec_rag import CompressionEvent, SpecPCCompresso
 from threads import wait_for_no_stream_threads
 
 from spec_rag import DocumentIndex
-from spec_rag.config import CompressionConfig
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
+from spec_rag.options.compression import CompressionConfig
 
 QUERY = "What was the mule called?"
 
@@ -65,6 +65,51 @@ def test_each_node_keeps_its_identity_and_only_its_own_text(pair: ModelPair, nod
         assert all(original.text[start:end] in node.text for start, end in spans)
         assert node.node.start_char_idx == original.node.start_char_idx + spans[0][0]
         assert node.node.end_char_idx == original.node.start_char_idx + spans[-1][1]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_only_a_node_with_its_whole_text_keeps_its_embedding(pair: ModelPair, whole: bool) -> None:
+    text = "The dome was opened in 1931. It is painted copper green. The mule was called Saffron."
+    resource = MediaResource(text=text, mimetype="text/markdown", embeddings={"dense": [1.0, 2.0]})
+    own = {"embedding": [0.5, 0.25], "metadata": {"vector": [1, 2], "title": "Dome"}, "text_template": "{content}!"}
+    given = [
+        NodeWithScore(node=TextNode(text=f"0. {text}", mimetype="text/markdown", **own)),
+        NodeWithScore(node=Node(text_resource=resource, **own)),
+        NodeWithScore(node=Document(text=f"2. {text}", **own)),
+    ]
+    before = [one.node.model_copy(deep=True) for one in given]
+    compressor = compressor_of(pair, document_max_tokens=200 if whole else 60, ratio=1.0, keep_empty=True)
+    compressed = compressor.postprocess_nodes(given, query_str=QUERY)
+    for one, original in zip(compressed, given, strict=True):
+        assert (one.get_content() == original.get_content()) is whole
+        assert one.node.embedding == ([0.5, 0.25] if whole else None)
+        assert ("vector" in one.metadata) is whole
+        assert one.node.get_content(MetadataMode.LLM).endswith("!")
+    for one in compressed[:2]:
+        resource = getattr(one.node, "text_resource", one.node)
+        assert resource.mimetype == "text/markdown"
+        assert getattr(resource, "embeddings", None) == (
+            before[1].text_resource.embeddings if whole and resource is not one.node else None
+        )
+    assert [one.node for one in given] == before
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        QueryBundle(QUERY),
+        QUERY,
+        [ChatMessage(role="user", blocks=[TextBlock(text=QUERY), ImageBlock(url="http://127.0.0.1/x.png")])],
+        [{"role": "user", "content": [{"type": "text", "text": QUERY}]}],
+        QueryBundle([{"type": "text", "text": QUERY}]),  # type: ignore[arg-type]
+    ],
+)
+def test_a_query_of_content_parts_is_its_text(
+    pair: ModelPair, nodes: list[NodeWithScore], observed: Observed, query: Any
+) -> None:
+    compressor_of(pair).postprocess_nodes(nodes, query_bundle=query)
+    (event,) = [one for one in observed.events.seen if isinstance(one, CompressionEvent)]
+    assert event.query == QUERY
 
 
 def test_the_nodes_that_came_in_are_not_changed(pair: ModelPair, nodes: list[NodeWithScore]) -> None:
@@ -129,7 +174,9 @@ def test_nodes_without_text_go_on_as_they_are(pair: ModelPair, nodes: list[NodeW
 
 
 def test_documents_are_compressed_as_text_nodes_are(pair: ModelPair, nodes: list[NodeWithScore]) -> None:
-    given = [NodeWithScore(node=Document(text=node.text, id_=node.node_id), score=node.score) for node in nodes]
+    given = [
+        NodeWithScore(node=Document(text=n.text, id_=n.node_id, metadata=n.metadata), score=n.score) for n in nodes
+    ]
     texts = [node.text for node in compressor_of(pair).postprocess_nodes(nodes, query_str=QUERY)]
     compressed = compressor_of(pair).postprocess_nodes(given, query_str=QUERY)
     assert [node.node.get_content() for node in compressed] == texts
@@ -208,7 +255,7 @@ async def test_the_event_loop_goes_on_and_the_result_is_the_same(pair: ModelPair
 async def test_instrumentation_sees_a_span_and_the_figures(
     pair: ModelPair, nodes: list[NodeWithScore], observed: Observed
 ) -> None:
-    await compressor_of(pair).apostprocess_nodes(nodes, query_str=QUERY)
+    await compressor_of(pair, ratio=0.25).apostprocess_nodes(nodes, query_str=QUERY)
     spans = {span.id_: span for span in observed.completed_spans}
     names = [name.split("-")[0] for name in spans]
     assert names == ["SpecPCCompressor._postprocess_nodes", "SpecPCCompressor._apostprocess_nodes"]
@@ -240,7 +287,7 @@ def test_a_bad_setting_is_refused_where_it_is_made(settings: dict[str, Any], mes
 
 def test_every_setting_of_the_core_is_a_field_with_the_same_default() -> None:
     compressor = SpecPCCompressor()
-    assert {f.name: getattr(compressor, f.name) for f in fields(CompressionConfig)} == asdict(CompressionConfig())
+    assert {name: getattr(compressor, name) for name in CompressionConfig.model_fields} == dict(CompressionConfig())
 
 
 def test_what_is_held_survives_serialisation_and_functions_say_that_they_do_not() -> None:
@@ -405,6 +452,6 @@ def test_a_misspelt_setting_is_answered_with_the_near_one() -> None:
 
 
 def test_every_field_is_described() -> None:
-    own = [name for name in SpecPCCompressor.__annotations__ if name in SpecPCCompressor.model_fields]
+    own = [name for name in SpecPCCompressor.model_fields if name != "callback_manager"]
     assert {"ratio", "draft", "embedder"} <= set(own)
     assert [name for name in own if not SpecPCCompressor.model_fields[name].description] == []

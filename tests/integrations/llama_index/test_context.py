@@ -8,7 +8,7 @@ from llama_index.llms.spec_rag import SpecKVLLM
 
 from spec_rag import ContextCache, generate
 from spec_rag.errors import ConfigError
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 TEXT = "The ferry leaves at nine. Saffron the mule carries the mail. The dome was opened in 1931. " * 3
 TOOL = {"type": "function", "function": {"name": "weigh", "parameters": {"type": "object"}}}

@@ -15,7 +15,7 @@ from llama_index.core.tools import FunctionTool
 from llama_index.postprocessor.spec_rag import SpecPCCompressor
 
 from spec_rag import Originals
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 QUERY = "What was the mule called?"
 
@@ -55,6 +55,17 @@ def test_stores_can_be_shared_and_are_not_taken_along(pair: ModelPair, nodes: li
     assert one.metadata["spec_pc"]["handle"] in second.store
     assert "originals" not in first.to_dict()
     assert len(pickle.loads(pickle.dumps(SpecPCCompressor(originals=originals))).store) == 0
+
+
+def test_the_tool_finds_what_the_compressor_with_other_settings_compressed(
+    pair: ModelPair, nodes: list[NodeWithScore]
+) -> None:
+    compressor = SpecPCCompressor(draft=pair, ratio=0.8)
+    expand, whole = compressor.expand_tool(), {one.node_id: one.text for one in nodes}
+    kept = compressor.with_settings(ratio=0.4).postprocess_nodes(nodes, query_str=QUERY)
+    assert kept
+    for one in kept:
+        assert whole[one.node_id] in expand(handle=one.metadata["spec_pc"]["handle"]).content
 
 
 class Curious(MockLLM):

@@ -20,7 +20,7 @@ from llama_index.llms.spec_rag import KVDropEvent, SpecKVLLM
 from llama_index.postprocessor.spec_rag import CompressionEvent, SpecPCCompressor
 
 from spec_rag import SpecKVConfig
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 QUERY = "What was the mule called?"
 
@@ -105,7 +105,7 @@ class Compressed(Event):
     context: str
 
 
-class Ask(Workflow):
+class GenerationRequest(Workflow):
     def __init__(self, index: VectorStoreIndex, llm: SpecKVLLM, compressor: SpecPCCompressor) -> None:
         super().__init__(timeout=60)
         self.retriever, self.llm, self.compressor = index.as_retriever(similarity_top_k=3), llm, compressor
@@ -124,7 +124,7 @@ class Ask(Workflow):
 async def test_a_workflow_compresses_and_answers_in_its_steps(
     index: VectorStoreIndex, llm: SpecKVLLM, compressor: SpecPCCompressor
 ) -> None:
-    assert await Ask(index, llm, compressor).run(query=QUERY)
+    assert await GenerationRequest(index, llm, compressor).run(query=QUERY)
 
 
 def test_the_token_counter_agrees_with_what_was_read(

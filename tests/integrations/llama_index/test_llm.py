@@ -24,7 +24,7 @@ from transformers import LlamaForCausalLM
 
 from spec_rag import LoadOptions, SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError, IncompatibleModelsError, ModelNotFoundError, PromptTooLongError
-from spec_rag.models.pair import ModelPair
+from spec_rag.models.model_pair import ModelPair
 
 PROMPT = "Where does the mule live, and who feeds it when the road is closed?"
 
@@ -443,8 +443,7 @@ def test_what_only_sampling_knows_samples_wherever_it_is_given(pair: ModelPair, 
 def test_a_calls_temperature_of_zero_is_greedy_whatever_the_fields_say(pair: ModelPair) -> None:
     llm = llm_of(pair, top_p=0.9, top_k=20, temperature=2.0)
     assert llm.complete(PROMPT, temperature=0).text == llm_of(pair).complete(PROMPT).text
-    with pytest.raises(ValueError, match="temperature=0 is greedy"):
-        llm_of(pair, temperature=0, top_k=20)
+    assert llm_of(pair, temperature=0, top_k=20).complete(PROMPT).text == llm_of(pair).complete(PROMPT).text
 
 
 def test_a_model_that_is_its_own_draft_is_loaded_once_whatever_its_options(pair: ModelPair, tmp_path: Path) -> None:
@@ -488,3 +487,13 @@ async def test_beams_answer_alone_and_side_by_side(pair: ModelPair, speckv: Spec
     found = await asyncio.gather(llm.acomplete(PROMPT), llm.acomplete("Who feeds the mule?"))
     assert [answer.text for answer in found] == alone
     assert llm.chat([ChatMessage(role="user", content=PROMPT)]).message.content is not None
+
+
+def test_a_message_whose_keywords_are_nested_too_deeply_is_refused(pair: ModelPair) -> None:
+    nested: Any = []
+    for _ in range(5000):
+        nested = [nested]
+    message = ChatMessage(role=MessageRole.ASSISTANT, content="Yes.")
+    message.additional_kwargs["tool_calls"] = nested
+    with pytest.raises(ConfigError, match="a assistant message is nested more than"):
+        SpecKVLLM(pair=pair).chat([ChatMessage("Who?"), message, ChatMessage("Why?")])

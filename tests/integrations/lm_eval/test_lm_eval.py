@@ -18,7 +18,7 @@ from lm_eval_spec_rag import SpecRagLM  # noqa: E402
 
 from spec_rag import SpecKVConfig, SpecPCConfig, generate  # noqa: E402
 from spec_rag.errors import ConfigError  # noqa: E402
-from spec_rag.generation.likelihood import answer_likelihood  # noqa: E402
+from spec_rag.generation.answer_likelihood import answer_likelihood  # noqa: E402
 
 TEXT = "Fenn bakes the bread in Tarn, and gulls wait at the pier for what is left of it. " * 3
 TASKS = """

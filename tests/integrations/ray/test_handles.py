@@ -13,14 +13,14 @@ pytest.importorskip("ray.serve", reason="the extra `ray` is not installed")
 from ray.exceptions import RayActorError, RayTaskError
 from ray_spec_rag.serve import RayEngine, application
 
-from spec_rag.config import CompressionConfig
 from spec_rag.errors import ConfigError
+from spec_rag.options.compression import CompressionConfig
 from spec_rag.results import Answer
-from spec_rag.serving.engine import Ask
-from spec_rag.serving.errors import ApiError
+from spec_rag.serving.api_errors import ApiError
+from spec_rag.serving.engine import GenerationRequest
 
 ANSWER = Answer("well", [1], 3, 3, 1)
-ASK = Ask("Hello", 5)
+ASK = GenerationRequest("Hello", 5)
 
 
 class Response:

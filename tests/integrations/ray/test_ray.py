@@ -19,9 +19,9 @@ import pytest
 from tiny import saved, tiny_model
 
 from spec_rag import ModelPair, compress, generate
-from spec_rag.answering.pipeline import answer_messages
-from spec_rag.compression.index import DocumentIndex
-from spec_rag.compression.reading import index_documents
+from spec_rag.answering.answer import answer_messages
+from spec_rag.compression.encoding_cache import DocumentIndex
+from spec_rag.compression.passage_encoding import index_documents
 from spec_rag.errors import ConfigError
 from spec_rag.text.documents import Document
 

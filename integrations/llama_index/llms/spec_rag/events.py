@@ -12,7 +12,7 @@ class KVDropEvent(BaseEvent):
         draft, target: names of the models.
         prompt_tokens: tokens of the prompt as given.
         target_prompt_tokens: tokens of it that the target read (fewer with SpecPC).
-        kv_bytes_dense, kv_bytes_kept: bytes of the prompt's keys and values before and after pruning; 0 if not pruned.
+        kv_bytes_dense, kv_bytes_kept: bytes of the prompt's keys and values before and after pruning.
         draft_seconds: wall time of the draft.
     """
 

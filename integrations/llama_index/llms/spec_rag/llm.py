@@ -1,4 +1,4 @@
-"""SpecKVLLM: LlamaIndex's names for what `spec_rag.generation.requests` does.
+"""SpecKVLLM: LlamaIndex's names for what `spec_rag.generation.client` does.
 
 Knows prompts, messages, tools, usage and events as LlamaIndex has them; how an answer is computed is the core's.
 """
@@ -30,17 +30,19 @@ from llama_index.llms.spec_rag.messages import assistant_message, marked_message
 from llama_index.llms.spec_rag.streams import aclose_with_consumer, closes_with_consumer, streams_of_consumer
 from llama_index.llms.spec_rag.structured import StructuredLLM
 
-from spec_rag.generation.structured import read_json
-from spec_rag.generation.tool_calls import CallsHeldBack, ReadCalls, ToolChoice, read_tool_calls
+from spec_rag.generation.structured_output import read_json
+from spec_rag.generation.tool_calls import ReadCalls, ToolChoice
 from spec_rag.results import Answer
 
 if TYPE_CHECKING:
+    from llama_index.core.chat_engine.types import AgentChatResponse
     from llama_index.core.tools.types import BaseTool
 
     from spec_rag.text.prompts import Prompt
 
 dispatcher = get_dispatcher(__name__)
 
+_TOOL_ARGUMENTS = ("tools", "tool_choice", "parallel_tool_calls")
 _Piece: TypeAlias = tuple[str, str, Answer | None]
 
 
@@ -52,7 +54,8 @@ class SpecKVLLM(StructuredLLM):
     those that wait together with the same settings are answered in one batch.
 
     Call arguments win over the fields for that call: max_tokens, temperature, top_p, top_k, repetition_penalty, seed,
-    stop, specpc, speckv, and any field of transformers' GenerationConfig. None means the field's value.
+    stop, specpc, speckv, and any field of transformers' GenerationConfig. None means the field's value, except that
+    specpc=None and speckv=None switch these off.
 
     Where the chat template speaks of tools, agents call them. `structured_predict` and `as_structured_llm` hold the
     answer to the class's schema, as the call arguments schema and regex do in any other call.
@@ -77,7 +80,7 @@ class SpecKVLLM(StructuredLLM):
             num_output=self.max_tokens,
             is_chat_model=self._has_template,
             is_function_calling_model=self._speaks_of_tools,
-            model_name=self.target,
+            model_name=str(self.target),
         )
 
     def to_payload(self) -> dict[str, Any]:
@@ -125,7 +128,8 @@ class SpecKVLLM(StructuredLLM):
 
         Args:
             messages: the chat.
-            **kwargs: call arguments; besides, tools (as OpenAI's API has them) and tool_choice.
+            **kwargs: call arguments; besides, tools (as OpenAI's API has them), tool_choice, and parallel_tool_calls,
+                of which False takes the first call alone.
 
         Raises:
             ValueError: there are no messages, or one carries media.
@@ -177,8 +181,14 @@ class SpecKVLLM(StructuredLLM):
             "messages": messages,
             "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools] or None,
             "tool_choice": tool_choice if tool_choice is not None else "any" if tool_required else "auto",
+            "parallel_tool_calls": allow_parallel_tool_calls,
             **kwargs,
         }
+
+    async def apredict_and_call(self, *args: Any, **kwargs: Any) -> AgentChatResponse:
+        """`predict_and_call`; loads the models, if they were not, in a thread of its own."""
+        await self._aload()
+        return await super().apredict_and_call(*args, **kwargs)
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
@@ -248,26 +258,23 @@ class SpecKVLLM(StructuredLLM):
         return pieces_ids(tokenizer, text, add_special_tokens=not opened)
 
     def _chat_response(self, answer: Answer, choice: ToolChoice) -> ChatResponse:
-        read = ReadCalls(answer.text, [], [])
-        if choice.offered:
-            read = read_tool_calls(choice.beginning + answer.text)
-        return ChatResponse(message=assistant_message(read), raw=self._account(answer))
+        return ChatResponse(message=assistant_message(choice.read(answer.text)), raw=self._account(answer))
 
     def _writing(self, choice: ToolChoice) -> Any:
         """Turns the pieces of a stream into responses, holding back what may be a tool call until it is whole."""
         account, shown = self._accountant(), ""
-        held = CallsHeldBack(choice.beginning) if choice.offered else None
+        held = choice.stream()
 
         def write(text: str, delta: str, answer: Answer | None) -> ChatResponse:
             nonlocal shown
-            read = ReadCalls("", [], [])
+            read = ReadCalls.of_text("")
             if held is not None and answer is None:
                 delta = held.feed(delta)
             elif held is not None:
                 read = held.rest()
-                delta = read.text
+                delta = read.whole_text
             shown += delta
-            message = assistant_message(ReadCalls(shown, read.calls, read.unreadable))
+            message = assistant_message(ReadCalls(shown, read.calls, whole_text=shown))
             return ChatResponse(message=message, delta=delta, raw=account(answer))
 
         return write
@@ -323,7 +330,7 @@ class SpecKVLLM(StructuredLLM):
 
 
 def _choice(given: Mapping[str, Any]) -> tuple[ToolChoice, dict[str, Any]]:
-    """What a call says of tools, and its other arguments."""
-    rest = {name: value for name, value in given.items() if name not in ("tools", "tool_choice")}
-    choice = ToolChoice.of(given.get("tools"), given.get("tool_choice"))
-    return choice, rest if choice.constraint is None else {**rest, "constraint": choice.constraint}
+    """What a call says of tools, and its other arguments, with what its answer is held to."""
+    rest = {name: value for name, value in given.items() if name not in _TOOL_ARGUMENTS}
+    choice = ToolChoice.of(*map(given.get, _TOOL_ARGUMENTS))
+    return choice, choice.held(rest)

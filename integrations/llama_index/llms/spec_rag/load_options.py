@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
-from spec_rag.models.options import LoadOptions
+from spec_rag.options.loading import LoadOptions
 
 
 def _read(given: Any) -> LoadOptions:

@@ -9,6 +9,7 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
 
 from spec_rag.errors import ConfigError
 from spec_rag.generation.tool_calls import ReadCalls
+from spec_rag.utils.validation import check_depth
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +31,8 @@ def plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     """
     if not messages:
         raise ConfigError("messages=[]: give at least one message.")
+    for message in messages:
+        check_depth(f"a {message.role.value} message", message.additional_kwargs)
     return [_plain(message) for message in messages]
 
 
@@ -65,7 +68,7 @@ def marked_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[ChatM
 def assistant_message(read: ReadCalls) -> ChatMessage:
     """What the model wrote, with its tool calls where LlamaIndex's own LLMs have them."""
     calls = {"tool_calls": [call.to_dict() for call in read.calls]} if read.calls else {}
-    return ChatMessage(role=MessageRole.ASSISTANT, content=read.text, additional_kwargs=calls)
+    return ChatMessage(role=MessageRole.ASSISTANT, content=read.whole_text, additional_kwargs=calls)
 
 
 def _plain(message: ChatMessage) -> dict[str, Any]:

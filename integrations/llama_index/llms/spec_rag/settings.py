@@ -15,17 +15,18 @@ from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.llms.spec_rag.load_options import PlainLoadOptions, refuse_remote_code
 
-from spec_rag.config import SpecKVConfig, SpecPCConfig
 from spec_rag.errors import unknown_field
-from spec_rag.generation.requests import Requests
+from spec_rag.generation.client import GenerationClient
 from spec_rag.generation.sampling import SamplingConfig, overriding
-from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
+from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
+from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 
 if TYPE_CHECKING:
-    from spec_rag.models.pair import ModelPair
+    from spec_rag.models.model_pair import ModelPair
 
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop")
 _OTHER_NAMES = {"model": "target", "model_name": "target", "max_new_tokens": "max_tokens"}
+_MAY_BE_SWITCHED_OFF = ("specpc", "speckv")
 
 
 def _config_from_dict(kind: type[SpecPCConfig] | type[SpecKVConfig]) -> BeforeValidator:
@@ -45,10 +46,10 @@ class DraftedLLM(FunctionCallingLLM):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    target: Annotated[str, BeforeValidator(_as_name)] = Field(
+    target: Annotated[str | Path, BeforeValidator(_as_name)] = Field(
         default=DEFAULT_DRAFT, description="The model that answers: hub id, folder, or GGUF file."
     )
-    draft: Annotated[str | None, BeforeValidator(_as_name)] = Field(
+    draft: Annotated[str | Path | None, BeforeValidator(_as_name)] = Field(
         default=DEFAULT_DRAFT,
         description="The small model that looks ahead, of the target's family. None where no setting needs one.",
     )
@@ -76,7 +77,7 @@ class DraftedLLM(FunctionCallingLLM):
     top_k: int | None = Field(default=None, description="Sample among so many best tokens.")
     repetition_penalty: float | None = Field(default=None, description="Above 1 discourages repetition.")
     seed: int | None = Field(default=None, description="Makes sampling repeatable.")
-    stop: Annotated[list[str] | None, BeforeValidator(_as_list)] = Field(
+    stop: Annotated[list[str] | str | None, BeforeValidator(_as_list)] = Field(
         default=None, description="The answer ends before the first of these strings."
     )
     timeout: float | None = Field(
@@ -101,6 +102,11 @@ class DraftedLLM(FunctionCallingLLM):
         description="A ContextCache that this target has read: what is asked follows it. None reads prompts whole.",
     )
 
+    if TYPE_CHECKING:  # other names of fields, which a constructor and a call take as well
+        model: str | Path = DEFAULT_DRAFT
+        model_name: str | Path = DEFAULT_DRAFT
+        max_new_tokens: int = 256
+
     _loaded: Any = PrivateAttr(default=None)
 
     @model_validator(mode="before")
@@ -115,7 +121,7 @@ class DraftedLLM(FunctionCallingLLM):
         pair = given.get("pair")
         if pair is None:
             return given
-        from spec_rag.models.pair import ModelPair
+        from spec_rag.models.model_pair import ModelPair
 
         if not isinstance(pair, ModelPair):
             raise ValueError(f"pair of type {type(pair).__name__}: give a ModelPair.")
@@ -151,25 +157,33 @@ class DraftedLLM(FunctionCallingLLM):
             ModelNotFoundError: a name is not found.
             IncompatibleModelsError: specpc is set, and draft and target do not share their tokens.
         """
-        from spec_rag.models.pair import ModelPair
+        from spec_rag.models.model_pair import ModelPair
 
         if self._loaded is None:
             self._loaded = ModelPair.of_settings(
-                self.draft, self.target, self.draft_options, self.target_options, same_tokens=self.specpc is not None
+                cast("str | None", self.draft),
+                cast(str, self.target),
+                self.draft_options,
+                self.target_options,
+                same_tokens=self.specpc is not None,
             )
         return cast(ModelPair, self._loaded)
 
     async def _aload(self) -> ModelPair:
         return await asyncio.to_thread(self.load) if self._loaded is None else self._loaded
 
-    def _requests(self, given: Mapping[str, Any]) -> Requests:
+    def _requests(self, given: Mapping[str, Any]) -> GenerationClient:
         """How requests are made with the fields and one call's arguments, which are checked at once."""
         arguments = self._arguments(given)
-        return Requests(self.load(), arguments, self.timeout, self.max_retries)
+        return GenerationClient(self.load(), arguments, self.timeout, self.max_retries)
 
     def _arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Keywords of `generate` from the fields and one call's arguments, checked."""
-        given = {_OTHER_NAMES.get(name, name): value for name, value in given.items() if value is not None}
+        given = {
+            _OTHER_NAMES.get(name, name): value
+            for name, value in given.items()
+            if value is not None or name in _MAY_BE_SWITCHED_OFF
+        }
         fields = {name: getattr(self, name) for name in _SAMPLING_FIELDS} | self.generation_kwargs
         options = {**fields, **overriding(given)}
         configs = {"specpc": options.pop("specpc", self.specpc), "speckv": options.pop("speckv", self.speckv)}
@@ -182,7 +196,7 @@ class DraftedLLM(FunctionCallingLLM):
         return {**options, **configs, "context": context, "max_new_tokens": max_new_tokens}
 
     def _context_tokens(self) -> int:
-        from spec_rag.generation.batch import prompt_limit
+        from spec_rag.generation.prompt_batch import prompt_limit
 
         specpc, speckv = cast(SpecPCConfig | None, self.specpc), cast(SpecKVConfig | None, self.speckv)
         return self.context_window or prompt_limit(self.load(), specpc, speckv) or DEFAULT_CONTEXT_WINDOW

@@ -14,7 +14,7 @@ from llama_index.core.program.utils import process_streaming_objects
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.llms.spec_rag.settings import DraftedLLM
 
-from spec_rag.generation.structured import Constraint, read_json, schema_instruction
+from spec_rag.generation.structured_output import Constraint, read_json, schema_instruction, schema_of
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -72,7 +72,7 @@ class StructuredLLM(DraftedLLM):
         return (grown.with_(response) async for response in pieces)
 
     def _instructed(self, output_cls: type[BaseModel], prompt: BasePromptTemplate, given: Mapping[str, Any]) -> Any:
-        instruction = ChatMessage(role=MessageRole.SYSTEM, content=schema_instruction(output_cls.model_json_schema()))
+        instruction = ChatMessage(role=MessageRole.SYSTEM, content=schema_instruction(schema_of(output_cls)))
         return [instruction, *self._extend_messages(prompt.format_messages(**given))]
 
 

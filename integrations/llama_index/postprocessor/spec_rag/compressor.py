@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 import threading
 import time
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from llama_index.core.bridge.pydantic import (
     ConfigDict,
@@ -25,26 +25,31 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, ImageNode, MetadataMode, Node, NodeWithScore, QueryBundle, TextNode
 from llama_index.llms.spec_rag.load_options import PlainLoadOptions, refuse_remote_code
 from llama_index.postprocessor.spec_rag.events import CompressionEvent
+from pydantic import AfterValidator
 
 import spec_rag
-from spec_rag.cancellation import in_thread
-from spec_rag.compression.expand import EXPAND, Originals, expander
-from spec_rag.compression.index import DocumentIndex
-from spec_rag.config import Cascade, CompressionConfig, Scoring, Unit, Version
+from spec_rag.citations import Citation, citations_in
+from spec_rag.compression.encoding_cache import DocumentIndex
+from spec_rag.compression.originals import EXPAND, Originals, expander
 from spec_rag.errors import unknown_field
-from spec_rag.forking import new_lock
 from spec_rag.handles import document_key, handle_of
-from spec_rag.models.options import DEFAULT_DRAFT, LoadOptions
-from spec_rag.presets import with_preset
-from spec_rag.retention import Order
+from spec_rag.options.compression import CompressionConfig, CompressionOptions
+from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
+from spec_rag.options.presets import with_preset
+from spec_rag.text.documents import without_vectors
+from spec_rag.text.messages import question_of
 from spec_rag.text.patterns import inline_flags
+from spec_rag.utils.cancellation import in_thread
+from spec_rag.utils.forking import new_lock
 
 if TYPE_CHECKING:
+    from llama_index.core.base.base_retriever import BaseRetriever
     from llama_index.core.tools import FunctionTool
+    from llama_index.postprocessor.spec_rag.retriever import ScoreSource, SpecPCRetriever
 
-    from spec_rag.compression.draft import Draft
+    from spec_rag.compression.document_draft import Draft
     from spec_rag.results import CompressedDocument
-    from spec_rag.text.token_counter import Counter
+    from spec_rag.text.token_counting import Counter
 
 dispatcher = get_dispatcher(__name__)
 
@@ -53,16 +58,17 @@ _making_stores = new_lock()
 _OTHER_NAMES = {"embeddings": "embedder", "embed_model": "embedder"}
 
 
-class SpecPCCompressor(BaseNodePostprocessor):
+class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
     """Keeps of the retrieved nodes the sentences that matter for the query, each node for itself.
 
     Nodes go on as copies with their ids, scores, relationships, metadata and order (unless `order` says otherwise); the
     ones that came in are not changed. Each copy's metadata has one more key, `spec_pc`, hidden from the LLM and the
-    embedding model: `{original_tokens, compressed_tokens, ratio, draft_model, kept_spans, handle}`, spans being
-    character ranges of the node's text, also where it has been through a compressor before, and the handle being for
-    `expand_tool`. `start_char_idx` and `end_char_idx` cover what was kept, where they described the node's text. Nodes
-    without text, images among them, go on as they are, in their places. Where all nodes fit the budget, their text is
-    not touched.
+    embedding model, and without the embedding of a text that was shortened: `{original_tokens, compressed_tokens,
+    ratio, draft_model, kept_spans, handle}`, spans being character ranges of the node's text, also where it has been
+    through a compressor before, and the handle being for `expand_tool`. `start_char_idx` and `end_char_idx` cover what
+    was kept, where they described the node's text. Nodes without text, images among them, go on as they are, in their
+    places. Where all nodes fit the budget, their text is not touched. The settings of the compression are the fields of
+    CompressionOptions (docs/options.md).
 
     Raises:
         ValidationError: (a ValueError) a setting is out of range or unknown.
@@ -70,69 +76,21 @@ class SpecPCCompressor(BaseNodePostprocessor):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    preset: str | None = Field(default=None, description="Settings by name, which others change: paper, 2025-default.")
-    max_tokens: int | None = Field(default=None, description="Keep at most so many tokens of all nodes together.")
-    min_tokens: int = Field(default=0, description="Never compress below so many tokens; less than that passes whole.")
-    ratio: float | None = Field(
-        default=None, description="Keep at most this share of the tokens; a quarter where no size is given."
-    )
-    coverage: float | None = Field(default=None, description="Keep the fewest units with this share of importance.")
-    scoring: Scoring = Field(
-        default="per_document", description="Read nodes one by one, or in one prompt as the paper."
-    )
-    unit: Unit = Field(default="sentence", description="What is kept or dropped.")
-    language: str = Field(default="en", description="Of the nodes, as ISO 639-1 code, for splitting sentences.")
-    contrast: bool = Field(default=False, description="Subtract what any question would attend to.")
-    likelihood: bool | Literal["auto"] = Field(
-        default="auto",
-        description="Let the question's likelihood given each passage take part; auto: where nothing else tells.",
-    )
-    links: bool = Field(default=True, description="Raise documents whose title a promising unit of another names.")
-    retrieval: bool = Field(default=True, description="Let the nodes' scores take part, where each has one.")
-    cascade: Cascade = Field(
-        default="auto",
-        description="What the draft reads: auto leaves out what scores put far behind; always, never.",
-    )
-    calibration: str | None = Field(
-        default="shipped", description="Which heads to trust: 'shipped', None, or a file of `spec-rag calibrate`."
-    )
-    version: Version = Field(default="2026", description="Of reading and scoring; 2025 is for comparisons.")
-    ellipsis: str = Field(
-        default=CompressionConfig.ellipsis, description="What stands where text was dropped inside a node."
-    )
-    cut_units: bool = Field(
-        default=False, description="Let the best words of a sentence that does not fit whole be kept, marked as cut."
-    )
-    keep: Any = Field(
-        default=(),
-        description="Units that match are held: 'numbers', 'dates', 'identifiers', 'quotes', regular expressions, "
-        "functions.",
-    )
-    keep_first: int = Field(default=0, description="Hold so many first units of each node.")
-    keep_last: int = Field(default=0, description="Hold so many last units of each node.")
-    context_before: int = Field(default=0, description="So many units before a kept one join it, as far as they fit.")
-    context_after: int = Field(default=0, description="So many units after a kept one join it, as far as they fit.")
-    threshold: float | None = Field(
-        default=None, description="Drop units of less importance even where there is room; 0 is the average unit."
-    )
-    document_min_tokens: int = Field(default=0, description="Keep at least so many tokens of each node.")
-    document_max_tokens: int | None = Field(default=None, description="Keep at most so many tokens of each node.")
-    order: Order = Field(
-        default="given", description="Of the nodes that go on: 'relevance' puts the one with the best kept unit first."
-    )
     draft: Any = Field(
         default=DEFAULT_DRAFT, description="The small model that reads: a name or path, or loaded models."
     )
-    draft_options: PlainLoadOptions = Field(
+    draft_options: PlainLoadOptions | None = Field(
         default_factory=LoadOptions, description="How to load the draft: LoadOptions or a dict of its fields."
     )
     count_with: Any = Field(
         default="draft",
         description="What the budget's tokens are: 'draft', a tiktoken or OpenAI model name, a tokenizer, a function.",
     )
-    metadata_mode: MetadataMode = Field(
-        default=MetadataMode.NONE,
-        description="LLM counts the metadata that synthesizers put before each node's text into the budget.",
+    metadata_mode: Annotated[MetadataMode | Literal["none", "llm", "embed", "all"], AfterValidator(MetadataMode)] = (
+        Field(
+            default=MetadataMode.NONE,
+            description="LLM counts the metadata that synthesizers put before each node's text into the budget.",
+        )
     )
     show_handle: bool = Field(
         default=False,
@@ -146,8 +104,11 @@ class SpecPCCompressor(BaseNodePostprocessor):
         "own, of at most 64 MiB of text.",
     )
     keep_empty: bool = Field(default=False, description="Let nodes go on of which nothing was kept, with empty text.")
-    index: DocumentIndex | None = Field(
-        default=None, exclude=True, repr=False, description="Where encoded nodes are kept for the next query."
+    index: Annotated[DocumentIndex | str | Path | None, AfterValidator(DocumentIndex.of)] = Field(
+        default=None,
+        exclude=True,
+        repr=False,
+        description="Where encoded nodes are kept for the next query: a DocumentIndex, or the path of its folder.",
     )
     embedder: Any = Field(
         default=None,
@@ -163,6 +124,10 @@ class SpecPCCompressor(BaseNodePostprocessor):
         description="What else says how well a text answers a question: a reranker of LlamaIndex, a cross-encoder, or "
         "a function; its order joins the score (docs/scorers.md).",
     )
+
+    if TYPE_CHECKING:  # other names of `embedder`
+        embeddings: Any = None
+        embed_model: Any = None
 
     _loaded: Any = PrivateAttr(default=None)
     _own_originals: Any = PrivateAttr(default=None)
@@ -188,11 +153,6 @@ class SpecPCCompressor(BaseNodePostprocessor):
         if any(hasattr(draft, part) for part in ("get_decoder", "model", "draft_name")):
             return draft
         raise ValueError(f"draft of type {type(draft).__name__}: give a name, a path, or a loaded model or ModelPair.")
-
-    @field_validator("keep")
-    @classmethod
-    def _read_keep(cls, keep: Any) -> Any:
-        return CompressionConfig(keep=keep).keep
 
     @field_serializer("keep")
     def _keep_by_name(self, keep: tuple[Any, ...]) -> list[str]:
@@ -258,7 +218,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
         """
         if not nodes:
             return []
-        query = query_bundle.query_str.strip() if query_bundle is not None else ""
+        query = _question(query_bundle)
         if not query:
             raise ValueError(
                 "Compression is guided by a question, and there is none: call "
@@ -275,7 +235,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
             given,
             query,
             draft=draft,
-            index=self.index,
+            index=cast("DocumentIndex | None", self.index),
             embedder=self.embedder,
             scorer=self.scorer,
             count_with=self.count_with,
@@ -316,6 +276,44 @@ class SpecPCCompressor(BaseNodePostprocessor):
         """`_postprocess_nodes` in a thread of its own; cancelling the task stops it between two batches of passages."""
         return await in_thread(lambda cancelled: self._postprocess_nodes(nodes, query_bundle, cancelled))
 
+    def with_settings(self, **settings: Any) -> Self:
+        """This compressor with other settings, which win; it shares the draft and what is remembered for `expand_tool`.
+
+        A size (max_tokens, ratio or coverage) takes the place of the compressor's, and so does a preset.
+
+        Raises:
+            ValidationError: (a ValueError) a setting is out of range or unknown.
+        """
+        current = {name: value for name, value in self.__dict__.items() if name in type(self).model_fields}
+        given = {_OTHER_NAMES.get(name, name): value for name, value in settings.items()}
+        copy = type(self)(**CompressionConfig.overridden({**current, "originals": self.store}, given))
+        if copy.draft is self.draft and copy.draft_options == self.draft_options:
+            copy._loaded = self._loaded
+        return copy
+
+    def wrap(self, retriever: BaseRetriever, scores: ScoreSource = "auto") -> SpecPCRetriever:
+        """What this retriever finds, compressed for the query; also of an index, through its own retriever.
+
+        Args:
+            retriever: a retriever, or an index.
+            scores: what its scores are; see SpecPCRetriever.
+
+        Raises:
+            ConfigError: (a ValueError) it is no retriever.
+        """
+        from llama_index.postprocessor.spec_rag.retriever import SpecPCRetriever
+
+        return SpecPCRetriever(retriever, self, scores)
+
+    def citations(self, nodes: Sequence[BaseNode | NodeWithScore]) -> list[Citation]:
+        """The kept pieces in nodes that this compressor shortened, or in chunks of them (CitationQueryEngine).
+
+        A chunk's metadata carries the figures of the node that it was cut from; these are its own. Their character
+        ranges are of the file where `start_char_idx` said where a node began, else of the node's text before
+        compression.
+        """
+        return citations_in(nodes, self.store)
+
     @property
     def store(self) -> Originals:
         """Where the nodes that went through this compressor are remembered."""
@@ -345,7 +343,7 @@ class SpecPCCompressor(BaseNodePostprocessor):
         Raises:
             ModelNotFoundError: the name is not found.
         """
-        from spec_rag.compression.draft import Draft, needed_depth
+        from spec_rag.compression.document_draft import Draft, needed_depth
 
         config = CompressionConfig(**self._settings())
         known = cast("Draft | None", self._loaded)
@@ -354,12 +352,12 @@ class SpecPCCompressor(BaseNodePostprocessor):
         return known
 
     def _settings(self) -> dict[str, Any]:
-        settings = {f.name: getattr(self, f.name) for f in fields(CompressionConfig)}
+        settings = {name: getattr(self, name) for name in CompressionConfig.model_fields}
         CompressionConfig(**settings)
         return settings
 
     def _counter(self, draft: Draft) -> Counter:
-        from spec_rag.text.token_counter import token_counter
+        from spec_rag.text.token_counting import token_counter
 
         return token_counter(self.count_with, draft.tokenizer)
 
@@ -370,7 +368,10 @@ class SpecPCCompressor(BaseNodePostprocessor):
         count = self._counter(draft)
         handle = self._shown(handle_of(document_key(None, ""), []))  # as long as any
         seen = [one.node.model_copy(update={"metadata": {**one.node.metadata, **handle}}) for one in nodes]
-        return [max(0, count(one.get_content(metadata_mode=self.metadata_mode)) - count(_text(one))) for one in seen]
+        return [
+            max(0, count(one.get_content(metadata_mode=MetadataMode(self.metadata_mode))) - count(_text(one)))
+            for one in seen
+        ]
 
     def _compressed_node(
         self, given: NodeWithScore, document: CompressedDocument, metadata_tokens: int, draft: str
@@ -380,17 +381,24 @@ class SpecPCCompressor(BaseNodePostprocessor):
         before = node.metadata.get(METADATA_KEY)
         known = before if isinstance(before, dict) else None
         figures = self.store.figures(document, draft, known, self.ellipsis, metadata_tokens)
+        is_whole = document.text == document.original_text
+        metadata = node.metadata if is_whole else without_vectors(node.metadata)
         copy = node.model_copy(
             update={
-                "metadata": {**node.metadata, METADATA_KEY: figures, **self._shown(figures["handle"])},
+                "metadata": {**metadata, METADATA_KEY: figures, **self._shown(figures["handle"])},
                 "excluded_llm_metadata_keys": _with_keys(node.excluded_llm_metadata_keys, METADATA_KEY),
                 "excluded_embed_metadata_keys": _with_keys(
                     node.excluded_embed_metadata_keys, METADATA_KEY, *self._shown("")
                 ),
                 "relationships": dict(node.relationships),
+                **({} if is_whole else {"embedding": None}),
             }
         )
-        copy.set_content(document.text)
+        if isinstance(copy, Node) and copy.text_resource is not None:  # set_content would lose its MIME type
+            changed = {} if is_whole else {"text": document.text, "embeddings": None, "data": None}
+            copy.text_resource = copy.text_resource.model_copy(update=changed)
+        else:
+            copy.set_content(document.text)
         if isinstance(copy, TextNode) and document.spans and _describes(node, document.original_text):
             start = cast(int, copy.start_char_idx)
             copy.start_char_idx = start + document.spans[0][0]
@@ -400,6 +408,14 @@ class SpecPCCompressor(BaseNodePostprocessor):
     def _shown(self, handle: str) -> dict[str, str]:
         """What of the handle the LLM sees."""
         return {HANDLE_KEY: handle} if self.show_handle else {}
+
+
+def _question(query_bundle: Any) -> str:
+    """The text of a query bundle, which may hold messages or content parts; "" where there is none."""
+    question = "" if query_bundle is None else question_of(query_bundle)
+    if question is None:
+        raise ValueError(f"query_bundle={query_bundle!r:.80}: give a QueryBundle, a string or chat messages.")
+    return question
 
 
 def _has_text(node: BaseNode) -> bool:
@@ -429,7 +445,8 @@ def _beside_metadata(
             f"The metadata of {len(nodes)} nodes takes {metadata_tokens} tokens of a budget of {budget}: raise "
             "max_tokens or ratio, retrieve fewer nodes, set excluded_llm_metadata_keys, or use metadata_mode='none'."
         )
-    return {**settings, "max_tokens": budget - metadata_tokens, "ratio": None}
+    room, least = budget - metadata_tokens, settings["min_tokens"]
+    return {**settings, "max_tokens": room, "ratio": None, "min_tokens": None if least is None else min(least, room)}
 
 
 def _describes(node: BaseNode, text: str) -> bool:

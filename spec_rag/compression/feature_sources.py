@@ -1,0 +1,137 @@
+"""What the draft says of passages: attention of the question, likelihood of the question, joint attention.
+
+Passages are read, or found read, and what is seen is lined up per unit or token. This module does not decide who is
+asked, or what is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from spec_rag.attention.capture import capture
+from spec_rag.attention.importance import PromptImportance
+from spec_rag.attention.token_selection import smooth
+from spec_rag.compression.document_draft import Draft, calibration_for
+from spec_rag.compression.encoder import PassageEncoder
+from spec_rag.compression.features import CompressionRequest, Features
+from spec_rag.compression.head_weights import layer_range
+from spec_rag.compression.passage_encoding import read_passages
+from spec_rag.compression.passages import EncodedPassage, Passage, frame, question_tokens
+from spec_rag.errors import ConfigError, PromptTooLongError
+from spec_rag.models.error_context import check_finite
+from spec_rag.options.compression import SpecPCConfig
+
+Encoded = Mapping[int, EncodedPassage]
+"""Passages as they were read, by their place among all."""
+
+
+def cross_attention_features(
+    reader: PassageEncoder, inquiry: CompressionRequest, known: Features, asked: Sequence[int], deep: bool
+) -> tuple[Features, Encoded]:
+    """With the question's attention to some passages, each read on its own, seen all at once.
+
+    Args:
+        asked: the passages.
+        deep: read them as deep as the likelihood will need.
+
+    Returns:
+        The signals, and the passages as they were read.
+    """
+    config, draft = inquiry.config, reader.draft
+    calibration = calibration_for(draft, config)
+    passages = [inquiry.passages[i] for i in asked]
+    encoded = read_passages(reader, passages, inquiry.documents, inquiry.index, inquiry.cancelled, deep=deep)
+    rows = [question_tokens(draft.tokenizer, reader.frame, inquiry.question)]
+    seen = reader.attention([p.between(p.first_layer, reader.layers.listened[1]) for p in encoded], rows).float().cpu()
+    check_finite(seen, "attention scores")
+    attention = torch.zeros(*seen.shape[:3], sum(len(p.ids) for p in inquiry.passages))
+    attention[..., _tokens_of(passages)] = seen
+    read = torch.zeros(len(inquiry.passages), dtype=torch.bool)
+    read[list(asked)] = True
+    layers = reader.layers.listened
+    found = replace(
+        known,
+        attention=attention[0],
+        read=read,
+        unit_heads=calibration.weights("unit", *layers) if calibration else None,
+        passage_heads=calibration.weights("passage", *layers) if calibration else None,
+    )
+    return found, dict(zip(asked, encoded, strict=True))
+
+
+def query_likelihood_features(
+    reader: PassageEncoder, inquiry: CompressionRequest, known: Features, asked: Sequence[int], encoded: Encoded
+) -> Features:
+    """With the likelihood of the question's words, given each of some passages.
+
+    Args:
+        asked: the passages.
+        encoded: those that were read before; what was not read deep enough is read anew.
+    """
+    shallow = [i for i in asked if i not in encoded or encoded[i].last_layer < reader.reading_depth]
+    passages = [inquiry.passages[i] for i in shallow]
+    begun = [encoded[i] for i in shallow] if all(i in encoded for i in shallow) else None
+    deeper = read_passages(
+        reader, passages, inquiry.documents, inquiry.index, inquiry.cancelled, deep=True, begun=begun
+    )
+    encoded = {**encoded, **dict(zip(shallow, deeper, strict=True))}
+    question = question_tokens(reader.draft.tokenizer, reader.frame, inquiry.question)
+    found = reader.log_likelihood([encoded[i] for i in asked], question, inquiry.cancelled)
+    whole = torch.full((len(inquiry.passages), found.shape[1]), torch.nan)
+    whole[list(asked)] = found
+    return replace(known, log_likelihood=whole)
+
+
+def joint_attention_features(draft: Draft, inquiry: CompressionRequest, known: Features) -> Features:
+    """With the attention in one prompt of all documents, as the paper reads them.
+
+    Raises:
+        ConfigError: an index was given, which cannot be used.
+        PromptTooLongError: the documents are beyond the draft's context.
+    """
+    if inquiry.index is not None:
+        raise ConfigError("scoring='joint' reads all documents in one prompt, so index= has no use: leave it out.")
+    importance = joint_importance(draft, inquiry.passages, inquiry.question, inquiry.backend)
+    own = sum(len(p.ids) for p in inquiry.passages)
+    smoothed = smooth(importance, SpecPCConfig.kernel_size, SpecPCConfig.pool_type)[:own]
+    return replace(known, attention=smoothed[None, None])
+
+
+def joint_importance(draft: Draft, passages: Sequence[Passage], question: str, backend: str | None = None) -> Tensor:
+    """The paper's importance of each token, from one prompt of instruction, passages and question (section 4.2).
+
+    Returns:
+        float32 [passage tokens + question tokens], not smoothed; the question's frame counts as its own.
+
+    Raises:
+        PromptTooLongError: the prompt is beyond the draft's context.
+    """
+    layout = frame(draft.tokenizer)
+    body = [token for passage in passages for token in passage.ids]
+    ids = [*layout.head, *body, *question_tokens(draft.tokenizer, layout, question).ids]
+    limit = draft.context_tokens
+    if limit is not None and len(ids) > limit:
+        raise PromptTooLongError(
+            f"scoring='joint' needs a prompt of {len(ids)} tokens, but the draft {draft.name!r} takes {limit}: use "
+            "scoring='per_document', or fewer documents."
+        )
+    first_layer, _ = layer_range(draft.total_layers)
+    settings = SpecPCConfig(
+        window_size=min(64, len(ids) - 1), max_capacity_prompt=len(ids), starting_layer_index=first_layer
+    )
+    observer = PromptImportance(settings, backend=backend)
+    prompt = torch.tensor([ids], device=draft.model.device)
+    with capture(draft.model, observer), torch.no_grad():
+        draft.model.get_decoder()(input_ids=prompt, use_cache=False)
+    importance = observer.result()[0].float().cpu()
+    check_finite(importance, "attention scores")
+    return importance[len(layout.head) :]
+
+
+def _tokens_of(passages: Sequence[Passage]) -> Tensor:
+    """int64: where the passages' tokens stand among those of all passages."""
+    return torch.cat([torch.arange(p.first_token, p.first_token + len(p.ids)) for p in passages])

@@ -1,1 +1,0 @@
-"""The benchmark: what is measured in which order, and the page that tells of it."""

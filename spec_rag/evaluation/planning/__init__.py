@@ -1,1 +1,0 @@
-"""What a pair of models will cost on a device, from their configs alone."""

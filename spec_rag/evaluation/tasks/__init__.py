@@ -1,1 +1,0 @@
-"""The tasks that methods are measured on: how their cases are made or read, and what counts as right."""

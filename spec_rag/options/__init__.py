@@ -1,0 +1,1 @@
+"""Every option of the package, defined once."""

@@ -7,7 +7,9 @@ import contextvars
 import threading
 
 import pytest
+from tiny import random_ids, tiny_pair
 
+from spec_rag import stream
 from spec_rag.errors import CancelledError
 from spec_rag.utils.cancellation import Cancellation, check, in_thread
 
@@ -82,3 +84,16 @@ async def test_many_works_do_not_wait_for_each_other() -> None:
     assert await asyncio.gather(*(in_thread(lambda cancelled: together.wait(20) >= 0) for _ in range(count))) == (
         [True] * count
     )
+
+
+def test_a_stream_counts_what_was_written_also_when_it_is_closed_early() -> None:
+    pair = tiny_pair()
+    whole = stream(pair, random_ids(40), max_new_tokens=9, eos_token_id=-1)
+    assert whole.written_tokens <= 9
+    list(whole)
+    assert whole.answer is not None
+    assert whole.written_tokens == whole.answer.completion_tokens == 9
+    early = stream(pair, random_ids(40), max_new_tokens=3000, eos_token_id=-1)
+    next(early)
+    early.close()
+    assert 0 < early.written_tokens < 3000

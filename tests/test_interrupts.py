@@ -27,7 +27,7 @@ from spec_rag.attention.capture import attention_configs, capture
 from spec_rag.generation import chunked_feed_forward as chunked
 from spec_rag.generation.batcher import Batcher
 from spec_rag.generation.chunked_feed_forward import chunked_feed_forward
-from spec_rag.generation.sampling import seeded
+from spec_rag.generation.sampling import _seeding, seeded
 from spec_rag.utils import forking
 from spec_rag.utils.cancellation import Cancellation
 from spec_rag.utils.fair_lock import FairLock
@@ -94,6 +94,21 @@ def interrupted_at(instruction: int, work: Callable[[], object]) -> bool:
     return reached
 
 
+def free_for_others(*locks: FairLock) -> None:
+    """Another thread gets each lock."""
+    taken: list[bool] = []
+
+    def take() -> None:
+        for lock in locks:
+            with lock.hold() as mine:
+                taken.append(mine)
+
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert taken == [True] * len(locks)
+
+
 def release_leaked_locks() -> None:
     """Release the package's locks that this thread still holds.
 
@@ -139,6 +154,7 @@ def test_a_capture_is_undone_wherever_it_is_interrupted(monkeypatch: pytest.Monk
     def check() -> None:
         assert config._attn_implementation == "sdpa"
         assert capturing._switched == {}
+        free_for_others(capturing._switching)
         assert all(holder.observer is None for holder in capturing._observers.get().values())
         seen: list[int] = []
         with capture(model, lambda call: seen.append(call.layer)), torch.no_grad():
@@ -183,6 +199,8 @@ def test_reading_in_chunks_is_undone_wherever_it_is_interrupted() -> None:
 
     def check() -> None:
         assert chunked._switched == {}
+        assert chunked._chunk_tokens.get() is None
+        free_for_others(chunked._switching)
         assert all("forward" not in layer.mlp.__dict__ for layer in model.get_decoder().layers)
 
     at_each_instruction(inside(lambda: chunked_feed_forward([model], 8)), check)
@@ -238,6 +256,7 @@ def test_a_seed_is_undone_wherever_it_is_interrupted() -> None:
 
     def check() -> None:
         assert torch.equal(torch.get_rng_state(), before)
+        free_for_others(_seeding)
         with seeded(3, model):
             pass
 
@@ -246,14 +265,15 @@ def test_a_seed_is_undone_wherever_it_is_interrupted() -> None:
 
 @in_a_thread
 def test_a_listener_is_forgotten_wherever_it_is_interrupted() -> None:
-    at_each_instruction(
-        inside(lambda: listening(lambda what, done, total: None)), lambda: _check_same(_listener.get(), None)
-    )
+    outer: list[str] = []
+    with listening(lambda what, done, total: outer.append(what)):
+        kept = _listener.get()
 
+        def check() -> None:
+            assert _listener.get() is kept
 
-def _check_same(found: object, expected: object) -> None:
-    # a variable can be left set between two instructions of the interpreter, where no signal is handled
-    assert found is expected or callable(found)
+        at_each_instruction(inside(lambda: listening(lambda what, done, total: None)), check)
+    assert _listener.get() is None
 
 
 @in_a_thread
@@ -267,6 +287,8 @@ def test_a_batch_answers_others_wherever_a_request_is_interrupted() -> None:
     def check() -> None:
         assert ask(4) == 8
         assert lock.waiting == 0
+        assert not batcher._queue
+        free_for_others(lock)
 
     at_each_instruction(lambda: ask(3), check)
 
@@ -311,6 +333,7 @@ def test_real_interrupts_leave_a_model_that_can_be_pruned() -> None:
             assert pair.lock.waiting == 0
             assert capturing._switched == {}
             assert chunked._switched == {}
+            free_for_others(capturing._switching, chunked._switching, _seeding, pair.lock)
     finally:
         signal.signal(signal.SIGINT, handler)
     assert answer() == expected

@@ -84,8 +84,11 @@ class SpecRagLM(TemplateLM):  # type: ignore[misc]
     ) -> list[tuple[float, bool]]:
         found = []
         for asked, context, continuation in tqdm(requests, disable=disable_tqdm):
-            told = answer_likelihood(self.pair, context, continuation, self.specpc, self.speckv)
-            found.append((told.log_likelihood, told.is_greedy))
+            if continuation:
+                told = answer_likelihood(self.pair, context, continuation, self.specpc, self.speckv)
+                found.append((told.log_likelihood, told.is_greedy))
+            else:  # a choice without text, which the harness hands on: nothing is written, with certainty
+                found.append((0.0, True))
             self.cache_hook.add_partial("loglikelihood", asked, found[-1])
         return found
 

@@ -20,7 +20,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from spec_rag.errors import UnsupportedModelError
-from spec_rag.utils.forking import new_lock, renew_in_children
+from spec_rag.utils.fair_lock import FairLock
+from spec_rag.utils.forking import renew_in_children
 from spec_rag.utils.switches import Switch
 
 _PREFIX = "spec_rag_observed_"
@@ -96,7 +97,7 @@ class _Switched:
 
 
 _observers: ContextVar[Mapping[int, _Holder]] = ContextVar("spec_rag_observers", default={})  # noqa: B039
-_switch_lock = new_lock()
+_switching = FairLock(is_work=False)
 _switched: dict[int, _Switched] = {}  # by the id of the config
 
 
@@ -211,16 +212,18 @@ class _Capture(Switch[None]):
         self._observer = observer
         self._holder = _Holder(None, 0, {})
         self._token: Token[Mapping[int, _Holder]] | None = None
+        self._turn = _switching.hold()
 
     def _on(self) -> None:
         outer = _observers.get()
         self._holder = holder = _Holder(self._observer, threading.get_ident(), outer)
-        with _switch_lock:
-            for config in self._configs:
-                switched = _switched.setdefault(id(config), _Switched(config, _base_name(config)))
-                switched.holders.add(holder)
-            for config in self._configs:
-                config._attn_implementation = _register(_switched[id(config)].base_name)
+        self._turn.__enter__()
+        for config in self._configs:
+            switched = _switched.setdefault(id(config), _Switched(config, _base_name(config)))
+            switched.holders.add(holder)
+        for config in self._configs:
+            config._attn_implementation = _register(_switched[id(config)].base_name)
+        self._turn.__exit__(None, None, None)
         self._token = _observers.set({**outer, **{id(config): holder for config in self._configs}})
 
     def _off(self) -> None:
@@ -229,17 +232,18 @@ class _Capture(Switch[None]):
         if token is not None:
             with contextlib.suppress(ValueError, RuntimeError):  # deleted in another thread or task
                 _observers.reset(token)
+        self._turn.__enter__()
         _release([self._holder])
+        self._turn.__exit__(None, None, None)
 
 
 def _release(holders: list[_Holder]) -> None:
-    """Switch back what nobody else holds."""
-    with _switch_lock:
-        for key, switched in list(_switched.items()):
-            switched.holders.difference_update(holders)
-            if not switched.holders:
-                switched.config._attn_implementation = switched.base_name
-                _switched.pop(key, None)
+    """Switch back what nobody else holds; in a turn of `_switching`."""
+    for key, switched in list(_switched.items()):
+        switched.holders.difference_update(holders)
+        if not switched.holders:
+            switched.config._attn_implementation = switched.base_name
+            _switched.pop(key, None)
 
 
 class _OtherThreads:

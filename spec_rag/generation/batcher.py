@@ -6,6 +6,7 @@ for a batch to fill. This module does not know how answers are computed.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from spec_rag.errors import CancelledError
 from spec_rag.utils.fair_lock import FairLock
-from spec_rag.utils.forking import new_lock, renew_in_children
+from spec_rag.utils.forking import renew_in_children
 
 MAX_ROWS = 8
 _MOST_PADDING = 2.0  # a batch is at most so much wider than its average row
@@ -43,8 +44,7 @@ class Batcher(Generic[P, R]):
     """The queue of requests on one model."""
 
     def __init__(self) -> None:
-        self._queue: deque[_Waiting[P, R]] = deque()
-        self._guard = new_lock()
+        self._queue: deque[_Waiting[P, R]] = deque()  # each operation is atomic; the holder of the lock alone takes
         renew_in_children(self)
 
     def renew_in_child(self) -> None:
@@ -80,8 +80,7 @@ class Batcher(Generic[P, R]):
         own = _Waiting[P, R](prompt, length, kind, cancelled)
         taken: list[_Waiting[P, R]] = []
         try:
-            with self._guard:
-                self._queue.append(own)
+            self._queue.append(own)
             with lock.hold(cancelled) as mine:
                 if mine and not own.done:
                     try:
@@ -91,35 +90,34 @@ class Batcher(Generic[P, R]):
                         self._give_back(taken[1:], repeatable)
                         raise
         finally:
-            with self._guard:
-                if own in self._queue:
-                    self._queue.remove(own)
+            self._forget(own)
         if own.error is not None:
             raise own.error
         return own.result
 
     def _take_along(self, own: _Waiting[P, R], taken: list[_Waiting[P, R]]) -> None:
         """Note in `taken` the request and those that wait behind it and may share its batch; they leave the queue."""
-        with self._guard:
-            taken.append(own)
-            for other in self._queue:
-                fits = other is not own and other.kind == own.kind and len(taken) < MAX_ROWS
-                if fits and not _is_set(other.cancelled) and _are_alike([one.length for one in [*taken, other]]):
-                    taken.append(other)
-            for one in taken:
-                if one in self._queue:  # not where an interrupted thread took it and never gave it back
-                    self._queue.remove(one)
+        taken.append(own)
+        for other in list(self._queue):
+            fits = other is not own and other.kind == own.kind and len(taken) < MAX_ROWS
+            if fits and not _is_set(other.cancelled) and _are_alike([one.length for one in [*taken, other]]):
+                taken.append(other)
+        for one in taken:
+            self._forget(one)
+
+    def _forget(self, one: _Waiting[P, R]) -> None:
+        with contextlib.suppress(ValueError):  # an interrupted thread took it and never gave it back
+            self._queue.remove(one)
 
     def _give_back(self, taken: Sequence[_Waiting[P, R]], repeatable: Callable[[P], bool]) -> None:
         """Put those that have no answer yet before all others in the queue."""
-        with self._guard:
-            for one in reversed(taken):
-                if one.done or one in self._queue:
-                    continue
-                if repeatable(one.prompt):
-                    self._queue.appendleft(one)
-                else:
-                    one.error, one.done = CancelledError("The batch that it was answered in was interrupted."), True
+        for one in reversed(taken):
+            if one.done or one in self._queue:
+                continue
+            if repeatable(one.prompt):
+                self._queue.appendleft(one)
+            else:
+                one.error, one.done = CancelledError("The batch that it was answered in was interrupted."), True
 
     def _run(
         self,

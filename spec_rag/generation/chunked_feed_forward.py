@@ -7,10 +7,8 @@ layer's keys and values at a time where the cache is pruned. This module does no
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +16,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from spec_rag.errors import UnsupportedModelError
-from spec_rag.utils.forking import new_lock, renew_in_children
-from spec_rag.utils.switches import Switch
+from spec_rag.utils.fair_lock import FairLock
+from spec_rag.utils.forking import renew_in_children
+from spec_rag.utils.switches import Scoped, Switch
 
 _NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 
-_chunk_tokens: ContextVar[int | None] = ContextVar("spec_rag_chunk_tokens", default=None)
+_chunk_tokens: Scoped[int] = Scoped("spec_rag_chunk_tokens")
 
 
 @dataclass(eq=False)
@@ -39,7 +38,7 @@ class _Switched:
     holders: dict[object, int] = field(default_factory=dict)
 
 
-_switch_lock = new_lock()
+_switching = FairLock(is_work=False)
 _switched: dict[int, _Switched] = {}  # by the id of the layer
 
 
@@ -64,42 +63,42 @@ class _Chunked(Switch[None]):
 
     def __init__(self, layers: Sequence[nn.Module], tokens: int | None) -> None:
         self._layers = layers
-        self._tokens = tokens
         self._holder = object()
-        self._token: Token[int | None] | None = None
+        self._setting = None if tokens is None else _chunk_tokens.set(tokens)
+        self._turn = _switching.hold()
 
     def _on(self) -> None:
-        if self._tokens is None:
+        if self._setting is None:
             return
-        with _switch_lock:
-            for layer in self._layers:
-                switched = _switched.setdefault(id(layer), _Switched(layer, layer.__dict__.get("forward")))
-                switched.holders[self._holder] = threading.get_ident()
-                if not isinstance(layer.forward, _InChunks):
-                    layer.forward = _InChunks(layer.forward)
-        self._token = _chunk_tokens.set(self._tokens)
+        self._turn.__enter__()
+        for layer in self._layers:
+            switched = _switched.setdefault(id(layer), _Switched(layer, layer.__dict__.get("forward")))
+            switched.holders[self._holder] = threading.get_ident()
+            if not isinstance(layer.forward, _InChunks):
+                layer.forward = _InChunks(layer.forward)
+        self._turn.__exit__(None, None, None)
+        self._setting.__enter__()
 
     def _off(self) -> None:
-        token, self._token = self._token, None
-        if token is not None:
-            with contextlib.suppress(ValueError, RuntimeError):  # deleted in another thread or task
-                _chunk_tokens.reset(token)
+        if self._setting is not None:
+            self._setting.__exit__(None, None, None)
+        self._turn.__enter__()
         _release([self._holder])
+        self._turn.__exit__(None, None, None)
 
 
 def _release(holders: Sequence[object]) -> None:
-    """Give the layers back their own `forward` that no block holds any more."""
-    with _switch_lock:
-        for key, switched in list(_switched.items()):
-            for holder in holders:
-                switched.holders.pop(holder, None)
-            if switched.holders:
-                continue
-            if switched.own is None:
-                switched.layer.__dict__.pop("forward", None)
-            else:
-                switched.layer.forward = switched.own
-            _switched.pop(key, None)
+    """Give the layers back their own `forward` that no block holds any more; in a turn of `_switching`."""
+    for key, switched in list(_switched.items()):
+        for holder in holders:
+            switched.holders.pop(holder, None)
+        if switched.holders:
+            continue
+        if switched.own is None:
+            switched.layer.__dict__.pop("forward", None)
+        else:
+            switched.layer.forward = switched.own
+        _switched.pop(key, None)
 
 
 class _OtherThreads:

@@ -55,6 +55,7 @@ class Vocabulary:
             )
         self.tokens = hf.from_tokenizer(tokenizer, n_vocab=max(size, len(tokenizer)), eos_token=list(ends))
         self.size = size
+        self.drops_first_space = _drops_first_space(tokenizer)
         self.ends = list(ends)
         self.inside_text = self._single(_INSIDE_TEXT)
         self.between = self._single(_BETWEEN)
@@ -79,6 +80,12 @@ class Vocabulary:
     def _single(self, texts: Sequence[str]) -> list[int]:
         ids = [self.tokens.greedy_tokenize(text) for text in texts]
         return [one[0] for one in ids if len(one) == 1]
+
+
+def _drops_first_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether an answer that begins with a space is decoded without it, as with sentencepiece."""
+    space = tokenizer.convert_tokens_to_ids("\u2581")
+    return isinstance(space, int) and space != tokenizer.unk_token_id and tokenizer.decode([space]) == ""
 
 
 class _Vocabularies(dict[tuple[int, ...], Vocabulary]):
@@ -116,7 +123,8 @@ class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
         self.greedy = greedy
         self.beams = beams
         self.steered: set[int] = set()
-        self._start = llguidance().LLMatcher(vocabulary.tokens, constraint.grammar, log_level=0)
+        grammar = constraint.grammar_behind_space if vocabulary.drops_first_space else constraint.grammar
+        self._start = llguidance().LLMatcher(vocabulary.tokens, grammar, log_level=0)
         if self._start.is_error():
             raise ConfigError(f"{constraint.kind}={constraint.text!r:.200}: {_first_line(self._start)}")
         shortest = route_to_end(self._start, vocabulary)

@@ -5,7 +5,7 @@ transformers tells a streamer of a whole batch at once; this module takes it apa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -13,13 +13,12 @@ from transformers.generation.streamers import BaseStreamer
 
 
 class RowStreamer(Protocol):
-    """A streamer of transformers for a single prompt, which says whether it has handed anything on.
+    """A streamer of transformers for a single prompt, which says whether it has handed anything on."""
 
-    Attributes:
-        begun: whether it has.
-    """
-
-    begun: bool
+    @property
+    def begun(self) -> bool:
+        """Whether it has handed anything on."""
+        ...
 
     def start(self) -> None:
         """Forget what was put and not handed on: the answer is written from its first token."""
@@ -29,6 +28,44 @@ class RowStreamer(Protocol):
 
     def end(self) -> None:
         """The last token has been put."""
+
+
+class CountingStreamer:
+    """Hands tokens on to another streamer, and counts those of the answer.
+
+    Args:
+        streamer: what they are handed on to.
+        told: called with each change of the number of tokens.
+    """
+
+    def __init__(self, streamer: RowStreamer, told: Callable[[int], None]) -> None:
+        self._streamer = streamer
+        self._told = told
+        self._counted = 0
+        self._prompt_is_put = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether the streamer has handed anything on."""
+        return self._streamer.begun
+
+    def start(self) -> None:
+        """Count from 0 again: the answer is written from its first token."""
+        self._told(-self._counted)
+        self._counted, self._prompt_is_put = 0, False
+        self._streamer.start()
+
+    def put(self, value: Tensor) -> None:
+        """Take the prompt first, int64 [tokens], then one token after the other, int64 [1]."""
+        if self._prompt_is_put:
+            self._counted += value.numel()
+            self._told(value.numel())
+        self._prompt_is_put = True
+        self._streamer.put(value)
+
+    def end(self) -> None:
+        """The last token has been put."""
+        self._streamer.end()
 
 
 class RowsStreamer(BaseStreamer):  # type: ignore[misc]

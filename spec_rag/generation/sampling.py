@@ -19,7 +19,7 @@ from spec_rag.utils.validation import check_integer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_seeding = FairLock()  # torch's generators belong to the whole process
+_seeding = FairLock(is_work=False)  # torch's generators belong to the whole process
 
 GREEDY: dict[str, Any] = {
     # every field that a checkpoint's generation_config may set is given, so that none of them joins in

@@ -20,6 +20,7 @@ from transformers.generation.streamers import BaseStreamer
 from spec_rag.errors import ConfigError, ForkedError
 from spec_rag.generation.end_tokens import answer_ends
 from spec_rag.generation.generate import generate, generate_together
+from spec_rag.generation.row_streams import CountingStreamer
 from spec_rag.generation.sampling import SamplingConfig
 from spec_rag.models.model_pair import ModelPair
 from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
@@ -218,8 +219,28 @@ class ResultStream(Generic[R]):
             cancelled.set()
 
 
+class _Count:
+    """Tokens that were written so far."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    def add(self, tokens: int) -> None:
+        self.tokens += tokens
+
+
 class AnswerStream(ResultStream[Answer]):
     """The pieces of an answer's text; closing or dropping it stops the generation within two tokens."""
+
+    def __init__(self, run: Callable[[Callable[[str], None], Cancellation], Answer], count: _Count) -> None:
+        """Start `run(emit, cancelled)` in a thread of its own, which adds to `count` what it writes."""
+        self._count = count
+        super().__init__(run)
+
+    @property
+    def written_tokens(self) -> int:
+        """Tokens of the answer that were written so far, also where the stream is closed before its end."""
+        return self._count.tokens
 
     @property
     def answer(self) -> Answer | None:
@@ -253,12 +274,13 @@ def stream(
     ends = answer_ends(pair, sampling)
 
     def run(emit: Callable[[str], None], cancelled: Cancellation) -> Answer:
-        streamer = _PieceStreamer(lambda: AnswerText(tokenizer, sampling.stop, ends), emit)
+        streamer = CountingStreamer(_PieceStreamer(lambda: AnswerText(tokenizer, sampling.stop, ends), emit), count.add)
         return generate_together(
             pair, prompt, specpc, speckv, max_new_tokens, streamer=streamer, cancelled=cancelled, **options
         )
 
-    return AnswerStream(run)
+    count = _Count()
+    return AnswerStream(run, count)
 
 
 async def agenerate(

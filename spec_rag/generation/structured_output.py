@@ -96,6 +96,20 @@ class Constraint:
             return str(matcher.grammar_from_regex(self.text))
         return str(matcher.grammar_from_lark(self.text))
 
+    @property
+    def grammar_behind_space(self) -> str:
+        """The same with room for one space in front.
+
+        The usual first token of a sentencepiece tokenizer has it, and its decoder takes it away again.
+        """
+        matcher = llguidance().LLMatcher
+        if self.kind == "json":
+            body = json.dumps({**json.loads(self.text), "x-guidance": JSON_STYLE}, ensure_ascii=False)
+            return str(matcher.grammar_from_lark(f'start: " "? %json {body}'))
+        if self.kind == "regex":
+            return str(matcher.grammar_from_regex(f" ?(?:{self.text})"))
+        return self.grammar  # what goes on behind the beginning of a call
+
     def checked(self, name: str, given: Any) -> Constraint:
         """The constraint, if it can be read.
 

@@ -26,10 +26,15 @@ class FairLock:
     """FIFO lock, reentrant per thread. A waiter whose `cancelled` event is set leaves the queue.
 
     In a forked child the lock is held only if the forking thread held it. A fork waits briefly for holders in other
-    threads (`spec_rag.utils.forking.working`).
+    threads (`spec_rag.utils.forking.working`). Unlike a `threading` lock it is also released when its block is left
+    between two instructions.
+
+    Args:
+        is_work: False if no model runs while it is held, so that forks do not wait for its holders.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_work: bool = True) -> None:
+        self._is_work = is_work
         self._queue: deque[_Ticket] = deque()  # each operation on a deque is atomic
         renew_in_children(self)
 
@@ -38,7 +43,7 @@ class FairLock:
 
         A `spec_rag.Cancellation` ends the wait at once, any other event within 50 ms.
         """
-        return _Turn(self._queue, cancelled)
+        return _Turn(self._queue, cancelled, working() if self._is_work else None)
 
     @property
     def waiting(self) -> int:
@@ -72,20 +77,20 @@ class _Ticket:
 class _Turn(Switch[bool]):
     """One acquisition, from the wait to the end of the block."""
 
-    def __init__(self, queue: deque[_Ticket], cancelled: threading.Event | None) -> None:
+    def __init__(self, queue: deque[_Ticket], cancelled: threading.Event | None, work: Switch[None] | None) -> None:
         self._queue = queue
         self._cancelled = cancelled
         self._ticket = _Ticket()
-        self._work = working()
+        self._work = work
 
     def _on(self) -> bool:
         began = time.perf_counter()
         acquired = self._wait()
         _waited.seconds = getattr(_waited, "seconds", 0.0) + time.perf_counter() - began
-        if acquired:
-            self._work.__enter__()
-        else:
+        if not acquired:
             self._off()
+        elif self._work is not None:
+            self._work.__enter__()
         return acquired
 
     def _wait(self) -> bool:
@@ -107,9 +112,11 @@ class _Turn(Switch[bool]):
         return False
 
     def _off(self) -> None:
-        self._work.__exit__(None, None, None)
-        with contextlib.suppress(ValueError):
-            self._queue.remove(self._ticket)
+        if self._work is not None:
+            self._work.__exit__(None, None, None)
+        while self._ticket in self._queue.copy():  # more than once where it was interrupted and entered again
+            with contextlib.suppress(ValueError):
+                self._queue.remove(self._ticket)
         with contextlib.suppress(IndexError):
             self._queue[0].wake()
 

@@ -9,41 +9,23 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar, Token
+from contextlib import contextmanager
 from typing import Any
 
-from spec_rag.utils.switches import Switch
+from spec_rag.utils.switches import Scoped, Switch
 
 Listener = Callable[[str, int, int], None]
 """Called with a description, the number of steps done, and the total."""
 
 _REFRESH_SECONDS = 1.0
 
-# a ContextVar: the listener is set per request, far above the code that reports, and is copied into worker threads
-_listener: ContextVar[Listener | None] = ContextVar("spec_rag_progress", default=None)
+# per thread and task: it is set per request, far above the code that reports, and is copied into worker threads
+_listener: Scoped[Listener] = Scoped("spec_rag_progress")
 
 
 def listening(listener: Listener) -> Switch[None]:
     """Report progress inside the block to `listener` instead of a bar."""
-    return _Listening(listener)
-
-
-class _Listening(Switch[None]):
-    """Sets the listener and restores the previous one."""
-
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self._token: Token[Listener | None] | None = None
-
-    def _on(self) -> None:
-        self._token = _listener.set(self._listener)
-
-    def _off(self) -> None:
-        token, self._token = self._token, None
-        if token is not None:
-            with suppress(ValueError, RuntimeError):  # deleted in another thread or task
-                _listener.reset(token)
+    return _listener.set(listener)
 
 
 def current_listener() -> Listener | None:

@@ -6,8 +6,11 @@ between its `yield` and the block, leaves the effect in place.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -47,3 +50,57 @@ class Switch(Generic[T]):
     def __del__(self) -> None:
         if self._entered:
             self._off()
+
+
+@dataclass(eq=False)
+class _Entry:
+    """One value of a block, as long as it is on, and the entry around it."""
+
+    value: Any
+    outer: _Entry | None
+    is_on: bool = True
+
+
+class Scoped(Generic[T]):
+    """A value per thread and task that is set for the duration of a block.
+
+    Unlike a plain ContextVar it is unset also where the block is interrupted before its token is stored.
+
+    Args:
+        name: of the variable.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._variable: ContextVar[_Entry | None] = ContextVar(name, default=None)
+
+    def get(self) -> T | None:
+        """The value of the innermost block, or None outside of all."""
+        entry = self._variable.get()
+        while entry is not None and not entry.is_on:
+            entry = entry.outer
+        return None if entry is None else entry.value
+
+    def set(self, value: T) -> Switch[None]:
+        """Set the value inside the block."""
+        return _Setting(self._variable, value)
+
+
+class _Setting(Switch[None]):
+    """Sets a variable, and resets it."""
+
+    def __init__(self, variable: ContextVar[_Entry | None], value: Any) -> None:
+        self._variable = variable
+        self._entry = _Entry(value, None, is_on=False)
+        self._token: Token[_Entry | None] | None = None
+
+    def _on(self) -> None:
+        self._entry.outer = self._variable.get()
+        self._entry.is_on = True
+        self._token = self._variable.set(self._entry)
+
+    def _off(self) -> None:
+        self._entry.is_on = False
+        token, self._token = self._token, None
+        if token is not None:
+            with suppress(ValueError, RuntimeError):  # deleted in another thread or task
+                self._variable.reset(token)

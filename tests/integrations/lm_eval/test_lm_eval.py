@@ -103,6 +103,17 @@ def test_a_likelihood_is_the_dense_one_where_nothing_is_pruned() -> None:
     assert few.log_likelihood != pytest.approx(float(own), abs=1e-3)
 
 
+def test_a_choice_without_text_scores_0_and_the_others_go_on() -> None:
+    model = SpecRagLM(pair=tiny_pair())
+    requests = [
+        Instance("loglikelihood", {}, (TEXT.strip(), choice), i) for i, choice in enumerate([" Fenn", "", " Oda"])
+    ]
+    first, empty, last = model.loglikelihood(requests, disable_tqdm=True)
+    assert empty == (0.0, True)
+    assert first[0] < 0
+    assert last[0] < 0
+
+
 def test_what_decoding_writes_is_greedy() -> None:
     pair = tiny_pair()
     for speckv in (None, SpecKVConfig(max_capacity_prompt=48, lookahead="none")):

@@ -238,7 +238,7 @@ class TestPrompt:
 
     @pytest.mark.parametrize("kind", ["image_url", "image", "input_audio", "file", "video"])
     def test_media_are_refused(self, chat: ChatSpecKV, kind: str) -> None:
-        with pytest.raises(ValueError, match="text alone"):
+        with pytest.raises(ValueError, match="reads only text"):
             chat.invoke([HumanMessage([{"type": "text", "text": "What is it?"}, {"type": kind, kind: {}}])])
 
     def test_messages_without_a_place_are_refused(self, chat: ChatSpecKV) -> None:

@@ -77,7 +77,7 @@ def test_a_looping_model_on_this_machine_is_stopped(monkeypatch: pytest.MonkeyPa
             emit("1.")
         return Answer("".join(written), [], 5, 5, len(written), "cancelled")
 
-    monkeypatch.setattr(streaming, "stream", lambda *_, **__: streaming.AnswerStream(run))
+    monkeypatch.setattr(streaming, "stream", lambda *_, **__: streaming.AnswerStream(run, streaming.WrittenTokens()))
     shown: list[str] = []
     answer = LocalGenerator(tiny_pair()).answer([{"role": "user", "content": "Who?"}], 400, shown.append)
     assert answer.finish_reason == "repetition"

@@ -219,8 +219,8 @@ class ResultStream(Generic[R]):
             cancelled.set()
 
 
-class _Count:
-    """Tokens that were written so far."""
+class WrittenTokens:
+    """Counter of the tokens that a stream has written."""
 
     def __init__(self) -> None:
         self.tokens = 0
@@ -232,7 +232,7 @@ class _Count:
 class AnswerStream(ResultStream[Answer]):
     """The pieces of an answer's text; closing or dropping it stops the generation within two tokens."""
 
-    def __init__(self, run: Callable[[Callable[[str], None], Cancellation], Answer], count: _Count) -> None:
+    def __init__(self, run: Callable[[Callable[[str], None], Cancellation], Answer], count: WrittenTokens) -> None:
         """Start `run(emit, cancelled)` in a thread of its own, which adds to `count` what it writes."""
         self._count = count
         super().__init__(run)
@@ -279,7 +279,7 @@ def stream(
             pair, prompt, specpc, speckv, max_new_tokens, streamer=streamer, cancelled=cancelled, **options
         )
 
-    count = _Count()
+    count = WrittenTokens()
     return AnswerStream(run, count)
 
 

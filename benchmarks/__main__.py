@@ -40,6 +40,19 @@ app.command()(peer_timings)
 
 
 @app.command()
+def tool_replay(
+    count: Annotated[int, typer.Option(help="Number of tool outputs.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the selection.")] = 0,
+) -> None:
+    """Shorten tool outputs of installed packages and this repository, and check format, marks and handles."""
+    from benchmarks.tool_replay import outputs, replay
+
+    found = replay(outputs(count), seed)
+    typer.echo(str(found))
+    raise typer.Exit(bool(found.wrong))
+
+
+@app.command()
 def kinds(
     draft: console.Draft = None,
     embedder: Annotated[str | None, typer.Option(help="Package or folder of a sentence encoder.")] = None,

@@ -5,11 +5,13 @@ Knows Documents, callbacks and chains; what is kept of a document is the core's 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
+from annotated_types import Gt
 from langchain_core.callbacks import Callbacks, adispatch_custom_event, dispatch_custom_event
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSerializable
@@ -25,8 +27,10 @@ from spec_rag.errors import ConfigError, unknown_field
 from spec_rag.options.compression import CompressionConfig, CompressionOptions
 from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.options.presets import with_preset
+from spec_rag.options.tool_results import OnError
 from spec_rag.text.documents import is_vector, without_vectors
 from spec_rag.utils.cancellation import in_thread
+from spec_rag.utils.fail_open import fault_reason, is_fault, within
 from spec_rag.utils.forking import new_lock
 
 if TYPE_CHECKING:
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
     from spec_rag.report import Compression
     from spec_rag.results import CompressedDocument
 
+logger = logging.getLogger(__name__)
 DOCUMENTS_KEYS = ("documents", "context", "docs")
 EVENT = METADATA_KEY = "spec_pc"
 _making_stores = new_lock()
@@ -88,6 +93,11 @@ class SpecPCCompressor(
     originals: InstanceOf[Originals] | None = None
     """Where `expand_tool` finds documents again, by the `handle` among their figures; None is a store of its own, of at
     most 64 MiB of text."""
+    on_error: OnError = "original"
+    """After a fault, such as a draft out of memory: "original" returns the documents as they came, with the reason
+    under `not_shortened` among their figures; "raise" raises it. Wrong arguments always raise."""
+    deadline_seconds: Annotated[float, Gt(0)] | None = None
+    """Time for a call; what takes longer is a fault. None waits."""
     metadata_format: Literal["nested", "flat", "none"] = "nested"
     """How the figures stand in the metadata: a dict under `spec_pc`, flat keys `spec_pc_ratio` ... with plain values,
     which every vector store takes, or not at all."""
@@ -259,30 +269,53 @@ class SpecPCCompressor(
     def _compress(self, given: dict[str, Any], config: RunnableConfig) -> list[Document]:
         if not given["documents"]:
             return []
-        compression = self._call(given)
-        dispatch_custom_event(EVENT, _figures(compression), config=config)
+        try:
+            compression = self._compression(given, config)
+        except Exception as error:
+            return self._whole(given, error)
         return self._results(compression)
 
     async def _acompress(self, given: dict[str, Any], config: RunnableConfig) -> list[Document]:
         if not given["documents"]:
             return []
-        compression = await in_thread(lambda cancelled: self._call(given, cancelled))
+        try:
+            compression = await in_thread(lambda cancelled: self._call(given, cancelled))
+        except Exception as error:
+            return self._whole(given, error)
         await adispatch_custom_event(EVENT, _figures(compression), config=config)
         return self._results(compression)
 
+    def _compression(self, given: dict[str, Any], config: RunnableConfig) -> Compression:
+        compression = self._call(given, given.get("cancelled"))
+        dispatch_custom_event(EVENT, _figures(compression), config=config)
+        return compression
+
+    def _whole(self, given: Mapping[str, Any], error: Exception) -> list[Document]:
+        """The documents as they came, after a fault."""
+        if self.on_error == "raise" or not is_fault(error):
+            raise error
+        reason = fault_reason(error)
+        logger.warning("Documents are returned whole: %s. on_error='raise' raises it.", reason, exc_info=error)
+        added = {"nested": {METADATA_KEY: {"not_shortened": reason}}, "none": {}}
+        more = added.get(self.metadata_format, {f"{METADATA_KEY}_not_shortened": reason})
+        return [one.model_copy(update={"metadata": {**one.metadata, **more}}) for one in given["documents"]]
+
     def _call(self, given: Mapping[str, Any], cancelled: threading.Event | None = None) -> Compression:
-        return spec_rag.compress(
-            given["documents"],
-            given["query"],
-            draft=str(self.draft) if isinstance(self.draft, Path) else self.draft,
-            draft_options=cast(Any, self.draft_options),
-            index=cast("DocumentIndex | None", self.index),
-            embedder=self.embedder,
-            scorer=self.scorer,
-            count_with=self.count_with,
-            cancelled=cancelled,
-            **self._settings(),
-        )
+        def work(cancelled: threading.Event | None) -> Compression:
+            return spec_rag.compress(
+                given["documents"],
+                given["query"],
+                draft=str(self.draft) if isinstance(self.draft, Path) else self.draft,
+                draft_options=cast(Any, self.draft_options),
+                index=cast("DocumentIndex | None", self.index),
+                embedder=self.embedder,
+                scorer=self.scorer,
+                count_with=self.count_with,
+                cancelled=cancelled,
+                **self._settings(),
+            )
+
+        return within(work, self.deadline_seconds, cancelled)
 
     def _results(self, compression: Compression) -> list[Document]:
         self.store.remember(compression)

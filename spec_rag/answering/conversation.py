@@ -12,7 +12,6 @@ from typing import Generic, TypeVar
 
 from spec_rag.utils.lru_cache import LRUCache
 
-NOTHING_KEPT = "(Nothing in this result bears on the question.)"
 PAIR_BYTES = 128  # of two integers in a list, such as a span
 _ENTRY_BYTES = 512  # of a key, the address of something, and its place
 

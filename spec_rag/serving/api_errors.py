@@ -108,6 +108,8 @@ def for_operators(error: BaseException) -> str | None:
 
 def from_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
     """What a client is told of a body that does not fit the schema: the first wrong field, and where it is."""
+    # tags of the forms of a body are no fields
+    problems = [{**one, "loc": tuple(part for part in one["loc"] if not str(part).startswith("#"))} for one in problems]
     field = problems[0]["loc"][:2]
     # of a field that takes several forms, the form that was meant fails deepest
     first = max((one for one in problems if one["loc"][:2] == field), key=lambda one: len(_place(one["loc"])))

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response, UploadFile
+from fastapi.responses import JSONResponse
 
 from spec_rag.answering.answer import answer_messages
 from spec_rag.answering.chunking import DEFAULT_CHUNK_CHARS, Chunk, retrieve, split_chunks
@@ -22,7 +23,9 @@ from spec_rag.report import Compression
 from spec_rag.serving import state
 from spec_rag.serving.api_errors import ApiError
 from spec_rag.serving.document_schemas import (
+    CompressBody,
     CompressedText,
+    CompressMessages,
     CompressRequest,
     CompressResponse,
     Documents,
@@ -34,6 +37,7 @@ from spec_rag.serving.document_schemas import (
     Unit,
 )
 from spec_rag.serving.event_stream import DONE, Events, begun, event, while_connected
+from spec_rag.serving.guardrail_api import compress_messages
 from spec_rag.serving.settings import ServerSettings
 from spec_rag.text.documents import Document
 from spec_rag.utils.cancellation import in_thread
@@ -45,8 +49,10 @@ router = APIRouter(prefix="/v1", tags=["documents"])
 
 
 @router.post("/compress", responses={**_ERRORS, 200: {"model": CompressResponse, "content": {"text/event-stream": {}}}})
-async def compress(body: CompressRequest, request: Request) -> Response:
-    """Keep of the documents what matters for the question; nothing is asked of the model that answers."""
+async def compress(body: CompressBody, request: Request) -> Response:
+    """Keep of the documents what matters for the question, or shorten the tool results of `messages`."""
+    if isinstance(body, CompressMessages):
+        return JSONResponse((await compress_messages(body, request)).model_dump())
     server = state.of(request)
     config = server.settings.compression_with(body.settings())
     documents: list[Document] = as_given(body.documents, server.settings)

@@ -38,6 +38,8 @@ class Metrics:
             "compression_seconds_total", "Seconds in which the draft read, without waits.", **own
         )
         self.frozen = Counter("compression_reused_total", "Texts that were forwarded as compressed before.", **own)
+        self.whole = Counter("not_shortened_total", "Texts that stayed whole, by reason.", ["reason"], **own)
+        self.audit_saved = Counter("audit_tokens_saved_total", "Tokens that an audit would have saved.", **own)
         self.kv_dense = Counter("kv_bytes_dense_total", "KV bytes that pruned prompts would have held.", **own)
         self.kv_kept = Counter("kv_bytes_kept_total", "KV bytes that they did hold.", **own)
         build = Gauge("build_info", "The versions that run; always 1.", ["version", "python"], **own)

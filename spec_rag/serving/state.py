@@ -42,7 +42,11 @@ class ServerState:
 
     def __post_init__(self) -> None:
         self.conversations = Conversations(
-            self.engine, self.settings.min_chars, self.metrics, self.settings.conversation_bytes
+            self.engine,
+            self.settings.tool_result_options,
+            self.metrics,
+            self.settings.conversation_bytes,
+            is_audit=self.settings.audit,
         )
 
     def note_answer(self, request: Request, answer: Answer) -> None:

@@ -5,6 +5,7 @@ Knows nodes, their metadata and their events; what is kept is decided by the cor
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -31,15 +32,17 @@ import spec_rag
 from spec_rag.citations import Citation, citations_in
 from spec_rag.compression.encoding_cache import DocumentIndex
 from spec_rag.compression.originals import EXPAND, Originals, expander
-from spec_rag.errors import unknown_field
+from spec_rag.errors import ConfigError, unknown_field
 from spec_rag.handles import document_key, handle_of
 from spec_rag.options.compression import CompressionConfig, CompressionOptions
 from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 from spec_rag.options.presets import with_preset
+from spec_rag.options.tool_results import OnError
 from spec_rag.text.documents import without_vectors
 from spec_rag.text.messages import question_of
 from spec_rag.text.patterns import inline_flags
 from spec_rag.utils.cancellation import in_thread
+from spec_rag.utils.fail_open import fault_reason, is_fault, within
 from spec_rag.utils.forking import new_lock
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from spec_rag.results import CompressedDocument
     from spec_rag.text.token_counting import Counter
 
+logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)
 
 METADATA_KEY, HANDLE_KEY = "spec_pc", "spec_pc_handle"
@@ -102,6 +106,14 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
         repr=False,
         description="Where expand_tool finds nodes again, by the handle among their figures; None is a store of its "
         "own, of at most 64 MiB of text.",
+    )
+    on_error: OnError = Field(
+        default="original",
+        description="After a fault, such as a draft out of memory: 'original' returns the nodes as they came, with the "
+        "reason as spec_pc['not_shortened']; 'raise' raises it. Wrong arguments always raise.",
+    )
+    deadline_seconds: float | None = Field(
+        default=None, gt=0, description="Time for a call; what takes longer is a fault. None waits."
     )
     keep_empty: bool = Field(default=False, description="Let nodes go on of which nothing was kept, with empty text.")
     index: Annotated[DocumentIndex | str | Path | None, AfterValidator(DocumentIndex.of)] = Field(
@@ -224,6 +236,18 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
                 "Compression is guided by a question, and there is none: call "
                 "postprocess_nodes(nodes, query_str='...'), or give a query_bundle with a query_str."
             )
+        try:
+            return within(lambda own: self._compressed_nodes(nodes, query, own), self.deadline_seconds, cancelled)
+        except Exception as error:
+            if self.on_error == "raise" or not is_fault(error):
+                raise
+            reason = fault_reason(error)
+            logger.warning("Nodes are returned whole: %s. on_error='raise' raises it.", reason, exc_info=error)
+            return [_with_reason(node, reason) for node in nodes]
+
+    def _compressed_nodes(
+        self, nodes: list[NodeWithScore], query: str, cancelled: threading.Event | None
+    ) -> list[NodeWithScore]:
         started = time.perf_counter()
         draft = self.load()
         given = [node for node in nodes if _has_text(node.node)]
@@ -410,6 +434,17 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
         return {HANDLE_KEY: handle} if self.show_handle else {}
 
 
+def _with_reason(given: NodeWithScore, reason: str) -> NodeWithScore:
+    """A copy of a node that stays whole after a fault."""
+    node = given.node
+    update = {
+        "metadata": {**node.metadata, METADATA_KEY: {"not_shortened": reason}},
+        "excluded_llm_metadata_keys": _with_keys(node.excluded_llm_metadata_keys, METADATA_KEY),
+        "excluded_embed_metadata_keys": _with_keys(node.excluded_embed_metadata_keys, METADATA_KEY),
+    }
+    return NodeWithScore(node=node.model_copy(update=update), score=given.score)
+
+
 def _question(query_bundle: Any) -> str:
     """The text of a query bundle, which may hold messages or content parts; "" where there is none."""
     question = "" if query_bundle is None else question_of(query_bundle)
@@ -441,7 +476,7 @@ def _beside_metadata(
     before = sum(count(_text(node.node)) for node in nodes)
     budget = CompressionConfig(**settings).budget_tokens(before + metadata_tokens)
     if budget <= metadata_tokens:
-        raise ValueError(
+        raise ConfigError(
             f"The metadata of {len(nodes)} nodes takes {metadata_tokens} tokens of a budget of {budget}: raise "
             "max_tokens or ratio, retrieve fewer nodes, set excluded_llm_metadata_keys, or use metadata_mode='none'."
         )

@@ -22,7 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 import spec_rag
 from spec_rag.errors import ConfigError
-from spec_rag.serving import chat_api, compress_api, guardrail_api, operation_api
+from spec_rag.serving import chat_api, compress_api, guardrail_api, operation_api, responses_api
 from spec_rag.serving import upstream_routes as upstream_api
 from spec_rag.serving.api_errors import ApiError, from_validation
 from spec_rag.serving.conversations import NOT_SHORTENED
@@ -84,6 +84,7 @@ def create_app(
         compress_api.router,
         compress_api.rerank_router,
         guardrail_api.router,
+        *([responses_api.router] if settings.upstream is None else []),
         answering,
     ]
     for router in routers[:-1]:

@@ -63,6 +63,8 @@ class Round:
         sequence: number of events that the client has seen, where they are numbered.
         usage: of earlier rounds.
         output: items of /v1/responses that the client has seen.
+        identity: of the response that the client sees, that of the first round.
+        final_identity: of the upstream's last response.
     """
 
     shape: Shape
@@ -72,6 +74,7 @@ class Round:
     usage: dict[str, Any] = field(default_factory=dict)
     output: list[Any] = field(default_factory=list)
     identity: str | None = None
+    final_identity: str | None = None
     own_usage: dict[str, Any] = field(default_factory=dict)
     _blocks: dict[int, dict[str, Any]] = field(default_factory=dict)
     _places: dict[int, int] = field(default_factory=dict)
@@ -203,6 +206,11 @@ class Round:
     def _event(self, data: dict[str, Any]) -> Iterator[dict[str, Any]]:
         kind, place = data.get("type", ""), data.get("output_index")
         response = data.get("response")
+        if isinstance(response, dict):
+            self.final_identity = response.get("id")
+            self.identity = self.identity or self.final_identity
+            response = {**response, "id": self.identity}  # clients refuse a response whose id changes
+            data = {**data, "response": response}
         if self.number and kind in ("response.created", "response.in_progress", "response.queued"):
             return
         if kind == "response.output_item.added" and (data.get("item") or {}).get("name") != EXPAND:

@@ -241,8 +241,15 @@ class Tools:
             if kept < len(whole.strip()):
                 handle = self._originals.hold(whole, [], source)
                 left = len(whole) - kept
-                given = {"source": source, "characters": left, "of_characters": len(whole), "kind": kinds[source]}
-                found.append(Omitted(**given, handle=handle))
+                found.append(
+                    Omitted(
+                        source=source,
+                        characters=left,
+                        of_characters=len(whole),
+                        kind=kinds[source],
+                        handle=handle,
+                    )
+                )
         return found
 
 

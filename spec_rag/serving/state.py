@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import Request
 
@@ -15,9 +16,11 @@ from spec_rag.serving.engine import Engine
 from spec_rag.serving.metrics import Metrics
 from spec_rag.serving.settings import ServerSettings
 from spec_rag.serving.upstream import Upstream
+from spec_rag.utils.lru_cache import LRUCache
 
 # as many as one batch of answers: further readings would only delay it
 _READ_AND_UNANSWERED = 8
+_RESPONSES = 4096  # stored for /v1/responses
 
 
 @dataclass
@@ -36,6 +39,7 @@ class ServerState:
     draft_name: str
     model_name: str
     conversations: Conversations = field(init=False)
+    responses: LRUCache[str, dict[str, Any]] = field(init=False)
     upstream: Upstream | None = None
     started: int = field(default_factory=lambda: int(time.time()))
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READ_AND_UNANSWERED))
@@ -48,6 +52,8 @@ class ServerState:
             self.settings.conversation_bytes,
             is_audit=self.settings.audit,
         )
+
+        self.responses = LRUCache(max(self.settings.conversation_bytes // 4, 1), _RESPONSES)
 
     def note_answer(self, request: Request, answer: Answer) -> None:
         """Count an answer, and put its figures into the request's line of log."""

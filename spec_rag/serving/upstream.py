@@ -18,7 +18,9 @@ from spec_rag.serving.gateway_middleware import UpstreamCut
 from spec_rag.serving.metrics import Metrics
 from spec_rag.serving.settings import ServerSettings
 from spec_rag.serving.upstream_usage import UsageReader
+from spec_rag.utils.lru_cache import LRUCache
 
+_ALIASES = 65_536
 _CONNECT_SECONDS = 10.0
 _READY_SECONDS = 5.0
 # headers of one connection, or of one request as it is sent
@@ -41,6 +43,9 @@ class Upstream:
     Credentials of clients are forwarded only where this server has no keys of its own: neither `api_keys` nor
     `upstream_key`.
 
+    Attributes:
+        aliases: last response of several rounds by the id that the client was given (see `expand_rounds`).
+
     Args:
         settings: its base URL, its key, and how long it may be silent.
         metrics: its failures are counted.
@@ -52,6 +57,7 @@ class Upstream:
         self._key = settings.upstream_key
         self._forwards_credentials = not settings.api_keys and settings.upstream_key is None
         self._metrics = metrics
+        self.aliases: LRUCache[str, str] = LRUCache(_ALIASES)
         self._asked_at = -math.inf
         self._wrong: str | None = None
         timeout = httpx.Timeout(settings.timeout_seconds, connect=_CONNECT_SECONDS, pool=None)

@@ -89,6 +89,8 @@ async def _events(
             for name, one in own.feed(kind, data):
                 yield event if one is data else _written(name, one)
         if not own.continues:
+            if own.identity and own.final_identity not in (None, own.identity):
+                upstream.aliases.put(own.identity, str(own.final_identity), 1)
             if done:
                 yield done
             return

@@ -65,6 +65,8 @@ async def _shortened(request: Request, path: str) -> Response:
         noted, **({"whole": dict(conversation.whole)} if conversation.whole else {})
     )
     sent = {name: value for name, value in conversation.body.items() if name not in own}
+    known = _upstream(request).aliases.get(str(sent.get("previous_response_id")))
+    sent = sent if known is None else {**sent, "previous_response_id": known}
 
     def encode(changed: Mapping[str, Any]) -> bytes:
         return data if changed == body else with_changes(text, body, dict(changed)).encode("utf-8", "replace")

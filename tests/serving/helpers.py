@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
@@ -22,7 +23,7 @@ from spec_rag.results import Answer
 from spec_rag.serving.app import create_app
 from spec_rag.serving.engine import Engine, GenerationRequest, LocalEngine
 from spec_rag.serving.settings import ServerSettings
-from spec_rag.text.documents import Document
+from spec_rag.text.documents import Document, as_documents
 from spec_rag.text.units import unit_spans
 
 MODEL = "tiny-target"
@@ -66,7 +67,7 @@ class Light:
         texts = [document.text for document in documents]
         pieces = [text[a:b] for text in texts for a, b in unit_spans(text, "sentence")]
         reading = reading_of(texts, [zlib.crc32(piece.encode("utf-8", "replace")) / 2**31 - 1 for piece in pieces])
-        return keep(reading, config, words)
+        return keep(replace(reading, documents=as_documents(documents)), config, words)
 
     async def count(self, texts: Sequence[str]) -> int:
         return sum(map(words, texts))

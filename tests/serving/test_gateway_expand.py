@@ -177,6 +177,7 @@ def chat_streamed(events: list[Any]) -> tuple[str, list[str], dict[str, Any]]:
 def responses_streamed(events: list[Any]) -> tuple[str, list[str], dict[str, Any]]:
     assert [one["sequence_number"] for one in events] == list(range(len(events)))
     kinds = [one["type"] for one in events]
+    assert len({one["response"]["id"] for one in events if "response" in one}) == 1
     assert kinds.count("response.created") == kinds.count("response.completed") == 1
     added = [one for one in events if one["type"] == "response.output_item.added"]
     assert [one["output_index"] for one in added] == list(range(len(added)))
@@ -263,6 +264,14 @@ def test_where_the_tool_cannot_be_answered_it_is_not_offered(more: dict[str, Any
     with fronted(model) as url:
         ask(url, "chat", False, **more)
     assert "tools" not in model.bodies[0]
+
+
+def test_a_streamed_response_is_continued_from_its_last_round() -> None:
+    model = Model([("expand_document", {"handle": "x"})])
+    with fronted(model) as url:
+        ask(url, "responses", True)
+        ask(url, "responses", False, previous_response_id="rword1 ")
+    assert model.bodies[-1]["previous_response_id"] == "rword2 "
 
 
 def test_without_the_option_nothing_is_added() -> None:

@@ -25,7 +25,7 @@ DEFAULT_BUDGET_TOKENS = 300  # about a quarter of what is retrieved from long fi
 DEFAULT_ANSWER_TOKENS = 80
 UPSTREAM_ANSWER_TOKENS = 1024  # a larger model ends its answer by itself, and may think before it
 COMPRESSION = (
-    *("max_tokens", "ratio", "coverage", "preset", "scoring", "unit", "cascade", "likelihood", "calibration"),
+    *("max_tokens", "ratio", "coverage", "preset", "scoring", "unit", "cascade", "calibration"),
     *("language", "keep", "context_before", "context_after", "threshold"),
 )
 

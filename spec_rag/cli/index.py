@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command()(index)
 
 
-@compression_options("likelihood", "calibration", "language")
+@compression_options("calibration", "language")
 def index(
     files: console.Files,
     folder: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index; made if need be.")],
@@ -49,7 +49,7 @@ def index(
     One folder serves `spec-rag compress --index` and `spec-rag ask --index`, which say how many of their passages come
     from it.
 
-    Give --no-likelihood, --calibration and --language as the questions will: they decide how deep the draft reads, and
+    Give --calibration and --language as the questions will: they decide how deep the draft reads, and
     where passages end. Questions take the folder's storage by themselves.
     Files that are already there are skipped; an interrupted run goes on where it stopped.
     """

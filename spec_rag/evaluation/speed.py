@@ -76,7 +76,7 @@ def compress_seconds(draft: Draft, asked: AnsweredQuestion, embedder: Any) -> di
     ways: dict[str, tuple[Sequence[Document], dict[str, Any]]] = {
         "compress": (asked.documents, {}),
         "compress with retrieval scores": (scored, {}),
-        "compress by words": (asked.documents, {"cascade": "always", "likelihood": False}),
+        "compress by words": (asked.documents, {"cascade": "always"}),
     }
     for name, (documents, settings) in ways.items():
         with tempfile.TemporaryDirectory() as folder:

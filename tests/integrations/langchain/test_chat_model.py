@@ -384,7 +384,7 @@ class TestTools:
             tool_chat.bind_tools([search], tool_choice="find")
 
     def test_a_template_without_tools_is_refused_with_the_way_out(self, chat: ChatSpecKV) -> None:
-        with pytest.raises(NotImplementedError, match=r"tiny-target.*does not speak of tools"):
+        with pytest.raises(NotImplementedError, match=r"tiny-target.*does not support tools"):
             chat.bind_tools([search])
 
 

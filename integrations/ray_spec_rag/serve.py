@@ -6,13 +6,14 @@ serve run ray_spec_rag.serve:application target_replicas=2 draft_replicas=2
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
+from ray.serve.exceptions import BackPressureError, RayServeException
 
 from spec_rag.errors import unknown_field
 from spec_rag.options.compression import CompressionConfig, SpecKVConfig
@@ -26,6 +27,7 @@ from spec_rag.text.documents import Document
 from spec_rag.utils.progress import Listener
 
 _ATTEMPTS = 3  # a replica may die, and another answer
+_WAIT_SECONDS = 0.5  # before the second attempt; twice as long before the third
 
 T = TypeVar("T")
 
@@ -72,6 +74,9 @@ class TargetReplica:
 class RayEngine:
     """Engine of both deployments. A request whose replica dies is repeated, unless its stream has begun.
 
+    Attempts are separated by growing random waits, so that the requests of a dead replica do not arrive together at the
+    others. A request that finds a full queue is refused with status 429 and not repeated.
+
     Args:
         draft, target: handles of the deployments.
     """
@@ -108,6 +113,7 @@ class RayEngine:
         """See `spec_rag.serving.engine.Engine`."""
         begun = False
         for attempt in range(_ATTEMPTS):
+            await _wait(attempt)
             pieces = self._target.options(stream=True).stream.remote(request)
             try:
                 async for piece in pieces:
@@ -115,7 +121,7 @@ class RayEngine:
                     yield piece
                 return
             except (RayError, RayServeException) as error:
-                cause = _raised(error)
+                cause = _client_error(error)
                 if cause is not None or begun or attempt + 1 == _ATTEMPTS:
                     raise (cause or _lost()) from error
             finally:
@@ -125,6 +131,7 @@ class RayEngine:
 async def _asked(ask: Callable[[], Awaitable[T]]) -> T:
     """Await the response of a replica; repeat the request if the replica dies."""
     for attempt in range(_ATTEMPTS):
+        await _wait(attempt)
         response: Any = ask()
         try:
             answer: T = await response
@@ -133,14 +140,26 @@ async def _asked(ask: Callable[[], Awaitable[T]]) -> T:
             response.cancel()
             raise
         except (RayError, RayServeException) as error:
-            cause = _raised(error)
+            cause = _client_error(error)
             if cause is not None or attempt + 1 == _ATTEMPTS:
                 raise (cause or _lost()) from error
     raise _lost()
 
 
-def _raised(error: BaseException) -> BaseException | None:
-    """The error that the replica raised; None if the replica died."""
+async def _wait(attempt: int) -> None:
+    if attempt:
+        await asyncio.sleep(_WAIT_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+
+
+def _client_error(error: BaseException) -> BaseException | None:
+    """The error for the client if another attempt is useless; None if the replica died."""
+    if isinstance(error, BackPressureError):
+        return ApiError(
+            429,
+            "All replicas are busy and their queue is full: try again in a moment.",
+            code="queue_full",
+            headers={"Retry-After": "1"},
+        )
     cause = getattr(error, "cause", None)
     if isinstance(cause, BaseException):
         return cause
@@ -169,7 +188,8 @@ def application(arguments: Mapping[str, Any]) -> serve.Application:
 
     Args:
         arguments: fields of `ServerSettings` (`speckv` and `compression` as dicts), and for the draft and the target
-            `draft_replicas`, `target_replicas`, `draft_gpus`, `target_gpus`, `draft_cpus`, `target_cpus`.
+            `draft_replicas`, `target_replicas`, `draft_gpus`, `target_gpus`, `draft_cpus`, `target_cpus`. Each
+            deployment holds at most `max_requests` waiting requests besides those that run.
 
     Raises:
         ConfigError: a name is unknown, or a value is out of range.
@@ -194,6 +214,7 @@ def application(arguments: Mapping[str, Any]) -> serve.Application:
             "num_replicas": values.get(f"{who}_replicas", 1),
             "ray_actor_options": actor,
             "max_ongoing_requests": settings.max_requests,
+            "max_queued_requests": settings.max_requests,
         }
 
     draft = serve.deployment(DraftReplica).options(**options("draft")).bind(settings)

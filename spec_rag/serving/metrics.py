@@ -40,9 +40,7 @@ class Metrics:
         self.first_piece_seconds = Histogram(
             "first_piece_seconds", "From a request to the first piece of its stream.", buckets=_SECONDS, **common
         )
-        self.in_flight = Gauge(
-            "in_flight_requests", "Open requests.", multiprocess_mode="livesum", **common
-        )
+        self.in_flight = Gauge("in_flight_requests", "Open requests.", multiprocess_mode="livesum", **common)
         self.refused = Counter("refused_total", "Requests refused, by reason.", ["reason"], **common)
         self.left = Counter("clients_left_total", "Clients that disconnected before the end of the response.", **common)
         self.prompt_tokens = Counter("prompt_tokens_total", "Tokens of prompts before compression.", **common)

@@ -304,7 +304,7 @@ def test_the_page_is_answered_by_the_server_that_is_named(
     CliRunner().invoke(app, command)
     assert shown[1].endswith("?model=llama3.2%3Alatest"), "the server's only model"
     for options, says in (
-        (["--target", "m"], "--target m is for"),
+        (["--target", "m"], "--target m applies to"),
         (["--api-key-env", "NONE"], "NONE: this environment"),
     ):
         refused = CliRunner().invoke(app, [*command, *options])

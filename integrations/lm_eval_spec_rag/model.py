@@ -33,7 +33,8 @@ class SpecRagLM(TemplateLM):  # type: ignore[misc]
         speckv: config instead of `kv_capacity`.
         specpc: config instead of `prompt_capacity`.
         max_gen_toks: maximum tokens of an answer if the task has no limit.
-        batch_size, max_batch_size: accepted and ignored; requests are answered one by one.
+        batch_size: accepted and ignored; requests are answered one by one.
+        max_batch_size: accepted and ignored.
         device: device of both models.
     """
 

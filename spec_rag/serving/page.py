@@ -1,4 +1,4 @@
-"""The page of the server: its files, and what a browser may do with them. The page itself uses the API alone."""
+"""Static files of the web page, with security headers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Page(StaticFiles):
 
 
 def add_page(app: FastAPI) -> None:
-    """Serve the page under /app/, and lead there from /."""
+    """Serve the page under /app/ and redirect / to it."""
     folder = resources.files("spec_rag.serving").joinpath("web")
 
     @app.get("/", include_in_schema=False)

@@ -22,14 +22,23 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class GivenDocument(Body):
-    """A document that comes with a request."""
-
-    text: str
+class _DocumentFields(Body):
     title: str | None = None
     id: str | None = None
     metadata: dict[str, Any] | None = None
     score: Number | None = None
+
+
+class GivenDocument(_DocumentFields):
+    """A document that comes with a request."""
+
+    text: str
+
+
+class StoredDocument(_DocumentFields):
+    """A document whose text was uploaded before; `file` is the `id` in the response of /v1/read."""
+
+    file: str
 
 
 Documents = list[str | GivenDocument]
@@ -72,7 +81,7 @@ Question = Annotated[str, BeforeValidator(_question)]
 class CompressRequest(CompressionFields):
     """Documents, and the question that decides what is kept of them."""
 
-    documents: Documents
+    documents: list[str | GivenDocument | StoredDocument]
     query: Question
     top_k: Annotated[int, Field(strict=True, ge=1)] | None = None
     """Split the documents into chunks first, and compress only so many that share most with the question."""

@@ -22,8 +22,10 @@ from spec_rag.options.compression import CompressionConfig, SpecKVConfig
 from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.serving.settings import ServerSettings
 
-Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
-Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
+Host = Annotated[
+    str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.", envvar="SPEC_RAG_HOST")
+]
+Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535, envvar="SPEC_RAG_PORT")]
 Target = Annotated[str | None, typer.Option(help="Model that answers (default: SmolLM2-135M).")]
 Upstream = Annotated[
     str | None, typer.Option(help="Base URL of an OpenAI-compatible server that answers instead of --target.")

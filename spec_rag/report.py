@@ -33,6 +33,7 @@ _WHY: Mapping[Reason, str] = {
     "last": "among the last of its document",
     "floor": "its document's floor",
     "context": "next to a kept unit",
+    "structure": "a kept unit needs it",
     "cut": "its best words, which fitted",
     "whole": "everything fitted",
 }

@@ -122,7 +122,7 @@ class ServerSettings:
         for one in keep if isinstance(keep, list | tuple) else [keep]:
             if one not in (*PATTERNS, *self.compression.keep):
                 raise ConfigError(f"keep={one!r:.80}: a request may give {', '.join(map(repr, PATTERNS))}.")
-        if len(str(given.get("ellipsis", ""))) > MAX_ELLIPSIS:
+        if len(str(given.get("ellipsis") or "")) > MAX_ELLIPSIS:
             raise ConfigError(f"ellipsis={given['ellipsis']!r:.80}: a request may give {MAX_ELLIPSIS} characters.")
         if given.get("order", "given") != "given":
             raise ConfigError(f"order={given['order']!r:.80}: the documents of a response are in the request's order.")

@@ -124,7 +124,7 @@ class ServerSettings:
         for rule in keep if isinstance(keep, list | tuple) else [keep]:
             if rule not in (*PATTERNS, *self.compression.keep):
                 raise ConfigError(f"keep={rule!r:.80}: a request may give {', '.join(map(repr, PATTERNS))}.")
-        if len(str(options.get("ellipsis", ""))) > MAX_ELLIPSIS:
+        if len(str(options.get("ellipsis") or "")) > MAX_ELLIPSIS:
             raise ConfigError(f"ellipsis={options['ellipsis']!r:.80}: a request may give {MAX_ELLIPSIS} characters.")
         if options.get("order", "given") != "given":
             raise ConfigError(f"order={options['order']!r:.80}: responses keep the order of the request: give 'given'.")

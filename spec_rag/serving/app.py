@@ -53,7 +53,7 @@ def create_app(
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncGenerator[None, None]:
-        models = engine or await in_thread(lambda cancelled: LocalEngine.load(settings))
+        models: Engine = engine if engine is not None else await in_thread(lambda cancelled: LocalEngine.load(settings))
         target = settings.served_name or settings.target or ""
         server = ServerState(settings, metrics, models, settings.draft, target)
         app.state.server = server

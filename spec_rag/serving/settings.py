@@ -92,9 +92,7 @@ class ServerSettings:
         if any(not key.strip() or not key.isascii() for key in self.api_keys):
             raise ConfigError("api_keys: a key is empty or not ASCII, which no header can carry: give another key.")
         if self.compression.order != "given":
-            raise ConfigError(
-                f"compression.order={self.compression.order!r}: a server supports 'given' only."
-            )
+            raise ConfigError(f"compression.order={self.compression.order!r}: a server supports 'given' only.")
         for name in (
             *("max_body_bytes", "max_documents", "conversation_bytes"),
             *("max_completion_tokens", "max_requests"),

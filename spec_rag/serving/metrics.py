@@ -82,9 +82,9 @@ class Metrics:
         for path in self._shared.glob("gauge_live*_*.db"):
             pid = path.stem.rpartition("_")[2]
             if not _is_running(int(pid)):
-                mark_process_dead(pid, str(self._shared))
+                mark_process_dead(pid, str(self._shared))  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, str(self._shared))
+        MultiProcessCollector(registry, str(self._shared))  # type: ignore[no-untyped-call]
         return generate_latest(registry)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FinishReason = Literal["stop", "length", "cancelled", "repetition"]
-Reason = Literal["score", "keep", "first", "last", "floor", "context", "cut", "whole"]
+Reason = Literal["score", "keep", "first", "last", "floor", "context", "cut", "structure", "whole"]
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ class KeptUnit:
         tokens: its length in the budget's tokens.
         kept: whether it survived.
         reason: why: its "score", or what holds it: "keep" (a pattern), "first", "last", "floor" (of its document),
-            "context" (of a kept neighbour), "cut" (the best words of a unit that did not fit), "whole" (everything
-            fitted); None where it was dropped.
+            "context" (of a kept neighbour), "structure" (a kept unit needs it, such as a heading or a table header),
+            "cut" (the best words of a unit that did not fit), "whole" (everything fitted); None where it was dropped.
     """
 
     start: int

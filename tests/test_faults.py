@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from model_faults import (
-    _noting_caches,  # noqa: F401
     SPECKV,
     SPECPC,
     TEXTS,
+    _noting_caches,  # noqa: F401
     answered,
     breaking,
     full_cpu,

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from model_faults import (
-    _noting_caches,  # noqa: F401
     SPECKV,
     SPECPC,
+    _noting_caches,  # noqa: F401
     answered,
     leaving_nothing,
     poisoned,

@@ -21,8 +21,8 @@ from spec_rag.options.compression import CompressionConfig, SpecKVConfig
 from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.serving.settings import ServerSettings
 
-Host = Annotated[str, typer.Option(help="Listening address; 0.0.0.0 accepts other machines.")]
-Port = Annotated[int, typer.Option(help="Listening port.", min=1, max=65535)]
+Host = Annotated[str, typer.Option(help="Listening address; 0.0.0.0 accepts other machines.", envvar="SPEC_RAG_HOST")]
+Port = Annotated[int, typer.Option(help="Listening port.", min=1, max=65535, envvar="SPEC_RAG_PORT")]
 Target = Annotated[str | None, typer.Option(help="Model that answers (default: SmolLM2-135M).")]
 Upstream = Annotated[
     str | None, typer.Option(help="Base URL of an OpenAI-compatible server that answers instead of --target.")

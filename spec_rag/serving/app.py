@@ -53,9 +53,9 @@ def create_app(
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncGenerator[None, None]:
-        loaded = engine if engine is not None else await in_thread(lambda cancelled: LocalEngine.load(settings))
+        models: Engine = engine if engine is not None else await in_thread(lambda cancelled: LocalEngine.load(settings))
         target = settings.served_name or settings.target or ""
-        server = ServerState(settings, metrics, loaded, settings.draft, target)
+        server = ServerState(settings, metrics, models, settings.draft, target)
         app.state.server = server
         started()
         if settings.upstream is None:

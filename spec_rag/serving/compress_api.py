@@ -46,7 +46,8 @@ async def compress(body: CompressRequest, request: Request) -> Response:
     """Compress documents for a question; the target is not used."""
     server = state.of(request)
     config = server.settings.compression_with(body.settings())
-    documents: list[Document] = as_documents(body.documents, server.settings)
+    texts = server.files.resolve(state.client_of(request), body.documents)
+    documents: list[Document] = as_documents(texts, server.settings)
     if body.top_k is not None:
         documents = list(await in_thread(lambda cancelled: _chunks(documents, body)))
 
@@ -130,21 +131,36 @@ def _as_returned(document: str | RerankText) -> dict[str, Any]:
 
 
 @router.post("/read", responses={**_ERRORS, 200: {"content": {"text/event-stream": {}}}})
-async def read(file: UploadFile, request: Request, stream: Annotated[bool, Form()] = False) -> Any:
+async def read(
+    file: UploadFile,
+    request: Request,
+    stream: Annotated[bool, Form()] = False,
+    encoding: Annotated[str | None, Form(pattern="^[A-Za-z0-9_.:-]{1,40}$")] = None,
+) -> Any:
     """Extract the text of a file: text, Markdown, HTML, PDF, .docx, EPUB, notebooks, data or source code.
 
-    With `stream`, the response is events: the progress, then the document or an error.
+    `id` names the text in later requests: {"file": id} in the `documents` of /v1/compress. `page_starts` has the
+    index of the first character of each page of a PDF. `encoding` applies to text and HTML; the default is UTF-8, or
+    what the file declares. With `stream`, the response is events: the progress, then the document or an error.
     """
     data = await file.read()
     name = (file.filename or "").replace("\\", "/").rpartition("/")[2]
 
     async def extracted() -> dict[str, Any]:
         try:
-            document = await in_thread(lambda cancelled: read_bytes(name, data))
-        except UnreadableFileError as error:
+            document = await in_thread(lambda cancelled: read_bytes(name, data, encoding=encoding))
+        except (UnreadableFileError, UnicodeError) as error:  # codecs such as "idna" raise the latter
             raise ApiError(400, str(error), param="file", code="unreadable_file") from error
-        tokens = await state.of(request).engine.count([document.text])
-        return {"object": "document", "name": name, "title": document.title, "text": document.text, "tokens": tokens}
+        server = state.of(request)
+        return {
+            "object": "document",
+            "id": server.files.put(state.client_of(request), document.text),
+            "name": name,
+            "title": document.title,
+            "text": document.text,
+            "tokens": await server.engine.count([document.text]),
+            "page_starts": document.metadata.get("page_starts", []),
+        }
 
     async def events() -> AsyncGenerator[bytes, None]:
         yield event({"object": "progress", "what": "Reading", "done": 0, "total": 1})

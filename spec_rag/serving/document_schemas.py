@@ -22,14 +22,23 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class RequestDocument(Body):
-    """A document of a request."""
-
-    text: str
+class _DocumentFields(Body):
     title: str | None = None
     id: str | None = None
     metadata: dict[str, Any] | None = None
     score: Number | None = None
+
+
+class RequestDocument(_DocumentFields):
+    """A document of a request."""
+
+    text: str
+
+
+class StoredDocument(_DocumentFields):
+    """A document whose text was uploaded before; `file` is the `id` in the response of /v1/read."""
+
+    file: str
 
 
 Documents = list[str | RequestDocument]
@@ -72,7 +81,7 @@ Question = Annotated[str, BeforeValidator(_question)]
 class CompressRequest(CompressionFields):
     """Documents and a question."""
 
-    documents: Documents
+    documents: list[str | RequestDocument | StoredDocument]
     query: Question
     top_k: Annotated[int, Field(strict=True, ge=1)] | None = None
     """Split the documents into chunks, and compress only the best chunks by BM25."""

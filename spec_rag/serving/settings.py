@@ -92,9 +92,7 @@ class ServerSettings:
         if any(not key.strip() or not key.isascii() for key in self.api_keys):
             raise ConfigError("api_keys: a key is empty or not ASCII, which no header can carry: give another key.")
         if self.compression.order != "given":
-            raise ConfigError(
-                f"compression.order={self.compression.order!r}: a server supports 'given' only."
-            )
+            raise ConfigError(f"compression.order={self.compression.order!r}: a server supports 'given' only.")
         for name in (
             *("max_body_bytes", "max_documents", "conversation_bytes"),
             *("max_completion_tokens", "max_requests"),
@@ -124,7 +122,7 @@ class ServerSettings:
         for rule in keep if isinstance(keep, list | tuple) else [keep]:
             if rule not in (*PATTERNS, *self.compression.keep):
                 raise ConfigError(f"keep={rule!r:.80}: a request may give {', '.join(map(repr, PATTERNS))}.")
-        if len(str(options.get("ellipsis", ""))) > MAX_ELLIPSIS:
+        if len(str(options.get("ellipsis") or "")) > MAX_ELLIPSIS:
             raise ConfigError(f"ellipsis={options['ellipsis']!r:.80}: a request may give {MAX_ELLIPSIS} characters.")
         if options.get("order", "given") != "given":
             raise ConfigError(f"order={options['order']!r:.80}: responses keep the order of the request: give 'given'.")

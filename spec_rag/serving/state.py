@@ -14,6 +14,7 @@ from spec_rag.serving.conversations import Conversations
 from spec_rag.serving.engine import Engine
 from spec_rag.serving.metrics import Metrics
 from spec_rag.serving.settings import ServerSettings
+from spec_rag.serving.stored_files import StoredFiles
 from spec_rag.serving.upstream import Upstream
 
 # one batch of answers; scoring documents of more requests would delay it
@@ -35,6 +36,7 @@ class ServerState:
     draft_name: str
     model_name: str
     conversations: Conversations = field(init=False)
+    files: StoredFiles = field(init=False)
     upstream: Upstream | None = None
     started: int = field(default_factory=lambda: int(time.time()))
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READ_AND_UNANSWERED))
@@ -43,6 +45,7 @@ class ServerState:
         self.conversations = Conversations(
             self.engine, self.settings.min_chars, self.metrics, self.settings.conversation_bytes
         )
+        self.files = StoredFiles(self.settings.conversation_bytes)
 
     def note_answer(self, request: Request, answer: Answer) -> None:
         """Count an answer in the metrics and the log line of its request."""

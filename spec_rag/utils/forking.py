@@ -112,8 +112,8 @@ def _locks_of_cached_properties() -> Iterator[Any]:
     for name, module in list(sys.modules.items()):
         if "spec_rag" in name:
             for owner in [value for value in vars(module).values() if isinstance(value, type)]:
-                properties: list[Any] = [value for value in vars(owner).values() if isinstance(value, cached_property)]
-                yield from (value.lock for value in properties)
+                properties = (value for value in vars(owner).values() if isinstance(value, cached_property))
+                yield from (getattr(value, "lock") for value in properties)  # noqa: B009 (no attribute of its type)
 
 
 def _after_fork_in_child() -> None:

@@ -28,7 +28,7 @@ from spec_rag.serving.metrics import Metrics
 from spec_rag.serving.request_texts import GivenText, RequestTexts, replaced
 from spec_rag.text.documents import Document
 from spec_rag.text.spans import Span
-from spec_rag.text.units import kept_text, touched
+from spec_rag.text.units import kept_text, touched, unit_structure
 from spec_rag.tool_results.shorten import Plan, ShortenedResult, call_question, plan_result
 from spec_rag.utils.cancellation import in_thread
 from spec_rag.utils.fail_open import fault_reason
@@ -136,8 +136,8 @@ class Conversations:
         Args:
             request: as the client sent it.
             documents: what comes with a chat beside its messages.
-            config: how they are compressed.
-            owner: who asks.
+            config: compression config.
+            owner: hash of the client's credentials.
             options: how tool results are shortened; None takes the server's.
 
         Raises:
@@ -284,12 +284,15 @@ def _bytes_of(block: Block) -> int:
 
 
 def _block(compression: Compression, addressed: Mapping[str, Document], shown: Mapping[str, Sequence[Span]]) -> Block:
+    settings = compression.settings
+    ellipsis = "" if settings["ellipsis"] is None and settings["unit"] == "token" else settings["ellipsis"]
     texts: list[str] = []
     new: dict[str, list[Span]] = {}
     for name, left in zip(addressed, compression.documents, strict=True):
         spans = without(left.spans, shown[name])
         new[name] = spans
-        text = kept_text(left.original_text, spans, str(compression.settings.get("ellipsis", "")))
+        structure = unit_structure(left.original_text, settings["unit"], settings["language"])
+        text = kept_text(left.original_text, spans, ellipsis, structure)
         if text.strip():
             texts.append(f"{left.title}: {text}" if left.title else text)
     if not any(shown.values()):

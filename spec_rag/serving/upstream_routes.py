@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from spec_rag.compression.originals import expander
 from spec_rag.serving import state
 from spec_rag.serving.api_errors import ApiError, from_validation
-from spec_rag.serving.compress_api import as_given, compression_for
+from spec_rag.serving.compress_api import as_documents, compression_for
 from spec_rag.serving.conversations import NOT_SHORTENED
 from spec_rag.serving.document_schemas import Documents
 from spec_rag.serving.event_stream import while_connected
@@ -57,7 +57,7 @@ async def _shortened(request: Request, path: str) -> Response:
     config = compression_for(given, server.settings)
     documents = _documents(body) if shape == "chat" else []
     shortening = server.conversations.shortened(
-        RequestTexts.of(shape, body), as_given(documents, server.settings), config, state.client_of(request)
+        RequestTexts.of(shape, body), as_documents(documents, server.settings), config, state.client_of(request)
     )
     conversation = await while_connected(request, shortening)
     noted = {"tokens_before": conversation.tokens_before, "tokens_after": conversation.tokens_after}

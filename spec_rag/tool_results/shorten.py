@@ -26,7 +26,7 @@ from spec_rag.tool_results.line_pieces import diff_pieces, folded_paths, log_pie
 from spec_rag.tool_results.lines import Lines
 from spec_rag.tool_results.pieces import ALWAYS, LEAST, NEVER, Omission, Piece, Structure, piece_scores
 
-NOTHING_KEPT = "(Nothing in this result bears on the question.)"
+NOTHING_KEPT = "(Nothing in this result is relevant to the question.)"
 _REQUIRED = ("keep", "first", "last", "floor", "context")
 _EXCERPT = "# [Excerpt: this does not compile as it stands.]\n"
 MAX_ARGUMENTS = 2000  # characters of a call that take part in the question

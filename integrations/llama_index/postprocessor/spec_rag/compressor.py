@@ -58,6 +58,10 @@ _making_stores = new_lock()
 _OTHER_NAMES = {"embeddings": "embedder", "embed_model": "embedder"}
 
 
+def _metadata_mode(given: str) -> MetadataMode:
+    return MetadataMode(given)  # the enum itself is no validator: its signature differs between versions of Python
+
+
 class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
     """Keeps of the retrieved nodes the sentences that matter for the query, each node for itself.
 
@@ -86,7 +90,7 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
         default="draft",
         description="What the budget's tokens are: 'draft', a tiktoken or OpenAI model name, a tokenizer, a function.",
     )
-    metadata_mode: Annotated[MetadataMode | Literal["none", "llm", "embed", "all"], AfterValidator(MetadataMode)] = (
+    metadata_mode: Annotated[MetadataMode | Literal["none", "llm", "embed", "all"], AfterValidator(_metadata_mode)] = (
         Field(
             default=MetadataMode.NONE,
             description="LLM counts the metadata that synthesizers put before each node's text into the budget.",

@@ -53,7 +53,7 @@ def kinds(
 
     console.quiet_transformers()
     encoder = load_embedder(embedder) if embedder else None
-    chosen = run.variants_for(draft or DEFAULT_DRAFT, encoder, _listed(variants))
+    chosen = run.variants_for(encoder, _listed(variants))
     reader = Draft.of(draft or DEFAULT_DRAFT)
     for kind, asked in questions_by_kind().items():
         typer.echo(f"\n{kind}\n\n{run.kept_table(run.kept_answers(reader, asked, chosen, embedder=encoder))}")

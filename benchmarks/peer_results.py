@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.cases import LongCase, best_f1, exact_match
 from benchmarks.grid import Tasks
-from spec_rag.evaluation.records import Scored
+from benchmarks.records import Scored
 from spec_rag.text.documents import Document
 
 Count = Callable[[str], int]

@@ -18,8 +18,7 @@ from spec_rag.compression.compress import compress
 from spec_rag.compression.document_draft import Draft
 from spec_rag.errors import UnreadableFileError
 from spec_rag.evaluation import kept as run
-from spec_rag.evaluation.budgets import PARTS
-from spec_rag.evaluation.case import Case
+from spec_rag.evaluation.case import PARTS, Case
 from spec_rag.evaluation.metrics import holds_answer
 from spec_rag.evaluation.questions import AnsweredQuestion, read_questions
 from spec_rag.evaluation.variants import EMBEDDED, VARIANTS
@@ -106,7 +105,6 @@ def test_the_default_variant_is_what_compress_does(draft: Draft) -> None:
 def test_what_a_variant_changes_is_changed_in_compress_too(draft: Draft) -> None:
     case = Case(draft, ASKED)
     changed: dict[str, dict[str, object]] = {
-        "- likelihood": {"likelihood": False},
         "- links": {"title_links": False},
         "words choose what is read": {"cascade": "always"},
         "paper by sentence": {"scoring": "joint", "title_links": False},

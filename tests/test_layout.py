@@ -18,7 +18,7 @@ FLOORS = [
     ["models", "loaders"],
     ["attention"],
     ["compression", "generation"],
-    ["answering"],
+    ["answering", "tool_results"],
     ["calibration"],
     ["evaluation"],
     ["serving"],

@@ -26,7 +26,7 @@ SCORES = [0.5, -1.0, -0.9, -0.8, 2.0, -0.2, 0.3, -0.6, 1.5, -0.3, 0.1, -1.2]
 def kept(budget: int, texts: list[str] = TEXTS, scores: list[float] = SCORES, **settings: Any) -> dict[str, str]:
     """Kept units and why."""
     reading = reading_of(texts, scores, settings.get("unit", "sentence"))
-    found = select(reading, CompressionConfig(**settings), words, budget)
+    found = select(reading, CompressionConfig(**{"ellipsis": "", **settings}), words, budget)
     return {
         texts[d][a:b]: reason
         for d, one in enumerate(found)
@@ -287,7 +287,9 @@ def test_a_compression_says_why_each_unit_stayed() -> None:
 
 
 def test_a_threshold_reads_and_drops_though_everything_would_fit() -> None:
-    result = compress([LAMP, FERRY], "Who lit it?", draft=tiny_pair(), max_tokens=10_000, threshold=0.0)
+    result = compress(
+        [LAMP, FERRY], "Who lit it?", draft=tiny_pair(), calibration=None, max_tokens=10_000, threshold=0.0
+    )
     units = [u for d in result.documents for u in d.units]
     assert {u.kept for u in units} == {True, False}
     assert all(u.kept == (u.importance >= 0.0) for u in units)

@@ -18,6 +18,7 @@ from spec_rag.compression.encoding_cache import DocumentIndex
 from spec_rag.compression.passages import Passage
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.text.documents import Document
+from spec_rag.text.structure.outline import Structure
 from spec_rag.text.units import Span
 
 
@@ -36,6 +37,7 @@ class CompressionRequest:
         scorer: whatever else says how well a text answers a question, or None.
         backend: kernel backend; None chooses by device.
         cancelled: an event that ends the work when it is set, or None.
+        structures: per document, the kinds and needs of its units; empty where they are not known.
     """
 
     documents: Sequence[Document]
@@ -48,6 +50,7 @@ class CompressionRequest:
     scorer: Any = None
     backend: str | None = None
     cancelled: threading.Event | None = None
+    structures: Sequence[Structure] = ()
 
     @cached_property
     def owners(self) -> list[int]:
@@ -56,8 +59,13 @@ class CompressionRequest:
 
     @cached_property
     def unit_texts(self) -> list[str]:
-        """The text of each unit."""
-        return [self.documents[d].text[a:b] for d, spans in enumerate(self.units) for a, b in spans]
+        """The text of each unit, behind the text of what it needs."""
+        structures = self.structures or [Structure.plain(spans) for spans in self.units]
+        return [
+            structure.shown_text(document.text, unit)
+            for document, structure in zip(self.documents, structures, strict=True)
+            for unit in range(len(structure.spans))
+        ]
 
 
 @dataclass(frozen=True)
@@ -72,14 +80,10 @@ class Features:
         attention: [layers, heads, tokens], the most that the question attends to each token; or [1, 1, tokens]. 0 in
             passages that were not read; empty before any was.
         read: bool [passages], which of them the draft has read; None for all.
-        unit_heads: [layers, heads], how far each head is trusted to tell units apart, or None.
-        passage_heads: the same for passages.
-        log_likelihood: [passages, question tokens], log p of the question's own tokens given each passage, nan for a
-            passage that was not asked; or None.
         similarity: [units], embedding similarity of unit and question, or None.
         scorer: [units], what a scorer of the user's own says, of which only the order counts; or None.
         retrieval: [units], the retriever's score of the unit's document, scaled into [-1, 1], or None.
-        words: [units], how many telling words the unit and its passage share with the question, or None.
+        text: float32 [units, features], the features TEXT of `readout`, not standardised; or None.
         titles: [units], how far the title of the unit's document states the question (0 to 1), or None.
         links: float64 [links, 3], a unit, a document whose title it names, and how far (0 to 1); or None.
     """
@@ -90,12 +94,9 @@ class Features:
     passage_ranges: Tensor
     attention: Tensor
     read: Tensor | None = None
-    unit_heads: Tensor | None = None
-    passage_heads: Tensor | None = None
-    log_likelihood: Tensor | None = None
     similarity: Tensor | None = None
     scorer: Tensor | None = None
     retrieval: Tensor | None = None
-    words: Tensor | None = None
+    text: Tensor | None = None
     titles: Tensor | None = None
     links: Tensor | None = None

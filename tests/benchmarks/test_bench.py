@@ -12,14 +12,14 @@ from typer.testing import CliRunner
 
 from benchmarks import report, runner, timings
 from benchmarks.__main__ import app
+from benchmarks.budgets import budgets_of
 from benchmarks.grid import method_names
 from benchmarks.runner import Bench
 from benchmarks.stages import STAGES, Stage
 from benchmarks.timings import Timed
 from spec_rag.compression.document_draft import Draft
-from spec_rag.evaluation.budgets import budgets_of
+from spec_rag.evaluation.json_lines import read_lines
 from spec_rag.evaluation.questions import AnsweredQuestion
-from spec_rag.evaluation.records import read_lines
 from spec_rag.evaluation.speed import joint_prompt
 from spec_rag.text.documents import Document
 from spec_rag.text.tokenization import text_ids
@@ -134,10 +134,10 @@ def test_every_way_of_generating_tells_its_figures(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(timings, "_pair", lambda: pair)
     monkeypatch.setattr(timings, "NEW_TOKENS", 2)
     monkeypatch.setattr(timings, "_documents", lambda tokens: timings.generated_documents(Draft.of(pair), 3, 400))
-    for name in ("dense", "SpecKV", "SnapKV", "SpecPC, documents read before"):
+    for name in ("dense", "SpecKV", "SnapKV", "SpecPC, indexed"):
         figures = timings.generations()[name](1000)
         assert figures["first_token_seconds"] > 0
-        assert (figures["prompt_tokens"] == 1000) == (name != "SpecPC, documents read before")
+        assert (figures["prompt_tokens"] == 1000) == (name != "SpecPC, indexed")
     timings._filled.cache_clear()
     row = Timed("generation", 1000, "dense", figures, "code")
     assert Timed.from_json(row.to_json()) == row

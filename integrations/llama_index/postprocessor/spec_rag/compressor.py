@@ -1,46 +1,30 @@
-"""SpecPCCompressor: LlamaIndex's names for `spec_rag.compress`.
-
-Knows nodes, their metadata and their events; what is kept is decided by the core.
-"""
+"""SpecPCCompressor: a LlamaIndex node postprocessor."""
 
 from __future__ import annotations
 
 import re
 import threading
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-from llama_index.core.bridge.pydantic import (
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    field_serializer,
-    field_validator,
-    model_validator,
-)
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_serializer
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, ImageNode, MetadataMode, Node, NodeWithScore, QueryBundle, TextNode
 from llama_index.llms.spec_rag.load_options import PlainLoadOptions, refuse_remote_code
 from llama_index.postprocessor.spec_rag.events import CompressionEvent
-from pydantic import AfterValidator
+from pydantic import AfterValidator, InstanceOf
 
 import spec_rag
-from spec_rag.citations import Citation, citations_in
-from spec_rag.compression.encoding_cache import DocumentIndex
+from spec_rag.compression.compressor_settings import METADATA_KEY, CompressorSettings, Index, unserialized
 from spec_rag.compression.originals import EXPAND, Originals, expander
-from spec_rag.errors import unknown_field
 from spec_rag.handles import document_key, handle_of
-from spec_rag.options.compression import CompressionConfig, CompressionOptions
-from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
-from spec_rag.options.presets import with_preset
+from spec_rag.options.compression import CompressionConfig
+from spec_rag.options.loading import LoadOptions
 from spec_rag.text.documents import without_vectors
 from spec_rag.text.messages import question_of
 from spec_rag.text.patterns import inline_flags
 from spec_rag.utils.cancellation import in_thread
-from spec_rag.utils.forking import new_lock
 
 if TYPE_CHECKING:
     from llama_index.core.base.base_retriever import BaseRetriever
@@ -53,125 +37,53 @@ if TYPE_CHECKING:
 
 dispatcher = get_dispatcher(__name__)
 
-METADATA_KEY, HANDLE_KEY = "spec_pc", "spec_pc_handle"
-_making_stores = new_lock()
-_OTHER_NAMES = {"embeddings": "embedder", "embed_model": "embedder"}
+HANDLE_KEY = f"{METADATA_KEY}_handle"
 
 
 def _metadata_mode(given: str) -> MetadataMode:
     return MetadataMode(given)  # the enum itself is no validator: its signature differs between versions of Python
 
 
-class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
-    """Keeps of the retrieved nodes the sentences that matter for the query, each node for itself.
+class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
+    """Compresses retrieved nodes for the query.
 
-    Nodes go on as copies with their ids, scores, relationships, metadata and order (unless `order` says otherwise); the
-    ones that came in are not changed. Each copy's metadata has one more key, `spec_pc`, hidden from the LLM and the
-    embedding model, and without the embedding of a text that was shortened: `{original_tokens, compressed_tokens,
-    ratio, draft_model, kept_spans, handle}`, spans being character ranges of the node's text, also where it has been
-    through a compressor before, and the handle being for `expand_tool`. `start_char_idx` and `end_char_idx` cover what
-    was kept, where they described the node's text. Nodes without text, images among them, go on as they are, in their
-    places. Where all nodes fit the budget, their text is not touched. The settings of the compression are the fields of
-    CompressionOptions (docs/options.md).
+    The results are copies with the same ids, scores, relationships, metadata and order (unless `order` is set), without
+    embeddings of shortened texts. The metadata key `spec_pc`, hidden from LLM and embedding model, has original_tokens,
+    compressed_tokens, ratio, draft_model, handle (for `expand_tool`) and kept_spans: character ranges in the original
+    text, also after several compressions. `start_char_idx` and `end_char_idx` enclose the kept text if they described
+    the original text. Nodes without text, such as images, and nodes within the budget are returned unchanged. The
+    settings are the fields of CompressionOptions (docs/options.md).
 
     Raises:
         ValidationError: (a ValueError) a setting is out of range or unknown.
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
-    draft: Any = Field(
-        default=DEFAULT_DRAFT, description="The small model that reads: a name or path, or loaded models."
-    )
-    draft_options: PlainLoadOptions | None = Field(
-        default_factory=LoadOptions, description="How to load the draft: LoadOptions or a dict of its fields."
-    )
-    count_with: Any = Field(
-        default="draft",
-        description="What the budget's tokens are: 'draft', a tiktoken or OpenAI model name, a tokenizer, a function.",
-    )
+    draft_options: PlainLoadOptions | None = Field(default_factory=LoadOptions)
+    """How the draft is loaded: LoadOptions or a dict of its fields."""
+    index: Index = unserialized("index")
+    embedder: Any = unserialized("embedder")
+    scorer: Any = unserialized("scorer")
+    originals: InstanceOf[Originals] | None = unserialized("originals")
     metadata_mode: Annotated[MetadataMode | Literal["none", "llm", "embed", "all"], AfterValidator(_metadata_mode)] = (
-        Field(
-            default=MetadataMode.NONE,
-            description="LLM counts the metadata that synthesizers put before each node's text into the budget.",
-        )
+        MetadataMode.NONE
     )
-    show_handle: bool = Field(
-        default=False,
-        description="Put each node's handle, for expand_tool, where the LLM sees it: spec_pc_handle in the metadata.",
-    )
-    originals: Originals | None = Field(
-        default=None,
-        exclude=True,
-        repr=False,
-        description="Where expand_tool finds nodes again, by the handle among their figures; None is a store of its "
-        "own, of at most 64 MiB of text.",
-    )
-    keep_empty: bool = Field(default=False, description="Let nodes go on of which nothing was kept, with empty text.")
-    index: Annotated[DocumentIndex | str | Path | None, AfterValidator(DocumentIndex.of)] = Field(
-        default=None,
-        exclude=True,
-        repr=False,
-        description="Where encoded nodes are kept for the next query: a DocumentIndex, or the path of its folder.",
-    )
-    embedder: Any = Field(
-        default=None,
-        exclude=True,
-        repr=False,
-        description="An embedding model whose similarities take part: BaseEmbedding, or a function.",
-    )
-
-    scorer: Any = Field(
-        default=None,
-        exclude=True,
-        repr=False,
-        description="What else says how well a text answers a question: a reranker of LlamaIndex, a cross-encoder, or "
-        "a function; its order joins the score (docs/scorers.md).",
-    )
-
-    if TYPE_CHECKING:  # other names of `embedder`
-        embeddings: Any = None
-        embed_model: Any = None
+    """LLM counts the metadata that synthesizers put before the text of each node as part of the budget."""
+    show_handle: bool = False
+    """Show the handle for expand_tool to the LLM, as `spec_pc_handle` in the metadata."""
 
     _loaded: Any = PrivateAttr(default=None)
-    _own_originals: Any = PrivateAttr(default=None)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_names(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        given = {_OTHER_NAMES.get(name, name): value for name, value in dict[str, Any](given).items()}
-        given = {**with_preset(given), "preset": given.get("preset")}
-        for name in given:
-            if name not in cls.model_fields and name != "class_name":
-                raise unknown_field(cls.__name__, name, cls.model_fields)
-        return given
-
-    @field_validator("draft")
-    @classmethod
-    def _check_draft(cls, draft: Any) -> Any:
-        if isinstance(draft, str | Path):
-            return str(draft)
-        # by what it has, so that checking a name does not import transformers
-        if any(hasattr(draft, part) for part in ("get_decoder", "model", "draft_name")):
-            return draft
-        raise ValueError(f"draft of type {type(draft).__name__}: give a name, a path, or a loaded model or ModelPair.")
 
     @field_serializer("keep")
     def _keep_by_name(self, keep: tuple[Any, ...]) -> list[str]:
-        for one in keep:
-            if callable(one):
+        for rule in keep:
+            if callable(rule):
                 raise ValueError(
-                    f"keep={getattr(one, '__name__', one)!r:.80} is a function, which cannot be serialised: give names "
-                    "and regular expressions, or leave it out of the dict (exclude={'keep'})."
+                    f"keep={getattr(rule, '__name__', rule)!r:.80} is a function, which cannot be serialised: give "
+                    "names and regular expressions, or leave it out of the dict (exclude={'keep'})."
                 )
-        return [inline_flags(one) if isinstance(one, re.Pattern) else one for one in keep]
-
-    @model_validator(mode="after")
-    def _check_settings(self) -> Self:
-        self._settings()
-        return self
+        return [inline_flags(rule) if isinstance(rule, re.Pattern) else rule for rule in keep]
 
     @field_serializer("draft")
     def _draft_by_name(self, draft: Any) -> str:
@@ -188,12 +100,12 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
 
     @classmethod
     def class_name(cls) -> str:
-        """As LlamaIndex serialises the class."""
+        """Name for serialization."""
         return "SpecPCCompressor"
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
-        """Build the compressor from `to_dict()`. Nothing is loaded; index and embedder go in as keywords.
+        """Build the compressor from `to_dict()`. Nothing is loaded; index and embedder are given as keywords.
 
         Raises:
             ValueError: the data would run code from a checkpoint, or a setting is out of range or unknown.
@@ -202,7 +114,7 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
         return super().from_dict(data, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Settings and names; a draft that was loaded for them is loaded again where it is needed."""
+        """Settings and names; a draft that was loaded by name is loaded again on use."""
         state: dict[str, Any] = dict(super().__getstate__())
         state["__pydantic_private__"] = {**(state.get("__pydantic_private__") or {}), "_loaded": None}
         return state
@@ -216,7 +128,7 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
         """Compress the text of the nodes for the query.
 
         Raises:
-            ValueError: there is no query, or the metadata alone is beyond the budget.
+            ValueError: there is no query, or the metadata exceeds the budget.
             ModelNotFoundError: the draft is not found.
             CancelledError: `cancelled` was set.
         """
@@ -225,34 +137,34 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
         query = _question(query_bundle)
         if not query:
             raise ValueError(
-                "Compression is guided by a question, and there is none: call "
-                "postprocess_nodes(nodes, query_str='...'), or give a query_bundle with a query_str."
+                "There is no query: call postprocess_nodes(nodes, query_str='...'), or give a query_bundle with a "
+                "query_str."
             )
         started = time.perf_counter()
         draft = self.load()
-        given = [node for node in nodes if _has_text(node.node)]
-        overheads = self._metadata_tokens(given, draft)
+        text_nodes = [node for node in nodes if _has_text(node.node)]
+        overheads = self._metadata_tokens(text_nodes, draft)
         settings = self._settings()
         if any(overheads):
-            settings = _beside_metadata(settings, given, sum(overheads), self._counter(draft))
+            settings = _without_metadata(settings, text_nodes, sum(overheads), self._counter(draft))
         compression = spec_rag.compress(
-            given,
+            text_nodes,
             query,
             draft=draft,
-            index=cast("DocumentIndex | None", self.index),
+            index=cast(Any, self.index),
             embedder=self.embedder,
             scorer=self.scorer,
             count_with=self.count_with,
             cancelled=cancelled,
             **settings,
         )
-        metadata_tokens = {id(node): tokens for node, tokens in zip(given, overheads, strict=True)}
+        metadata_tokens = {id(node): tokens for node, tokens in zip(text_nodes, overheads, strict=True)}
         self.store.remember(compression)
-        compressed = iter(compression.documents)  # in the order in which the nodes go on
+        compressed = iter(compression.documents)  # in the order of the results
         kept = []
-        for one in nodes:
-            if not _has_text(one.node):
-                kept.append(one)
+        for original in nodes:
+            if not _has_text(original.node):
+                kept.append(original)
                 continue
             document = next(compressed)
             node, overhead = document.source, metadata_tokens[id(document.source)]
@@ -277,72 +189,51 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        """`_postprocess_nodes` in a thread of its own; cancelling the task stops it between two batches of passages."""
+        """`_postprocess_nodes` in a thread; cancelling the task stops it between two batches of passages."""
         return await in_thread(lambda cancelled: self._postprocess_nodes(nodes, query_bundle, cancelled))
 
     def with_settings(self, **settings: Any) -> Self:
-        """This compressor with other settings, which win; it shares the draft and what is remembered for `expand_tool`.
+        """A copy with other settings, and the same draft and originals.
 
-        A size (max_tokens, ratio or coverage) takes the place of the compressor's, and so does a preset.
+        A size (max_tokens, ratio or coverage) or a preset replaces that of the compressor.
 
         Raises:
             ValidationError: (a ValueError) a setting is out of range or unknown.
         """
-        current = {name: value for name, value in self.__dict__.items() if name in type(self).model_fields}
-        given = {_OTHER_NAMES.get(name, name): value for name, value in settings.items()}
-        copy = type(self)(**CompressionConfig.overridden({**current, "originals": self.store}, given))
+        copy = self._changed(settings)
         if copy.draft is self.draft and copy.draft_options == self.draft_options:
             copy._loaded = self._loaded
         return copy
 
     def wrap(self, retriever: BaseRetriever, scores: ScoreSource = "auto") -> SpecPCRetriever:
-        """What this retriever finds, compressed for the query; also of an index, through its own retriever.
+        """A retriever that compresses the results of another one.
 
         Args:
             retriever: a retriever, or an index.
-            scores: what its scores are; see SpecPCRetriever.
+            scores: type of its scores; see SpecPCRetriever.
 
         Raises:
-            ConfigError: (a ValueError) it is no retriever.
+            ConfigError: (a ValueError) it is not a retriever.
         """
         from llama_index.postprocessor.spec_rag.retriever import SpecPCRetriever
 
         return SpecPCRetriever(retriever, self, scores)
 
-    def citations(self, nodes: Sequence[BaseNode | NodeWithScore]) -> list[Citation]:
-        """The kept pieces in nodes that this compressor shortened, or in chunks of them (CitationQueryEngine).
-
-        A chunk's metadata carries the figures of the node that it was cut from; these are its own. Their character
-        ranges are of the file where `start_char_idx` said where a node began, else of the node's text before
-        compression.
-        """
-        return citations_in(nodes, self.store)
-
-    @property
-    def store(self) -> Originals:
-        """Where the nodes that went through this compressor are remembered."""
-        if self.originals is not None:
-            return self.originals
-        with _making_stores:
-            if self._own_originals is None:
-                self._own_originals = Originals()
-            return cast(Originals, self._own_originals)
-
     def expand_tool(self, max_chars: int | None = 20_000) -> FunctionTool:
-        """A tool with which an agent gets the original of a shortened node back, by its handle.
+        """A tool that returns the original of a shortened node by its handle.
 
-        The handle is in the metadata, `spec_pc["handle"]`; `show_handle=True` lets the LLM see it beside the text. A
-        handle that is not known gives the agent a message, not an error.
+        The handle is `spec_pc["handle"]` in the metadata; `show_handle=True` shows it to the LLM. For an unknown handle
+        the tool returns a message.
 
         Args:
-            max_chars: longer texts are cut there, and the agent is told; None cuts none.
+            max_chars: maximum length of the returned text, with a note where it is cut off; None is unlimited.
         """
         from llama_index.core.tools import FunctionTool
 
         return FunctionTool.from_defaults(expander(self.store, max_chars), name=EXPAND)
 
     def load(self) -> Draft:
-        """The draft, loaded now if it was not; it stays loaded as long as this compressor lives.
+        """Load the draft unless it is loaded with enough layers.
 
         Raises:
             ModelNotFoundError: the name is not found.
@@ -350,15 +241,10 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
         from spec_rag.compression.document_draft import Draft, needed_depth
 
         config = CompressionConfig(**self._settings())
-        known = cast("Draft | None", self._loaded)
-        if known is None or known.loaded_layers < needed_depth(config, known.name, known.total_layers):
-            known = self._loaded = Draft.of(self.draft, cast(LoadOptions, self.draft_options), config)
-        return known
-
-    def _settings(self) -> dict[str, Any]:
-        settings = {name: getattr(self, name) for name in CompressionConfig.model_fields}
-        CompressionConfig(**settings)
-        return settings
+        draft = cast("Draft | None", self._loaded)
+        if draft is None or draft.loaded_layers < needed_depth(config, draft.name, draft.total_layers):
+            draft = self._loaded = Draft.of(self.draft, cast(LoadOptions, self.draft_options), config)
+        return draft
 
     def _counter(self, draft: Draft) -> Counter:
         from spec_rag.text.token_counting import token_counter
@@ -366,30 +252,30 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
         return token_counter(self.count_with, draft.tokenizer)
 
     def _metadata_tokens(self, nodes: list[NodeWithScore], draft: Draft) -> list[int]:
-        """Tokens that each node's metadata adds to its text."""
+        """Tokens of the metadata that is shown with each node."""
         if self.metadata_mode == MetadataMode.NONE:
             return [0] * len(nodes)
         count = self._counter(draft)
-        handle = self._shown(handle_of(document_key(None, ""), []))  # as long as any
-        seen = [one.node.model_copy(update={"metadata": {**one.node.metadata, **handle}}) for one in nodes]
+        handle = self._shown(handle_of(document_key(None, ""), []))
+        shown = [one.node.model_copy(update={"metadata": {**one.node.metadata, **handle}}) for one in nodes]
         return [
             max(0, count(one.get_content(metadata_mode=MetadataMode(self.metadata_mode))) - count(_text(one)))
-            for one in seen
+            for one in shown
         ]
 
     def _compressed_node(
-        self, given: NodeWithScore, document: CompressedDocument, metadata_tokens: int, draft: str
+        self, original: NodeWithScore, document: CompressedDocument, metadata_tokens: int, draft: str
     ) -> NodeWithScore:
-        """A copy of the node with the kept text; what is mutable in the original is not shared where it is changed."""
-        node = given.node
-        before = node.metadata.get(METADATA_KEY)
-        known = before if isinstance(before, dict) else None
-        figures = self.store.figures(document, draft, known, self.ellipsis, metadata_tokens)
+        """A copy of the node with the kept text; changed fields are not shared with the original."""
+        node = original.node
+        earlier = node.metadata.get(METADATA_KEY)
+        earlier = earlier if isinstance(earlier, dict) else None
+        statistics = self.store.figures(document, draft, earlier, self.ellipsis, metadata_tokens)
         is_whole = document.text == document.original_text
         metadata = node.metadata if is_whole else without_vectors(node.metadata)
         copy = node.model_copy(
             update={
-                "metadata": {**metadata, METADATA_KEY: figures, **self._shown(figures["handle"])},
+                "metadata": {**metadata, METADATA_KEY: statistics, **self._shown(statistics["handle"])},
                 "excluded_llm_metadata_keys": _with_keys(node.excluded_llm_metadata_keys, METADATA_KEY),
                 "excluded_embed_metadata_keys": _with_keys(
                     node.excluded_embed_metadata_keys, METADATA_KEY, *self._shown("")
@@ -407,15 +293,15 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
             start = cast(int, copy.start_char_idx)
             copy.start_char_idx = start + document.spans[0][0]
             copy.end_char_idx = start + document.spans[-1][1]
-        return NodeWithScore(node=copy, score=given.score)
+        return NodeWithScore(node=copy, score=original.score)
 
     def _shown(self, handle: str) -> dict[str, str]:
-        """What of the handle the LLM sees."""
+        """Metadata that shows the handle to the LLM."""
         return {HANDLE_KEY: handle} if self.show_handle else {}
 
 
 def _question(query_bundle: Any) -> str:
-    """The text of a query bundle, which may hold messages or content parts; "" where there is none."""
+    """The text of a query bundle, which may have messages or content parts; "" if there is none."""
     question = "" if query_bundle is None else question_of(query_bundle)
     if question is None:
         raise ValueError(f"query_bundle={query_bundle!r:.80}: give a QueryBundle, a string or chat messages.")
@@ -434,13 +320,13 @@ def _text(node: BaseNode) -> str:
     return node.get_content(metadata_mode=MetadataMode.NONE)
 
 
-def _beside_metadata(
+def _without_metadata(
     settings: dict[str, Any], nodes: list[NodeWithScore], metadata_tokens: int, count: Counter
 ) -> dict[str, Any]:
-    """The settings with the room that the metadata of all nodes leaves to their text.
+    """Reduce the budget by the tokens of the metadata.
 
     Raises:
-        ValueError: it leaves none.
+        ValueError: the metadata exceeds the budget.
     """
     before = sum(count(_text(node.node)) for node in nodes)
     budget = CompressionConfig(**settings).budget_tokens(before + metadata_tokens)
@@ -449,12 +335,13 @@ def _beside_metadata(
             f"The metadata of {len(nodes)} nodes takes {metadata_tokens} tokens of a budget of {budget}: raise "
             "max_tokens or ratio, retrieve fewer nodes, set excluded_llm_metadata_keys, or use metadata_mode='none'."
         )
-    room, least = budget - metadata_tokens, settings["min_tokens"]
-    return {**settings, "max_tokens": room, "ratio": None, "min_tokens": None if least is None else min(least, room)}
+    room, minimum = budget - metadata_tokens, settings["min_tokens"]
+    minimum = None if minimum is None else min(minimum, room)
+    return {**settings, "max_tokens": room, "ratio": None, "min_tokens": minimum}
 
 
 def _describes(node: BaseNode, text: str) -> bool:
-    """Whether the node's offsets are those of its text, and not of one that a transformation has put in its place."""
+    """Whether the offsets of a node fit its text, which a transformation may have replaced."""
     start, end = getattr(node, "start_char_idx", None), getattr(node, "end_char_idx", None)
     return start is not None and end is not None and end - start == len(text)
 

@@ -214,7 +214,6 @@ class PassageStatistics:
         start, end: its characters in the document's text.
         tokens: the draft's.
         read: whether the draft read it; otherwise scores, embeddings or words had put it far behind.
-        asked: whether the likelihood of the question, given this passage, took part.
     """
 
     document: int
@@ -222,7 +221,6 @@ class PassageStatistics:
     end: int
     tokens: int
     read: bool
-    asked: bool
 
 
 @dataclass(frozen=True)
@@ -238,6 +236,8 @@ class CompressionData:
         draft_seconds: wall time of the draft, without the wait for it; 0.0 when everything fitted, or was read before.
         settings: how it was scored and selected.
         passages: what the draft looked at; empty when everything fitted.
+        answerable: how likely it is that any unit answers the question, 0 to 1; None where everything fitted or the
+            draft's scores are not calibrated.
         over_budget: tokens by which the kept text exceeds the budget, or a document its own. Above 0 only where no
             unit of at least average importance fits and the best one is kept whole.
     """
@@ -250,6 +250,7 @@ class CompressionData:
     settings: Mapping[str, Any] = field(default_factory=dict)
     passages: Sequence[PassageStatistics] = field(default=(), repr=False)
     over_budget: int = 0
+    answerable: float | None = None
 
     @property
     def text(self) -> str:

@@ -61,3 +61,9 @@ def test_a_short_look_ahead_is_joined_by_copies_where_the_preset_says_so() -> No
         SpecKVConfig(lookahead="none", copied_pieces=3)
     with pytest.raises(ConfigError, match="copied_pieces=0"):
         SpecKVConfig(lookahead="copies", copied_pieces=0)
+
+
+def test_copies_observe_beside_a_look_ahead_that_the_target_writes() -> None:
+    speckv = SpecKVConfig(max_capacity_prompt=40, lookahead="target", copied_pieces=2)
+    answer = generate(tiny_pair(), random_ids(120), speckv=speckv, max_new_tokens=4)
+    assert answer.kv_bytes_kept < answer.kv_bytes_dense

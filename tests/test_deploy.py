@@ -95,10 +95,7 @@ def test_host_and_port_hold_for_every_command_of_an_image(dockerfile: Path, monk
     monkeypatch.setattr(serve, "run", lambda settings, host, port: print(host, port))
     command = json.loads(next(line for line in lines(dockerfile) if line.startswith("CMD "))[4:])
     for words in (command, ["serve", "--upstream", "http://vllm:8000/v1"]):
-        assert (
-            "0.0.0.0 8000"
-            in CliRunner().invoke(app, [word for word in words if "index" not in word]).output
-        )
+        assert "0.0.0.0 8000" in CliRunner().invoke(app, [word for word in words if "index" not in word]).output
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.suffix)

@@ -226,6 +226,7 @@ class WrittenTokens:
         self.tokens = 0
 
     def add(self, tokens: int) -> None:
+        """Count more tokens."""
         self.tokens += tokens
 
 

@@ -36,7 +36,7 @@ class _Page(StaticFiles):
 
 
 def add_page(app: FastAPI) -> None:
-    """Serve the page under /app/, and redirect there from /."""
+    """Serve the page under /app/ and redirect / to it."""
 
     @app.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from spec_rag.answering.conversation import WriteOnceCache, text_bytes
 from spec_rag.compression.encoding_cache import content_address
 from spec_rag.serving.api_errors import ApiError
-from spec_rag.serving.document_schemas import GivenDocument, StoredDocument
+from spec_rag.serving.document_schemas import RequestDocument, StoredDocument
 
 _MAX_FILES = 4096
 
@@ -41,15 +41,15 @@ class StoredFiles:
         return text
 
     def resolve(
-        self, client: str, documents: Sequence[str | GivenDocument | StoredDocument]
-    ) -> list[str | GivenDocument]:
+        self, client: str, documents: Sequence[str | RequestDocument | StoredDocument]
+    ) -> list[str | RequestDocument]:
         """The documents of a request, with texts in place of the names of files.
 
         Raises:
             ApiError: see `get`.
         """
         return [
-            GivenDocument(text=self.get(client, document.file), **document.model_dump(exclude={"file"}))
+            RequestDocument(text=self.get(client, document.file), **document.model_dump(exclude={"file"}))
             if isinstance(document, StoredDocument)
             else document
             for document in documents

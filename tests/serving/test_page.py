@@ -267,6 +267,7 @@ def test_structure_has_a_shade_of_its_own_and_cut_units_show_what_was_kept(brows
         assert shown.texts(".unit.kept") == ["A canoe costs 9 euros.", "And so on and on."]
         assert shown.texts(".unit.kept .dropped") == [" on and on."]
         assert shown.texts(".unit.dropped") == ["Tents are free."]
+        assert "Prices" in shown.texts("#evidence small")
         assert "9 euros" in shown.texts("#evidence q")[0]
 
 

@@ -336,7 +336,7 @@ function showEntry(entry) {
 
 // The evidence: first the most important kept sentence, then those that support a sentence of the answer.
 function showAnswerOf(entry, passages) {
-  const units = passages.flatMap((passage) => passage.units.map((unit) => ({ ...unit, file: passage.file })));
+  const units = passages.flatMap((passage) => passage.units.map((unit) => ({ ...unit, file: passage.file, passage })));
   const evidence = [];
   const cite = (unit, isSupport) => {
     let found = evidence.find((other) => other.unit.id === unit.id);

@@ -144,7 +144,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
                 "call them. Take a target whose template has them (such as Qwen2.5-Instruct), or call the "
                 "tools yourself and put what they return into the messages."
             )
-        if choice.beginning and OPENING not in template_text(self.load().require_tokenizer()):
+        if choice.assistant_prefix and OPENING not in template_text(self.load().require_tokenizer()):
             raise NotImplementedError(
                 f"tool_choice={tool_choice!r}: the chat template of target={self.target!r} does not say how a call "
                 "begins, so none can be forced. Leave tool_choice out."
@@ -279,10 +279,10 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         return self.for_call(stop, settings), choice, messages
 
     def _prompt(self, messages: list[BaseMessage], choice: ToolChoice) -> Prompt:
-        """The chat, the tools that it speaks of, and the beginning that the answer is given."""
+        """The chat, the tools that it speaks of, and the prefix of the answer."""
         from spec_rag.text.prompts import Chat
 
-        return Chat(plain_messages(messages), choice.offered, choice.beginning)
+        return Chat(plain_messages(messages), choice.offered, choice.assistant_prefix)
 
     def _result(self, answer: Answer, choice: ToolChoice) -> ChatResult:
         read = choice.read(answer.text)

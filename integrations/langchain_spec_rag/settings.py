@@ -25,9 +25,11 @@ from langchain_spec_rag.plain_values import (
 )
 from spec_rag.errors import unknown_field
 from spec_rag.generation.client import GenerationClient
+from spec_rag.generation.request import GenerationRequest
 from spec_rag.generation.sampling import SamplingConfig, overriding
 from spec_rag.generation.tool_calls import ToolChoice
 from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
+from spec_rag.options.generation import GenerationOptions
 from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ _MAY_BE_SWITCHED_OFF = ("specpc", "speckv")
 _DEFAULT_CONTEXT_TOKENS = 8192
 
 
-class DraftedModel(Serializable):
+class DraftedModel(Serializable, GenerationOptions):
     """Settings of a target that answers with the help of a draft. See SpecKVLLM and ChatSpecKV."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
@@ -58,29 +60,8 @@ class DraftedModel(Serializable):
     """Drop prompt tokens before the target reads them: SpecPCConfig or a dict of its fields; None reads all."""
     speckv: SpecKVSettings | None = SpecKVConfig()
     """Prune the target's KV cache: SpecKVConfig or a dict of its fields; None keeps all."""
-    max_tokens: int = 256
-    """At most so many tokens are generated."""
-    temperature: float | None = None
-    """Above 0 samples; 0 is greedy, and so is None unless top_p or top_k is given."""
-    top_p: float | None = None
-    """Nucleus sampling: share of the probability, above 0 and at most 1."""
-    top_k: int | None = None
-    """Sample among so many best tokens."""
-    repetition_penalty: float | None = None
-    """Above 1 discourages repetition."""
-    seed: int | None = None
-    """Makes sampling repeatable."""
-    stop: list[str] | str | None = None
-    """The answer ends before the first of these strings."""
-    timeout: float | None = Field(default=None, gt=0)
-    """Seconds from the request to the last token, the wait for the models included; then TimeoutError is raised."""
-    max_retries: int = Field(default=2, ge=0)
-    """How often a request is tried again after the GPU ran out of memory, the one passing failure of a local model."""
     streaming: bool | None = None
     """True streams to the callbacks even where the caller does not; False never; None leaves it to the caller."""
-    generation_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Further fields of transformers' GenerationConfig."""
-
     context: Any = Field(default=None, exclude=True, repr=False)
     """A spec_rag.ContextCache that this target has read: what is asked follows it. None reads each prompt whole."""
 
@@ -106,8 +87,6 @@ class DraftedModel(Serializable):
         for name in given:
             if name not in cls.model_fields and not any(name == f.alias for f in cls.model_fields.values()):
                 raise unknown_field(cls.__name__, name, cls.model_fields)
-        if isinstance(given.get("stop"), str):
-            given["stop"] = [given["stop"]]
         pair = given.get("pair")
         return given if pair is None else {**given, **_names_of(pair)}
 
@@ -193,8 +172,8 @@ class DraftedModel(Serializable):
 
     def requests(self, choice: ToolChoice | None = None) -> GenerationClient:
         """How requests are made with these settings, for what may be called; loads the models."""
-        arguments = self._arguments() if choice is None else choice.held(self._arguments())
-        return GenerationClient(self.load(), arguments, self.timeout, self.max_retries)
+        arguments = self._arguments() if choice is None else choice.constrained_options(self._arguments())
+        return GenerationClient(GenerationRequest.of(self.load(), **arguments), self.timeout, self.max_retries)
 
     def _own_settings(self) -> set[str]:
         """Names of the settings that the adapter has beside the common ones."""

@@ -83,7 +83,7 @@ async def _continued(body: ChatRequest, request: Request) -> Response:
     tokens = _tokens(body, request, body.max_completion_tokens)
     instruction, options = _format(body, choice)
     prompt = [*instruction, *conversation.messages]
-    ask = GenerationRequest(prompt, tokens, choice.offered, choice.beginning, options, body.template_variables())
+    ask = GenerationRequest(prompt, tokens, choice.offered, choice.assistant_prefix, options, body.template_variables())
     reply = _Reply(f"chatcmpl-{uuid.uuid4().hex}", "chat.completion", body.model, conversation)
     asks = repeated(ask, body.choices)
     if body.stream:
@@ -326,7 +326,7 @@ def _format(body: ChatRequest, choice: ToolChoice) -> tuple[list[dict[str, Any]]
     given = None if body.response_format is None else body.response_format.model_dump(by_alias=True, exclude_none=True)
     try:
         schema, form = answer_format(given)
-        options = choice.held({**body.options(), "constraint": form})
+        options = choice.constrained_options({**body.options(), "constraint": form})
     except ValueError as error:  # also of what JSON cannot say
         raise ApiError(400, f"response_format: {error}", param="response_format", code="invalid_value") from error
     if schema is None:

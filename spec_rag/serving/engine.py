@@ -45,7 +45,7 @@ class GenerationRequest:
     Args:
         prompt: text, chat messages as OpenAI's API has them, or token ids.
         tools: what the model may call, as OpenAI's API has them.
-        beginning: what the answer is begun with.
+        assistant_prefix: first characters of the answer.
         max_new_tokens: at most so many tokens.
         options: further keywords of `spec_rag.generate`, and `stop_token_ids`, which end an answer besides its end
             tokens.
@@ -55,7 +55,7 @@ class GenerationRequest:
     prompt: str | Sequence[Mapping[str, Any]] | Sequence[int]
     max_new_tokens: int
     tools: Sequence[Mapping[str, Any]] = ()
-    beginning: str = ""
+    assistant_prefix: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     template_variables: Mapping[str, Any] = field(default_factory=dict)
 
@@ -184,6 +184,7 @@ class LocalEngine:
             await pieces.aclose()
 
     def _requests(self, ask: GenerationRequest) -> GenerationClient:
+        from spec_rag.generation import request as generation
         from spec_rag.generation.client import GenerationClient
         from spec_rag.generation.end_tokens import answer_ends
 
@@ -192,8 +193,8 @@ class LocalEngine:
             options["eos_token_id"] = [*answer_ends(self.pair), *stop]
         if bias := ask.options.get("sequence_bias"):
             self._check_tokens("logit_bias", [ids[0] for ids, _ in bias])
-        arguments = {**options, "max_new_tokens": ask.max_new_tokens, "speckv": self._speckv}
-        return GenerationClient(self.pair, arguments, self._timeout_seconds)
+        options |= {"max_new_tokens": ask.max_new_tokens, "speckv": self._speckv}
+        return GenerationClient(generation.GenerationRequest.of(self.pair, **options), self._timeout_seconds)
 
     def _prompt(self, ask: GenerationRequest) -> list[int]:
         from spec_rag.serving.chat_templates import served_chat_ids, with_template_variables
@@ -209,9 +210,9 @@ class LocalEngine:
             tokenizer = with_template_variables(tokenizer, ask.template_variables)
         if ask.tools and not speaks_of_tools(tokenizer):
             raise ConfigError("tools: the model's chat template does not speak of tools. Leave them out.")
-        if ask.beginning and OPENING not in template_text(tokenizer):
+        if ask.assistant_prefix and OPENING not in template_text(tokenizer):
             raise ConfigError("tool_choice: the model's chat template does not say how a call begins: give 'auto'.")
-        return served_chat_ids(tokenizer, prompt, ask.tools, ask.beginning)
+        return served_chat_ids(tokenizer, prompt, ask.tools, ask.assistant_prefix)
 
     def _check_tokens(self, name: str, ids: Sequence[int]) -> None:
         known = self.pair.require_target().get_input_embeddings().num_embeddings

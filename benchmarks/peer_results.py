@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.cases import LongCase, best_f1, exact_match
 from benchmarks.grid import Tasks
-from spec_rag.evaluation.records import Scored
+from benchmarks.records import Scored
 from spec_rag.text.documents import Document
 
 Count = Callable[[str], int]
@@ -35,7 +35,7 @@ def case_lines(tasks: Sequence[Tasks], budgets: Sequence[str], count: Count) -> 
                     "seed": own.seed,
                     "task_tokens": own.tokens,
                     "messages": list(chat.messages),
-                    "beginning": chat.beginning,
+                    "beginning": chat.assistant_prefix,
                     "document_tokens": sum(count(document.text) for document in case.documents),
                     "budgets": list(budgets),
                 }

@@ -20,12 +20,12 @@ import torch
 
 from benchmarks import grid_tables as tables
 from benchmarks.answer_methods import DENSE
+from benchmarks.length_chart import draw_lengths
+from benchmarks.records import Scored
 from benchmarks.results_page import Section, write_page
 from benchmarks.runner import SPEED, Bench
 from benchmarks.stages import STAGES, Stage
 from benchmarks.timings import Timed
-from spec_rag.evaluation.chart import draw_lengths
-from spec_rag.evaluation.records import Scored
 from spec_rag.utils.atomic_files import write_whole
 
 TITLE = "Benchmark"

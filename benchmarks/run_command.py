@@ -46,9 +46,9 @@ def run_tasks(
     """How much of the answers is in what each method keeps, or how right a target answers, at each budget."""
     from benchmarks import grid, sources
     from benchmarks import grid_tables as tables
+    from benchmarks.budgets import budgets_of
     from benchmarks.results_page import Section, write_page
     from spec_rag.compression.document_draft import Draft
-    from spec_rag.evaluation.budgets import budgets_of
     from spec_rag.evaluation.embedders import load_embedder
     from spec_rag.models.model_pair import ModelPair
     from spec_rag.text.token_counting import token_counter

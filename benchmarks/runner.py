@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import grid, timings
+from benchmarks.budgets import budgets_of
+from benchmarks.records import Scored, code_version
 from benchmarks.stages import STAGES, Stage
 from benchmarks.timings import Timed
 from spec_rag.compression.document_draft import Draft
-from spec_rag.evaluation.budgets import budgets_of
 from spec_rag.evaluation.embedders import load_embedder
+from spec_rag.evaluation.json_lines import append_lines, read_lines
 from spec_rag.evaluation.questions import AnsweredQuestion, read_questions
-from spec_rag.evaluation.records import Scored, append_lines, code_version, read_lines
 from spec_rag.evaluation.variants import EMBEDDED
 from spec_rag.models.model_pair import ModelPair
 from spec_rag.options.loading import DEFAULT_DRAFT

@@ -12,8 +12,8 @@ from pathlib import Path
 from benchmarks import sources
 from benchmarks.answer_methods import ANSWERERS
 from benchmarks.grid import Tasks
+from benchmarks.records import Measure
 from spec_rag.errors import ConfigError
-from spec_rag.evaluation.records import Measure
 
 Count = Callable[[str], int]
 

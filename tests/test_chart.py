@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from spec_rag.evaluation.chart import Point, _round_steps, draw_kept, draw_lengths
+from benchmarks.length_chart import _round_steps, draw_lengths
+from spec_rag.evaluation.chart import Point, draw_kept
 from spec_rag.evaluation.kept import interval
 
 

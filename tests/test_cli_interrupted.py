@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from shell import TINY, Shell, until
 
-from spec_rag.evaluation.records import Scored, read_lines
+from benchmarks.records import Scored
+from spec_rag.evaluation.json_lines import read_lines
 
 pytest.importorskip("bm25s")
 pytest.importorskip("typer")

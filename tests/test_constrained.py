@@ -299,7 +299,10 @@ def test_the_mask_follows_a_row_that_goes_back(pair: ModelPair) -> None:
     assert next_letters("abce") == "<|im_end|>"
 
 
-def test_a_row_that_goes_back_forgets_the_way_to_the_end_of_what_was_given_up(pair: ModelPair) -> None:
+@pytest.mark.parametrize(("given_up", "left"), [("a", "x"), ("axccc", "c")])
+def test_a_row_that_goes_back_forgets_the_way_to_the_end_of_what_was_given_up(
+    pair: ModelPair, given_up: str, left: str
+) -> None:
     tokenizer = pair.require_tokenizer()
     constraint = Constraint.of(regex="axcccc|bx(d|[ghijklmopq]z{20})")
     assert constraint is not None
@@ -311,7 +314,7 @@ def test_a_row_that_goes_back_forgets_the_way_to_the_end_of_what_was_given_up(pa
         found = held(torch.tensor([tokenizer.convert_tokens_to_ids(list(text))]), liked)[0]
         return list(tokenizer.convert_ids_to_tokens((found > -torch.inf).nonzero()[:, 0].tolist()))
 
-    assert next_letters("a") == ["x"]
+    assert next_letters(given_up) == [left]
     assert next_letters("bx") == ["d"]
 
 

@@ -18,8 +18,7 @@ from spec_rag.compression.compress import compress
 from spec_rag.compression.document_draft import Draft
 from spec_rag.errors import UnreadableFileError
 from spec_rag.evaluation import kept as run
-from spec_rag.evaluation.budgets import PARTS
-from spec_rag.evaluation.case import Case
+from spec_rag.evaluation.case import PARTS, Case
 from spec_rag.evaluation.metrics import holds_answer
 from spec_rag.evaluation.questions import AnsweredQuestion, read_questions
 from spec_rag.evaluation.variants import EMBEDDED, VARIANTS

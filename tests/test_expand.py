@@ -97,7 +97,9 @@ def test_what_was_not_asked_for_longest_is_forgotten_and_the_bound_holds() -> No
 
 
 def test_an_unknown_handle_says_what_to_do() -> None:
-    with pytest.raises(UnknownHandleError, match=r"no document with the handle 'nothing'.*search again"):
+    with pytest.raises(
+        UnknownHandleError, match=r"no document with the handle 'nothing'.*call the tool that returned the text again"
+    ):
         Originals().expand("nothing")
     assert issubclass(UnknownHandleError, SpecRagError)
     with pytest.raises(ConfigError, match="max_bytes=0"):
@@ -109,7 +111,7 @@ def test_an_agent_gets_messages_and_no_errors() -> None:
     (handle,) = originals.remember(compression())
     expand = expander(originals, max_chars=30)
     assert expand(f" `[{handle.upper()}]`\n", context_before=0, context_after=0) == "… She bakes slowly. …"
-    assert expand(handle).startswith(f"Bread is warm. The oven is …\n(Cut: 26 of {len(TEXT)} characters.")
+    assert expand(handle).startswith(f"Bread is warm. The oven is …\n(Cut: 26 of {len(TEXT)} characters, 1 of 1 lines.")
     assert expand("zzz").startswith("Error: There is no document with the handle 'zzz'")
     assert expand(handle, context_before=-1) == ("Error: context_before=-1: must be an integer of at least 0 or None.")
     assert expander(originals, max_chars=None)(handle) == TEXT

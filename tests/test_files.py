@@ -23,7 +23,7 @@ from tiny import random_ids, tiny_model, tiny_pair, tiny_tokenizer
 
 from spec_rag import ContextCache, ModelPair
 from spec_rag.errors import FileNotWrittenError, UnreadableFileError
-from spec_rag.evaluation.records import append_lines, read_lines
+from spec_rag.evaluation.json_lines import append_lines, read_lines
 from spec_rag.models import bundled_draft
 from spec_rag.utils.atomic_files import UNFINISHED, write_whole
 
@@ -126,7 +126,7 @@ def test_others_may_read_a_new_file_as_they_may_any_and_an_old_one_as_before(tmp
 
 
 # appended lines, the folder of a converted model, and a file descriptor that is only read
-OWN_WAYS = {"evaluation/records.py", "utils/atomic_files.py", "models/bundled_draft.py", "loaders/folders.py"}
+OWN_WAYS = {"evaluation/json_lines.py", "utils/atomic_files.py", "models/bundled_draft.py", "loaders/folders.py"}
 WRITES = {
     "write_text",
     "write_bytes",
@@ -221,7 +221,7 @@ def test_a_line_that_was_cut_off_is_left_out_and_then_written_over(tmp_path: Pat
 def test_a_file_of_something_else_is_never_cut(tmp_path: Path, text: str) -> None:
     path = tmp_path / "notes"
     path.write_text(text)
-    with pytest.raises(UnreadableFileError, match="give another file to write to"):
+    with pytest.raises(UnreadableFileError, match="give another output file"):
         read_lines(path, number)
     assert path.read_text() == text
 

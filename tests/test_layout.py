@@ -19,7 +19,7 @@ FLOORS = [
     ["models", "loaders"],
     ["attention"],
     ["compression", "generation"],
-    ["answering"],
+    ["answering", "tool_results"],
     ["calibration"],
     ["evaluation"],
     ["serving"],

@@ -43,8 +43,8 @@ def test_ratios_time_every_call(draft: Draft, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(costs, "seconds", timed)
     table = costs.ratios(draft, [ASKED, ASKED], embedder=lambda texts: [[1.0] for _ in texts])
     assert len(calls) == 3 * 11  # the first question twice, to warm up
-    assert "| compress, documents in memory | 2.00 | 4.0 |" in table
-    assert "| compress with retrieval scores, nothing read before | 2.00 | 4.0 |" in table
-    assert "| compress by words, documents on disk | 2.00 | 4.0 |" in table
+    assert "| compress, index in memory | 2.00 | 4.0 |" in table
+    assert "| compress with retrieval scores, no index | 2.00 | 4.0 |" in table
+    assert "| compress by words, index on disk | 2.00 | 4.0 |" in table
     assert "| embedding of the same sentences | 2.00 | 4.0 |" in table
     assert "| joint prefill | 8.00 | 1.0 |" in table

@@ -214,7 +214,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         called, choice, messages = self._called(messages, stop, kwargs)
-        answer = called.requests(choice).answer(called._prompt(messages, choice))
+        answer = called._client(choice=choice).answer(called._prompt(messages, choice))
         return called._result(answer, choice)
 
     async def _agenerate(
@@ -225,8 +225,8 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         called, choice, messages = self._called(messages, stop, kwargs)
-        requests = await asyncio.to_thread(called.requests, choice)
-        answer = await requests.aanswer(called._prompt(messages, choice))
+        client = await asyncio.to_thread(called._client, choice=choice)
+        answer = await client.aanswer(called._prompt(messages, choice))
         return called._result(answer, choice)
 
     def _stream(
@@ -238,7 +238,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         called, choice, messages = self._called(messages, stop, kwargs)
         held = choice.stream()
-        pieces = called.requests(choice).stream(called._prompt(messages, choice))
+        pieces = called._client(choice=choice).stream(called._prompt(messages, choice))
         with closing(pieces):
             for piece in pieces:
                 chunk = called._chunk(piece, held)
@@ -256,8 +256,8 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         called, choice, messages = self._called(messages, stop, kwargs)
         held = choice.stream()
-        requests = await asyncio.to_thread(called.requests, choice)
-        pieces = requests.astream(called._prompt(messages, choice))
+        client = await asyncio.to_thread(called._client, choice=choice)
+        pieces = client.astream(called._prompt(messages, choice))
         async with aclosing(pieces):
             async for piece in pieces:
                 chunk = called._chunk(piece, held)

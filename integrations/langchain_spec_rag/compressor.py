@@ -7,27 +7,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from langchain_core.callbacks import Callbacks, adispatch_custom_event, dispatch_custom_event
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSerializable
-from pydantic import AfterValidator, ConfigDict, InstanceOf, PrivateAttr, field_validator, model_validator
+from pydantic import ConfigDict
 
 import spec_rag
-from langchain_spec_rag.plain_values import Options, name_of, plain, unserializable
+from langchain_spec_rag.plain_values import name_of, plain, unserializable
 from langchain_spec_rag.retriever import QUERY_KEYS, ScoreSource, SpecPCRetriever
-from spec_rag.citations import Citation, citations_in
-from spec_rag.compression.encoding_cache import DocumentIndex
-from spec_rag.compression.originals import EXPAND, Originals, expander
-from spec_rag.errors import ConfigError, unknown_field
-from spec_rag.options.compression import CompressionConfig, CompressionOptions
-from spec_rag.options.loading import DEFAULT_DRAFT
-from spec_rag.options.presets import with_preset
+from spec_rag.compression.compressor_settings import METADATA_KEY, CompressorSettings
+from spec_rag.compression.originals import EXPAND, expander
+from spec_rag.errors import ConfigError
+from spec_rag.generation.model_settings import OptionsOrDict
 from spec_rag.text.documents import is_vector, without_vectors
 from spec_rag.utils.cancellation import in_thread
-from spec_rag.utils.forking import new_lock
 
 if TYPE_CHECKING:
     from langchain_core.tools import StructuredTool
@@ -36,13 +31,11 @@ if TYPE_CHECKING:
     from spec_rag.results import CompressedDocument
 
 DOCUMENTS_KEYS = ("documents", "context", "docs")
-EVENT = METADATA_KEY = "spec_pc"
-_making_stores = new_lock()
-_OTHER_NAMES = {"embeddings": "embedder", "embed_model": "embedder"}
+EVENT = METADATA_KEY
 
 
 class SpecPCCompressor(
-    CompressionOptions, BaseDocumentCompressor, RunnableSerializable[dict[str, Any], list[Document]]
+    CompressorSettings, BaseDocumentCompressor, RunnableSerializable[dict[str, Any], list[Document]]
 ):
     """Keeps of retrieved documents what matters for the question, as a small draft model reads them.
 
@@ -70,60 +63,11 @@ class SpecPCCompressor(
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
-    draft: Any = DEFAULT_DRAFT
-    """The model that reads: hub id, folder, GGUF file, or a loaded model or ModelPair."""
-    draft_options: Options | None = None
-    """How to load it: LoadOptions or a dict of its fields."""
-    index: Annotated[InstanceOf[DocumentIndex] | str | Path | None, AfterValidator(DocumentIndex.of)] = None
-    """Where documents read before are kept for the next question: a DocumentIndex, or the path of its folder."""
-    embedder: Any = None
-    """An embedding model whose similarities take part: Embeddings, or a function from texts to vectors."""
-    scorer: Any = None
-    """What else says how well a text answers a question: a BaseCrossEncoder, a reranker, or a function; its order joins
-    the score (docs/scorers.md)."""
-    count_with: Any = "draft"
-    """What the budget's tokens are: "draft", a tokenizer, a tiktoken or OpenAI model name, a function."""
-    keep_empty: bool = False
-    """Return documents of which nothing was kept with empty text, so that there is one out for each that went in."""
-    originals: InstanceOf[Originals] | None = None
-    """Where `expand_tool` finds documents again, by the `handle` among their figures; None is a store of its own, of at
-    most 64 MiB of text."""
+    draft_options: OptionsOrDict | None = None
+    """How the draft is loaded: LoadOptions or a dict of its fields."""
     metadata_format: Literal["nested", "flat", "none"] = "nested"
     """How the figures stand in the metadata: a dict under `spec_pc`, flat keys `spec_pc_ratio` ... with plain values,
     which every vector store takes, or not at all."""
-
-    if TYPE_CHECKING:  # other names of `embedder`
-        embeddings: Any = None
-        embed_model: Any = None
-
-    _own_originals: Originals | None = PrivateAttr(default=None)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_names(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        given = {_OTHER_NAMES.get(name, name): value for name, value in dict[str, Any](given).items()}
-        given = {**with_preset(given), "preset": given.get("preset")}
-        for name in given:
-            if name not in cls.model_fields:
-                raise unknown_field(cls.__name__, name, cls.model_fields)
-        return given
-
-    @field_validator("draft")
-    @classmethod
-    def _check_draft(cls, draft: Any) -> Any:
-        # by what they have, so that checking a name does not import transformers
-        if isinstance(draft, str | Path) or any(
-            hasattr(draft, part) for part in ("get_decoder", "model", "draft_name")
-        ):
-            return draft
-        raise ValueError(f"draft of type {type(draft).__name__}: give a name, a path, or a loaded model or ModelPair.")
-
-    @model_validator(mode="after")
-    def _check_settings(self) -> Self:
-        CompressionConfig.from_dict(self._settings())
-        return self
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
@@ -205,24 +149,6 @@ class SpecPCCompressor(
             )
         return SpecPCRetriever(retriever=retriever, compressor=self, scores=scores)
 
-    def citations(self, documents: Sequence[Document]) -> list[Citation]:
-        """The kept pieces in documents that this compressor shortened, or in pieces that a splitter made of them.
-
-        Their character ranges are of the file where the metadata's `start_index` said where a document began, else of
-        the document's text before compression.
-        """
-        return citations_in(documents, self.store)
-
-    @property
-    def store(self) -> Originals:
-        """Where the documents that went through this compressor are remembered."""
-        if self.originals is not None:
-            return self.originals
-        with _making_stores:
-            if self._own_originals is None:
-                self._own_originals = Originals()
-            return self._own_originals
-
     def expand_tool(self, max_chars: int | None = 20_000) -> StructuredTool:
         """A tool with which an agent gets the original of a shortened document back, by its handle.
 
@@ -247,14 +173,7 @@ class SpecPCCompressor(
         return {**config, "run_name": config.get("run_name") or self.get_name()}
 
     def _with(self, settings: Mapping[str, Any]) -> Self:
-        if not settings:
-            return self
-        current = {name: value for name, value in self.__dict__.items() if name in type(self).model_fields}
-        given = {_OTHER_NAMES.get(name, name): value for name, value in settings.items()}
-        return type(self)(**CompressionConfig.overridden({**current, "originals": self.store}, given))
-
-    def _settings(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in CompressionConfig.model_fields}
+        return self._changed(settings) if settings else self
 
     def _compress(self, given: dict[str, Any], config: RunnableConfig) -> list[Document]:
         if not given["documents"]:
@@ -274,9 +193,9 @@ class SpecPCCompressor(
         return spec_rag.compress(
             given["documents"],
             given["query"],
-            draft=str(self.draft) if isinstance(self.draft, Path) else self.draft,
+            draft=self.draft,
             draft_options=cast(Any, self.draft_options),
-            index=cast("DocumentIndex | None", self.index),
+            index=cast(Any, self.index),
             embedder=self.embedder,
             scorer=self.scorer,
             count_with=self.count_with,

@@ -98,7 +98,7 @@ class SpecKVLLM(DraftedModel, BaseLLM):
         if called.streaming and len(prompts) == 1:
             return called._result([_sum(list(called._stream(prompts[0], run_manager=run_manager)))])
         prepared = [called._prompt(prompt) for prompt in prompts]
-        answers = called.requests().answer_all(prepared)
+        answers = called._client().answer_all(prepared)
         return called._result([called._generation(answer) for answer in answers])
 
     async def _agenerate(
@@ -112,9 +112,9 @@ class SpecKVLLM(DraftedModel, BaseLLM):
         if called.streaming and len(prompts) == 1:
             chunks = [chunk async for chunk in called._astream(prompts[0], run_manager=run_manager)]
             return called._result([_sum(chunks)])
-        requests = await asyncio.to_thread(called.requests)
+        client = await asyncio.to_thread(called._client)
         prepared = [called._prompt(prompt) for prompt in prompts]
-        answers = await requests.aanswer_all(prepared)
+        answers = await client.aanswer_all(prepared)
         return called._result([called._generation(answer) for answer in answers])
 
     def _stream(
@@ -125,7 +125,7 @@ class SpecKVLLM(DraftedModel, BaseLLM):
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
         called = self.for_call(stop, kwargs)
-        pieces = called.requests().stream(called._prompt(prompt))
+        pieces = called._client().stream(called._prompt(prompt))
         with closing(pieces):
             for piece in pieces:
                 chunk = called._chunk(piece)
@@ -141,8 +141,8 @@ class SpecKVLLM(DraftedModel, BaseLLM):
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
         called = self.for_call(stop, kwargs)
-        requests = await asyncio.to_thread(called.requests)
-        pieces = requests.astream(called._prompt(prompt))
+        client = await asyncio.to_thread(called._client)
+        pieces = client.astream(called._prompt(prompt))
         async with aclosing(pieces):
             async for piece in pieces:
                 chunk = called._chunk(piece)

@@ -8,13 +8,14 @@ This module puts handles in the place of models; what is served is `spec_rag.ser
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
+from ray.serve.exceptions import BackPressureError, RayServeException
 
 from spec_rag.errors import unknown_field
 from spec_rag.options.compression import CompressionConfig, SpecKVConfig
@@ -28,6 +29,7 @@ from spec_rag.text.documents import Document
 from spec_rag.utils.progress import Listener
 
 _ATTEMPTS = 3  # a replica may die, and another answer
+_WAIT_SECONDS = 0.5  # before the second attempt; twice as long before the third
 
 T = TypeVar("T")
 
@@ -74,6 +76,9 @@ class TargetReplica:
 class RayEngine:
     """Both models behind handles. A request whose replica dies is asked again, unless its stream has begun.
 
+    Attempts are separated by growing random waits, so that the requests of a dead replica do not arrive together at the
+    others. A request that finds a full queue is refused with status 429 and not repeated.
+
     Args:
         draft, target: handles of the deployments.
     """
@@ -110,6 +115,7 @@ class RayEngine:
         """See `spec_rag.serving.engine.Engine`."""
         begun = False
         for attempt in range(_ATTEMPTS):
+            await _wait(attempt)
             pieces = self._target.options(stream=True).stream.remote(ask)
             try:
                 async for piece in pieces:
@@ -117,7 +123,7 @@ class RayEngine:
                     yield piece
                 return
             except (RayError, RayServeException) as error:
-                told = _told(error)
+                told = _reported(error)
                 if told is not None or begun or attempt + 1 == _ATTEMPTS:
                     raise (told or _lost()) from error
             finally:
@@ -127,6 +133,7 @@ class RayEngine:
 async def _asked(ask: Callable[[], Awaitable[T]]) -> T:
     """What a replica answers; another is asked where it dies."""
     for attempt in range(_ATTEMPTS):
+        await _wait(attempt)
         response: Any = ask()
         try:
             answer: T = await response
@@ -135,14 +142,26 @@ async def _asked(ask: Callable[[], Awaitable[T]]) -> T:
             response.cancel()
             raise
         except (RayError, RayServeException) as error:
-            told = _told(error)
+            told = _reported(error)
             if told is not None or attempt + 1 == _ATTEMPTS:
                 raise (told or _lost()) from error
     raise _lost()
 
 
-def _told(error: BaseException) -> BaseException | None:
-    """The error that the replica itself raised; None where the replica is gone."""
+async def _wait(attempt: int) -> None:
+    if attempt:
+        await asyncio.sleep(_WAIT_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+
+
+def _reported(error: BaseException) -> BaseException | None:
+    """The error for the client where another attempt is of no use; None where the replica is gone."""
+    if isinstance(error, BackPressureError):
+        return ApiError(
+            429,
+            "All replicas are busy and their queue is full: try again in a moment.",
+            code="queue_full",
+            headers={"Retry-After": "1"},
+        )
     cause = getattr(error, "cause", None)
     if isinstance(cause, BaseException):
         return cause
@@ -171,7 +190,8 @@ def application(given: Mapping[str, Any]) -> serve.Application:
 
     Args:
         given: fields of `ServerSettings` (`speckv` and `compression` as dicts), and for the draft and the target
-            `draft_replicas`, `target_replicas`, `draft_gpus`, `target_gpus`, `draft_cpus`, `target_cpus`.
+            `draft_replicas`, `target_replicas`, `draft_gpus`, `target_gpus`, `draft_cpus`, `target_cpus`. Each
+            deployment holds at most `max_requests` waiting requests besides those that run.
 
     Raises:
         ConfigError: a name is unknown, or a value is out of range.
@@ -196,6 +216,7 @@ def application(given: Mapping[str, Any]) -> serve.Application:
             "num_replicas": values.get(f"{who}_replicas", 1),
             "ray_actor_options": actor,
             "max_ongoing_requests": settings.max_requests,
+            "max_queued_requests": settings.max_requests,
         }
 
     draft = serve.deployment(DraftReplica).options(**options("draft")).bind(settings)

@@ -62,14 +62,14 @@ def kept(
     """How often an answer is still in what is kept, at 1/4, 1/8 and 1/16 of the documents' tokens."""
     from spec_rag.compression.document_draft import Draft
     from spec_rag.evaluation import kept as run
-    from spec_rag.evaluation.budgets import PARTS
+    from spec_rag.evaluation.case import PARTS
     from spec_rag.evaluation.chart import draw_kept
     from spec_rag.evaluation.embedders import load_embedder
 
     console.quiet_transformers()
     encoder = load_embedder(embedder) if embedder else None
     names = _listed(variants)
-    chosen = run.variants_for(draft or DEFAULT_DRAFT, encoder, names)
+    chosen = run.variants_for(encoder, names)
     reader = Draft.of(draft or DEFAULT_DRAFT)
     for path in files:
         asked = _questions(path, questions, skip)

@@ -6,6 +6,7 @@ for an agent, which is told what is wrong and not stopped by it. This module doe
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spec_rag.citations import file_start
-from spec_rag.errors import SpecRagError, UnknownHandleError
+from spec_rag.errors import ConfigError, SpecRagError, UnknownHandleError
 from spec_rag.handles import document_key, handle_of
 from spec_rag.results import CompressedDocument, CompressionData, kept_share
 from spec_rag.text.spans import original_spans
@@ -23,6 +24,7 @@ from spec_rag.utils.validation import check_integer
 
 EXPAND = "expand_document"
 _ELLIPSIS = " … "
+_BREAK = "\n"
 MAX_CHARS = 20_000  # of what an agent is shown at once
 _VIEWS = 1024  # of one document, for different questions and passages
 _AROUND = " \t\r\n\"'`()[]{}<>.,;:"  # what a model may put around a handle
@@ -178,13 +180,20 @@ class Originals:
         figures["ratio"] = kept_share(figures["original_tokens"], figures["compressed_tokens"])
         return figures
 
-    def expand(self, handle: str, context_before: int | None = None, context_after: int | None = None) -> Expansion:
+    def expand(
+        self,
+        handle: str,
+        context_before: int | None = None,
+        context_after: int | None = None,
+        lines: tuple[int, int] | None = None,
+    ) -> Expansion:
         """What stands behind a handle.
 
         Args:
             handle: as a compression carries it.
             context_before: so many sentences before each kept piece; None for both gives the whole document.
             context_after: so many sentences after each kept piece.
+            lines: first and last line that are returned, counted from 1; overrides the sentences.
 
         Raises:
             UnknownHandleError: nothing is remembered under it.
@@ -192,6 +201,8 @@ class Originals:
         """
         check_integer("context_before", context_before, 0, optional=True)
         check_integer("context_after", context_after, 0, optional=True)
+        if lines is not None and not 1 <= lines[0] <= lines[1]:
+            raise ConfigError(f"lines={lines!r}: give the first and the last line, counted from 1.")
         key, _, view = _cleaned(handle).partition("-")
         with self._held.lock:
             found = self._held.get(key)
@@ -200,15 +211,18 @@ class Originals:
         if found is None:
             raise UnknownHandleError(
                 f"There is no document with the handle {handle!r:.80}. A handle looks like 'q3k7m2nd5xza-h4t2', stands "
-                "beside each shortened document, and must be copied exactly. Documents that nobody asked for in a long "
-                "time are forgotten: search again, and take the handle from there."
+                "beside each shortened document, and must be copied exactly. The originals that were not used for the "
+                "longest time are gone: call the tool that returned the text again."
             )
         text = found.text
-        if (context_before is None and context_after is None) or not spans:
+        if lines is not None:
+            wanted = [_line_range(text, *lines)]
+        elif (context_before is None and context_after is None) or not spans:
             wanted = [(0, len(text))]
         else:
             wanted = _surroundings(text, spans, found.language, context_before or 0, context_after or 0)
-        shown = text if wanted == [(0, len(text))] else kept_text(text, wanted, _ELLIPSIS)
+        whole_lines = lines is not None or wanted == [(0, len(text))]
+        shown = text[slice(*wanted[0])] if whole_lines else kept_text(text, wanted, _ELLIPSIS)
         return Expansion(shown, wanted, found.title, text, found.metadata, found.start)
 
     def __len__(self) -> int:
@@ -250,28 +264,49 @@ def expander(originals: Originals, max_chars: int | None = MAX_CHARS) -> Expande
     """
     check_integer("max_chars", max_chars, 1, optional=True)
 
-    def expand_document(handle: str, context_before: int | None = None, context_after: int | None = None) -> str:
-        """Get the original of a shortened document back by its handle, where what was left out is needed.
+    def expand_document(
+        handle: str, context_before: int | None = None, context_after: int | None = None, lines: str | None = None
+    ) -> str:
+        """Get the original of a shortened text back by its handle, where what was left out is needed.
 
         Args:
-            handle: the document's handle, copied exactly.
-            context_before: how many sentences before each kept piece to show. Leave both out for the whole document.
+            handle: the handle, copied exactly.
+            context_before: how many sentences before each kept piece to show. Leave both out for the whole text.
             context_after: how many sentences after each kept piece to show.
+            lines: show only these lines, such as "40-51".
         """
         try:
-            found = originals.expand(handle, context_before, context_after)
+            found = originals.expand(handle, context_before, context_after, _lines_of(lines))
         except SpecRagError as error:
             return f"Error: {error}"
         text = found.text
         if max_chars is not None and len(text) > max_chars:
             start, end = cut_at_words(text, (0, len(text)), max_chars)[0]
             text = (
-                f"{text[start:end]} …\n(Cut: {end - start} of {len(text)} characters. Give context_before and "
-                "context_after to see what surrounds the shortened text.)"
+                f"{text[start:end]} …\n(Cut: {end - start} of {len(text)} characters, {text.count(_BREAK, 0, end) + 1} "
+                f"of {text.count(_BREAK) + 1} lines. Give lines, or context_before and context_after, to see other "
+                "parts.)"
             )
         return f"{found.title}\n\n{text}" if found.title else text
 
     return expand_document
+
+
+def _lines_of(lines: str | None) -> tuple[int, int] | None:
+    found = re.fullmatch(r"\s*L?(\d+)(?:\s*[-–:,]\s*L?(\d+))?\s*", lines or "")
+    if lines is None or not lines.strip():
+        return None
+    if found is None:
+        raise ConfigError(f"lines={lines!r:.80}: give the first and the last line, such as '40-51'.")
+    return int(found.group(1)), int(found.group(2) or found.group(1))
+
+
+def _line_range(text: str, first: int, last: int) -> Span:
+    """Character range of lines counted from 1, without the last line's end."""
+    ends = [match.start() for match in re.finditer(_BREAK, text)] + [len(text)]
+    if first > len(ends):
+        raise ConfigError(f"lines={first}-{last}: the text has {len(ends)} lines.")
+    return ends[first - 2] + 1 if first > 1 else 0, ends[min(last, len(ends)) - 1]
 
 
 def _cleaned(handle: str) -> str:

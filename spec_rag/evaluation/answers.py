@@ -1,7 +1,4 @@
-"""The share of questions that a target answers correctly from all documents and from compressed ones.
-
-An interrupted run continues from its output file. This module does not know terminals.
-"""
+"""Share of questions that the target answers correctly, from all documents and from compressed ones."""
 
 from __future__ import annotations
 
@@ -12,10 +9,10 @@ from pathlib import Path
 from spec_rag.answering.answer import answer_messages
 from spec_rag.compression.compress import compress
 from spec_rag.compression.encoding_cache import DocumentIndex
+from spec_rag.evaluation.json_lines import append_lines, read_lines
 from spec_rag.evaluation.kept import interval
 from spec_rag.evaluation.metrics import holds_answer
 from spec_rag.evaluation.questions import AnsweredQuestion
-from spec_rag.evaluation.records import append_lines, read_lines
 from spec_rag.generation.generate import generate
 from spec_rag.models.model_pair import ModelPair
 from spec_rag.options.compression import SpecPCConfig
@@ -29,12 +26,12 @@ _MAX_NEW_TOKENS = 40
 
 
 def from_all_documents(pair: ModelPair, asked: AnsweredQuestion) -> str:
-    """The answer from all documents."""
+    """Answer from all documents."""
     return from_kept(1)(pair, asked)
 
 
 def from_kept(part: int, index: DocumentIndex | None = None) -> Answerer:
-    """The answer from what the package keeps of the documents, 1/part of their tokens."""
+    """Answer from compressed documents, 1/part of their tokens."""
 
     def answerer(pair: ModelPair, asked: AnsweredQuestion) -> str:
         kept = compress(asked.documents, asked.question, draft=pair, index=index, ratio=1 / part)
@@ -44,7 +41,7 @@ def from_kept(part: int, index: DocumentIndex | None = None) -> Answerer:
 
 
 def from_paper(part: int) -> Answerer:
-    """The answer from a prompt compressed by SpecPC: instruction and question count extra (paper, section 4.2)."""
+    """Answer from a prompt compressed by SpecPC; instruction and question are not counted (paper, section 4.2)."""
 
     def answerer(pair: ModelPair, asked: AnsweredQuestion) -> str:
         prompt = answer_messages(compress(asked.documents, asked.question, draft=pair, ratio=1))
@@ -58,7 +55,7 @@ def from_paper(part: int) -> Answerer:
 
 
 def answerers() -> dict[str, Answerer]:
-    """What a target may answer from, by name; the default's read each document once."""
+    """The methods by name; the compressed ones share an index."""
     index = DocumentIndex(storage="float32")
     return {
         "all documents": from_all_documents,
@@ -75,25 +72,25 @@ def right_answers(
     by: Mapping[str, Answerer] | None = None,
     out: Path | None = None,
 ) -> dict[str, list[bool]]:
-    """Per method, which questions the target answers right, greedily and in at most 40 tokens.
+    """Per method, whether the target answers each question correctly (greedy, at most 40 tokens).
 
     Args:
         pair: draft and target.
         questions: with documents and answers.
-        by: methods by name; None takes all.
-        out: file to which each answer is appended, and in which answers of an earlier run are looked up; or None.
+        by: methods by name; None is all.
+        out: JSON lines file of answers. An interrupted run continues from it. None writes nothing.
 
     Raises:
-        UnreadableFileError: `out` holds something else.
-        FileNotWrittenError: an answer cannot be written there; those before it are.
+        UnreadableFileError: `out` is another kind of file.
+        FileNotWrittenError: an answer cannot be written; earlier answers are kept.
     """
     by = answerers() if by is None else by
-    known = {} if out is None else dict(read_lines(out, _known_answer))
+    earlier = {} if out is None else dict(read_lines(out, _parsed_answer))
     right: dict[str, list[bool]] = {name: [] for name in by}
     with steps("Answering", len(questions)) as done:
         for asked in questions:
             for name, answerer in by.items():
-                answer = known.get((name, asked.question))
+                answer = earlier.get((name, asked.question))
                 if answer is None:
                     answer = answerer(pair, asked)
                     append_lines(out, [json.dumps({"method": name, "question": asked.question, "answer": answer})])
@@ -102,13 +99,13 @@ def right_answers(
     return right
 
 
-def _known_answer(line: str) -> tuple[tuple[str, str], str]:
+def _parsed_answer(line: str) -> tuple[tuple[str, str], str]:
     record = json.loads(line)
     return (record["method"], record["question"]), record["answer"]
 
 
 def right_table(right: Mapping[str, Sequence[bool]]) -> str:
-    """Markdown: the share of right answers of each method."""
+    """Markdown table: the share of correct answers per method."""
     count = len(next(iter(right.values())))
     lines = [f"| target's answer right, {count} questions | share |", "|---|---|"]
     for name, hits in right.items():

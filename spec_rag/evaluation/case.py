@@ -1,7 +1,4 @@
-"""One question with its documents, as every method is given it: what may be kept, and what was read of it once.
-
-This module does not know methods, files of questions or tables.
-"""
+"""One question with its documents, budgets and cached draft results, as every variant receives it."""
 
 from __future__ import annotations
 
@@ -25,7 +22,6 @@ from spec_rag.compression.encoding_cache import DocumentIndex, content_address
 from spec_rag.compression.feature_sources import joint_importance
 from spec_rag.compression.packing import ScoredDocuments
 from spec_rag.compression.passages import split_passages
-from spec_rag.evaluation.budgets import BUDGETS, budget_tokens
 from spec_rag.evaluation.questions import AnsweredQuestion
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.text.documents import with_title
@@ -33,21 +29,27 @@ from spec_rag.text.token_counting import token_counter
 from spec_rag.text.units import unit_spans
 from spec_rag.utils.atomic_files import write_whole
 
+PARTS = (4, 8, 16)
+BUDGETS = tuple(Fraction(1, part) for part in PARTS)
+
+
+def budget_tokens(budget: Fraction, tokens: int) -> int:
+    """Tokens of a budget, at least one: a share of `tokens`, or, above 1, the budget itself."""
+    return max(int(budget * tokens), 1) if budget <= 1 else int(budget)
+
 
 @dataclass
 class Case:
-    """One question, with what the draft and the embedding model say of its documents; each is asked once.
+    """One question with its documents. Results of the draft and the embedder are computed once.
 
     Args:
         draft: the draft.
         asked: question and documents.
         embedder: as for `compress`, or None.
-        with_titles: count titles and numbers into the documents' tokens, as a prompt "Document [1](Title: ...) ..."
-            shows them; the budget is then a larger share of the texts.
-        folder: where signals are kept between runs, or None. Take another one for another embedder, or when the way
-            documents are read has changed.
-        budgets: what may be kept.
-        titled: put the title of a document before what is kept of it, for a model that answers; it is not counted.
+        with_titles: count titles and numbers as document tokens, as in a prompt "Document [1](Title: ...) ...".
+        folder: cache of draft results between runs, or None. Use one folder per embedder and code version.
+        budgets: shares or numbers of tokens.
+        titled: put the title, which is not counted, before the kept text of each document.
     """
 
     draft: Draft
@@ -70,7 +72,7 @@ class Case:
 
     @cached_property
     def tokens(self) -> int:
-        """Tokens of all documents: what the budgets are shares of."""
+        """Tokens of all documents."""
         if not self.with_titles:
             return sum(self.count(text) for text in self.texts)
         return sum(
@@ -80,20 +82,20 @@ class Case:
 
     @property
     def rooms(self) -> list[int]:
-        """Tokens that may be kept, by budget."""
+        """Maximum tokens per budget."""
         return [budget_tokens(budget, self.tokens) for budget in self.budgets]
 
     @cached_property
     def index(self) -> DocumentIndex:
-        """Where what was read for one variant is found by the next, exactly as it was read."""
+        """Cache of encoded passages, shared by the variants."""
         return DocumentIndex(self.folder / "passages" if self.folder else None, storage="float32")
 
     def reading(self, *, scores: Tensor | None = None, embedded: bool = False, **settings: Any) -> ScoredDocuments:
-        """The documents as `compress` reads them.
+        """Score the documents as `compress` does.
 
         Args:
-            scores: [documents], what a retriever would say of them, or None.
-            embedded: let the embedding model's similarities take part.
+            scores: [documents] retrieval scores, or None.
+            embedded: add the similarities of the embedder.
             **settings: fields of CompressionConfig.
         """
         documents = self.documents
@@ -111,27 +113,27 @@ class Case:
 
     @cached_property
     def joint(self) -> Tensor:
-        """The paper's importance of the tokens of passages and question."""
-        return self._kept_aside(
+        """Importance as in the paper. Shape: [tokens of passages and question]."""
+        return self._cached(
             "joint", lambda: {"importance": joint_importance(self.draft, self.passages, self.asked.question)}
         )["importance"]
 
     @cached_property
     def embedded(self) -> dict[str, Tensor]:
-        """Similarity of the question with each unit (title before it) and with each document."""
+        """Similarity of the question to each unit (with its title) and to each document."""
         assert self.embedder is not None
 
         def embed() -> dict[str, Tensor]:
             titles = [document.title for document in self.documents]
             units = [with_title(titles[d], text) for d, text in zip(self.owners, self.unit_texts, strict=True)]
             documents = [with_title(title, text) for title, text in zip(titles, self.texts, strict=True)]
-            found = similarities(self.embedder, self.asked.question, [*units, *documents])
-            return {"units": found[: len(units)], "documents": found[len(units) :]}
+            values = similarities(self.embedder, self.asked.question, [*units, *documents])
+            return {"units": values[: len(units)], "documents": values[len(units) :]}
 
-        return self._kept_aside("embedded", embed)
+        return self._cached("embedded", embed)
 
     def kept(self, reading: ScoredDocuments) -> list[str]:
-        """The text that the package keeps at each budget; empty where the best unit alone exceeds the budget."""
+        """The text that `compress` keeps at each budget; "" if the best unit alone exceeds the budget."""
         texts = []
         for room in self.rooms:
             kept = keep(reading, self.config.changed(max_tokens=room), self.count)
@@ -141,14 +143,14 @@ class Case:
         return texts
 
     def joined(self, pieces: Iterable[tuple[int, str]]) -> str:
-        """Kept pieces, each with the index of its document, as one text."""
+        """Join kept pieces, each with the index of its document."""
         if not self.titled:
             return "\n".join(text for _, text in pieces)
-        own = [(d, "\n".join(text for _, text in run)) for d, run in groupby(pieces, key=itemgetter(0))]
-        return "\n\n".join(with_title(self.documents[d].title, text, ": ") for d, text in own if text)
+        texts = [(d, "\n".join(text for _, text in run)) for d, run in groupby(pieces, key=itemgetter(0))]
+        return "\n\n".join(with_title(self.documents[d].title, text, ": ") for d, text in texts if text)
 
     def whole(self, scores: Tensor) -> list[str]:
-        """Whole units by falling score, each that still fits: what a ranking of sentences can do by itself."""
+        """Select units greedily by descending score; units that do not fit are skipped."""
         lengths = [self.count(text) for text in self.unit_texts]
         texts = []
         for room in self.rooms:
@@ -160,19 +162,19 @@ class Case:
             texts.append(self.joined((self.owners[i], self.unit_texts[i]) for i in sorted(chosen)))
         return texts
 
-    def _kept_aside(self, kind: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    def _cached(self, kind: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         if self.folder is None:
             return make()
-        asked = [self.asked.question, *(part for d in self.documents for part in (d.title or "", d.text))]
-        path = self.folder / f"{content_address(kind, self.draft.name, *asked)}.safetensors"
+        content = [self.asked.question, *(part for d in self.documents for part in (d.title or "", d.text))]
+        path = self.folder / f"{content_address(kind, self.draft.name, *content)}.safetensors"
         if path.exists():
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found = make()
+        tensors = make()
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save({name: value.contiguous() for name, value in found.items()}))
-        return found
+        write_whole(path, save({name: value.contiguous() for name, value in tensors.items()}))
+        return tensors
 
 
 Variant = Callable[[Case], list[str]]
-"""A way to keep a part of the documents: the texts that are kept, by budget."""
+"""A selection method: returns the kept text per budget."""

@@ -10,10 +10,10 @@ from spec_rag.errors import ConfigError
 
 
 def load_embedder(name: str) -> Callable[[list[str]], list[list[float]]]:
-    """Mean-pooled sentence embeddings of an encoder's folder, or of a package that has it as MODEL_DIR.
+    """A function from texts to mean-pooled embeddings, by the folder of an encoder or a package with a MODEL_DIR.
 
     Raises:
-        ConfigError: there is no such folder or package.
+        ConfigError: no such folder or package exists.
     """
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -24,7 +24,9 @@ def load_embedder(name: str) -> Callable[[list[str]], list[list[float]]]:
         try:
             folder = str(importlib.import_module(name).MODEL_DIR)
         except (ImportError, AttributeError) as error:
-            raise ConfigError(f"embedder={name!r} is neither a folder nor a package with a MODEL_DIR.") from error
+            raise ConfigError(
+                f"embedder={name!r} is neither a folder nor a package with a MODEL_DIR: give one of these."
+            ) from error
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
 
     def embed(texts: list[str]) -> list[list[float]]:

@@ -1,11 +1,8 @@
-"""Running methods over tasks: what is kept of documents, and what a target answers from it, with intervals.
-
-An interrupted run goes on where it stopped. This module does not know terminals, or how a method works.
-"""
+"""Share of questions whose answer survives compression, per variant and budget, with confidence intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +11,24 @@ from scipy.stats import bootstrap
 
 from spec_rag.compression.document_draft import Draft
 from spec_rag.errors import ConfigError
-from spec_rag.evaluation.budgets import PARTS
-from spec_rag.evaluation.case import Case, Variant
+from spec_rag.evaluation.case import PARTS, Case, Variant
 from spec_rag.evaluation.chart import Point
 from spec_rag.evaluation.metrics import holds_answer
 from spec_rag.evaluation.questions import AnsweredQuestion
 from spec_rag.evaluation.variants import EMBEDDED, VARIANTS
-from spec_rag.models.model_pair import ModelPair
 from spec_rag.utils.progress import steps
 
-SelectedText = dict[str, list[list[bool]]]
+KeptAnswers = dict[str, list[list[bool]]]
 """Per variant, per question: whether an answer was kept at each budget."""
-Answerer = Callable[[ModelPair, AnsweredQuestion], str]
-
-_MAX_NEW_TOKENS = 40
 
 
-def variants_for(draft: str, embedder: Any, names: Sequence[str] | None = None) -> dict[str, Variant]:
-    """The variants that this draft and embedder allow, or those of them that are named.
+def variants_for(embedder: Any, names: Sequence[str] | None = None) -> dict[str, Variant]:
+    """The named variants; without names all that are possible with or without an embedder.
 
     Raises:
         ConfigError: a name is unknown.
     """
-    known = {
-        **VARIANTS,
-        **(EMBEDDED if embedder is not None else {}),
-    }
+    known = {**VARIANTS, **(EMBEDDED if embedder is not None else {})}
     for name in names or ():
         if name not in known:
             raise ConfigError(f"variant {name!r} is not one of {', '.join(known)}.")
@@ -54,18 +43,18 @@ def kept_answers(
     embedder: Any = None,
     signals: Path | None = None,
     with_titles: bool = False,
-) -> SelectedText:
-    """Try every variant on every question: is an answer still in what is kept?
+) -> KeptAnswers:
+    """Check for every variant and question whether an answer is in the kept text.
 
     Args:
         draft: the draft.
         questions: with documents and answers.
         variants: by name.
         embedder: for the variants that need one.
-        signals: folder where what the draft saw is kept between runs, or None.
-        with_titles: count titles and numbers into the tokens that the budgets are shares of.
+        signals: cache folder of draft results between runs, or None.
+        with_titles: count titles and numbers as document tokens.
     """
-    kept: SelectedText = {name: [] for name in variants}
+    kept: KeptAnswers = {name: [] for name in variants}
     with steps("Reading", len(questions)) as done:
         for asked in questions:
             case = Case(draft, asked, embedder, signals, with_titles)
@@ -75,25 +64,25 @@ def kept_answers(
     return kept
 
 
-def interval(hits: Sequence[float], resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+def interval(hits: Sequence[float], resamples: int = 2000) -> tuple[float, float]:
     """95% bootstrap interval of the mean."""
     values = np.asarray(hits, dtype=float)
     if len(values) < 2 or bool((values == values[0]).all()):
         return float(values.mean()), float(values.mean())
-    found = bootstrap((values,), np.mean, n_resamples=resamples, method="percentile", rng=seed).confidence_interval
-    return float(found.low), float(found.high)
+    bounds = bootstrap((values,), np.mean, n_resamples=resamples, method="percentile", rng=0).confidence_interval
+    return float(bounds.low), float(bounds.high)
 
 
-def points(kept: SelectedText, resamples: int = 2000) -> dict[str, list[Point]]:
-    """Per variant and budget, the share of questions of which an answer was kept."""
+def points(kept: KeptAnswers, resamples: int = 2000) -> dict[str, list[Point]]:
+    """Share of questions with a kept answer, per variant and budget."""
     return {
         name: [Point(sum(hits) / len(hits), *interval(hits, resamples)) for hits in zip(*rows, strict=True)]
         for name, rows in kept.items()
     }
 
 
-def kept_table(kept: SelectedText, resamples: int = 2000) -> str:
-    """Markdown: a row per variant, a column per budget."""
+def kept_table(kept: KeptAnswers, resamples: int = 2000) -> str:
+    """Markdown table: a row per variant, a column per budget."""
     count = len(next(iter(kept.values())))
     lines = [
         f"| answer kept, {count} questions | " + " | ".join(f"1/{part}" for part in PARTS) + " |",

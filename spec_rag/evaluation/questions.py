@@ -1,8 +1,7 @@
-"""Questions over several documents, with known answers: multi-document and multi-hop QA, key-value retrieval.
+"""Questions over several documents with known answers, from JSON lines.
 
-Reads JSON lines: `question`, `answers`, and `ctxs` or `documents`, which are texts or objects with `text` and perhaps
-`title`; or `ordered_kv_records`, `key`, `value`, of which one document with a pair a line is made. This module does not
-know how documents are read.
+A line has `question`, `answers`, and `ctxs` or `documents`: strings, or objects with `text` and an optional `title`. Or
+it has `ordered_kv_records`, `key` and `value`, which become one document with a pair per line.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from spec_rag.text.documents import Document
 
 @dataclass(frozen=True)
 class AnsweredQuestion:
-    """A question, its documents, the strings that count as its answer, and the documents' language (ISO 639-1)."""
+    """A question, its accepted answers, its documents, and their language (ISO 639-1)."""
 
     question: str
     answers: Sequence[str]
@@ -32,28 +31,28 @@ def read_questions(path: Path, limit: int | None = None) -> list[AnsweredQuestio
     """The questions of a .jsonl or .jsonl.gz file, at most `limit`.
 
     Raises:
-        UnreadableFileError: a line is not of a known form; the message names it.
+        UnreadableFileError: a line has another form; the message names it.
     """
     data = path.read_bytes()
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-    found = []
+    questions = []
     for number, line in enumerate(text.splitlines()[:limit], start=1):
         try:
-            found.append(_question(json.loads(line)))
+            questions.append(_question(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
             raise UnreadableFileError(
                 f"{path}, line {number}: {error!r}. A line is a JSON object with question, answers and ctxs or "
                 "documents (texts, or title and text), or with ordered_kv_records, key and value."
             ) from error
-    return found
+    return questions
 
 
 def _question(row: dict[str, Any]) -> AnsweredQuestion:
     if "ordered_kv_records" in row:
         lines = ",\n".join(f'"{key}": "{value}"' for key, value in row["ordered_kv_records"])
         return AnsweredQuestion(f'What is the value of the key "{row["key"]}"?', [row["value"]], [Document(lines)])
-    given = row["documents"] if "documents" in row else row["ctxs"]
-    documents = [Document(c) if isinstance(c, str) else Document(c["text"], title=c.get("title")) for c in given]
+    entries = row["documents"] if "documents" in row else row["ctxs"]
+    documents = [Document(c) if isinstance(c, str) else Document(c["text"], title=c.get("title")) for c in entries]
     answers = row["answers"]
     if isinstance(answers, str):
         raise ValueError("answers is a list of strings")

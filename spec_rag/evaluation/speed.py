@@ -1,7 +1,4 @@
-"""What a question, a prefill and a batch cost: seconds and memory, side by side in one run.
-
-Figures are Markdown. Nothing here judges: seconds depend on the machine, ratios less so.
-"""
+"""Seconds of `compress`, cold and indexed, compared with a joint prefill of all documents in the same run."""
 
 from __future__ import annotations
 
@@ -24,8 +21,7 @@ from spec_rag.text.documents import Document
 from spec_rag.text.units import unit_spans
 from spec_rag.text.words import word_overlap
 
-_FREED = {"MALLOC_MMAP_THRESHOLD_": str(256 * 1024)}  # glibc: larger blocks are the system's own, as soon as freed
-COMPRESSED_SHARE = 0.25  # of the documents' tokens, in what is timed
+COMPRESSED_SHARE = 0.25  # ratio of the timed compressions
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -36,7 +32,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def joint_prompt(draft: Draft, asked: AnsweredQuestion) -> list[int]:
-    """Instruction, documents and question as one prompt, in the draft's tokens."""
+    """Token ids of one prompt with instruction, documents and question."""
     layout = frame(draft.tokenizer)
     units = [unit_spans(document.text, "sentence") for document in asked.documents]
     body = [token for passage in split_passages(draft.tokenizer, asked.documents, units) for token in passage.ids]
@@ -44,7 +40,7 @@ def joint_prompt(draft: Draft, asked: AnsweredQuestion) -> list[int]:
 
 
 def joint_prefill(draft: Draft, asked: AnsweredQuestion) -> int:
-    """Read the prompt of all documents at once, filling a cache; returns its tokens."""
+    """Run the draft on the prompt of all documents with a KV cache; return the number of tokens."""
     ids = joint_prompt(draft, asked)
     with torch.no_grad():
         draft.model.get_decoder()(input_ids=torch.tensor([ids], device=draft.model.device), use_cache=True)
@@ -52,41 +48,41 @@ def joint_prefill(draft: Draft, asked: AnsweredQuestion) -> int:
 
 
 def ratios(draft: Draft, questions: Sequence[AnsweredQuestion], embedder: Any = None) -> str:
-    """Markdown: the median over questions of each way's seconds, and of the joint prefill's seconds over them.
+    """Markdown table: median seconds of each method, and the median ratio of the joint prefill to it.
 
     Args:
         draft: the draft.
-        questions: each is asked in every way.
-        embedder: an embedding model whose reading of the same sentences is timed beside, or None.
+        questions: each is timed with every method.
+        embedder: an embedding model that is timed on the same sentences, or None.
     """
     taken = [compress_seconds(draft, asked, embedder) for asked in [questions[0], *questions]][1:]  # the first warms up
-    lines = [f"| {len(questions)} questions | seconds | joint prefill is so many times slower |", "|---|---|---|"]
+    lines = [f"| {len(questions)} questions | seconds | ratio of joint prefill |", "|---|---|---|"]
     for name in taken[0]:
-        ratio = statistics.median(own["joint prefill"] / own[name] for own in taken)
-        lines.append(f"| {name} | {statistics.median(own[name] for own in taken):.2f} | {ratio:.1f} |")
+        ratio = statistics.median(row["joint prefill"] / row[name] for row in taken)
+        lines.append(f"| {name} | {statistics.median(row[name] for row in taken):.2f} | {ratio:.1f} |")
     return "\n".join(lines)
 
 
 def compress_seconds(draft: Draft, asked: AnsweredQuestion, embedder: Any) -> dict[str, float]:
-    """Seconds of each call on one question."""
-    found = {"joint prefill": seconds(partial(joint_prefill, draft, asked))}
+    """Seconds of each method on one question, by its name."""
+    times = {"joint prefill": seconds(partial(joint_prefill, draft, asked))}
     titled = [f"{document.title}. {document.text}" for document in asked.documents]
     words = word_overlap(asked.question, titled)
     scored = [replace(document, score=score) for document, score in zip(asked.documents, words, strict=True)]
-    ways: dict[str, tuple[Sequence[Document], dict[str, Any]]] = {
+    methods: dict[str, tuple[Sequence[Document], dict[str, Any]]] = {
         "compress": (asked.documents, {}),
         "compress with retrieval scores": (scored, {}),
         "compress by words": (asked.documents, {"cascade": "always", "likelihood": False}),
     }
-    for name, (documents, settings) in ways.items():
+    for name, (documents, settings) in methods.items():
         with tempfile.TemporaryDirectory() as folder:
             ask = partial(compress, documents, asked.question, draft=draft, ratio=COMPRESSED_SHARE, **settings)
-            filled = DocumentIndex(folder)
-            found[f"{name}, nothing read before"] = seconds(ask)
-            ask(index=filled)
-            found[f"{name}, documents in memory"] = seconds(partial(ask, index=filled))
-            found[f"{name}, documents on disk"] = seconds(partial(ask, index=DocumentIndex(folder)))
+            index = DocumentIndex(folder)
+            times[f"{name}, no index"] = seconds(ask)
+            ask(index=index)
+            times[f"{name}, index in memory"] = seconds(partial(ask, index=index))
+            times[f"{name}, index on disk"] = seconds(partial(ask, index=DocumentIndex(folder)))
     if embedder is not None:
         sentences = [d.text[a:b] for d in asked.documents for a, b in unit_spans(d.text, "sentence")]
-        found["embedding of the same sentences"] = seconds(partial(embedder, [asked.question, *sentences]))
-    return found
+        times["embedding of the same sentences"] = seconds(partial(embedder, [asked.question, *sentences]))
+    return times

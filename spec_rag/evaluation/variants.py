@@ -1,20 +1,20 @@
-"""Variants of keeping a part of the documents, to be compared on the same questions and budgets.
-
-Every variant fills the same budgets: shares of the tokens of the documents' texts, as the draft counts them, or so many
-tokens. This module does not know files or tables.
-"""
+"""Selection methods that are compared on the same questions and budgets: the package, the paper, and baselines."""
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections.abc import Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
+from zlib import crc32
 
 import torch
 
 from spec_rag.attention.token_selection import select_prompt_tokens
 from spec_rag.compression.passages import frame, question_tokens
 from spec_rag.compression.scoring import standardised
-from spec_rag.evaluation.baselines import random_sentences, truncation
 from spec_rag.evaluation.case import Case, Variant
 from spec_rag.options.compression import SpecPCConfig
 from spec_rag.text.documents import with_title
@@ -22,9 +22,9 @@ from spec_rag.text.words import word_overlap
 
 
 def paper(case: Case) -> list[str]:
-    """SpecPC as the paper has it: one prompt of all documents, single tokens, its smoothing and neighbours (4.2).
+    """SpecPC of the paper (section 4.2): one prompt of all documents, single tokens.
 
-    The question is the window that is always kept; the budget goes to the documents' tokens.
+    The question is the window, which is always kept; the budget counts document tokens only.
     """
     tokenizer = case.draft.tokenizer
     body = [token for passage in case.passages for token in passage.ids]
@@ -38,41 +38,75 @@ def paper(case: Case) -> list[str]:
 
 
 def joint_sentences(case: Case) -> list[str]:
-    """The paper's importance, the package's sentences."""
+    """Token importance of the paper, sentences as units."""
     return case.kept(case.reading(scoring="joint", title_links=False, calibration=None))
 
 
 def word_matching(case: Case) -> list[str]:
-    """Whole sentences by BM25 of title and sentence."""
+    """Whole sentences ranked by BM25 of title and sentence."""
     titled = [with_title(case.documents[d].title, text) for d, text in zip(case.owners, case.unit_texts, strict=True)]
     return case.whole(torch.tensor(word_overlap(case.asked.question, titled)))
 
 
 def embedding(case: Case) -> list[str]:
-    """Whole sentences by embedding similarity of sentence (with its title) and of document."""
+    """Whole sentences ranked by embedding similarity of sentence (with title) and document."""
     sentences, documents = case.embedded["units"], case.embedded["documents"][case.owners]
     return case.whole(standardised(sentences) + standardised(documents))
 
 
 def settings(**changes: Any) -> Variant:
-    """What `compress` keeps with settings changed."""
+    """`compress` with changed settings."""
     return lambda case: case.kept(case.reading(**changes))
 
 
 def embedded(case: Case) -> list[str]:
-    """What `compress` keeps with an embedding model's similarities."""
+    """`compress` with the similarities of an embedder."""
     return case.kept(case.reading(embedded=True))
 
 
 def with_retrieval(case: Case) -> list[str]:
-    """What `compress` keeps with a dense retriever's scores of the documents."""
+    """`compress` with document scores of a dense retriever."""
     return case.kept(case.reading(scores=case.embedded["documents"]))
 
 
 def with_word_retrieval(case: Case) -> list[str]:
-    """What `compress` keeps with BM25 scores of the documents."""
+    """`compress` with BM25 document scores."""
     titled = [with_title(document.title, document.text) for document in case.documents]
     return case.kept(case.reading(scores=torch.tensor(word_overlap(case.asked.question, titled))))
+
+
+def truncation(head: float) -> Variant:
+    """Keep the first and the last words of all documents.
+
+    Args:
+        head: share of the kept words that is taken from the start, 0 to 1.
+    """
+
+    def variant(case: Case) -> list[str]:
+        words = [(d, *match.span()) for d, text in enumerate(case.texts) for match in re.finditer(r"\S+", text)]
+
+        def pieces(kept: int) -> list[tuple[int, str]]:
+            first = round(kept * head)
+            runs = [
+                list(run)
+                for part in (words[:first], words[len(words) - (kept - first) :])
+                for _, run in groupby(part, key=itemgetter(0))
+            ]
+            return [(run[0][0], case.texts[run[0][0]][run[0][1] : run[-1][2]]) for run in runs]
+
+        def tokens(kept: int) -> int:
+            return sum(case.count(text) for _, text in pieces(kept))
+
+        sizes = range(1, len(words) + 1)
+        return [case.joined(pieces(bisect_right(sizes, room, key=tokens))) for room in case.rooms]
+
+    return variant
+
+
+def random_sentences(case: Case) -> list[str]:
+    """Random whole sentences, seeded by the question."""
+    generator = torch.Generator().manual_seed(crc32(case.asked.question.encode()))
+    return case.whole(torch.rand(len(case.unit_texts), generator=generator))
 
 
 VARIANTS: Mapping[str, Variant] = {

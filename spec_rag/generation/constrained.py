@@ -46,16 +46,16 @@ class Vocabulary:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int, ends: Sequence[int]) -> None:
         from llguidance import hf
 
+        if not getattr(tokenizer, "is_fast", False):
+            raise ConfigError(
+                f"schema or regex: the tokens of {type(tokenizer).__name__} cannot be read, since it is no fast "
+                "tokenizer: load the target with a tokenizer.json."
+            )
         known = max(size, len(tokenizer))
         if unknown := [end for end in ends if end >= known]:
             raise ConfigError(
                 f"eos_token_id={unknown[0] if len(unknown) == 1 else unknown}: schema or regex needs end tokens of the "
                 f"vocabulary, which has {known}: give ids below {known}."
-            )
-        if not getattr(tokenizer, "is_fast", False):
-            raise ConfigError(
-                f"schema or regex: the tokens of {type(tokenizer).__name__} cannot be read, since it is no fast "
-                "tokenizer: load the target with a tokenizer.json."
             )
         self.tokens = hf.from_tokenizer(tokenizer, n_vocab=known, eos_token=list(ends))
         self.size = size

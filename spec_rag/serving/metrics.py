@@ -1,24 +1,37 @@
-"""What a server counts, for Prometheus. docs/deployment.md says what each metric means."""
+"""What a server counts, for Prometheus. docs/deployment.md says what each metric means.
+
+With the environment variable PROMETHEUS_MULTIPROC_DIR, the workers of one server add up their counts in that folder.
+"""
 
 from __future__ import annotations
 
+import os
 import platform
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 import spec_rag
+from spec_rag.errors import ConfigError
 from spec_rag.results import Answer, CompressionData
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
 class Metrics:
-    """The metrics of one server, in a registry of their own."""
+    """The metrics of one server, in a registry of their own.
+
+    Raises:
+        ConfigError: PROMETHEUS_MULTIPROC_DIR is no folder that can be written.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)  # process_cpu_seconds_total, process_resident_memory_bytes ...
+        self._shared = _shared_folder()
+        if self._shared is None:
+            ProcessCollector(registry=self.registry)  # process_cpu_seconds_total, process_resident_memory_bytes ...
         own: dict[str, Any] = {"registry": self.registry, "namespace": "spec_rag"}
         self.requests = Counter("requests_total", "Requests by route and status.", ["route", "status"], **own)
         self.seconds = Histogram(
@@ -27,7 +40,7 @@ class Metrics:
         self.first_piece_seconds = Histogram(
             "first_piece_seconds", "From a request to the first piece of its stream.", buckets=_SECONDS, **own
         )
-        self.in_flight = Gauge("in_flight_requests", "Requests that run or wait.", **own)
+        self.in_flight = Gauge("in_flight_requests", "Requests that run or wait.", multiprocess_mode="livesum", **own)
         self.refused = Counter("refused_total", "Requests refused, by reason.", ["reason"], **own)
         self.left = Counter("clients_left_total", "Clients that left before their answer was complete.", **own)
         self.prompt_tokens = Counter("prompt_tokens_total", "Tokens of prompts, as they were given.", **own)
@@ -40,7 +53,9 @@ class Metrics:
         self.frozen = Counter("compression_reused_total", "Texts that were forwarded as compressed before.", **own)
         self.kv_dense = Counter("kv_bytes_dense_total", "KV bytes that pruned prompts would have held.", **own)
         self.kv_kept = Counter("kv_bytes_kept_total", "KV bytes that they did hold.", **own)
-        build = Gauge("build_info", "The versions that run; always 1.", ["version", "python"], **own)
+        build = Gauge(
+            "build_info", "The versions that run; always 1.", ["version", "python"], multiprocess_mode="max", **own
+        )
         build.labels(spec_rag.__version__, platform.python_version()).set(1)
         self.upstream_errors = Counter("upstream_errors_total", "Failures of the upstream, by kind.", ["kind"], **own)
 
@@ -63,5 +78,34 @@ class Metrics:
         self.draft_seconds.inc(compression.draft_seconds)
 
     def text(self) -> bytes:
-        """All of them as Prometheus reads them."""
-        return generate_latest(self.registry)
+        """All of them as Prometheus reads them, summed over the workers that share a folder."""
+        if self._shared is None:
+            return generate_latest(self.registry)
+        for path in self._shared.glob("gauge_live*_*.db"):
+            pid = path.stem.rpartition("_")[2]
+            if not _is_running(int(pid)):
+                mark_process_dead(pid, str(self._shared))
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, str(self._shared))
+        return generate_latest(registry)
+
+
+def _shared_folder() -> Path | None:
+    given = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not given:
+        return None
+    if not os.path.isdir(given) or not os.access(given, os.W_OK):
+        raise ConfigError(f"PROMETHEUS_MULTIPROC_DIR={given!r}: is no folder that can be written: make it first.")
+    return Path(given)
+
+
+def _is_running(pid: int) -> bool:
+    if os.name == "nt":  # signal 0 is Ctrl-C there
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True

@@ -1,6 +1,6 @@
 """Atomic writes: readers see the old file or the complete new one.
 
-Exceptions: lines that are appended (`evaluation/records.py`) and the folder of a converted model.
+Exceptions: lines that are appended (`evaluation.json_lines.py`) and the folder of a converted model.
 """
 
 from __future__ import annotations

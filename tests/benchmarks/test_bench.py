@@ -12,14 +12,14 @@ from typer.testing import CliRunner
 
 from benchmarks import report, runner, timings
 from benchmarks.__main__ import app
+from benchmarks.budgets import budgets_of
 from benchmarks.grid import method_names
 from benchmarks.runner import Bench
 from benchmarks.stages import STAGES, Stage
 from benchmarks.timings import Timed
 from spec_rag.compression.document_draft import Draft
-from spec_rag.evaluation.budgets import budgets_of
+from spec_rag.evaluation.json_lines import read_lines
 from spec_rag.evaluation.questions import AnsweredQuestion
-from spec_rag.evaluation.records import read_lines
 from spec_rag.evaluation.speed import joint_prompt
 from spec_rag.text.documents import Document
 from spec_rag.text.tokenization import text_ids

@@ -16,13 +16,14 @@ from benchmarks import grid_tables as tables
 from benchmarks.__main__ import app
 from benchmarks.answer_methods import ANSWERERS, Request
 from benchmarks.cases import LongCase, question_case
+from benchmarks.records import Scored
 from benchmarks.sources import file_cases
 from spec_rag import ModelPair
 from spec_rag.compression.document_draft import Draft
 from spec_rag.errors import ConfigError, UnreadableFileError
-from spec_rag.evaluation.budgets import PARTS
+from spec_rag.evaluation.case import PARTS
+from spec_rag.evaluation.json_lines import read_lines
 from spec_rag.evaluation.questions import AnsweredQuestion
-from spec_rag.evaluation.records import Scored, read_lines
 from spec_rag.text.documents import Document
 
 
@@ -77,7 +78,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, draft: Draft, monkeypatc
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "other.jsonl"
     path.write_text("hello\nworld\n", encoding="utf-8")
-    with pytest.raises(UnreadableFileError, match=r"other.jsonl, line 1: .* give another file"):
+    with pytest.raises(UnreadableFileError, match=r"other.jsonl, line 1: .* give another output file"):
         read_lines(path, Scored.from_json)
     assert path.read_text(encoding="utf-8") == "hello\nworld\n"
 

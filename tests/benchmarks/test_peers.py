@@ -23,7 +23,7 @@ from benchmarks.ruler import ruler_cases
 from benchmarks.sources import file_tasks
 from benchmarks.timings import Timed
 from spec_rag.compression.document_draft import Draft
-from spec_rag.evaluation.records import read_lines
+from spec_rag.evaluation.json_lines import read_lines
 
 RUNNERS = Path(__file__).parents[2] / "benchmarks" / "peers"
 

@@ -48,7 +48,7 @@ def run(*words):
 assert "Odalys Fenn" in run("compress", "a.md", "b.html", "-q", "Who is the baker?", "--ratio", "0.6", "--text")
 assert "Question" in run("demo")
 """
-EVALUATE = "from spec_rag.evaluation import run, chart\nassert run.interval([0, 1, 1, 1])[0] < 1\n"
+EVALUATE = "from spec_rag.evaluation import kept, chart\nassert kept.interval([0, 1, 1, 1])[0] < 1\n"
 
 SERVE = """
 from spec_rag.serving.app import create_app

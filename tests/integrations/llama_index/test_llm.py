@@ -24,6 +24,7 @@ from transformers import LlamaForCausalLM
 
 from spec_rag import LoadOptions, SpecKVConfig, SpecPCConfig
 from spec_rag.errors import ConfigError, IncompatibleModelsError, ModelNotFoundError, PromptTooLongError
+from spec_rag.generation.model_settings import ModelSettings
 from spec_rag.models.model_pair import ModelPair
 
 PROMPT = "Where does the mule live, and who feeds it when the road is closed?"
@@ -126,7 +127,7 @@ def test_an_unknown_call_argument_is_refused_before_anything_runs(pair: ModelPai
         ({"speckv": {"max_capacity_prompt": 8, "window_size": 32}}, "max_capacity_prompt=8"),
         ({"target_options": {"dtyp": "float32"}}, "no field 'dtyp'"),
         ({"generation_kwargs": {"max_length": 5}}, "max_length=5"),
-        ({"pair": "tiny"}, "give a ModelPair"),
+        ({"pair": "tiny"}, "give a spec_rag.ModelPair"),
     ],
 )
 def test_a_bad_setting_is_refused_where_it_is_made(settings: dict[str, Any], message: str) -> None:
@@ -462,8 +463,8 @@ def test_a_misspelt_setting_is_answered_with_the_near_one() -> None:
 
 
 def test_every_field_is_described() -> None:
-    own = {name for base in (SpecKVLLM, DraftedLLM) for name in base.__annotations__ if name in SpecKVLLM.model_fields}
-    assert {"target", "speckv", "timeout"} <= own
+    own = {*ModelSettings.model_fields, *DraftedLLM.__annotations__} & SpecKVLLM.model_fields.keys()
+    assert {"target", "speckv", "timeout", "context_window"} <= own
     assert [name for name in own if not SpecKVLLM.model_fields[name].description] == []
 
 

@@ -10,7 +10,9 @@ import pytest
 
 pytest.importorskip("ray.serve", reason="the extra `ray` is not installed")
 
+import ray_spec_rag.serve
 from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError
 from ray_spec_rag.serve import RayEngine, application
 
 from spec_rag.errors import ConfigError
@@ -69,16 +71,53 @@ class Handle:
         return self.responses[-1]
 
 
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits between attempts, which take no time."""
+    found: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        found.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(ray_spec_rag.serve.asyncio, "sleep", noted)
+    return found
+
+
 def failed(error: Exception) -> RayTaskError:
     return RayTaskError("compress", "traceback", error).as_instanceof_cause()
 
 
-async def test_a_request_whose_replica_dies_is_asked_again() -> None:
+async def test_a_request_whose_replica_dies_is_asked_again(waits: list[float]) -> None:
     target = Handle([RayActorError()], [RayActorError()], [ANSWER])
     assert await RayEngine(None, target).answer(ASK) == ANSWER
+    dead = Handle(*[[RayActorError()]] * 5)
     with pytest.raises(ApiError, match="gone") as caught:
-        await RayEngine(None, Handle(*[[RayActorError()]] * 5)).answer(ASK)
-    assert caught.value.status == 503
+        await RayEngine(None, dead).answer(ASK)
+    assert (caught.value.status, len(dead.responses)) == (503, 3)
+
+
+async def test_requests_of_a_dead_replica_are_not_repeated_all_at_once(waits: list[float]) -> None:
+    target = Handle(*[[RayActorError()]] * 60)
+    engine = RayEngine(None, target)
+    asked = [engine.answer(ASK) for _ in range(10)]
+    streams = [anext(engine.stream(ASK)) for _ in range(10)]
+    errors = await asyncio.gather(*asked, *streams, return_exceptions=True)
+    assert {str(error) for error in errors} == {"The replica that worked on this request is gone: try again."}
+    assert len(target.responses) == 60
+    assert len(waits) == len(set(waits)) == 40
+    assert 0.25 <= min(waits) < 0.5
+    assert 0.75 < max(waits) <= 1.5
+
+
+async def test_a_full_queue_is_told_at_once_and_not_asked_again() -> None:
+    full = BackPressureError(num_queued_requests=4, max_queued_requests=4)
+    for ask in (lambda engine: engine.answer(ASK), lambda engine: anext(engine.stream(ASK))):
+        target = Handle([full], [ANSWER])
+        with pytest.raises(ApiError, match="queue is full") as caught:
+            await ask(RayEngine(None, target))
+        assert (caught.value.status, caught.value.headers, len(target.responses)) == (429, {"Retry-After": "1"}, 1)
 
 
 async def test_an_error_of_the_work_itself_is_told_and_not_tried_again() -> None:
@@ -88,7 +127,7 @@ async def test_an_error_of_the_work_itself_is_told_and_not_tried_again() -> None
     assert len(draft.responses) == 1
 
 
-async def test_a_stream_goes_on_with_another_replica_only_before_its_first_piece() -> None:
+async def test_a_stream_goes_on_with_another_replica_only_before_its_first_piece(waits: list[float]) -> None:
     target = Handle([RayActorError()], ["a", "b", ANSWER])
     assert [piece async for piece in RayEngine(None, target).stream(ASK)] == ["a", "b", ANSWER]
     broken = Handle(["a", RayActorError()], ["a", "b", ANSWER])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from spec_rag.answering.answer import answer_messages
 from spec_rag.compression.encoding_cache import DocumentIndex
 from spec_rag.compression.passage_encoding import index_documents
 from spec_rag.errors import ConfigError
+from spec_rag.results import Answer
+from spec_rag.serving.api_errors import ApiError
+from spec_rag.serving.engine import GenerationRequest
 from spec_rag.text.documents import Document
 
 if not os.environ.get("SPEC_RAG_TEST_RAY"):
@@ -30,7 +35,7 @@ if not os.environ.get("SPEC_RAG_TEST_RAY"):
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
 from ray_spec_rag.data import answer_with_ray, index_with_ray  # noqa: E402
-from ray_spec_rag.serve import application  # noqa: E402
+from ray_spec_rag.serve import RayEngine, application  # noqa: E402
 
 TEXTS = [" ".join(f"Tank {i}-{j} holds {i * j} litres." for j in range(8)) for i in range(6)]
 
@@ -56,6 +61,82 @@ def cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+class Noting:
+    """A target that notes in a file what becomes of its requests; ray 2.60."""
+
+    def __init__(self, notes: str) -> None:
+        self._notes = Path(notes)
+
+    def _note(self, what: str) -> None:
+        with self._notes.open("a") as file:
+            file.write(f"{what} {time.time()}\n")
+
+    async def answer(self, ask: GenerationRequest) -> Answer:
+        self._note("begun")
+        if ask.prompt == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        await asyncio.sleep(ask.max_new_tokens)
+        return Answer("done", [1], 1, 1, 1)
+
+    async def stream(self, ask: GenerationRequest) -> AsyncIterator[str]:
+        try:
+            yield "first"
+            await asyncio.sleep(ask.max_new_tokens)
+            self._note("complete")
+        except (asyncio.CancelledError, GeneratorExit):
+            self._note("cancelled")
+            raise
+
+
+@pytest.fixture
+def noting(cluster: None, tmp_path: Path) -> Iterator[tuple[RayEngine, Path]]:
+    from ray import serve
+
+    notes = tmp_path / "notes"
+    notes.touch()
+    options = {"max_ongoing_requests": 2, "max_queued_requests": 2, "ray_actor_options": {"num_cpus": 0.1}}
+    serve.start(proxy_location="Disabled")
+    handle = serve.run(serve.deployment(Noting).options(**options).bind(str(notes)), name="noting", route_prefix=None)
+    yield RayEngine(None, handle), notes
+    serve.shutdown()
+
+
+async def test_beyond_the_queue_of_a_deployment_requests_are_refused(noting: tuple[RayEngine, Path]) -> None:
+    """ray 2.60 raises BackPressureError beyond max_queued_requests; it is not asked again."""
+    engine, notes = noting
+    asked = [asyncio.create_task(engine.answer(GenerationRequest("wait", 3))) for _ in range(12)]
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    refused = [one for one in results if isinstance(one, ApiError)]
+    assert {(one.status, one.code) for one in refused} == {(429, "queue_full")}
+    answered = [one for one in results if isinstance(one, Answer)]
+    assert len(answered) + len(refused) == 12
+    assert 4 <= len(answered) <= 6
+    assert len(notes.read_text().splitlines()) == len(answered)
+
+
+async def test_a_client_that_leaves_a_stream_cancels_it_in_the_replica(noting: tuple[RayEngine, Path]) -> None:
+    engine, notes = noting
+    pieces = engine.stream(GenerationRequest("wait", 60))
+    assert await anext(pieces) == "first"
+    await pieces.aclose()
+    for _ in range(200):
+        if notes.read_text():
+            break
+        await asyncio.sleep(0.05)
+    assert notes.read_text().startswith("cancelled")
+
+
+async def test_a_request_that_kills_its_replicas_is_given_up_and_its_attempts_are_apart(
+    noting: tuple[RayEngine, Path],
+) -> None:
+    engine, notes = noting
+    with pytest.raises(ApiError, match="gone"):
+        await engine.answer(GenerationRequest("die", 1))
+    begun = [float(line.split()[1]) for line in notes.read_text().splitlines()]
+    assert 1 <= len(begun) <= 3
+    assert all(later - earlier > 0.25 for earlier, later in pairwise(begun))
 
 
 def test_one_replica_is_killed_under_load_and_every_request_is_answered_or_refused_cleanly(

@@ -85,7 +85,7 @@ class SpecKVLLM(StructuredLLM):
 
     def to_payload(self) -> dict[str, Any]:
         """The settings, for observers, and the metadata if the models are loaded; loads nothing."""
-        metadata = {} if self._loaded is None else self.metadata.model_dump()
+        metadata = {} if not self.is_loaded else self.metadata.model_dump()
         return {**self.to_dict(), "model_name": self.target, **metadata}
 
     @llm_completion_callback()
@@ -95,14 +95,14 @@ class SpecKVLLM(StructuredLLM):
         With formatted=True it is read as it stands; otherwise `completion_to_prompt` is applied if one was given, and
         else the chat template, where the tokenizer has one.
         """
-        answer = self._requests(kwargs).answer(self._completion_prompt(prompt, formatted))
+        answer = self._client(kwargs).answer(self._completion_prompt(prompt, formatted))
         return CompletionResponse(text=answer.text, raw=self._account(answer))
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """`complete`; cancelling the task stops the generation within two tokens."""
         await self._aload()
-        answer = await self._requests(kwargs).aanswer(self._completion_prompt(prompt, formatted))
+        answer = await self._client(kwargs).aanswer(self._completion_prompt(prompt, formatted))
         return CompletionResponse(text=answer.text, raw=self._account(answer))
 
     @closes_with_consumer
@@ -135,7 +135,7 @@ class SpecKVLLM(StructuredLLM):
             ValueError: there are no messages, or one carries media.
         """
         choice, rest = _choice(kwargs)
-        answer = self._requests(rest).answer(self._chat_prompt(messages, choice))
+        answer = self._client(rest).answer(self._chat_prompt(messages, choice))
         return self._chat_response(answer, choice)
 
     @llm_chat_callback()
@@ -143,7 +143,7 @@ class SpecKVLLM(StructuredLLM):
         """`chat`; cancelling the task stops the generation within two tokens."""
         await self._aload()
         choice, rest = _choice(kwargs)
-        answer = await self._requests(rest).aanswer(self._chat_prompt(messages, choice))
+        answer = await self._client(rest).aanswer(self._chat_prompt(messages, choice))
         return self._chat_response(answer, choice)
 
     @closes_with_consumer
@@ -286,7 +286,7 @@ class SpecKVLLM(StructuredLLM):
 
         def pieces() -> Iterator[_Piece]:
             text = ""
-            for piece in self._requests(given).stream(prompt(), streams.append):
+            for piece in self._client(given).stream(prompt(), streams.append):
                 if isinstance(piece, Answer):
                     yield text, "", piece
                 else:
@@ -296,11 +296,11 @@ class SpecKVLLM(StructuredLLM):
         return pieces()
 
     def _apieces(self, given: Mapping[str, Any], prompt: Prompt) -> AsyncIterator[_Piece]:
-        requests, streams = self._requests(given), streams_of_consumer()
+        client, streams = self._client(given), streams_of_consumer()
 
         async def pieces() -> AsyncIterator[_Piece]:
             text = ""
-            async for piece in requests.astream(prompt, streams.append):
+            async for piece in client.astream(prompt, streams.append):
                 if isinstance(piece, Answer):
                     yield text, "", piece
                 else:

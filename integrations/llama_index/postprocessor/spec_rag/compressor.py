@@ -8,39 +8,26 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-from llama_index.core.bridge.pydantic import (
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    field_serializer,
-    field_validator,
-    model_validator,
-)
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_serializer
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, ImageNode, MetadataMode, Node, NodeWithScore, QueryBundle, TextNode
 from llama_index.llms.spec_rag.load_options import PlainLoadOptions, refuse_remote_code
 from llama_index.postprocessor.spec_rag.events import CompressionEvent
-from pydantic import AfterValidator
+from pydantic import AfterValidator, InstanceOf
 
 import spec_rag
-from spec_rag.citations import Citation, citations_in
-from spec_rag.compression.encoding_cache import DocumentIndex
+from spec_rag.compression.compressor_settings import METADATA_KEY, CompressorSettings, Index, unserialized
 from spec_rag.compression.originals import EXPAND, Originals, expander
-from spec_rag.errors import unknown_field
 from spec_rag.handles import document_key, handle_of
-from spec_rag.options.compression import CompressionConfig, CompressionOptions
-from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
-from spec_rag.options.presets import with_preset
+from spec_rag.options.compression import CompressionConfig
+from spec_rag.options.loading import LoadOptions
 from spec_rag.text.documents import without_vectors
 from spec_rag.text.messages import question_of
 from spec_rag.text.patterns import inline_flags
 from spec_rag.utils.cancellation import in_thread
-from spec_rag.utils.forking import new_lock
 
 if TYPE_CHECKING:
     from llama_index.core.base.base_retriever import BaseRetriever
@@ -53,12 +40,10 @@ if TYPE_CHECKING:
 
 dispatcher = get_dispatcher(__name__)
 
-METADATA_KEY, HANDLE_KEY = "spec_pc", "spec_pc_handle"
-_making_stores = new_lock()
-_OTHER_NAMES = {"embeddings": "embedder", "embed_model": "embedder"}
+HANDLE_KEY = f"{METADATA_KEY}_handle"
 
 
-class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
+class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
     """Keeps of the retrieved nodes the sentences that matter for the query, each node for itself.
 
     Nodes go on as copies with their ids, scores, relationships, metadata and order (unless `order` says otherwise); the
@@ -74,85 +59,22 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
         ValidationError: (a ValueError) a setting is out of range or unknown.
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
-    draft: Any = Field(
-        default=DEFAULT_DRAFT, description="The small model that reads: a name or path, or loaded models."
-    )
-    draft_options: PlainLoadOptions | None = Field(
-        default_factory=LoadOptions, description="How to load the draft: LoadOptions or a dict of its fields."
-    )
-    count_with: Any = Field(
-        default="draft",
-        description="What the budget's tokens are: 'draft', a tiktoken or OpenAI model name, a tokenizer, a function.",
-    )
+    draft_options: PlainLoadOptions | None = Field(default_factory=LoadOptions)
+    """How the draft is loaded: LoadOptions or a dict of its fields."""
+    index: Index = unserialized("index")
+    embedder: Any = unserialized("embedder")
+    scorer: Any = unserialized("scorer")
+    originals: InstanceOf[Originals] | None = unserialized("originals")
     metadata_mode: Annotated[MetadataMode | Literal["none", "llm", "embed", "all"], AfterValidator(MetadataMode)] = (
-        Field(
-            default=MetadataMode.NONE,
-            description="LLM counts the metadata that synthesizers put before each node's text into the budget.",
-        )
+        MetadataMode.NONE
     )
-    show_handle: bool = Field(
-        default=False,
-        description="Put each node's handle, for expand_tool, where the LLM sees it: spec_pc_handle in the metadata.",
-    )
-    originals: Originals | None = Field(
-        default=None,
-        exclude=True,
-        repr=False,
-        description="Where expand_tool finds nodes again, by the handle among their figures; None is a store of its "
-        "own, of at most 64 MiB of text.",
-    )
-    keep_empty: bool = Field(default=False, description="Let nodes go on of which nothing was kept, with empty text.")
-    index: Annotated[DocumentIndex | str | Path | None, AfterValidator(DocumentIndex.of)] = Field(
-        default=None,
-        exclude=True,
-        repr=False,
-        description="Where encoded nodes are kept for the next query: a DocumentIndex, or the path of its folder.",
-    )
-    embedder: Any = Field(
-        default=None,
-        exclude=True,
-        repr=False,
-        description="An embedding model whose similarities take part: BaseEmbedding, or a function.",
-    )
-
-    scorer: Any = Field(
-        default=None,
-        exclude=True,
-        repr=False,
-        description="What else says how well a text answers a question: a reranker of LlamaIndex, a cross-encoder, or "
-        "a function; its order joins the score (docs/scorers.md).",
-    )
-
-    if TYPE_CHECKING:  # other names of `embedder`
-        embeddings: Any = None
-        embed_model: Any = None
+    """LLM counts the metadata that synthesizers put before the text of each node as part of the budget."""
+    show_handle: bool = False
+    """Show the handle for expand_tool to the LLM, as `spec_pc_handle` in the metadata."""
 
     _loaded: Any = PrivateAttr(default=None)
-    _own_originals: Any = PrivateAttr(default=None)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_names(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        given = {_OTHER_NAMES.get(name, name): value for name, value in dict[str, Any](given).items()}
-        given = {**with_preset(given), "preset": given.get("preset")}
-        for name in given:
-            if name not in cls.model_fields and name != "class_name":
-                raise unknown_field(cls.__name__, name, cls.model_fields)
-        return given
-
-    @field_validator("draft")
-    @classmethod
-    def _check_draft(cls, draft: Any) -> Any:
-        if isinstance(draft, str | Path):
-            return str(draft)
-        # by what it has, so that checking a name does not import transformers
-        if any(hasattr(draft, part) for part in ("get_decoder", "model", "draft_name")):
-            return draft
-        raise ValueError(f"draft of type {type(draft).__name__}: give a name, a path, or a loaded model or ModelPair.")
 
     @field_serializer("keep")
     def _keep_by_name(self, keep: tuple[Any, ...]) -> list[str]:
@@ -163,11 +85,6 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
                     "and regular expressions, or leave it out of the dict (exclude={'keep'})."
                 )
         return [inline_flags(one) if isinstance(one, re.Pattern) else one for one in keep]
-
-    @model_validator(mode="after")
-    def _check_settings(self) -> Self:
-        self._settings()
-        return self
 
     @field_serializer("draft")
     def _draft_by_name(self, draft: Any) -> str:
@@ -235,7 +152,7 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
             given,
             query,
             draft=draft,
-            index=cast("DocumentIndex | None", self.index),
+            index=cast(Any, self.index),
             embedder=self.embedder,
             scorer=self.scorer,
             count_with=self.count_with,
@@ -284,9 +201,7 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
         Raises:
             ValidationError: (a ValueError) a setting is out of range or unknown.
         """
-        current = {name: value for name, value in self.__dict__.items() if name in type(self).model_fields}
-        given = {_OTHER_NAMES.get(name, name): value for name, value in settings.items()}
-        copy = type(self)(**CompressionConfig.overridden({**current, "originals": self.store}, given))
+        copy = self._changed(settings)
         if copy.draft is self.draft and copy.draft_options == self.draft_options:
             copy._loaded = self._loaded
         return copy
@@ -304,25 +219,6 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
         from llama_index.postprocessor.spec_rag.retriever import SpecPCRetriever
 
         return SpecPCRetriever(retriever, self, scores)
-
-    def citations(self, nodes: Sequence[BaseNode | NodeWithScore]) -> list[Citation]:
-        """The kept pieces in nodes that this compressor shortened, or in chunks of them (CitationQueryEngine).
-
-        A chunk's metadata carries the figures of the node that it was cut from; these are its own. Their character
-        ranges are of the file where `start_char_idx` said where a node began, else of the node's text before
-        compression.
-        """
-        return citations_in(nodes, self.store)
-
-    @property
-    def store(self) -> Originals:
-        """Where the nodes that went through this compressor are remembered."""
-        if self.originals is not None:
-            return self.originals
-        with _making_stores:
-            if self._own_originals is None:
-                self._own_originals = Originals()
-            return cast(Originals, self._own_originals)
 
     def expand_tool(self, max_chars: int | None = 20_000) -> FunctionTool:
         """A tool with which an agent gets the original of a shortened node back, by its handle.
@@ -350,11 +246,6 @@ class SpecPCCompressor(CompressionOptions, BaseNodePostprocessor):
         if known is None or known.loaded_layers < needed_depth(config, known.name, known.total_layers):
             known = self._loaded = Draft.of(self.draft, cast(LoadOptions, self.draft_options), config)
         return known
-
-    def _settings(self) -> dict[str, Any]:
-        settings = {name: getattr(self, name) for name in CompressionConfig.model_fields}
-        CompressionConfig(**settings)
-        return settings
 
     def _counter(self, draft: Draft) -> Counter:
         from spec_rag.text.token_counting import token_counter

@@ -1,0 +1,1 @@
+"""Tool results of agents: recognised by kind, shortened without breaking their format."""

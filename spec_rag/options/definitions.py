@@ -44,7 +44,7 @@ class CheckedOptions:
         Raises:
             ConfigError: a value is out of range; the message names it and the allowed values.
         """
-        for name, adapter in _validators(type(self)).items():
+        for name, adapter in _validators(cast(Any, type(self))).items():
             value = getattr(self, name)
             try:
                 adapter.validate_python(value, strict=True)
@@ -73,9 +73,13 @@ def documented(cls: C) -> C:
     return cls
 
 
-@cache
 def fields_of(cls: type) -> dict[str, FieldInfo]:
     """The options of a dataclass by name, as pydantic's fields."""
+    return _fields_of(cast(Any, cls))  # Any: mypy takes a dataclass with a `__hash__` for an unhashable type
+
+
+@cache
+def _fields_of(cls: Any) -> dict[str, FieldInfo]:
     hints = get_type_hints(cls, include_extras=True)
     found = {}
     for field in fields(cls):
@@ -86,7 +90,7 @@ def fields_of(cls: type) -> dict[str, FieldInfo]:
 
 
 @cache
-def _validators(cls: type[CheckedOptions]) -> dict[str, TypeAdapter[Any]]:
+def _validators(cls: Any) -> dict[str, TypeAdapter[Any]]:
     hints = get_type_hints(cls, include_extras=True)
     config = ConfigDict(arbitrary_types_allowed=True)
     names = [name for name in fields_of(cls) if name not in cls._unchecked]

@@ -113,7 +113,7 @@ class Answer:
         }
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def stats(self) -> dict[str, Any]:
         """Costs of the answer: tokens that were read, proposed and accepted, bytes of keys and values, seconds."""
         return {
             "target_prompt_tokens": self.target_prompt_tokens,
@@ -189,7 +189,7 @@ class CompressedDocument:
         """A short name of the document and its kept spans, the same in every process; see `Originals`."""
         return handle_of(document_key(self.title, self.original_text), self.spans)
 
-    def figures(self, draft: str) -> dict[str, Any]:
+    def stats(self, draft: str) -> dict[str, Any]:
         """Metadata of the compression: tokens, ratio, the draft's name, kept spans, the handle."""
         return {
             "original_tokens": self.tokens_before,

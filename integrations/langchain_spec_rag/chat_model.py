@@ -316,7 +316,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
             "model_name": self.model_name,
             "model_provider": "spec_rag",
             "finish_reason": answer.finish_reason,
-            "speckv": answer.figures,
+            "speckv": answer.stats,
         }
 
 

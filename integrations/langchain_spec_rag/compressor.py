@@ -66,7 +66,7 @@ class SpecPCCompressor(
     draft_options: OptionsOrDict | None = None
     """How the draft is loaded: LoadOptions or a dict of its fields."""
     metadata_format: Literal["nested", "flat", "none"] = "nested"
-    """How the figures stand in the metadata: a dict under `spec_pc`, flat keys `spec_pc_ratio` ... with plain values,
+    """How the stats stand in the metadata: a dict under `spec_pc`, flat keys `spec_pc_ratio` ... with plain values,
     which every vector store takes, or not at all."""
 
     @classmethod
@@ -179,14 +179,14 @@ class SpecPCCompressor(
         if not given["documents"]:
             return []
         compression = self._call(given)
-        dispatch_custom_event(EVENT, _figures(compression), config=config)
+        dispatch_custom_event(EVENT, _stats(compression), config=config)
         return self._results(compression)
 
     async def _acompress(self, given: dict[str, Any], config: RunnableConfig) -> list[Document]:
         if not given["documents"]:
             return []
         compression = await in_thread(lambda cancelled: self._call(given, cancelled))
-        await adispatch_custom_event(EVENT, _figures(compression), config=config)
+        await adispatch_custom_event(EVENT, _stats(compression), config=config)
         return self._results(compression)
 
     def _call(self, given: Mapping[str, Any], cancelled: threading.Event | None = None) -> Compression:
@@ -210,13 +210,13 @@ class SpecPCCompressor(
 
     def _document(self, compressed: CompressedDocument, draft: str) -> Document:
         source: Document = compressed.source
-        figures = self.store.figures(compressed, draft, _known_figures(source.metadata), self.ellipsis)
+        stats = self.store.stats(compressed, draft, _known_stats(source.metadata), self.ellipsis)
         added: dict[str, Any] = {}
         if self.metadata_format == "nested":
-            added = {METADATA_KEY: figures}
+            added = {METADATA_KEY: stats}
         elif self.metadata_format == "flat":
-            spans_text = ",".join(f"{start}-{end}" for start, end in figures["kept_spans"])
-            added = {f"{METADATA_KEY}_{k}": v for k, v in {**figures, "kept_spans": spans_text}.items()}
+            spans_text = ",".join(f"{start}-{end}" for start, end in stats["kept_spans"])
+            added = {f"{METADATA_KEY}_{k}": v for k, v in {**stats, "kept_spans": spans_text}.items()}
         if compressed.text == source.page_content:
             return source.model_copy(update={"metadata": {**source.metadata, **added}})
         metadata = {**without_vectors(source.metadata), **added}
@@ -238,7 +238,7 @@ def _reset(document: Document) -> dict[str, Any]:
     return changed
 
 
-def _known_figures(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+def _known_stats(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     """What an earlier compression wrote into the metadata, in either format."""
     nested = metadata.get(METADATA_KEY)
     if isinstance(nested, Mapping) and nested.get("kept_spans"):
@@ -251,7 +251,7 @@ def _known_figures(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"kept_spans": spans} | {name: value for name, value in others.items() if value is not None}
 
 
-def _figures(compression: Compression) -> dict[str, Any]:
+def _stats(compression: Compression) -> dict[str, Any]:
     return {
         "documents": len(compression.documents),
         "tokens_before": compression.tokens_before,

@@ -184,8 +184,8 @@ class _Deadline:
         """Raise TimeoutError if the time was up before every answer was complete."""
         if self._passed and any(answer is None or answer.finish_reason == "cancelled" for answer in answers):
             raise TimeoutError(
-                f"timeout={self._timeout_seconds}: the answer was not complete after so many seconds, the wait for the "
-                "models included. Raise timeout, or lower max_tokens."
+                f"timeout={self._timeout_seconds}: the answer was not complete after this number of seconds, with the "
+                "wait for the models. Raise timeout, or lower max_tokens."
             )
 
 

@@ -263,7 +263,7 @@ def check_one_side(target: Any, tokens: int) -> None:
     switch = RopeSwitch.of(target.config)
     if switch is not None and tokens > switch.tokens:
         raise UnsupportedModelError(
-            f"context: it takes {tokens} tokens with what stands behind it, but keys that {type(target).__name__} has "
+            f"context: it takes {tokens} tokens with everything after it, but keys that {type(target).__name__} has "
             f"cached cannot be read there, as {switch.reason()}: shorten the context or max_new_tokens, or put the "
             "context into the prompt."
         )

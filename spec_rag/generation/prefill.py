@@ -156,13 +156,13 @@ def pruned_cache(request: GenerationRequest, batch: Batch, prompts: PaddedPrompt
 
 
 def _crosses_rope_switch(target: PreTrainedModel, prompts: PaddedPrompts, written: int) -> bool:
-    """Whether so many tokens after the prompts change the target's rotary frequencies; logs a warning if so."""
+    """Whether `written` tokens after the prompts change the target's rotary frequencies; logs a warning if so."""
     switch = RopeSwitch.of(target.config)
     tokens = int(prompts.positions.max()) + 1
     if switch is None or switch.side(tokens, tokens + written) != "across":
         return False
     logger.warning(
-        "speckv prunes nothing here: a prompt of %d tokens with %d behind it goes across a switch of the target: %s. "
+        "speckv prunes nothing here: a prompt of %d tokens with %d after it crosses a switch of the target: %s. "
         "Shorten the prompt, lower max_new_tokens, or leave speckv out.",
         tokens,
         written,

@@ -139,5 +139,5 @@ class GenerationRequest:
             and self.pair.tokenizer is other.pair.tokenizer
             and self.context is other.context
         )
-        mine, theirs = ((r.specpc, r.speckv, repr(r.sampling), r.backend) for r in (self, other))
-        return same_objects and mine == theirs
+        settings, other_settings = ((r.specpc, r.speckv, repr(r.sampling), r.backend) for r in (self, other))
+        return same_objects and settings == other_settings

@@ -139,7 +139,7 @@ class SamplingConfig:
         form = {name: options.get(name) for name in ("schema", "regex")}
         if any(value is not None for value in form.values()):
             if chosen.get("constraint") is not None:
-                raise ConfigError("constraint is given beside schema or regex: an answer is held to one of them.")
+                raise ConfigError("constraint and schema or regex are both given: give one of them.")
             chosen["constraint"] = Constraint.of(**form)
         rest = {name: value for name, value in options.items() if name not in own and name not in form}
         return cls(max_new_tokens=max_new_tokens, options=rest, **chosen)

@@ -64,7 +64,7 @@ class Constraint:
         if schema is None and regex is None:
             return None
         if schema is not None and regex is not None:
-            raise ConfigError(f"schema and regex={regex!r} are both given: an answer is held to one of them.")
+            raise ConfigError(f"schema and regex={regex!r} are both given: give one of them.")
         if regex is not None:
             if not isinstance(regex, str) or not regex:
                 raise ConfigError(f"regex={regex!r}: must be a regular expression of at least one character.")
@@ -128,7 +128,7 @@ class Constraint:
         unheld = [message for message in messages if "format" not in message.lower()]  # unknown formats are annotations
         if unheld and self.strict:
             raise ConfigError(
-                f"{name}={given!r:.200} has keywords that an answer cannot be held to ({'; '.join(unheld)}): leave "
+                f"{name}={given!r:.200} has keywords that cannot be enforced ({'; '.join(unheld)}): leave "
                 "them out and check the answer for them."
             )
         return self
@@ -204,7 +204,7 @@ def llguidance() -> Any:
         import llguidance
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            'Answers are held to a schema or a regular expression by llguidance: pip install "spec-rag[structured]"'
+            'Answers that fit a schema or a regular expression need llguidance: pip install "spec-rag[structured]"'
         ) from error
     return llguidance
 

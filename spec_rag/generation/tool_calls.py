@@ -165,7 +165,7 @@ class ToolChoice:
         rest = {name: value for name, value in options.items() if name not in ("schema", "regex", "constraint")}
         form = Constraint.of(options.get("schema"), options.get("regex"))
         if form is not None and options.get("constraint") is not None:
-            raise ConfigError("constraint is given beside schema or regex: an answer is held to one of them.")
+            raise ConfigError("constraint and schema or regex are both given: give one of them.")
         form = form or options.get("constraint")
         constraint = self.constraint
         if form is not None and not self.assistant_prefix:

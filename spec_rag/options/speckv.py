@@ -123,11 +123,11 @@ class SpecKVConfig(CheckedOptions):
             raise ConfigError(f"kernel_size={self.kernel_size}: SpecKV smooths around each key, so it must be odd.")
         if self.lookahead == "none" and self.copied_pieces:
             raise ConfigError(
-                f"copied_pieces={self.copied_pieces} looks ahead, and lookahead='none' does not: set "
+                f"copied_pieces={self.copied_pieces} is a look-ahead, but lookahead='none' has none: set "
                 "lookahead='copies', or leave copied_pieces out."
             )
         if self.lookahead == "copies" and self.copied_pieces == 0:
-            raise ConfigError("copied_pieces=0 leaves nothing of lookahead='copies': set lookahead='none'.")
+            raise ConfigError("lookahead='copies' needs pieces, but copied_pieces=0: set lookahead='none'.")
         check_window_fits(self.max_capacity_prompt, self.window)
 
     @property

@@ -176,7 +176,7 @@ class _Reply:
             **self._head(self.object),
             "choices": choices,
             "usage": _usage(answers, choices_each),
-            "spec_rag": self.figures(answers),
+            "spec_rag": self.stats(answers),
         }
 
     def chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
@@ -184,10 +184,10 @@ class _Reply:
         kind = "chat.completion.chunk" if self.object == "chat.completion" else self.object
         return event({**self._head(kind), "choices": choices, **more})
 
-    def figures(self, answers: list[Answer]) -> dict[str, Any]:
+    def stats(self, answers: list[Answer]) -> dict[str, Any]:
         """What the answers cost beside their tokens."""
-        figures = [answer.figures for answer in answers]
-        total: dict[str, Any] = {name: sum(one[name] for one in figures) for name in figures[0]}
+        stats = [answer.stats for answer in answers]
+        total: dict[str, Any] = {name: sum(one[name] for one in stats) for name in stats[0]}
         return {
             **total,
             "compression_tokens_before": self.conversation.tokens_before,
@@ -284,7 +284,7 @@ async def _streamed(
                         yield one
                 await source.aclose()
             if body.stream_options and body.stream_options.include_usage:
-                yield reply.chunk([], usage=_usage(answers, body.choices), spec_rag=reply.figures(answers))
+                yield reply.chunk([], usage=_usage(answers, body.choices), spec_rag=reply.stats(answers))
             yield DONE
         finally:
             await source.aclose()

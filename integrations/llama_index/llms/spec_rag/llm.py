@@ -316,16 +316,16 @@ class SpecKVLLM(StructuredLLM):
 
     def _account(self, answer: Answer, span_id: str | None = None) -> dict[str, Any]:
         """What the answer cost, as plain numbers for `raw`; tells the instrumentation what was dropped."""
-        figures = {"prompt_tokens": answer.prompt_tokens, **answer.figures}
+        stats = {"prompt_tokens": answer.prompt_tokens, **answer.stats}
         if answer.kv_bytes_kept < answer.kv_bytes_dense or answer.target_prompt_tokens < answer.prompt_tokens:
             names = {"draft": self.draft or "", "target": self.target, "span_id": span_id or active_span_id.get()}
-            told = {name: figures[name] for name in KVDropEvent.model_fields if name in figures}
+            told = {name: stats[name] for name in KVDropEvent.model_fields if name in stats}
             dispatcher.event(KVDropEvent.model_validate({**names, **told}))
         return {
             "model": self.target,
             "finish_reason": answer.finish_reason,
             "usage": answer.usage,
-            "speckv": figures,
+            "speckv": stats,
         }
 
 

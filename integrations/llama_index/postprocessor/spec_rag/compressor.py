@@ -271,12 +271,12 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
         node = given.node
         before = node.metadata.get(METADATA_KEY)
         known = before if isinstance(before, dict) else None
-        figures = self.store.figures(document, draft, known, self.ellipsis, metadata_tokens)
+        stats = self.store.stats(document, draft, known, self.ellipsis, metadata_tokens)
         is_whole = document.text == document.original_text
         metadata = node.metadata if is_whole else without_vectors(node.metadata)
         copy = node.model_copy(
             update={
-                "metadata": {**metadata, METADATA_KEY: figures, **self._shown(figures["handle"])},
+                "metadata": {**metadata, METADATA_KEY: stats, **self._shown(stats["handle"])},
                 "excluded_llm_metadata_keys": _with_keys(node.excluded_llm_metadata_keys, METADATA_KEY),
                 "excluded_embed_metadata_keys": _with_keys(
                     node.excluded_embed_metadata_keys, METADATA_KEY, *self._shown("")

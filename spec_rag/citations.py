@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from spec_rag.errors import UnknownHandleError
 from spec_rag.results import CompressedDocument
 from spec_rag.text.spans import ELLIPSES, Span, mapped_spans, original_spans
-from spec_rag.text.units import kept_text
+from spec_rag.text.units import kept_text, unit_structure
 
 _NUMBERED = re.compile(r"\ASource \d+:\n")  # what CitationQueryEngine puts before a chunk
 
@@ -123,7 +123,7 @@ def _spans_in(text: str, original: str, spans: Sequence[Span]) -> list[Span]:
     """Which ranges of the original a chunk of its kept text shows; none where the chunk is not part of it."""
     chunk = _NUMBERED.sub("", text).strip()
     for ellipsis in ELLIPSES if chunk else ():
-        kept = kept_text(original, spans, ellipsis)
+        kept = kept_text(original, spans, ellipsis, unit_structure(original, "sentence") if ellipsis is None else None)
         at = kept.find(chunk)
         if at >= 0:
             return original_spans(kept, spans, [(at, at + len(chunk))], ellipsis) or []

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FinishReason = Literal["stop", "length", "cancelled", "repetition"]
-Reason = Literal["score", "keep", "first", "last", "floor", "context", "cut", "whole"]
+Reason = Literal["score", "keep", "first", "last", "floor", "context", "cut", "structure", "whole"]
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ class KeptUnit:
         tokens: its length in the budget's tokens.
         kept: whether it was kept.
         reason: why it was kept: "score", "keep" (a pattern), "first", "last", "floor" (minimum of its document),
-            "context" (of a kept neighbour), "cut" (the best words of a unit that did not fit), "whole" (all units
-            fitted); None if it was dropped.
+            "context" (of a kept neighbour), "structure" (a kept unit needs it, such as a heading or a table header),
+            "cut" (the best words of a unit that did not fit), "whole" (all units fitted); None if it was dropped.
     """
 
     start: int

@@ -38,7 +38,8 @@ def test_the_budget_is_never_exceeded_and_spans_give_the_text(
     assert result.tokens_after <= result.budget_tokens or len(kept) == 1
     assert result.over_budget == max(result.tokens_after - result.budget_tokens, 0)
     for text, document in zip(TEXTS, result.documents, strict=True):
-        assert document.text == " ".join(text[a:b] for a, b in document.spans)
+        gap = " " if unit == "token" else " [...] "
+        assert document.text == gap.join(text[a:b] for a, b in document.spans)
         assert document.source == document.original_text == text
         for a, b in document.spans:
             assert a == 0 or text[a - 1].isspace()
@@ -248,7 +249,7 @@ def test_what_stands_in_several_documents_is_kept_once(pair: ModelPair) -> None:
     result = compress(texts, QUERY, draft=pair, max_tokens=len(shared) + 20)
     assert result.text.count("Odalys") <= 1
     whole = compress(texts, QUERY, draft=pair, ratio=0.99)
-    assert [shared in document.text for document in whole.documents] == [True, False, False]
+    assert sum(shared in document.text for document in whole.documents) == 1
 
 
 def test_few_tokens_pass_whole_and_a_ratio_leaves_at_least_the_floor(pair: ModelPair) -> None:

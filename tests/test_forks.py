@@ -244,7 +244,7 @@ def test_a_cancellation_works_in_a_child() -> None:
 
     def child() -> None:
         told: list[int] = []
-        with cancelled.telling(lambda: told.append(1)):
+        with cancelled.calling(lambda: told.append(1)):
             cancelled.set()
         assert told == [1]
         with lock.hold(cancelled) as mine:

@@ -84,7 +84,7 @@ def test_kept_spans_are_exact_slices_ordered_and_apart(reading: ScoredDocuments,
         assert all(first[1] < second[0] for first, second in pairwise(one.spans))
         assert bool(one.spans) == bool(one.text)
         if "…" not in one.text:
-            assert one.text == kept_text(document.text, one.spans, "")
+            assert one.text == kept_text(document.text, one.spans, None)
 
 
 @given(readings(), BUDGETS, st.booleans())

@@ -26,7 +26,7 @@ SCORES = [0.5, -1.0, -0.9, -0.8, 2.0, -0.2, 0.3, -0.6, 1.5, -0.3, 0.1, -1.2]
 def kept(budget: int, texts: list[str] = TEXTS, scores: list[float] = SCORES, **settings: Any) -> dict[str, str]:
     """Kept units and why."""
     reading = reading_of(texts, scores, settings.get("unit", "sentence"))
-    found = select(reading, CompressionConfig(**settings), words, budget)
+    found = select(reading, CompressionConfig(**{"ellipsis": "", **settings}), words, budget)
     return {
         texts[d][a:b]: reason
         for d, one in enumerate(found)

@@ -66,13 +66,13 @@ def together(pair: ModelPair, prompts: list[torch.Tensor], **options: Any) -> li
 @MODELS
 @pytest.mark.parametrize("settings", [{}, {"speckv": SPECKV}, {"specpc": SPECPC}, {"specpc": PACKED}])
 def test_an_answer_beside_longer_neighbours_equals_the_one_alone(make: Make, settings: dict[str, Any]) -> None:
-    lengths = [30, 100, 50, 60, 64, 65, 66, 180, 40]
+    lengths = [30, 100, 60, 64, 65, 180]
     prompts = [random_ids(n, seed=n) for n in lengths]
-    options = {"max_new_tokens": 8, "eos_token_id": -1, **settings}
+    options = {"max_new_tokens": 6, "eos_token_id": -1, **settings}
     alone = [generate(pair_of(make), prompt, **options).output_ids for prompt in prompts]
     pair = pair_of(make)
     assert [answer.output_ids for answer in generate_batch(pair, prompts, **options)] == alone
-    assert together(pair, prompts[:6], **options) == alone[:6]
+    assert together(pair, prompts, **options) == alone
 
 
 @MODELS

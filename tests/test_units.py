@@ -11,7 +11,7 @@ import pytest
 from sentencex import get_sentence_boundaries
 
 from spec_rag.compression.unit_cutting import longest_prefix
-from spec_rag.text import units as units_module
+from spec_rag.text import sentences as units_module
 from spec_rag.text.units import cut_at_words, kept_text, merged, sentence_spans, touched, unit_spans, word_spans
 
 LONG = "word " * 300
@@ -188,7 +188,7 @@ def test_a_fault_of_the_splitter_leaves_the_block_whole_and_an_interruption_is_n
         def split(*_: object, raised: type[BaseException] = raised) -> None:
             raise raised
 
-        monkeypatch.setattr("spec_rag.text.units.get_sentence_boundaries", split)
+        monkeypatch.setattr("spec_rag.text.sentences.get_sentence_boundaries", split)
         if expected is None:
             with pytest.raises(raised):
                 pieces("One. Two.")
@@ -208,7 +208,7 @@ def test_the_splitter_sees_long_texts_in_pieces_that_join_without_a_seam(monkeyp
         seen.append(len(block))
         return get_sentence_boundaries(language, block)
 
-    monkeypatch.setattr("spec_rag.text.units.get_sentence_boundaries", split)
+    monkeypatch.setattr("spec_rag.text.sentences.get_sentence_boundaries", split)
     assert [text[a:b] for a, b in sentence_spans(text, "zh")] == expected
     assert max(seen) <= 4000
     assert sum(seen) < 1.1 * len(text)

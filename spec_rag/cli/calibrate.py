@@ -1,4 +1,4 @@
-"""`spec-rag calibrate`: learn which heads of a draft to trust."""
+"""`spec-rag calibrate`: learn weights of a draft's attention heads."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def register(app: typer.Typer) -> None:
 
 
 def calibrate(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The JSON file to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output JSON file.")],
     draft: console.Draft = None,
     device: console.Device = None,
-    questions: Annotated[int, typer.Option(min=1, help="How many questions to generate.")] = 120,
-    seed: Annotated[int, typer.Option(help="Of the questions.")] = 0,
+    questions: Annotated[int, typer.Option(min=1, help="Number of generated questions.")] = 120,
+    seed: Annotated[int, typer.Option(help="Random seed of the questions.")] = 0,
 ) -> None:
-    """Learn which heads of a draft to trust, on questions that are generated on the spot.
+    """Learn weights of a draft's attention heads from generated questions.
 
-    Takes as long as reading ten short documents per question. Use the file with `spec-rag compress --calibration FILE`
-    or `SpecPCCompressor(calibration="FILE")`; a draft also works without one.
+    The draft reads ten short documents per question. Use the file with `spec-rag compress --calibration FILE` or
+    `SpecPCCompressor(calibration="FILE")`. Calibration is optional.
     """
     console.check_writable(out)
     console.quiet_transformers()
@@ -36,10 +36,10 @@ def calibrate(
 
     reader = Draft.of(draft or DEFAULT_DRAFT, console.load_options(device), CompressionConfig(likelihood=False))
     with console.bar("Generated questions") as tell:
-        found = learn(reader, questions, seed, tell)
-    write_whole(out, found.to_json())
-    first, last = found.layer_range
+        weights = learn(reader, questions, seed, tell)
+    write_whole(out, weights.to_json())
+    first, last = weights.layer_range
     typer.echo(
-        f"{out}: {len(found.unit)} heads for units and {len(found.passage)} for passages, in layers {first} to "
-        f"{last - 1} of {found.layers}."
+        f"{out}: {len(weights.unit)} heads for units and {len(weights.passage)} for passages, in layers {first} to "
+        f"{last - 1} of {weights.layers}."
     )

@@ -23,6 +23,7 @@ from spec_rag.compression.encoding_cache import DocumentIndex
 from spec_rag.compression.features import CompressionRequest
 from spec_rag.compression.packing import ScoredDocuments, SelectedText, select
 from spec_rag.compression.passages import Query, question_text, split_passages
+from spec_rag.compression.path_match import match_paths
 from spec_rag.compression.prefilter import gather_features, looks
 from spec_rag.compression.scoring import token_importance, unit_scores
 from spec_rag.errors import ConfigError
@@ -34,7 +35,7 @@ from spec_rag.report import Compression
 from spec_rag.results import CompressedDocument, KeptUnit
 from spec_rag.text.documents import as_documents
 from spec_rag.text.token_counting import Counter, token_counter
-from spec_rag.text.units import Span, unit_spans
+from spec_rag.text.units import Span, unit_spans, unit_structure
 from spec_rag.utils.fair_lock import working_seconds
 
 logger = logging.getLogger(__name__)
@@ -137,9 +138,13 @@ def read_documents(
     """
     given = as_documents(documents)
     started = working_seconds()
-    units = [unit_spans(document.text, config.unit, config.language) for document in given]
+    structures = [unit_structure(document.text, config.unit, config.language) for document in given]
+    units = [list(structure.spans) for structure in structures]
     passages = split_passages(draft.tokenizer, given, units)
-    inquiry = CompressionRequest(given, units, passages, question, config, index, embedder, scorer, backend, cancelled)
+    inquiry = CompressionRequest(
+        given, units, passages, question, config, index, embedder, scorer, backend, cancelled, structures
+    )
+    paths = match_paths(question, given, structures)
     signals = gather_features(draft, inquiry)
     return ScoredDocuments(
         documents=given,
@@ -147,10 +152,12 @@ def read_documents(
         draft=draft.name,
         units=units,
         passages=passages,
-        scores=unit_scores(signals),
+        scores=paths.added_to(unit_scores(signals)),
         tokens=token_importance(signals),
         seconds=working_seconds() - started,
         looks=looks(passages, signals),
+        structures=structures,
+        paths=paths,
     )
 
 
@@ -234,4 +241,5 @@ def _whole(text: str, units: Sequence[Span]) -> SelectedText:
 
 
 def _best_kept(document: CompressedDocument) -> float:
-    return max((unit.importance for unit in document.units if unit.kept), default=-math.inf)
+    kept = (unit.importance for unit in document.units if unit.kept and unit.reason != "structure")
+    return max(kept, default=-math.inf)

@@ -146,7 +146,7 @@ class PassageEncoder:
             return []
         encoded: dict[int, EncodedPassage] = {}
         batches = _batches([len(p) for p in passages])
-        with steps("The draft reads", len(batches), only_told=True) as done:
+        with steps("The draft reads", len(batches), silent=True) as done:
             for batch in batches:
                 cancellation.check(cancelled)
                 read = self._encode_batch([passages[i] for i in batch], depth or self.reading_depth)

@@ -18,6 +18,7 @@ from spec_rag.compression.encoding_cache import DocumentIndex
 from spec_rag.compression.passages import Passage
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.text.documents import Document
+from spec_rag.text.structure.outline import Structure
 from spec_rag.text.units import Span
 
 
@@ -36,6 +37,7 @@ class CompressionRequest:
         scorer: whatever else says how well a text answers a question, or None.
         backend: kernel backend; None chooses by device.
         cancelled: an event that ends the work when it is set, or None.
+        structures: per document, the kinds and needs of its units; empty where they are not known.
     """
 
     documents: Sequence[Document]
@@ -48,6 +50,7 @@ class CompressionRequest:
     scorer: Any = None
     backend: str | None = None
     cancelled: threading.Event | None = None
+    structures: Sequence[Structure] = ()
 
     @cached_property
     def owners(self) -> list[int]:
@@ -56,8 +59,13 @@ class CompressionRequest:
 
     @cached_property
     def unit_texts(self) -> list[str]:
-        """The text of each unit."""
-        return [self.documents[d].text[a:b] for d, spans in enumerate(self.units) for a, b in spans]
+        """The text of each unit, behind the text of what it needs."""
+        structures = self.structures or [Structure.plain(spans) for spans in self.units]
+        return [
+            structure.shown_text(document.text, unit)
+            for document, structure in zip(self.documents, structures, strict=True)
+            for unit in range(len(structure.spans))
+        ]
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class Originals:
         document: CompressedDocument,
         draft: str,
         before: Mapping[str, Any] | None,
-        ellipsis: str,
+        ellipsis: str | None,
         metadata_tokens: int = 0,
     ) -> dict[str, Any]:
         """What became of a document, for its metadata; of one that had been compressed before, as of its first text.

@@ -1,4 +1,4 @@
-"""Which units are kept within a budget: what is held, then by falling score each that fits, with its neighbours.
+"""Which units are kept within a budget: required units, then by falling score each that fits with what it needs.
 
 The kept text stays within the budget, as counted on the text itself, unless nothing worth keeping fits: then it is the
 best unit. This module knows numbers and spans; it does not know models, or where scores come from.
@@ -6,7 +6,7 @@ best unit. This module knows numbers and spans; it does not know models, or wher
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, zip_longest
 
@@ -15,13 +15,15 @@ from torch import Tensor
 
 from spec_rag.compression.duplicates import originals
 from spec_rag.compression.passages import Passage
+from spec_rag.compression.path_match import PathMatch
 from spec_rag.compression.required_units import check_fits, floors, neighbours, protected
 from spec_rag.compression.unit_cutting import best_window
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.results import PassageStatistics, Reason
 from spec_rag.text.documents import Document
+from spec_rag.text.structure.outline import CONTENT, Structure
 from spec_rag.text.token_counting import Counter
-from spec_rag.text.units import Span, kept_text, merged, word_spans
+from spec_rag.text.units import MARK, Span, kept_text, merged, word_spans
 from spec_rag.text.words import has_words
 
 _MIN_CUT_TOKENS, _MIN_CUT_SHARE = 8, 0.5
@@ -42,6 +44,8 @@ class ScoredDocuments:
         tokens: [tokens of all passages], importance of each.
         seconds: wall time of the reading, without the wait for the draft.
         looks: what was looked at of each passage.
+        structures: per document, the kinds and needs of its units; empty where they are not known.
+        paths: how the places of the units match the question, or None.
     """
 
     documents: Sequence[Document]
@@ -53,6 +57,8 @@ class ScoredDocuments:
     tokens: Tensor
     seconds: float
     looks: Sequence[PassageStatistics] = ()
+    structures: Sequence[Structure] = ()
+    paths: PathMatch | None = None
 
     @classmethod
     def unread(cls, documents: Sequence[Document], question: str, draft: str) -> ScoredDocuments:
@@ -99,6 +105,8 @@ class BudgetTracker:
         mass: the share of the importance that each unit carries.
         room: the most tokens in all.
         rooms: the most tokens of each document.
+        needs: what must be taken with a unit, in full and without the optional units; None for nothing.
+        gap_tokens: tokens of the mark between two pieces of a document.
     """
 
     def __init__(
@@ -108,29 +116,61 @@ class BudgetTracker:
         mass: Sequence[float],
         room: int,
         rooms: Sequence[int],
+        needs: Callable[[int, bool], Sequence[int]] | None = None,
+        gap_tokens: int = 0,
     ) -> None:
         self.reasons: dict[int, Reason] = {}
         self.taken_tokens, self.taken_mass = 0, 0.0
         self._tokens, self._documents, self._mass = tokens, documents, mass
         self.room, self._rooms = room, list(rooms)
+        self._needs, self._gap_tokens = needs, gap_tokens
+        self._started: set[int] = set()  # documents of which something was taken
 
     def room_for(self, unit: int) -> int:
-        """Tokens that are left where this unit stands; negative where too many were held."""
+        """Tokens that are left in the document of a unit; negative where required units exceed them."""
         return min(self.room - self.taken_tokens, self._rooms[self._documents[unit]])
 
     def take(self, unit: int, reason: Reason, tokens: int | None = None) -> None:
         """Take a unit, or a part of it that is `tokens` long, whether or not there is room."""
-        length = self._tokens[unit] if tokens is None else tokens
+        length = (self._tokens[unit] if tokens is None else tokens) + self._gaps(unit)
         self.reasons[unit] = reason
+        self._started.add(self._documents[unit])
         self.taken_tokens += length
         self.taken_mass += self._mass[unit]
         self._rooms[self._documents[unit]] -= length
 
-    def take_if_it_fits(self, unit: int, reason: Reason) -> bool:
-        """Take a unit if there is room for it; whether it is taken now."""
-        if unit not in self.reasons and self._tokens[unit] <= self.room_for(unit):
-            self.take(unit, reason)
-        return unit in self.reasons
+    def missing(self, unit: int, *, required: bool = False) -> list[int]:
+        """What a unit needs and what is not taken yet."""
+        needed = self._needs(unit, required) if self._needs else ()
+        return [other for other in needed if other not in self.reasons]
+
+    def take_if_it_fits(self, unit: int, reason: Reason, tokens: int | None = None) -> bool:
+        """Take a unit, or a part of `tokens`, and what it needs, if there is room; whether it is taken now."""
+        if unit in self.reasons:
+            return True
+        length = self._tokens[unit] if tokens is None else tokens
+        for required in (False, True):
+            missing = self.missing(unit, required=required)
+            if length + self._gaps(unit) + sum(self._tokens[other] for other in missing) <= self.room_for(unit):
+                self.take(unit, reason, tokens)
+                for other in missing:
+                    self.take(other, "structure")
+                return True
+        return False
+
+    def take_needs(self, units: Iterable[int]) -> None:
+        """Take what units that are taken need, as far as it fits."""
+        for unit in list(units):
+            for other in self.missing(unit):
+                self.take_if_it_fits(other, "structure")
+
+    def _gaps(self, unit: int) -> int:
+        """Tokens of the marks that a unit adds: none where it begins its document's text or joins a taken unit."""
+        document = self._documents[unit]
+        if not self._gap_tokens or document not in self._started:
+            return 0
+        joins = sum(other in self.reasons and self._documents[other] == document for other in (unit - 1, unit + 1))
+        return self._gap_tokens * (1 - joins)
 
 
 class _Selection:
@@ -145,9 +185,13 @@ class _Selection:
         self.document = [d for d, own in enumerate(self.own) for _ in own]
         self.span = [span for own in reading.units for span in own]
         self.tokens = [max(1, count(self._unit_text(i))) for i in range(len(self.span))]
-        stands_for = self._repeats()
+        self.ellipsis = "" if config.ellipsis is None and config.unit == "token" else config.ellipsis
+        self.gap_tokens = count(f"a{MARK}b") - count("a b") if self.ellipsis is None else 0
+        self.structures = reading.structures or [Structure.plain(own) for own in reading.units]
+        paths = reading.paths
+        stands_for = self._repeats(reading.scores, paths)
         self.scores = _once_each(reading.scores, stands_for)
-        scored = self.scores.masked_fill(~self._have_words(), -torch.inf)
+        scored = self.scores.masked_fill(~self._may_be_kept(paths), -torch.inf)
         self.order = [i for i in scored.argsort(descending=True, stable=True).tolist() if scored[i] != -torch.inf]
         self.mass = scored.float().softmax(0).tolist() if self.order else [0.0] * len(self.span)
         self.protected = _moved(protected(self.texts, reading.units, config), stands_for)
@@ -186,15 +230,16 @@ class _Selection:
             check_fits(needed, names, self.config, budget, what)
 
     def _filled(self, room: int, rooms: Sequence[int]) -> list[SelectedText]:
-        taking = BudgetTracker(self.tokens, self.document, self.mass, room, rooms)
+        taking = self._tracker(room, rooms)
         for unit, reason in self.held.items():
             taking.take(unit, reason)
+        taking.take_needs(self.held)
         cut: dict[int, Span] = {}
         for unit in self.order:
             why = taking.reasons.get(unit)
             if why is None and not self._is_enough(unit, taking) and self._take(unit, taking, cut):
                 why = taking.reasons[unit]
-            if why not in (None, "context", "cut"):
+            if why not in (None, "context", "cut", "structure"):
                 self._take_context(unit, taking)
         if self._cuts and not taking.reasons:
             any(self._cut(unit, taking, cut) for unit in self.order)
@@ -220,15 +265,27 @@ class _Selection:
     def _alone(self, unit: int, budget: int) -> list[SelectedText]:
         """One unit, cut to fit where units may be cut and its words fit, else whole."""
         room = min(self.config.document_max_tokens or budget, budget)
-        taking = BudgetTracker(self.tokens, self.document, self.mass, room, [room] * len(self.own))
+        taking = self._tracker(room, [room] * len(self.own))
         cut: dict[int, Span] = {}
         while self._cuts and self._cut(unit, taking, cut):
-            kept = [self._left_of(d, {unit: "cut"}, cut) for d in range(len(self.own))]
+            kept = [self._left_of(d, taking.reasons, cut) for d in range(len(self.own))]
             excess = self.count(kept[self.document[unit]].text) - room
             if excess <= 0:
                 return kept
-            taking = BudgetTracker(self.tokens, self.document, self.mass, taking.room - excess, [room] * len(self.own))
-        return [self._left_of(d, {unit: "score"}, {}) for d in range(len(self.own))]
+            taking, cut = self._tracker(taking.room - excess, [room] * len(self.own)), {}
+        needed: dict[int, Reason] = dict.fromkeys(self._needs(unit, True), "structure")
+        return [self._left_of(d, {**needed, unit: "score"}, {}) for d in range(len(self.own))]
+
+    def _tracker(self, room: int, rooms: Sequence[int]) -> BudgetTracker:
+        return BudgetTracker(self.tokens, self.document, self.mass, room, rooms, self._needs, self.gap_tokens)
+
+    def _needs(self, unit: int, required: bool) -> list[int]:
+        """What a unit needs, by the numbers of all units; nothing with context="none"."""
+        if self.config.context == "none":
+            return []
+        d = self.document[unit]
+        first = self.own[d].start
+        return [first + other for other in self.structures[d].closure(unit - first, required=required)]
 
     def _is_enough(self, unit: int, taking: BudgetTracker) -> bool:
         """Whether a unit is not wanted even if there is room."""
@@ -243,16 +300,20 @@ class _Selection:
         if taking.take_if_it_fits(unit, "score"):
             return True
         enough = max(_MIN_CUT_TOKENS, _MIN_CUT_SHARE * self.tokens[unit])
-        return self._cuts and taking.room_for(unit) >= enough and self._cut(unit, taking, cut)
+        return self._cuts and self._room_to_cut(unit, taking) >= enough and self._cut(unit, taking, cut)
+
+    def _room_to_cut(self, unit: int, taking: BudgetTracker) -> int:
+        needed = sum(self.tokens[other] for other in taking.missing(unit, required=True))
+        return taking.room_for(unit) - needed
 
     def _cut(self, unit: int, taking: BudgetTracker, cut: dict[int, Span]) -> bool:
         """Take the best run of a unit's words that fits, and put it into `cut`; whether there is one."""
         text = self.texts[self.document[unit]]
-        window = best_window(text, self.span[unit], self._word_scores(unit), self.count, taking.room_for(unit))
-        if window is None:
+        room = self._room_to_cut(unit, taking)
+        window = best_window(text, self.span[unit], self._word_scores(unit), self.count, room)
+        if window is None or not taking.take_if_it_fits(unit, "cut", self.count(text[slice(*window)])):
             return False
         cut[unit] = window
-        taking.take(unit, "cut", self.count(text[slice(*window)]))
         return True
 
     def _take_context(self, unit: int, taking: BudgetTracker) -> None:
@@ -270,18 +331,37 @@ class _Selection:
     def _cuts(self) -> bool:
         return self.config.cut_units and self.config.unit == "sentence" and self.config.coverage is None
 
-    def _repeats(self) -> list[int]:
+    def _repeats(self, scores: Tensor, paths: PathMatch | None) -> list[int]:
         """For each unit the one that stands for it."""
         if self.config.unit != "sentence":
             return list(range(len(self.span)))
         at_edge = [i in (0, len(own) - 1) for own in self.own for i in range(len(own))]
-        return originals([self._unit_text(i) for i in range(len(self.span))], at_edge)
+        texts = [self._unit_text(i) for i in range(len(self.span))]
+        places = paths.places if paths else ()
+        contexts = [self._context(d, i) for d, own in enumerate(self.own) for i in range(len(own))]
+        return originals(texts, at_edge, places, scores.tolist(), contexts)
 
-    def _have_words(self) -> Tensor:
+    def _context(self, d: int, unit: int) -> tuple[str, ...]:
+        """Texts of what a unit needs besides headings."""
+        structure = self.structures[d]
+        if not structure.needs[unit]:
+            return ()
+        needed = (other for other in structure.closure(unit) if structure.kinds[other] != "heading")
+        return tuple(self.texts[d][slice(*structure.spans[other])] for other in needed)
+
+    def _may_be_kept(self, paths: PathMatch | None) -> Tensor:
         """bool [units]: what may be kept for its score. Single words of punctuation may, they join the others."""
         if self.config.unit == "token":
             return torch.ones(len(self.span), dtype=torch.bool)
-        return torch.tensor([has_words(self._unit_text(i)) for i in range(len(self.span))], dtype=torch.bool)
+        kinds = [kind for structure in self.structures for kind in structure.kinds]
+        excluded = paths.excluded if paths else ()
+        return torch.tensor(
+            [
+                kinds[i] in CONTENT and i not in excluded and has_words(self._unit_text(i))
+                for i in range(len(self.span))
+            ],
+            dtype=torch.bool,
+        )
 
     def _unit_text(self, unit: int) -> str:
         return self.texts[self.document[unit]][slice(*self.span[unit])]
@@ -292,8 +372,10 @@ class _Selection:
         kept = [i for i in own if i in reasons]
         spans = merged([cut.get(i, self.span[i]) for i in kept], self.reading.units[d], [i - own.start for i in kept])
         # what was cut out of a sentence must not look like one
-        ellipsis = self.config.ellipsis or (f" {_CUT_MARK} " if any(i in cut for i in kept) else "")
-        return SelectedText(spans, kept_text(self.texts[d], spans, ellipsis), [reasons.get(i) for i in own])
+        is_cut = any(i in cut for i in kept)
+        ellipsis = f" {_CUT_MARK} " if is_cut and not self.ellipsis else self.ellipsis
+        text = kept_text(self.texts[d], spans, ellipsis, self.structures[d])
+        return SelectedText(spans, text, [reasons.get(i) for i in own])
 
     def _tokens_of(self, d: int, kept: Sequence[int]) -> int:
         """Tokens of a document of which these units are left."""

@@ -51,6 +51,7 @@ Scoring = Literal["per_document", "joint"]
 Unit = Literal["sentence", "token", "document"]
 Cascade = Literal["auto", "always", "never"]
 Order = Literal["given", "relevance"]
+Context = Literal["structure", "none"]
 Group = Literal["size", "scoring", "output", "retention"]
 SIZES = ("max_tokens", "ratio", "coverage")
 # a tuple of Keep once validated; a single rule and other collections are accepted
@@ -147,10 +148,17 @@ class CompressionSettings(BaseModel):
         "`spec-rag calibrate`; `None`: no weights (`none` on the command line).",
         json_schema_extra=_about("scoring"),
     )
-    ellipsis: str = Field(
-        default="",
-        description='Text that replaces dropped text, such as `" … "`; it counts towards the budget. `""` joins kept '
-        "pieces with a space. A dropped line break leaves one line break.",
+    ellipsis: str | None = Field(
+        default=None,
+        description='Text that replaces dropped text, such as `" … "`; it counts towards the budget. `None`: '
+        '` [...] ` between kept pieces, and only a line break inside tables and records. `""` joins kept pieces with a '
+        'space, as does `None` with `unit="token"`. A dropped line break leaves one line break.',
+        json_schema_extra=_about("output"),
+    )
+    context: Context = Field(
+        default="structure",
+        description='What is kept with a unit so that it still says what it said: `"structure"`: the heading above it, the '
+        'header of its table, the keys of its record, its speaker, its signature; `"none"`: nothing.',
         json_schema_extra=_about("output"),
     )
     cut_units: bool = Field(

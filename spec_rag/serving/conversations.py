@@ -22,7 +22,7 @@ from spec_rag.serving.engine import Engine
 from spec_rag.serving.metrics import Metrics
 from spec_rag.text.documents import Document
 from spec_rag.text.spans import Span
-from spec_rag.text.units import kept_text
+from spec_rag.text.units import kept_text, unit_structure
 
 _RESULTS = ("tool", "function")
 SETS_OF_DOCUMENTS = 8  # remembered with one and the same conversation
@@ -107,9 +107,9 @@ class Conversations:
 
         Args:
             messages: as the client sent them.
-            documents: what comes with the request beside them.
-            config: how they are compressed.
-            owner: who asks.
+            documents: documents of the request.
+            config: compression config.
+            owner: hash of the client's credentials.
 
         Raises:
             ConfigError: documents come without any question.
@@ -217,12 +217,15 @@ def _bytes_of(block: Block) -> int:
 
 
 def _block(compression: Compression, addressed: Mapping[str, Document], shown: Mapping[str, Sequence[Span]]) -> Block:
+    settings = compression.settings
+    ellipsis = "" if settings["ellipsis"] is None and settings["unit"] == "token" else settings["ellipsis"]
     texts: list[str] = []
     new: dict[str, list[Span]] = {}
     for name, left in zip(addressed, compression.documents, strict=True):
         spans = without(left.spans, shown[name])
         new[name] = spans
-        text = kept_text(left.original_text, spans, str(compression.settings.get("ellipsis", "")))
+        structure = unit_structure(left.original_text, settings["unit"], settings["language"])
+        text = kept_text(left.original_text, spans, ellipsis, structure)
         if text.strip():
             texts.append(f"{left.title}: {text}" if left.title else text)
     if not any(shown.values()):

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 Span = tuple[int, int]
 
 
-ELLIPSES = ("", " … ", "…", " ... ", " [...] ")
+ELLIPSES: tuple[str | None, ...] = (None, "", " … ", "…", " ... ", " [...] ")
+_GAPS = ("\n\n[...]\n", "\n[...]\n", " [...]\n", " [...] ", "\n\n", "\n", " ")  # of `kept_text` without ellipsis
 
 
 def original_spans(
-    text: str, spans: Sequence[Sequence[int]], kept: Sequence[Span], ellipsis: str = ""
+    text: str, spans: Sequence[Sequence[int]], kept: Sequence[Span], ellipsis: str | None = None
 ) -> list[Span] | None:
     """Map ranges of a compressed text to ranges of its original.
 
@@ -30,7 +31,7 @@ def original_spans(
 
 
 def mapped_spans(
-    text: str, spans: Sequence[Sequence[int]], kept: Sequence[Span], ellipsis: str = ""
+    text: str, spans: Sequence[Sequence[int]], kept: Sequence[Span], ellipsis: str | None = None
 ) -> list[tuple[int, Span]] | None:
     """As `original_spans`, each with its start in the compressed text."""
     lengths = [end - start for start, end in spans]
@@ -50,9 +51,10 @@ def mapped_spans(
     return found
 
 
-def _starts(text: str, lengths: Sequence[int], ellipsis: str) -> list[int] | None:
+def _starts(text: str, lengths: Sequence[int], ellipsis: str | None) -> list[int] | None:
     """Starts of pieces of these lengths in a text joined by `kept_text` with this ellipsis; None if they do not fit."""
-    mark = ellipsis.strip()
+    mark = "[...]" if ellipsis is None else ellipsis.strip()
+    gaps = _GAPS if ellipsis is None else (f"{ellipsis.rstrip()}\n", ellipsis or " ")
     beginnings = [0]  # the first piece may begin with the mark itself
     if mark and text.startswith(f"{mark} "):
         beginnings.append(len(mark) + 1)
@@ -60,7 +62,7 @@ def _starts(text: str, lengths: Sequence[int], ellipsis: str) -> list[int] | Non
         starts: list[int] = []
         for i, length in enumerate(lengths):
             if i:
-                gap = next((g for g in (f"{ellipsis.rstrip()}\n", ellipsis or " ") if text.startswith(g, at)), None)
+                gap = next((gap for gap in gaps if text.startswith(gap, at)), None)
                 if gap is None:
                     break
                 at += len(gap)

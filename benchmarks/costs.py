@@ -53,10 +53,10 @@ def storage(draft: Draft, questions: Sequence[AnsweredQuestion], part: int = 8) 
         kept, tokens, held = [], 0, 0
         for asked in questions:
             index = DocumentIndex(storage=precision)
-            tokens += index_documents(asked.documents, draft, index, CompressionConfig(likelihood=False)).tokens
+            tokens += index_documents(asked.documents, draft, index, CompressionConfig()).tokens
             held += index.held_bytes
             ask = partial(compress, asked.documents, asked.question, draft=draft, index=index)
-            kept.append(ask(ratio=1 / part, likelihood=False).text)
+            kept.append(ask(ratio=1 / part).text)
         exact = exact or kept
         right = sum(holds_answer(text, asked.answers) for text, asked in zip(kept, questions, strict=True))
         same = sum(one == other for one, other in zip(kept, exact, strict=True))
@@ -80,7 +80,7 @@ def generated_documents(draft: Draft, count: int, tokens: int) -> list[Document]
 def growth(draft: Draft, counts: Sequence[int], tokens: int) -> str:
     """Markdown: seconds of `compress` over more and more documents (once; median of three), and a line's fit."""
     documents = generated_documents(draft, max(counts), tokens)
-    compress(documents[:2], "Where was the town founded?", draft=draft, likelihood=False)
+    compress(documents[:2], "Where was the town founded?", draft=draft)
     cold: list[float] = []
     query: list[float] = []
     for count in counts:
@@ -91,7 +91,6 @@ def growth(draft: Draft, counts: Sequence[int], tokens: int) -> str:
             draft=draft,
             index=DocumentIndex(storage="float32", memory_bytes=16 * 2**30),
             ratio=1 / 16,
-            likelihood=False,
         )
         cold.append(seconds(call))
         query.append(statistics.median(seconds(call) for _ in range(3)))

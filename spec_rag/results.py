@@ -210,7 +210,6 @@ class PassageStatistics:
         start, end: its characters in the document's text.
         tokens: the draft's.
         read: whether the draft read it; otherwise scores, embeddings or words had put it far behind.
-        asked: whether the likelihood of the question, given this passage, took part.
     """
 
     document: int
@@ -218,7 +217,6 @@ class PassageStatistics:
     end: int
     tokens: int
     read: bool
-    asked: bool
 
 
 @dataclass(frozen=True)
@@ -234,6 +232,8 @@ class CompressionData:
         draft_seconds: wall time of the draft without waiting for it; 0.0 if everything fitted or was encoded before.
         settings: options of scoring and selection.
         passages: how passages were scored; empty if everything fitted.
+        answerable: probability that a unit answers the question, 0 to 1; None if everything fitted or the draft's scores
+            are not calibrated.
         over_budget: tokens by which the kept text exceeds the budget, or a document its own. Above 0 only if no unit
             of at least average importance fits and the best one is kept whole.
     """
@@ -246,6 +246,7 @@ class CompressionData:
     settings: Mapping[str, Any] = field(default_factory=dict)
     passages: Sequence[PassageStatistics] = field(default=(), repr=False)
     over_budget: int = 0
+    answerable: float | None = None
 
     @property
     def text(self) -> str:

@@ -16,7 +16,7 @@ import pytest
 from tiny import saved, tiny_model, tiny_pair
 
 from spec_rag import ModelPair, compress
-from spec_rag.compression.head_weights import Calibration
+from spec_rag.compression.readout import Readout
 from spec_rag.models.loading import unload_models
 from spec_rag.text.documents import Document
 
@@ -236,21 +236,19 @@ def checkpoint(tmp_path: Path) -> Iterator[Path]:
 
 def calibration_of(draft: Path) -> Path:
     file = draft.parent / "heads.json"
-    file.write_text(Calibration(str(draft), 6, 4, {"1.0": 1.0}, {"1.2": 1.0}, questions=1, seed=0).to_json())
+    heads = [[1.0, 0.0, 0.5, 0.0]] * 2
+    file.write_text(Readout(str(draft), 6, 4, 1, heads, heads, {}, {}).to_json())
     return file
 
 
 @pytest.mark.parametrize("command", ["compress", "ask"])
-@pytest.mark.parametrize(
-    "options", [["--storage", "int8"], ["--storage", "float32"], ["--no-likelihood"], ["--calibration", "heads.json"]]
-)
+@pytest.mark.parametrize("options", [["--storage", "int8"], ["--storage", "float32"], ["--calibration", "heads.json"]])
 def test_an_indexed_folder_is_found_by_questions_that_ask_as_it_was_filled(
     folder: Path, checkpoint: Path, tmp_path: Path, command: str, options: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(calibration_of(checkpoint).parent)
     (folder / "long.md").write_text(LONG)
     common = ["--draft", checkpoint, "--index", tmp_path / "index"]
-    options = [*options, *(["--no-likelihood"] if "--calibration" in options else [])]
     filled = run("index", folder, *common, *options)
     assert filled.exit_code == 0, filled.stderr
     before = sorted(path.name for path in (tmp_path / "index").rglob("*.safetensors"))
@@ -266,7 +264,7 @@ def test_an_indexed_folder_is_found_by_questions_that_ask_as_it_was_filled(
 def test_an_index_filled_otherwise_is_not_found(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     """What the test above would not see if nothing were ever written."""
     common = [folder, "--draft", checkpoint, "--index", tmp_path / "index"]
-    run("index", *common, "--no-likelihood")
+    run("index", *common, "--calibration", calibration_of(checkpoint))
     before = len(list((tmp_path / "index").rglob("*.safetensors")))
     assert run("compress", *common, "-q", "tank?", "--ratio", 0.3).exit_code == 0
     assert len(list((tmp_path / "index").rglob("*.safetensors"))) == 2 * before > 0

@@ -95,7 +95,7 @@ def convert(cache: str, file: Path, queue: multiprocessing.Queue) -> None:  # ty
 
 
 def test_two_processes_may_convert_the_default_draft_at_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     queue = context.Queue()
     original = tiny_model(vocab_size=261, layers=3)
     file = written(tmp_path / "tiny.gguf", original, lambda writer: byte_level(writer, "gpt-2"))

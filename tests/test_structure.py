@@ -42,7 +42,7 @@ def shown(text: str, piece: str) -> str:
             "fee",
             "======\nHire\n======\nThe fee\nis 5 euros.",
         ),
-        ("<h2>Kayaks</h2><p>The fee is 5.</p><p>More.</p><h2>Tents</h2><p>It is 9.</p>", "9", "Tents\nIt is 9."),
+        ("<h2>Kayaks</h2><p>The fee is 5.</p><p>More.</p><h2>Tents</h2><p>It is 9.</p>", "9", "<h2>Tents\nIt is 9."),
         ("## A\n\n### Price\n\nIt is 1.\n\n## B\n\n### Price\n\nIt is 2.", "2", "## B\n### Price\nIt is 2."),
         ("Bring:\n\n- a tent\n- a lamp\n", "lamp", "Bring:\n- a lamp"),
         (

@@ -61,6 +61,13 @@ def test_numbers_of_list_items_do_not_point_to_a_support(answer: str, support: s
     assert (found.text, found.matched) == (support, True)
 
 
+def test_words_of_the_question_do_not_outweigh_those_of_the_answer() -> None:
+    units = ("The steel tank holds water.", "In May 42,500 crowns were paid.", "Dogs travel free.")
+    support = find_support(kept_units("How much water is in the steel tank?", *units), "It holds what 42,500 crowns paid.")
+    assert support is not None
+    assert support.text == units[1]
+
+
 def test_chinese_is_matched_by_its_characters() -> None:
     units = ("山口在十二月关闭。", "水箱容量为三百升。", "小屋的门是红色的。")
     for answer, support in (("容量是三百升。", units[1]), ("红", units[2]), ("十二月", units[0])):

@@ -25,7 +25,7 @@ DEFAULT_BUDGET_TOKENS = 300  # about a quarter of the retrieved chunks of long f
 DEFAULT_ANSWER_TOKENS = 80
 UPSTREAM_ANSWER_TOKENS = 1024  # larger models end by themselves, and may think first
 COMPRESSION = (
-    *("max_tokens", "ratio", "coverage", "preset", "scoring", "unit", "cascade", "likelihood", "calibration"),
+    *("max_tokens", "ratio", "coverage", "preset", "scoring", "unit", "cascade", "calibration"),
     *("language", "keep", "context_before", "context_after", "threshold"),
 )
 

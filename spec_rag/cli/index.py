@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command()(index)
 
 
-@compression_options("likelihood", "calibration", "language")
+@compression_options("calibration", "language")
 def index(
     files: console.Files,
     folder: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index; created if missing.")],
@@ -45,8 +45,8 @@ def index(
 ) -> None:
     """Encode FILES with the draft, for `spec-rag compress --index` and `spec-rag ask --index`.
 
-    Give --no-likelihood, --calibration and --language as for the questions: they set the number of layers and the
-    boundaries of passages.
+    Give --calibration and --language as for the questions: they set the number of layers and the boundaries of
+    passages.
     Encoded files are skipped; an interrupted run continues.
     """
     from spec_rag.compression.encoding_cache import DocumentIndex

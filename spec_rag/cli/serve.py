@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
     app.command("app")(open_app)
 
 
-@compression_options("max_tokens", "ratio", "coverage", "likelihood")
+@compression_options("max_tokens", "ratio", "coverage")
 def serve(
     target: Target = None,
     draft: console.Draft = None,

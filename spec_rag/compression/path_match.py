@@ -24,6 +24,7 @@ from spec_rag.text.words import words
 PATH_WEIGHT = 3.0  # of a unit whose path and text hold all words of the question, in standard deviations of the scores
 _LEXICAL_KINDS = frozenset(("row", "field", "code"))
 _RECORD_KINDS = frozenset(("row", "field"))
+_UNNAMED = 0.4  # taken from the bonus of sections and turns that the question does not name
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|_")
 _MAX_NAME_SETS = 500  # of one document; beyond it no record is excluded
 
@@ -35,7 +36,7 @@ class PathMatch:
     """How the places of units match a question; units of all documents are numbered through.
 
     Attributes:
-        bonus: float32 [units], 0 to 1: the share of the question's words that structure adds.
+        bonus: float32 [units], at most 1: the share of the question's words that structure adds.
         places: per unit, the words of the question in its title and in what it needs.
         excluded: units of records whose siblings the question names.
     """
@@ -60,7 +61,7 @@ def match_paths(question: str, documents: Sequence[Document], structures: Sequen
     own: list[Words] = []
     paths: list[Words] = []
     places: list[Words] = []
-    excluded: set[int] = set()
+    unnamed: set[int] = set()
     is_lexical = any(_LEXICAL_KINDS.intersection(structure.kinds) for structure in structures)
     for document, structure in zip(documents, structures, strict=True):
         title = matcher.found(document.title or "")
@@ -78,12 +79,15 @@ def match_paths(question: str, documents: Sequence[Document], structures: Sequen
             )
             paths.append(path | title if kind in _LEXICAL_KINDS else path)
             places.append(path | title)
-        excluded |= {first + unit for unit in excluded_units(question, structure)}
+        unnamed |= {first + unit for unit in unnamed_units(question, structure)}
     kinds = [kind for structure in structures for kind in structure.kinds]
-    return PathMatch(_bonus(own, paths, kinds, is_lexical), places, frozenset(excluded))
+    excluded = frozenset(unit for unit in unnamed if kinds[unit] in _RECORD_KINDS)
+    bonus = _bonus(own, paths, is_lexical)
+    bonus[sorted(unnamed - excluded)] -= _UNNAMED
+    return PathMatch(bonus, places, excluded)
 
 
-def _bonus(own: Sequence[Words], paths: Sequence[Words], kinds: Sequence[str], is_lexical: bool) -> Tensor:
+def _bonus(own: Sequence[Words], paths: Sequence[Words], is_lexical: bool) -> Tensor:
     """[units]: share of the question's words, by inverse unit frequency; of prose alone only what paths add."""
     frequency = Counter(word for found in own for word in found)
     weight = {word: math.log(1 + len(own) / count) for word, count in frequency.items()}
@@ -100,19 +104,26 @@ def _bonus(own: Sequence[Words], paths: Sequence[Words], kinds: Sequence[str], i
 
 
 def excluded_units(question: str, structure: Structure) -> set[int]:
-    """Rows and fields whose record the question does not name, although it names a sibling of the record.
+    """Rows and fields whose record the question does not name, although it names a sibling of the record."""
+    return {unit for unit in unnamed_units(question, structure) if structure.kinds[unit] in _RECORD_KINDS}
 
-    A record is named if all words of one of its names are in the question; words that all siblings share do not count.
+
+def unnamed_units(question: str, structure: Structure) -> set[int]:
+    """Units of records, sections and turns that the question does not name, although it names others.
+
+    A record is named if all words of one of its names are in the question, without function words and words that all
+    siblings share. Its chain are the names of itself and its parents; units with a part of another's chain are returned.
     """
     if not structure.records:
         return set()
-    asked = frozenset(map(_stem, _terms(question))) - function_words(question)
+    ignored = function_words(question)
+    asked = _stems(question) - ignored
     siblings: dict[int, list[int]] = {}
     for index, record in enumerate(structure.records):
         siblings.setdefault(record.parent, []).append(index)
     named: list[Words] = [Words()] * len(structure.records)
     for group in siblings.values():
-        names = {index: [_stems(name) for name in structure.records[index].names] for index in group}
+        names = {index: [_stems(name) - ignored for name in structure.records[index].names] for index in group}
         with_names = [own for own in names.values() if own]
         shared = Words.intersection(*(Words().union(*own) for own in with_names)) if len(with_names) > 1 else Words()
         for index, own in names.items():
@@ -121,7 +132,6 @@ def excluded_units(question: str, structure: Structure) -> set[int]:
     for index, record in enumerate(structure.records):  # a parent comes before its children
         if record.parent >= 0:
             chains[index] |= chains[record.parent]
-    has_name = [bool(record.names) for record in structure.records]
     distinct = {chain for chain in chains if chain}
     if not distinct or len(distinct) > _MAX_NAME_SETS:
         return set()
@@ -129,7 +139,7 @@ def excluded_units(question: str, structure: Structure) -> set[int]:
     return {
         unit
         for unit, record in enumerate(structure.record_of)
-        if record >= 0 and structure.kinds[unit] in _RECORD_KINDS and has_name[record] and chains[record] in beaten
+        if record >= 0 and structure.records[record].names and chains[record] in beaten
     }
 
 

@@ -94,8 +94,7 @@ class CompressionSettings(BaseModel):
         default=None,
         gt=0,
         le=1,
-        description="Keep the fewest units that carry this share of the importance (softmax of the scores), within "
-        "`max_tokens` or `ratio`.",
+        description="Keep the fewest units that carry this share of the importance, within `max_tokens` or `ratio`.",
         json_schema_extra=_about("size"),
     )
     scoring: Scoring = Field(
@@ -116,12 +115,6 @@ class CompressionSettings(BaseModel):
         "each document (the default of the command line).",
         json_schema_extra=_about("scoring", "common"),
     )
-    likelihood: bool | Literal["auto"] = Field(
-        default="auto",
-        description="Add the likelihood of the question given each candidate passage (`per_document` only); "
-        '`"auto"`: only without retrieval scores and embedder.',
-        json_schema_extra=_about("scoring"),
-    )
     title_links: bool = Field(
         default=True,
         description="Raise a document whose title is the question, and documents whose title is named by a promising "
@@ -137,15 +130,14 @@ class CompressionSettings(BaseModel):
     cascade: Cascade = Field(
         default="auto",
         description='Which passages the draft reads: `"auto"` skips those that retrieval scores or an embedder, with '
-        'words and titles, rank low; `"always"` skips by words and titles alone, too; `"never"` reads all, and '
-        "computes the likelihood for all.",
+        'words and titles, rank low; `"always"` skips by words and titles alone, too; `"never"` reads all.',
         json_schema_extra=_about("scoring"),
     )
     calibration: str | None = Field(
         default="shipped",
-        description="Weights of the draft's attention heads, added to the best head of each layer (`per_document` "
-        'only): `"shipped"` uses those of the package, if it has some for the draft; or the path of a file of '
-        "`spec-rag calibrate`; `None`: no weights (`none` on the command line).",
+        description='Weights of the score (`per_document` only): `"shipped"` uses those of the package for the draft, '
+        "or else those for any draft; or the path of a file of `spec-rag calibrate`; `None`: attention alone (`none` "
+        "on the command line).",
         json_schema_extra=_about("scoring"),
     )
     ellipsis: str | None = Field(
@@ -201,7 +193,8 @@ class CompressionSettings(BaseModel):
         default=None,
         allow_inf_nan=False,
         description="Drop units of less importance even if they fit; required units and context stay. Importance is "
-        "in standard deviations: 0 is the average unit.",
+        'the probability that a unit is needed, 0 to 1; for `scoring="joint"` and `calibration=None` a score whose '
+        "average is 0.",
         json_schema_extra=_about("retention"),
     )
     document_min_tokens: int = Field(
@@ -357,11 +350,6 @@ class CompressionConfig(CompressionSettings):
         """The settings that require units independently of their scores, with their values."""
         names = [name for name in ("keep", "keep_first", "keep_last") if getattr(self, name)]
         return " and ".join(f"{name}={getattr(self, name)!r}" for name in names)
-
-    @property
-    def needs_whole_draft(self) -> bool:
-        """Whether the score needs layers above the last one whose attention counts."""
-        return self.likelihood is not False or self.scoring == "joint"
 
     def budget_tokens(self, tokens_before: int) -> int:
         """The maximum number of tokens to keep of `tokens_before`."""

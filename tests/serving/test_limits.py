@@ -14,7 +14,10 @@ import httpx
 import pytest
 from serving.helpers import FACTS, MODEL, Endless, engine, running, served, settings, until
 
+from spec_rag.results import Answer
 from spec_rag.serving.app import create_app
+from spec_rag.serving.engine import GenerationRequest
+from spec_rag.serving.listener import http_protocol
 
 ASK = {"model": MODEL, "messages": [{"role": "user", "content": "How much water?"}]}
 LONG = {**ASK, "max_tokens": 400, "stream": True}
@@ -105,6 +108,19 @@ def test_an_answer_that_takes_too_long_is_an_error_also_in_the_middle_of_a_strea
     events = [line[6:] for line in streamed.text.splitlines() if line.startswith("data: ")]
     assert json.loads(events[-1])["error"]["code"] == "timeout"
     assert len(events) > 2
+
+
+def test_an_answer_may_take_longer_than_headers_may() -> None:
+    own = engine()
+    answer = own.answer
+
+    async def late(ask: GenerationRequest) -> Answer:
+        await asyncio.sleep(1.0)
+        return await answer(ask)
+
+    own.answer = late  # type: ignore[method-assign]
+    with served(own=own, http=http_protocol(0.5)) as url:
+        assert httpx.post(f"{url}/v1/chat/completions", json=ASK).status_code == 200
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -13,6 +13,7 @@ _BLOCK = re.compile(
     "|blockquote|pre|figure|figcaption|br|hr|form|caption|script|style|meta|link|address",
     re.IGNORECASE,
 )
+_HEADING = re.compile("h[1-6]")
 _SKIPPED = frozenset(("script", "style", "nav", "footer", "head", "aside", "form"))
 _LEAST_BLOCKS = 3
 
@@ -53,10 +54,11 @@ class _Page:
                 self._row = (self._row[0], True)
             if not _BLOCK.fullmatch(name):
                 continue
+            is_heading, closes = bool(_HEADING.fullmatch(name)), bool(tag["close"])
             if self._row is None or name in ("tr", "table"):
-                self._add(start, tag.end() if name == "tr" and tag["close"] else tag.start())
-                start = tag.end()
-            self._note(name, bool(tag["close"]), tag)
+                self._add(start, tag.end() if closes and (is_heading or name == "tr") else tag.start())
+                start = tag.start() if is_heading and not closes else tag.end()
+            self._note(name, closes, tag)
         self._add(start, len(self._builder.text))
 
     def _note(self, name: str, closes: bool, tag: re.Match[str]) -> None:
@@ -71,7 +73,7 @@ class _Page:
                 self._lists.pop()
             elif not closes:
                 self._lists.append(self._builder.lead_needs())
-        elif re.fullmatch("h[1-6]", name):
+        elif _HEADING.fullmatch(name):
             self._level = 0 if closes else int(name[1])
 
     def _add(self, start: int, end: int) -> None:

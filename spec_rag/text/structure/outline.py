@@ -122,13 +122,18 @@ class Builder:
     needs: list[list[int]] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     record_of: list[int] = field(default_factory=list)
-    headings: list[tuple[int, int]] = field(default_factory=list)  # level and unit of the open headings
+    headings: list[tuple[int, int, int]] = field(default_factory=list)  # level, unit and record of the open headings
     is_json: bool = False
 
     @property
     def context(self) -> list[int]:
         """The nearest heading."""
         return [self.headings[-1][1]] if self.headings else []
+
+    @property
+    def section(self) -> int:
+        """The record of the nearest heading, or -1."""
+        return self.headings[-1][2] if self.headings else -1
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -155,12 +160,12 @@ class Builder:
             self.spans.append((start, end))
             self.kinds.append("mark" if is_mark else kind)
             self.needs.append(list(needs))
-            self.record_of.append(record)
+            self.record_of.append(self.section if record < 0 else record)
         return range(first, len(self))
 
     def add_record(self, parent: int, *names: str) -> int:
-        """Add a record; its index."""
-        self.records.append(Record(parent, names))
+        """Add a record, in the current section if `parent` is -1; its index."""
+        self.records.append(Record(self.section if parent < 0 else parent, names))
         return len(self.records) - 1
 
     def name_record(self, record: int, *names: str) -> None:
@@ -174,7 +179,7 @@ class Builder:
         is_short = end - start <= _MAX_HEADING_CHARS
         units = self.add(start, end, "heading" if is_short else "text", self.context)
         if is_short and units:
-            self.headings.append((level, units[0]))
+            self.headings.append((level, units[0], self.add_record(-1, self.text[start:end])))
 
     def last_lead(self) -> int | None:
         """The last unit, if it is a text that ends with a colon."""

@@ -80,6 +80,8 @@ def _is_records(text: str, lines: Sequence[Line]) -> bool:
     keys = nested = other = items = sentences = 0
     for line in lines:
         piece = text[slice(*line)]
+        if _FENCE.match(piece):
+            return False
         if not piece.strip() or COMMENT_LINE.match(piece) or piece.strip() in ("---", "..."):
             continue
         if SECTION_LINE.match(piece):
@@ -340,11 +342,12 @@ class _Reader:
         self._end_paragraph(paragraph)
         self._items = []
         needs = self._question if answer else self._builder.context
-        self._speaker = list(self._builder.add(start, label, "speaker", needs))
+        turn = self._builder.add_record(-1, self._text[start:label])
+        self._speaker = list(self._builder.add(start, label, "speaker", needs, turn))
         j = i + 1
         while j < len(self._lines) and self._continues_turn(j):
             j += 1
-        self._builder.add_sentences(label, self._lines[j - 1][1], self._speaker)
+        self._builder.add_sentences(label, self._lines[j - 1][1], self._speaker, record=turn)
         return j
 
     def _continues_turn(self, j: int) -> bool:

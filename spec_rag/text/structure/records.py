@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from spec_rag.text.structure.outline import Builder
+from spec_rag.text.structure.outline import Builder, Kind
 
 Line = tuple[int, int]
 
@@ -102,6 +102,10 @@ class _Records:
                 fresh, self._waiting = False, []
         self._pop(-2)
 
+    def _below(self, i: int) -> str:
+        """The next line that is not blank, of the next three."""
+        return next((self._text(j) for j in range(i, min(i + 3, len(self._lines))) if self._text(j).strip()), "")
+
     def _text(self, i: int) -> str:
         return self._builder.text[slice(*self._lines[i])]
 
@@ -130,8 +134,12 @@ class _Records:
         if found:
             return self._read_key(i, found, False)
         end = self._value_end(i + 1, indent)
-        units = self._builder.add(self._lines[i][0], self._lines[end - 1][1], "field", self._needs(), record)
+        opens = end < len(self._lines) and _indent(self._text(end)) > indent and item["value"]
+        kind: Kind = "key" if opens else "field"
+        units = self._builder.add(self._lines[i][0], self._lines[end - 1][1], kind, self._needs(), record)
         self._builder.name_record(record, item["value"] or "")
+        if opens:
+            self._levels[-1].unit, self._levels[-1].is_element = units[0], False
         return end if units else i + 1
 
     def _read_key(self, i: int, found: re.Match[str], fresh: bool) -> int:
@@ -143,7 +151,7 @@ class _Records:
             self._levels.append(_Level(-0.5, None, self._builder.add_record(self._root), is_element=True))
         value = found["value"].strip()
         end = self._value_end(i + 1, indent)
-        below = self._text(i + 1) if i + 1 < len(self._lines) else ""
+        below = self._below(i + 1)
         is_block = value[:1] in ("|", ">") or value[:3] in ('"""', "'''")
         start, stop = self._lines[i][0], self._lines[end - 1][1]
         if is_block and stop - start > _MAX_VALUE_CHARS:

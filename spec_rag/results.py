@@ -232,8 +232,8 @@ class CompressionData:
         draft_seconds: wall time of the draft without waiting for it; 0.0 if everything fitted or was encoded before.
         settings: options of scoring and selection.
         passages: how passages were scored; empty if everything fitted.
-        answerable: probability that a unit answers the question, 0 to 1; None if everything fitted or the draft's scores
-            are not calibrated.
+        answerable: probability that a unit answers the question, 0 to 1; None if everything fitted or the draft's
+            scores are not calibrated.
         over_budget: tokens by which the kept text exceeds the budget, or a document its own. Above 0 only if no unit
             of at least average importance fits and the best one is kept whole.
     """

@@ -149,7 +149,7 @@ class CompressionSettings(BaseModel):
     )
     context: Context = Field(
         default="structure",
-        description='What is kept with a unit so that it still says what it said: `"structure"`: the heading above it, the '
+        description='What is kept with a unit to complete its meaning: `"structure"`: the heading above it, the '
         'header of its table, the keys of its record, its speaker, its signature; `"none"`: nothing.',
         json_schema_extra=_about("output"),
     )

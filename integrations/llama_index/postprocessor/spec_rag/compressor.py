@@ -270,7 +270,7 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
         node = original.node
         earlier = node.metadata.get(METADATA_KEY)
         earlier = earlier if isinstance(earlier, dict) else None
-        statistics = self.store.figures(document, draft, earlier, self.ellipsis, metadata_tokens)
+        statistics = self.store.stats(document, draft, earlier, self.ellipsis, metadata_tokens)
         is_whole = document.text == document.original_text
         metadata = node.metadata if is_whole else without_vectors(node.metadata)
         copy = node.model_copy(

@@ -146,7 +146,7 @@ class CompressionSettings(BaseModel):
     )
     context: Context = Field(
         default="structure",
-        description='What is kept with a unit so that it still says what it said: `"structure"`: the heading above it, the '
+        description='What is kept with a unit so that it stays true: `"structure"`: the heading above it, the '
         'header of its table, the keys of its record, its speaker, its signature; `"none"`: nothing.',
         json_schema_extra=_about("output"),
     )

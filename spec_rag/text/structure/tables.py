@@ -67,13 +67,11 @@ def grid_table(builder: Builder, lines: Sequence[Line], i: int) -> int:
     _link(builder, header, needs)
     table = builder.add_record(-1)
     for j in range(borders[1] + 1, end):
-        line = text[slice(*lines[j])]
+        row = text[slice(*lines[j])].strip()
         if j in borders:
             builder.add(*lines[j], "mark")
         else:
-            cells = (
-                line.strip().strip("|").split("|") if line.lstrip().startswith("|") else _COLUMNS.split(line.strip())
-            )
+            cells = row.strip("|").split("|") if row.startswith("|") else _COLUMNS.split(row)
             builder.add(*lines[j], "row", header, builder.add_record(table, *_names(cells)))
     return end
 

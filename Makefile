@@ -20,8 +20,11 @@ install: $(READY)
 demo: $(READY)
 	@$(BIN)/spec-rag demo
 
+# two processes with one thread each: the tests' models are small, and each process loads the default draft (1.5 GB)
+TEST_PROCESSES ?= 2
+test: export OMP_NUM_THREADS ?= 1
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -31,6 +31,8 @@ from spec_rag.generation.chunked_feed_forward import chunked_feed_forward
 from spec_rag.generation.draft_pass import read_rows
 from spec_rag.generation.generate import generate, generate_batch
 from spec_rag.generation.prefill import prefill
+from spec_rag.generation.prompt_batch import Batch, PaddedPrompts
+from spec_rag.generation.request import GenerationRequest
 from spec_rag.models.model_pair import ModelPair
 from spec_rag.options.compression import CompressionConfig, SpecKVConfig, SpecPCConfig
 from spec_rag.text.documents import Document
@@ -51,10 +53,10 @@ def storage(draft: Draft, questions: Sequence[AnsweredQuestion], part: int = 8) 
         kept, tokens, held = [], 0, 0
         for asked in questions:
             index = DocumentIndex(storage=precision)
-            tokens += index_documents(asked.documents, draft, index, CompressionConfig(likelihood=False)).tokens
+            tokens += index_documents(asked.documents, draft, index, CompressionConfig()).tokens
             held += index.held_bytes
             ask = partial(compress, asked.documents, asked.question, draft=draft, index=index)
-            kept.append(ask(ratio=1 / part, likelihood=False).text)
+            kept.append(ask(ratio=1 / part).text)
         exact = exact or kept
         right = sum(holds_answer(text, asked.answers) for text, asked in zip(kept, questions, strict=True))
         same = sum(one == other for one, other in zip(kept, exact, strict=True))
@@ -78,7 +80,7 @@ def generated_documents(draft: Draft, count: int, tokens: int) -> list[Document]
 def growth(draft: Draft, counts: Sequence[int], tokens: int) -> str:
     """Markdown: seconds of `compress` over more and more documents (once; median of three), and a line's fit."""
     documents = generated_documents(draft, max(counts), tokens)
-    compress(documents[:2], "Where was the town founded?", draft=draft, likelihood=False)
+    compress(documents[:2], "Where was the town founded?", draft=draft)
     cold: list[float] = []
     query: list[float] = []
     for count in counts:
@@ -89,7 +91,6 @@ def growth(draft: Draft, counts: Sequence[int], tokens: int) -> str:
             draft=draft,
             index=DocumentIndex(storage="float32", memory_bytes=16 * 2**30),
             ratio=1 / 16,
-            likelihood=False,
         )
         cold.append(seconds(call))
         query.append(statistics.median(seconds(call) for _ in range(3)))
@@ -121,10 +122,9 @@ def _dense_prefill(pair: ModelPair, prompt: Tensor) -> object:
 
 def _pruned_prefill(pair: ModelPair, prompt: Tensor, capacity: int = 512) -> object:
     nothing = torch.empty(1, 0, dtype=torch.long)
+    target = pair.require_target()
     config = SpecKVConfig(max_capacity_prompt=capacity, prefill_vertical_size=len(prompt))
-    positions = torch.arange(len(prompt))[None]
-    ones = torch.ones(1, len(prompt), dtype=torch.long)
-    return prefill(pair.require_target(), prompt[None], ones, positions, nothing, nothing.bool(), config)
+    return prefill(target, PaddedPrompts.of(target, Batch.of([prompt])), (nothing, nothing.bool()), config)
 
 
 def memory(tokens: int = 8000, chunk: int = 512) -> str:
@@ -188,8 +188,8 @@ def profile(tokens: int = 4096, runs: int = 3) -> str:
     pair = ModelPair.load()
     prompt = _prompt(pair, tokens)
     ways: dict[str, Callable[[], object]] = {
-        "plain prefill and one token": lambda: read_rows(pair, [prompt], None, 1),
-        "the same, scored for SpecPC": lambda: read_rows(pair, [prompt], SpecPCConfig(), 1),
+        "plain prefill and one token": lambda: read_rows(GenerationRequest(pair), [prompt], 1),
+        "the same, scored for SpecPC": lambda: read_rows(GenerationRequest(pair, specpc=SpecPCConfig()), [prompt], 1),
         "plain prefill": lambda: _dense_prefill(pair, prompt),
         "the same, scored and pruned for SpecKV": lambda: _pruned_prefill(pair, prompt),
     }

@@ -29,7 +29,7 @@ from benchmarks.timings import Timed
 from spec_rag.utils.atomic_files import write_whole
 
 TITLE = "Benchmark"
-_TIMED_OWN = ("SpecPC", "SpecPC, documents read before", "SpecKV", "SpecKV-PC")
+_TIMED_OWN = ("SpecPC", "SpecPC, indexed", "SpecKV", "SpecKV-PC")
 _OWN = ("default", "+ embedder", "paper", "SpecKV", "SpecPC", "SpecKV-PC")
 
 
@@ -183,7 +183,7 @@ def _compression_table(rows: Sequence[Timed]) -> str:
     names = list(dict.fromkeys(row.method for row in rows))
     known = {(row.method, row.size): row.figures["seconds"] for row in rows}
     own_joint = {(row.method, row.size): row.figures.get("joint_seconds") for row in rows}
-    lines = ["| way | " + " | ".join(f"{size} documents | joint over it" for size in sizes) + " |"]
+    lines = ["| method | " + " | ".join(f"{size} documents | ratio of joint prefill" for size in sizes) + " |"]
     lines.append("|---|" + "---|---|" * len(sizes))
     for name in names:
         cells = []
@@ -197,7 +197,7 @@ def _compression_table(rows: Sequence[Timed]) -> str:
 
 def _generation_table(rows: Sequence[Timed]) -> str:
     lines = [
-        "| tokens | method | first token, s | dense over it | tokens per second | KV cache, MB |",
+        "| tokens | method | first token, s | ratio of dense | tokens per second | KV cache, MB |",
         "|---|---|---|---|---|---|",
     ]
     dense = {row.size: row.figures["first_token_seconds"] for row in rows if row.method == DENSE}

@@ -74,7 +74,7 @@ STAGES: Sequence[Stage] = (
         "answers-ruler",
         "Needles: the answer from a pruned cache",
         "One needle of four, 1,024 tokens; SmolLM2-135M answers from a tenth of the pairs. Draft and target are the "
-        "same model here, so that SpecKV's look-ahead is as good as a draft's can be.",
+        "same model, which is the best case for SpecKV's look-ahead.",
         "answers",
         ("dense", "SpecKV", "SnapKV", "StreamingLLM"),
         ("1/10",),
@@ -84,8 +84,8 @@ STAGES: Sequence[Stage] = (
     Stage(
         "answers-nq",
         "Multi-document QA: what the target answers",
-        "SmolLM2-135M's own answers of at most 32 tokens, from all documents and from what compression keeps; right "
-        "where an accepted answer stands in it.",
+        "Answers of SmolLM2-135M of at most 32 tokens, from all documents and from compressed ones. An answer is "
+        "correct if it contains an accepted answer.",
         "answers",
         ("dense", "default"),
         ("1/4", "1/8"),
@@ -95,7 +95,7 @@ STAGES: Sequence[Stage] = (
     Stage(
         "kept-kv",
         "Key-value retrieval: is the value kept?",
-        "75 pairs of random identifiers, one key asked for.",
+        "75 pairs of random identifiers; the question asks for one key.",
         "kept",
         ("default", *_WITHOUT_MODELS),
         _HALVES,

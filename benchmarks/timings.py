@@ -117,7 +117,7 @@ def generations() -> dict[str, Generation]:
     return {
         "dense": lambda tokens: _generated(tokens),
         "SpecPC": lambda tokens: _generated(tokens, specpc=SpecPCConfig(max_capacity_prompt=tokens // SHARE)),
-        "SpecPC, documents read before": _from_index,
+        "SpecPC, indexed": _from_index,
         "SpecKV": lambda tokens: _generated(tokens, speckv=_speckv(tokens)),
         "SpecKV-PC": lambda tokens: _generated(
             tokens,

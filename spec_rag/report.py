@@ -6,8 +6,9 @@ Everything that comes from a document or a question is escaped. This module show
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -53,7 +54,7 @@ class Compression(CompressionData):
         return citations_of(self.documents)
 
     def to_html(self) -> str:
-        """A page with the kept text dark and the dropped text pale."""
+        """A page with the kept text dark on a mark and the dropped text grey."""
         return compression_html(self)
 
     def _repr_html_(self) -> str:
@@ -96,10 +97,12 @@ def compression_table(compression: CompressionData) -> Table:
 
 
 def compression_html(compression: CompressionData) -> str:
-    """A self-contained page: kept text dark, dropped text pale, importance on hover, the numbers above.
+    """A self-contained page: kept text on a mark, dropped text grey, importance as a line, the numbers above.
 
-    It is styled under one class, so that it also stands inside a notebook's page.
+    Colours are those of the server's page. Styles hold for one class, so that notebooks can show the page as well.
     """
+    units = [unit.importance for document in compression.documents for unit in document.units]
+    finite = sorted(importance for importance in units if math.isfinite(importance))
     return _template().render(
         compression=compression,
         title=_shortened(compression.query, 80),
@@ -108,7 +111,8 @@ def compression_html(compression: CompressionData) -> str:
         width=int(_CHART_WIDTH),
         height=int(_CHART_HEIGHT),
         bars=list(_bars(compression)),
-        sections=[_section(document, i) for i, document in enumerate(compression.documents, 1)],
+        styles=resources.files("spec_rag").joinpath("data", "marks.css").read_text(encoding="utf-8"),
+        sections=[_section(document, i, finite) for i, document in enumerate(compression.documents, 1)],
     )
 
 
@@ -188,27 +192,34 @@ def _setting(name: str, value: object) -> str:
     return f"{name.replace('_', ' ')} {value}"
 
 
-def _section(document: CompressedDocument, number: int) -> dict[str, Any]:
+def _section(document: CompressedDocument, number: int, importances: Sequence[float]) -> dict[str, Any]:
     return {
         "name": _name(document, number),
         "source": _source(document),
         "tokens": _change(document.tokens_before, document.tokens_after),
         "share": _percent(document.ratio),
-        "pieces": list(_pieces(document)),
+        "pieces": list(_pieces(document, importances)),
     }
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A stretch of the original text, and what is said of it when pointed at; held text stayed whatever it scored."""
+    """A stretch of the original text.
+
+    Attributes:
+        text: the stretch.
+        kind: its classes: "kept", "kept held" (kept whatever its importance), "structure" or "dropped".
+        hint: its importance, length and reason.
+        weight: the share of units that are less important, 0 to 1; None without a line for it.
+    """
 
     text: str
-    kept: bool
-    hint: str
-    held: bool = False
+    kind: str
+    hint: str = ""
+    weight: float | None = None
 
 
-def _pieces(document: CompressedDocument) -> Iterator[_Piece]:
+def _pieces(document: CompressedDocument, importances: Sequence[float]) -> Iterator[_Piece]:
     """The original text from end to end, cut wherever a span or a unit begins or ends. Spans say what was kept."""
     length = len(document.original_text)
     edges = {0, length}
@@ -221,10 +232,19 @@ def _pieces(document: CompressedDocument) -> Iterator[_Piece]:
             s += 1
         while u < len(units) and units[u].end <= start:
             u += 1
+        text = document.original_text[start:end]
         kept = s < len(spans) and spans[s][0] <= start
-        inside = u < len(units) and units[u].start <= start
-        hint, held = (_hint(units[u]), units[u].reason in _HELD) if inside else ("", False)
-        yield _Piece(document.original_text[start:end], kept, hint, held and kept)
+        if u == len(units) or units[u].start > start:
+            yield _Piece(text, "kept" if kept else "dropped")
+        else:
+            yield _piece(text, units[u], kept, importances)
+
+
+def _piece(text: str, unit: KeptUnit, kept: bool, importances: Sequence[float]) -> _Piece:
+    if not kept or unit.reason == "structure":
+        return _Piece(text, "structure" if kept else "dropped", _hint(unit))
+    weight = bisect_left(importances, unit.importance) / len(importances) if math.isfinite(unit.importance) else None
+    return _Piece(text, "kept held" if unit.reason in _HELD else "kept", _hint(unit), weight)
 
 
 def _name(document: CompressedDocument, number: int) -> str:

@@ -236,11 +236,10 @@ def drawn_settings(chance: random.Random) -> dict[str, Any]:
         **held,
         "unit": chance.choice(["sentence", "token", "document"]),
         "scoring": chance.choice(["per_document", "per_document", "joint"]),
-        "likelihood": chance.choice(["auto", False]),
         "cascade": chance.choice(["auto", "auto", "always", "never"]),
         "cut_units": chance.random() < 0.3,
         "language": chance.choice(LANGUAGES),
-        "calibration": None,
+        "calibration": chance.choice(["shipped", None]),
     }
 
 

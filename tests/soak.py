@@ -38,7 +38,8 @@ sys.path[:0] = [
 ]
 
 import torch  # noqa: E402
-from soak_requests import BOUNDS, KINDS, Kind, opened  # noqa: E402
+from soak_adapters import KINDS, Kind  # noqa: E402
+from soak_requests import BOUNDS, opened  # noqa: E402
 from torch import nn  # noqa: E402
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS  # noqa: E402
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # noqa: E402

@@ -16,12 +16,12 @@ from spec_rag.utils.cancellation import Cancellation, check, in_thread
 
 def test_who_asked_to_be_told_is_told_once_inside_the_block_alone() -> None:
     cancelled, told = Cancellation(), []
-    with cancelled.telling(lambda: told.append("a")):
+    with cancelled.calling(lambda: told.append("a")):
         assert told == []
         cancelled.set()
     cancelled.set()
     assert told == ["a"]
-    with cancelled.telling(lambda: told.append("late")):
+    with cancelled.calling(lambda: told.append("late")):
         assert told == ["a", "late"]
 
 

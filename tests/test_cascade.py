@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,11 +15,10 @@ from spec_rag.compression.features import CompressionRequest, Features
 from spec_rag.compression.passages import split_passages
 from spec_rag.compression.prefilter import (
     gather_features,
-    likelihood_candidates,
     select_candidates,
     tokens_wanted,
-    wants_likelihood,
 )
+from spec_rag.compression.readout import TEXT
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.report import compression_table
 from spec_rag.text.units import unit_spans
@@ -53,20 +51,17 @@ def read(signals: Features) -> list[int]:
     return list(range(10)) if signals.read is None else signals.read.nonzero()[:, 0].tolist()
 
 
-def foretold(signals: Features) -> list[int]:
-    if signals.log_likelihood is None:
-        return []
-    return (~signals.log_likelihood.isnan().any(1)).nonzero()[:, 0].tolist()
+def words_only(scores: torch.Tensor) -> torch.Tensor:
+    return torch.stack([scores, *[torch.zeros(len(scores))] * (len(TEXT) - 1)], dim=1)
 
 
 FALLING = [float(10 - i) for i in range(10)]
 
 
-def test_what_scores_put_far_behind_is_not_read_and_nothing_is_foretold(draft: Draft) -> None:
+def test_what_scores_put_far_behind_is_not_read(draft: Draft) -> None:
     found = gather_features(draft, asked(scored(*FALLING), draft, ratio=0.1))
     assert len(read(found)) == 4
     assert set(read(found)) >= {0, 1, 3}  # the best three by score; the question names the fourth
-    assert foretold(found) == []
     assert float(found.attention[..., : found.passage_ranges[3, 1]].max()) > 0
     unread = [i for i in range(10) if i not in read(found)]
     for i in unread:
@@ -74,18 +69,10 @@ def test_what_scores_put_far_behind_is_not_read_and_nothing_is_foretold(draft: D
         assert not bool(found.attention[..., first:last].any())
 
 
-def test_without_scores_all_is_read_and_what_competes_is_asked_for_the_likelihood(draft: Draft) -> None:
-    inquiry = asked([Document(text) for text in TEXTS], draft)
-    found = gather_features(draft, inquiry)
-    assert read(found) == list(range(10))
-    assert foretold(found) == likelihood_candidates(replace(found, log_likelihood=None))
-    assert 2 <= len(foretold(found)) <= 4
-
-
-def test_never_reads_and_asks_all(draft: Draft) -> None:
-    found = gather_features(draft, asked(scored(*FALLING), draft, cascade="never", likelihood=True))
-    assert read(found) == foretold(found) == list(range(10))
-    assert foretold(gather_features(draft, asked(scored(*FALLING), draft, cascade="never"))) == []
+@pytest.mark.parametrize(("scores", "cascade"), [(False, "auto"), (True, "never")])
+def test_without_scores_or_with_never_all_is_read(draft: Draft, scores: bool, cascade: str) -> None:
+    documents = scored(*FALLING) if scores else [Document(text) for text in TEXTS]
+    assert read(gather_features(draft, asked(documents, draft, cascade=cascade))) == list(range(10))
 
 
 def test_always_goes_by_words_where_nothing_else_is_known(draft: Draft) -> None:
@@ -101,7 +88,6 @@ def test_an_embedder_chooses_too(draft: Draft) -> None:
     found = gather_features(draft, asked([Document(text) for text in TEXTS], draft, near_the_last, ratio=0.1))
     assert {9, 8} <= set(read(found))
     assert len(read(found)) == 4
-    assert foretold(found) == []
 
 
 def test_a_larger_budget_reads_more(draft: Draft) -> None:
@@ -117,55 +103,24 @@ def test_a_few_passages_are_always_read(draft: Draft) -> None:
     ) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    ("likelihood", "with_scores", "wanted"),
-    [("auto", False, True), ("auto", True, False), (True, True, True), (False, False, False)],
-)
-def test_the_likelihood_takes_part_where_nothing_else_tells(
-    likelihood: Any, with_scores: bool, wanted: bool, draft: Draft
-) -> None:
-    inquiry = asked([Document(text) for text in TEXTS], draft, likelihood=likelihood)
-    empty = torch.zeros(0)
-    known = Features(empty, empty, empty, empty, empty, retrieval=torch.ones(1) if with_scores else None)
-    assert wants_likelihood(inquiry, known) is wanted
-
-
 def test_a_passage_is_as_promising_as_its_best_unit() -> None:
     ranges = torch.tensor([[0, 2], [2, 4], [4, 6], [6, 8], [8, 10], [10, 12], [12, 14]])
     passages = torch.tensor([0, 0, 1, 2, 3, 4, 5])
     whole = torch.tensor([[0, 4], [4, 6], [6, 8], [8, 10], [10, 12], [12, 14]])
     words = torch.tensor([0.0, 9.0, 5.0, 4.0, 3.0, 2.0, 1.0])
-    known = Features(ranges, passages, passages, whole, torch.zeros(1, 1, 14), words=words)
+    known = Features(ranges, passages, passages, whole, torch.zeros(1, 1, 14), text=words_only(words))
     assert select_candidates(known, 0) == [0, 1, 2, 3]
     assert select_candidates(known, 11) == [0, 1, 2, 3, 4]
     assert select_candidates(known, 99) == [0, 1, 2, 3, 4, 5]
-    attention = torch.zeros(1, 1, 14)
-    attention[..., 8] = 1.0
-    attention[..., 3] = 0.5
-    seen = Features(ranges, passages, passages, whole, attention)
-    assert likelihood_candidates(seen) == [0, 3]
-    attention[..., 3] = 0.0
-    assert likelihood_candidates(seen) == [3]  # nothing is near it
-    assert len(likelihood_candidates(replace(seen, attention=torch.zeros(1, 1, 14)))) == 4  # all are equal
-    unread = torch.tensor([True, True, False, False, True, False])
-    assert likelihood_candidates(replace(seen, read=unread, attention=torch.zeros(1, 1, 14))) == [0, 1, 4]
 
 
-def test_who_stands_alone_is_not_asked(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spec_rag.compression.prefilter._LIFT", -1.0)
-    found = gather_features(draft, asked([Document(text) for text in TEXTS], draft))
-    assert found.log_likelihood is None
-
-
-def test_a_compression_says_what_was_read_and_asked(draft: Draft) -> None:
+def test_a_compression_says_what_was_read(draft: Draft) -> None:
     done = compress(scored(*FALLING), QUESTION, draft=draft, ratio=0.1)
     assert [look.document for look in done.passages] == list(range(10))
     assert sum(look.read for look in done.passages) == 4
-    assert not any(look.asked for look in done.passages)
     assert all(TEXTS[look.document][look.start : look.end] == TEXTS[look.document] for look in done.passages)
     assert "4 of 10 passages read" in str(compression_table(done).caption)
     alone = compress(TEXTS, QUESTION, draft=draft, ratio=0.1)
-    assert 2 <= sum(look.asked for look in alone.passages) <= 4
     assert "passages read" not in str(compression_table(alone).caption)
     assert compress(TEXTS, QUESTION, draft=draft, ratio=1.0).passages == ()
 
@@ -192,7 +147,7 @@ def test_units_of_unread_documents_come_behind_all_that_were_read(draft: Draft) 
 def test_four_tenths_of_the_passages_are_read_and_four_at_least(passages: int, chosen: int) -> None:
     numbers = torch.arange(passages)
     ranges = torch.stack([numbers, numbers + 1], dim=1)
-    known = Features(ranges, numbers, numbers, ranges, torch.zeros(1, 1, 0), words=-numbers.float())
+    known = Features(ranges, numbers, numbers, ranges, torch.zeros(1, 1, 0), text=words_only(-numbers.float()))
     assert select_candidates(known, 0) == list(range(chosen))
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,14 @@ import pytest
 from tiny import saved, tiny_model, tiny_pair
 
 from spec_rag import ModelPair, compress
-from spec_rag.compression.head_weights import Calibration
+from spec_rag.compression.readout import Readout
 from spec_rag.models.loading import unload_models
-from spec_rag.report import Compression
-from spec_rag.results import CompressedDocument, KeptUnit
 from spec_rag.text.documents import Document
 
 pytest.importorskip("bm25s")
 testing = pytest.importorskip("typer.testing")
 
-from spec_rag.answering.answer import INSTRUCTION, answer_messages, find_support  # noqa: E402
+from spec_rag.answering.answer import INSTRUCTION  # noqa: E402
 from spec_rag.answering.chunking import retrieve  # noqa: E402
 from spec_rag.cli import console  # noqa: E402
 from spec_rag.cli.app import app  # noqa: E402
@@ -238,23 +236,20 @@ def checkpoint(tmp_path: Path) -> Iterator[Path]:
 
 def calibration_of(draft: Path) -> Path:
     file = draft.parent / "heads.json"
-    file.write_text(Calibration(str(draft), 6, 4, {"1.0": 1.0}, {"1.2": 1.0}, questions=1, seed=0).to_json())
+    heads = [[1.0, 0.0, 0.5, 0.0]] * 2
+    file.write_text(Readout(str(draft), 6, 4, 1, heads, heads, {}, {}).to_json())
     return file
 
 
 @pytest.mark.parametrize("command", ["compress", "ask"])
-@pytest.mark.parametrize(
-    "options", [["--storage", "int8"], ["--storage", "float32"], ["--no-likelihood"], ["--calibration", "heads.json"]]
-)
+@pytest.mark.parametrize("options", [["--storage", "int8"], ["--storage", "float32"], ["--calibration", "heads.json"]])
 def test_an_indexed_folder_is_found_by_questions_that_ask_as_it_was_filled(
     folder: Path, checkpoint: Path, tmp_path: Path, command: str, options: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(calibration_of(checkpoint).parent)
     (folder / "long.md").write_text(LONG)
     common = ["--draft", checkpoint, "--index", tmp_path / "index"]
-    options = [*options, *(["--no-likelihood"] if "--calibration" in options else [])]
-    whole = ["--whole"] if command == "compress" else []
-    filled = run("index", folder, *common, *options, *whole)
+    filled = run("index", folder, *common, *options)
     assert filled.exit_code == 0, filled.stderr
     before = sorted(path.name for path in (tmp_path / "index").rglob("*.safetensors"))
     asked = ["-q", "tank?"] if command == "compress" else ["tank?", "--target", checkpoint, "--max-new-tokens", 2]
@@ -269,7 +264,7 @@ def test_an_indexed_folder_is_found_by_questions_that_ask_as_it_was_filled(
 def test_an_index_filled_otherwise_is_not_found(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     """What the test above would not see if nothing were ever written."""
     common = [folder, "--draft", checkpoint, "--index", tmp_path / "index"]
-    run("index", *common, "--no-likelihood", "--whole")
+    run("index", *common, "--calibration", calibration_of(checkpoint))
     before = len(list((tmp_path / "index").rglob("*.safetensors")))
     assert run("compress", *common, "-q", "tank?", "--ratio", 0.3).exit_code == 0
     assert len(list((tmp_path / "index").rglob("*.safetensors"))) == 2 * before > 0
@@ -335,103 +330,6 @@ def test_missing_optional_packages_are_named_with_the_remedy() -> None:
     assert "Traceback" not in done.stderr
 
 
-def kept(query: str, unit: str = "sentence", **metadata: object) -> Compression:
-    text = "Anna is the cook. The tank holds 42,500 litres. Anna has 12 tanks."
-    units = [KeptUnit(0, 17, 0.9, 4, True), KeptUnit(18, 47, 0.5, 8, True), KeptUnit(48, 66, 0.1, 5, True)]
-    source = Document(text, metadata={"source": "f.pdf", "start": 1000, **metadata})
-    one = CompressedDocument(text, [(0, 47), (48, 66)], source, "F", text, 20, 17, units)
-    return Compression([one], query, 20, "draft", 1.0, {"unit": unit})
-
-
-def test_support_is_the_sentence_that_the_answers_words_come_from() -> None:
-    support = find_support(kept("How much does the tank hold?"), "It holds 42,500 litres.")
-    assert support is not None
-    assert (support.source, support.start, support.end) == ("f.pdf", 1018, 1047)
-    assert support.text == "The tank holds 42,500 litres."
-    assert support.matched
-
-
-def test_support_of_an_answer_from_nowhere_is_the_most_important_text() -> None:
-    support = find_support(kept("How much?"), "Bananas!")
-    assert support is not None
-    assert (support.text, support.matched) == ("Anna is the cook.", False)
-
-
-def kept_units(query: str, *units: str, importance: float = 0.0) -> Compression:
-    text = " ".join(units)
-    ends = [sum(len(unit) + 1 for unit in units[: i + 1]) - 1 for i in range(len(units))]
-    scored = [
-        KeptUnit(end - len(unit), end, importance * i, 5, True, "score" if importance else "whole")
-        for i, (unit, end) in enumerate(zip(units, ends, strict=True))
-    ]
-    source = Document(text, metadata={"source": "f.md"})
-    one = CompressedDocument(text, [(0, len(text))], source, "F", text, 20, 20, scored)
-    return Compression([one], query, 20, "draft", 1.0, {"unit": "sentence"})
-
-
-@pytest.mark.parametrize(
-    ("answer", "support"),
-    [
-        ("1. The fuel is blue.\n2. It burns.", "The fuel burns blue."),
-        ("- 1) Blue [1]", "The fuel burns blue."),
-        ("The tank holds 42500 litres.", "It takes 42,500 litres."),
-        ("It has 7.", "Cabin 7 is red."),
-    ],
-)
-def test_numbers_of_list_items_do_not_point_to_a_support(answer: str, support: str) -> None:
-    units = ("Step 1. Go to hut 2 and see [1].", "It takes 42,500 litres.", "The fuel burns blue.", "Cabin 7 is red.")
-    found = find_support(kept_units("How much?", *units), answer)
-    assert found is not None
-    assert (found.text, found.matched) == (support, True)
-
-
-def test_chinese_is_matched_by_its_characters() -> None:
-    units = ("山口在十二月关闭。", "水箱容量为三百升。", "小屋的门是红色的。")
-    for answer, support in (("容量是三百升。", units[1]), ("红", units[2]), ("十二月", units[0])):
-        found = find_support(kept_units("多少？", *units), answer)
-        assert found is not None
-        assert (found.text, found.matched) == (support, True), answer
-
-
-@pytest.mark.parametrize("answer", ["", "Bananas!", "It is the one that was there.", "1.", "Ja.", "1.1.1.1."])
-def test_where_nothing_was_scored_and_no_word_is_shared_there_is_no_support(answer: str) -> None:
-    units = ("The tank is the largest one.", "Dogs travel free.", "It is open in May.")
-    assert find_support(kept_units("How much?", *units), answer) is None
-    scored = find_support(kept_units("How much?", *units, importance=0.5), answer)
-    assert scored is not None
-    assert (scored.text, scored.matched) == (units[2], False)
-
-
-def test_support_names_the_page_and_follows_spans_where_words_were_kept() -> None:
-    support = find_support(kept("Who?", unit="token", page_starts=[0, 900, 2000]), "42,500")
-    assert support is not None
-    assert (support.page, support.start, support.end) == (2, 1000, 1047)
-    assert find_support(Compression([], "q", 1, "d", 0.0), "answer") is None
-
-
-def test_prompt_holds_titles_kept_text_and_the_question_last() -> None:
-    content = answer_messages(kept("Who cooks?"))[-1]["content"]
-    assert content.startswith("F: Anna is the cook.")
-    assert content.endswith("\n\nQuestion: Who cooks?")
-
-
-@pytest.mark.parametrize(
-    ("text", "answer", "expected"),
-    [
-        ("It weighs 3,870 Kilograms.", "3,870 kilograms", True),
-        ("The answer is 68.", "68", True),
-        ("The answer is 168.", "68", False),
-        ("The answer is 68.5", "68", False),
-        ("It costs 1,480 crowns", "480", False),
-        ("cooled to −124 degrees", "-124", True),
-        ("Cabin\n7 is red", "Cabin 7", True),
-        ("Beckett found it", "Beck", False),
-    ],
-)
-def test_answers_are_found_as_whole_words_and_numbers(text: str, answer: str, expected: bool) -> None:
-    assert holds_answer(text, [answer]) is expected
-
-
 def test_handbook_answers_stand_in_the_passages() -> None:
     handbook = load_handbook()
     assert not any("README" in str(chunk.metadata["source"]) for chunk in handbook.chunks)
@@ -466,20 +364,20 @@ def test_demo_prints_answers_with_their_place_and_a_table(tiny: ModelPair, monke
 def test_evaluation_counts_each_question_at_each_ratio(tiny: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spec_rag.evaluation.handbook.DEFAULT_TOP_K", 1)
     handbook = load_handbook()
-    few = Handbook(handbook.chunks, [q for q in handbook.questions if q.id in ("single-01", "single-07", "two-01")])
+    few = Handbook(handbook.chunks, [q for q in handbook.questions if q.id in ("single-01", "single-02", "two-01")])
     told: list[str] = []
-    evaluation = evaluate_handbook((1.0, 0.2), pair=tiny, handbook=few, tell=told.append)
+    evaluation = evaluate_handbook((1.0, 0.1), pair=tiny, handbook=few, tell=told.append)
     assert evaluation.questions == len(told) == len(evaluation.answers) == 2
     assert evaluation.retrieved == evaluation.survived[1.0] == 2
     asked = [question for question in few.questions if question.kind == "single"]
     kept = [
         compress(
-            retrieve(question.question, few.chunks, 1), question.question, draft=tiny, ratio=0.2, retrieval=False
+            retrieve(question.question, few.chunks, 1), question.question, draft=tiny, ratio=0.1, retrieval=False
         ).text
         for question in asked
     ]
-    assert evaluation.survived[0.2] == sum(holds_answer(text, q.answers) for text, q in zip(kept, asked, strict=True))
-    assert evaluation.survived[0.2] < 2, "a random draft does not find every answer"
+    assert evaluation.survived[0.1] == sum(holds_answer(text, q.answers) for text, q in zip(kept, asked, strict=True))
+    assert evaluation.survived[0.1] < 2, "not every answer fits the budget"
     assert evaluation.correct == 0
     assert evaluate_handbook((1.0,), answer=False, pair=tiny, handbook=few).correct is None
 
@@ -520,44 +418,6 @@ def test_a_context_file_of_too_few_pairs_is_made_again(tiny: ModelPair, folder: 
     assert context_of(tiny, documents, path, 0.1).settings["kept"] == 1
 
 
-CONTROLS = {*map(chr, range(9)), *map(chr, range(11, 32)), *map(chr, range(0x7F, 0xA0))}
-
-
-@pytest.mark.parametrize("print_it", [console.say, lambda text: console.print_json({"text": text, text: [text]})])
-def test_no_escape_of_a_document_reaches_the_terminal(
-    print_it: Callable[[str], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    print_it("A\x1b]0;owned\x07 \x1b[2J\x9b31m\x7f\r tank.\tIt\nleaks. \ud800")
-    printed = capsys.readouterr().out
-    assert not set(printed) & CONTROLS
-    assert "tank." in printed
-
-
-def test_json_says_control_characters_exactly(capsys: pytest.CaptureFixture[str]) -> None:
-    text = "A\x1b[2J\x9b\x7f \ud800 é."
-    console.print_json({"text": text})
-    assert json.loads(capsys.readouterr().out) == {"text": text}
-
-
-def test_kept_text_is_exact_in_a_pipe_and_shown_on_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    console.print_text("a\x1b[2J")
-    assert capsys.readouterr().out == "a\x1b[2J\n"
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    console.print_text("a\x1b[2J")
-    assert capsys.readouterr().out == "a\u241b[2J\n"
-
-
-def test_an_error_that_quotes_a_file_does_not_command_the_terminal(tmp_path: Path) -> None:
-    result = testing.CliRunner().invoke(
-        app, ["compress", str(tmp_path / "\x1b[2Jgone.txt"), "--query", "x", "--max-tokens", "9"]
-    )
-    assert result.exit_code == 2
-    assert not set(result.output) & CONTROLS
-    assert "gone.txt" in result.output
-
-
 def test_who_watches_a_terminal_is_told_where_the_page_is(
     folder: Path, tiny: ModelPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -565,13 +425,5 @@ def test_who_watches_a_terminal_is_told_where_the_page_is(
     monkeypatch.setattr(console, "note", told.append)
     assert run("compress", folder, "-q", "tank", "--html", tmp_path / "out.html").stdout == ""
     assert len(told) == 1
-    assert "tokens are kept" in told[0]
+    assert "tokens kept" in told[0]
     assert told[0].endswith(str(tmp_path / "out.html"))
-
-
-def test_a_note_is_for_terminals_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    console.note("done")
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    console.note("done\x1b[2J")
-    assert capsys.readouterr().err == "done\u241b[2J\n"

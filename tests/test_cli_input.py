@@ -229,7 +229,7 @@ def test_one_index_serves_compress_and_ask_and_each_says_so(checkpoint: Path, tm
     table = run("compress", docs, "-q", "How old is tank 9?", *common)
     assert f"{passages - 1} of {passages} passages from the index in {folder}." in table.stdout
     other = run("compress", docs / "tanks.md", "-q", "Tank 9?", *common, "--unit", "token")
-    assert "; it was filled with other settings" in other.stdout
+    assert "; the index was filled with other settings" in other.stdout
     fresh = run("compress", docs, "-q", "Tank 9?", "--draft", checkpoint, "--index", tmp_path / "fresh")
     assert f"0 of {passages} passages from the index in {tmp_path / 'fresh'}.\n" in fresh.stdout
     assert "index" not in json.loads(run("compress", docs, "-q", "Tank?", "--draft", checkpoint, "--json").stdout)

@@ -70,7 +70,7 @@ def test_coverage_keeps_fewer_units_than_the_cap_allows(pair: ModelPair) -> None
     assert capped.tokens_after <= 40
 
 
-@pytest.mark.parametrize("option", ["likelihood", "title_links", "retrieval"])
+@pytest.mark.parametrize("option", ["title_links", "retrieval"])
 def test_each_part_of_the_score_changes_it(pair: ModelPair, option: str) -> None:
     titled = [
         Document(TEXTS[0], title="Lamp", score=0.1),

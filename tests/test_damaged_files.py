@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from spec_rag.compression.head_weights import find_calibration
 from tiny import random_ids, tiny_model, tiny_pair
 
 from spec_rag import ContextCache, DocumentIndex, ModelPair, compress
-from spec_rag.compression.head_weights import find_calibration
 from spec_rag.compression.passages import EncodedPassage
 from spec_rag.errors import ConfigError
 

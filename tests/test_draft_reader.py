@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spec_rag import Cancellation, compress
 from spec_rag.attention.capture import AttentionCall, Replaced, capture
-from spec_rag.compression.document_draft import Draft, Layers, needed_depth
+from spec_rag.compression.document_draft import Draft, needed_depth
 from spec_rag.compression.encoder import PassageEncoder, encoder_for
 from spec_rag.compression.feature_sources import joint_importance
 from spec_rag.compression.features import CompressionRequest
@@ -96,67 +96,24 @@ def dense_attention(draft: Draft, head: list[int], question: QuestionTokens, see
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_question_looks_at_all_passages_as_in_one_dense_reading(family: str) -> None:
     draft = draft_of(family)
-    reader = PassageEncoder(draft, layers=Layers((0, 3), (0, 3)))
+    reader = PassageEncoder(draft, (0, 3))
     found = reader.attention(reader.encode(PASSAGES), QUESTIONS)
     assert found.shape == (2, 3, 4, sum(len(p) for p in PASSAGES))
     for own, question in zip(found, QUESTIONS, strict=True):
         torch.testing.assert_close(own, dense_attention(draft, reader.frame.head, question), atol=1e-9, rtol=1e-6)
-    reader = PassageEncoder(draft, layers=Layers((0, 3), (1, 2)))
-    torch.testing.assert_close(reader.attention(reader.encode(PASSAGES), QUESTIONS), found[:, 1:2])
+    shallow = PassageEncoder(draft, (0, 2))
+    torch.testing.assert_close(shallow.attention(shallow.encode(PASSAGES), QUESTIONS), found[:, :2])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_below_the_first_layer_that_is_listened_to_a_question_sees_no_passage(family: str) -> None:
+def test_below_the_first_scored_layer_a_question_sees_no_passage(family: str) -> None:
     draft = draft_of(family)
-    reader = PassageEncoder(draft, layers=Layers((1, 3), (1, 3)))
+    reader = PassageEncoder(draft, (1, 3))
     encoded = reader.encode(PASSAGES)
     assert {(p.first_layer, p.last_layer) for p in encoded} == {(1, 3)}
     for own, question in zip(reader.attention(encoded, QUESTIONS), QUESTIONS, strict=True):
         dense = dense_attention(draft, reader.frame.head, question, seen_from=1)
         torch.testing.assert_close(own, dense[1:], atol=1e-9, rtol=1e-6)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("seen", [(0, 3), (1, 2)])
-def test_the_likelihood_is_that_of_the_questions_own_tokens_behind_each_passage_alone(
-    family: str, seen: tuple[int, int]
-) -> None:
-    draft, question = draft_of(family), QUESTIONS[0]
-    reader = PassageEncoder(draft, layers=Layers(seen, (1, 2)))
-    found = reader.log_likelihood(reader.encode(PASSAGES), question)
-    for passage, own in zip(PASSAGES, found, strict=True):
-        ids = torch.tensor([[*reader.frame.head, *passage, *question.ids]])
-        # where the lower layers are shared, all rows ask at one place: behind the longest passage
-        longest = max(map(len, PASSAGES)) if seen[0] else len(passage)
-        reference = Reference(len(reader.frame.head), [passage], len(question.ids), seen, longest)
-        with capture(draft.model, reference), torch.no_grad():
-            logits = draft.model(input_ids=ids, position_ids=reference.positions[None]).logits
-        log_p, before = logits[0].log_softmax(-1), len(reader.frame.head) + len(passage)
-        expected = [float(log_p[before + i - 1, question.ids[i]]) for i in range(question.start, question.end)]
-        assert own.tolist() == pytest.approx(expected, abs=1e-4)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_what_the_lower_layers_gave_for_a_question_is_not_computed_again(family: str) -> None:
-    draft, (question, other) = draft_of(family), QUESTIONS
-    layers, runs = Layers((1, 3), (1, 2)), 0
-
-    def count(*_: object) -> None:
-        nonlocal runs
-        runs += 1
-
-    apart = PassageEncoder(draft, layers=layers)
-    expected = apart.log_likelihood(apart.encode(PASSAGES), question)
-    reader = PassageEncoder(draft, layers=layers)
-    encoded = reader.encode(PASSAGES)
-    hook = draft.model.get_decoder().layers[0].register_forward_hook(count)
-    reader.attention([p.between(1, 2) for p in encoded], [question, other])
-    torch.testing.assert_close(reader.log_likelihood(encoded, question), expected)
-    torch.testing.assert_close(reader.log_likelihood(encoded[:2], question), expected[:2])
-    assert runs == 1
-    hook.remove()
-    assert len(draft.model.get_decoder().layers) == 3
-    assert not draft.model.get_decoder().layers[0]._forward_hooks
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -202,16 +159,10 @@ def test_joint_importance_starts_with_the_first_token_of_the_first_passage() -> 
     torch.testing.assert_close(gather_features(draft, joint).attention[0, 0], smoothed[: len(body)])
 
 
-def test_no_likelihood_is_computed_where_it_is_switched_off() -> None:
-    draft = draft_of("llama")
-    assert gather_features(draft, read(draft, likelihood=False)[0]).log_likelihood is None
-
-
 def test_a_reader_goes_no_deeper_than_the_score_needs() -> None:
     draft = draft_of("llama")
-    assert encoder_for(draft, CompressionConfig()).depth == 3
-    shallow = CompressionConfig(likelihood=False)
-    assert encoder_for(draft, shallow).depth == needed_depth(shallow, "llama", 3) == 2
+    config = CompressionConfig()
+    assert encoder_for(draft, config).depth == needed_depth(config, "llama", 3) == 2
 
 
 def test_weights_that_change_are_read_with_anew() -> None:
@@ -237,9 +188,7 @@ def test_a_draft_that_cannot_be_read_side_by_side_is_refused_by_name(
 ) -> None:
     model = tiny_model(family, layers=3, **sizes)
     with pytest.raises(UnsupportedModelError, match=says):
-        compress(
-            ["One is red. Two is blue."], "Which?", draft=model, tokenizer=tiny_tokenizer(), likelihood=False, ratio=0.5
-        )
+        compress(["One is red. Two is blue."], "Which?", draft=model, tokenizer=tiny_tokenizer(), ratio=0.5)
 
 
 def test_a_reading_is_cancelled_between_two_batches_of_passages() -> None:

@@ -105,7 +105,6 @@ def test_the_default_variant_is_what_compress_does(draft: Draft) -> None:
 def test_what_a_variant_changes_is_changed_in_compress_too(draft: Draft) -> None:
     case = Case(draft, ASKED)
     changed: dict[str, dict[str, object]] = {
-        "- likelihood": {"likelihood": False},
         "- links": {"title_links": False},
         "words choose what is read": {"cascade": "always"},
         "paper by sentence": {"scoring": "joint", "title_links": False},

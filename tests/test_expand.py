@@ -97,7 +97,9 @@ def test_what_was_not_asked_for_longest_is_forgotten_and_the_bound_holds() -> No
 
 
 def test_an_unknown_handle_says_what_to_do() -> None:
-    with pytest.raises(UnknownHandleError, match=r"no document with the handle 'nothing'.*call the tool that returned the text again"):
+    with pytest.raises(
+        UnknownHandleError, match=r"no document with the handle 'nothing'.*call the tool that returned the text again"
+    ):
         Originals().expand("nothing")
     assert issubclass(UnknownHandleError, SpecRagError)
     with pytest.raises(ConfigError, match="max_bytes=0"):

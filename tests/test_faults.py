@@ -1,143 +1,49 @@
-"""A request that fails in the middle says which model it was and what to change; the next is served as ever."""
+"""A request that runs out of memory or fails in the middle names the model and what to change; the next is served."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from model_faults import (
+    SPECKV,
+    SPECPC,
+    TEXTS,
+    _noting_caches,  # noqa: F401
+    answered,
+    breaking,
+    full_cpu,
+    full_gpu,
+    leaving_nothing,
+    shortened,
+    streamed,
+)
 from threads import until_waiting
 from tiny import random_ids, tiny_model, tiny_pair
-from transformers import Cache
 
 from spec_rag import (
     ContextCache,
     DocumentIndex,
     ModelPair,
-    SpecKVConfig,
-    SpecPCConfig,
-    compress,
     generate,
     generate_batch,
     score_prompt,
-    stream,
 )
-from spec_rag.attention import capture as capturing
 from spec_rag.compression.passage_encoding import index_documents
-from spec_rag.errors import CancelledError, NotFiniteError, OutOfMemoryError, SpecRagError
-from spec_rag.generation import chunked_feed_forward as chunked
+from spec_rag.errors import CancelledError, OutOfMemoryError, SpecRagError
 from spec_rag.generation.answer_likelihood import answer_likelihood
-from spec_rag.generation.batcher import Batcher
+from spec_rag.generation.batcher import Batcher, QueuedRequest
 from spec_rag.generation.client import GenerationClient
+from spec_rag.generation.request import GenerationRequest
 from spec_rag.models import loading
-from spec_rag.models.error_context import check_finite, error_context, is_out_of_memory, ways_of_loading
+from spec_rag.models.error_context import error_context, is_out_of_memory, ways_of_loading
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.results import Answer
 from spec_rag.utils.fair_lock import FairLock
-from spec_rag.utils.object_state import state_of
-
-SPECPC = SpecPCConfig(max_capacity_prompt=80, window_size=16, kernel_size=8, starting_layer_index=1)
-SPECKV = SpecKVConfig(max_capacity_prompt=40, lookahead_tokens=4)
-TEXTS = [f"Gate {i} opens at {i + 5} o'clock. Keeper {i} holds key {i * 17}." for i in range(3)]
-QUESTION = "Who holds key 17?"
-
-
-def full_gpu() -> None:
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB.")
-
-
-def full_cpu() -> None:
-    torch.empty(2**52)  # what the allocator of the CPU says itself
-
-
-@contextmanager
-def breaking(model: Any, layer: int, fail: Callable[[], None], at_call: int = 1) -> Iterator[None]:
-    """The model's layer fails when it is run for that time, and from then on."""
-    calls = 0
-
-    def count(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-        if calls >= at_call:
-            fail()
-
-    hook = model.get_decoder().layers[layer].register_forward_pre_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
-    assert calls >= at_call, "the fault never came"
-
-
-@contextmanager
-def poisoned(model: Any, layer: int, value: float = float("nan"), at_call: int = 1) -> Iterator[None]:
-    """The model's layer gives such numbers from that call on."""
-    calls = 0
-
-    def spoil(_module: object, _args: object, output: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls < at_call:
-            return output
-        return (output[0] * value, *output[1:]) if isinstance(output, tuple) else output * value
-
-    hook = model.get_decoder().layers[layer].register_forward_hook(spoil)
-    try:
-        yield
-    finally:
-        hook.remove()
-    assert calls >= at_call, "the fault never came"
-
-
-_caches: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-@pytest.fixture(autouse=True)
-def _noting_caches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every cache that is made is known while it lives."""
-    init = Cache.__init__
-
-    def noted(self: Cache, *given: Any, **options: Any) -> None:
-        init(self, *given, **options)
-        _caches.add(self)
-
-    monkeypatch.setattr(Cache, "__init__", noted)
-
-
-@contextmanager
-def leaving_nothing(pair: ModelPair) -> Iterator[None]:
-    """Inside, a request fails: afterwards the models are as they were, and no cache is held, not even by the error."""
-    models = (pair.draft, pair.target)
-
-    def state() -> list[object]:
-        hooks = [len(m._forward_pre_hooks) + len(m._forward_hooks) for model in models for m in model.modules()]
-        attention = [c._attn_implementation for model in models for c in capturing.attention_configs(model)]
-        switched = (dict(capturing._switched), dict(chunked._switched))
-        asked = (dict(capturing._observers.get()), chunked._chunk_tokens.get())
-        return [hooks, attention, switched, asked, pair.lock.waiting, state_of(pair.draft, FairLock).waiting]
-
-    before = state()
-    _caches.clear()
-    yield
-    assert state() == before
-    assert not list(_caches)
-
-
-def answered(pair: ModelPair) -> list[int]:
-    return generate(pair, random_ids(150), SPECPC, SPECKV, 6, prefill_chunk_size=32).output_ids
-
-
-def streamed(pair: ModelPair) -> str:
-    return "".join(stream(pair, "The gate opens. " * 10, SPECPC, SPECKV, 6))
-
-
-def shortened(pair: ModelPair, **settings: Any) -> str:
-    return compress(TEXTS, QUESTION, draft=pair, ratio=0.5, calibration=None, **settings).text
 
 
 @pytest.mark.parametrize(("layer", "full"), [(0, full_gpu), (1, full_cpu), (2, full_cpu)])
@@ -211,7 +117,7 @@ def test_what_is_said_to_change_is_what_was_asked_for() -> None:
 def test_out_of_memory_while_documents_are_read_fails_one_question() -> None:
     pair = tiny_pair()
     expected = shortened(pair)
-    for at_call, settings in ((1, {}), (2, {}), (3, {}), (1, {"scoring": "joint"})):
+    for at_call, settings in ((1, {}), (2, {}), (1, {"scoring": "joint"})):
         with leaving_nothing(pair):
             with breaking(pair.draft, 1, full_cpu, at_call), pytest.raises(OutOfMemoryError) as caught:
                 shortened(pair, **settings)
@@ -286,10 +192,10 @@ def test_requests_are_tried_again_after_a_full_cpu_too() -> None:
             full_cpu()
 
     with breaking(pair.target, 0, full_at_first):
-        requests = GenerationClient(pair, {"max_new_tokens": 3}, retries=2)
+        requests = GenerationClient(GenerationRequest.of(pair, max_new_tokens=3), retries=2)
         assert requests.answer(random_ids(40)).output_ids == expected
     with breaking(pair.target, 0, full_cpu), pytest.raises(OutOfMemoryError):
-        GenerationClient(pair, {"max_new_tokens": 3}, retries=1).answer(random_ids(40))
+        GenerationClient(GenerationRequest.of(pair, max_new_tokens=3), retries=1).answer(random_ids(40))
 
 
 @pytest.mark.parametrize("way", ["stream", "astream"])
@@ -297,7 +203,7 @@ def test_a_stream_is_begun_again_only_while_nothing_of_it_was_written(way: str) 
     pair = tiny_pair()
 
     def pieces(retries: int) -> list[str | Answer]:
-        requests = GenerationClient(pair, {"max_new_tokens": 12}, retries=retries)
+        requests = GenerationClient(GenerationRequest.of(pair, max_new_tokens=12), retries=retries)
 
         async def written() -> list[str | Answer]:
             return [piece async for piece in requests.astream(random_ids(40))]
@@ -335,14 +241,15 @@ class Held:
     """Stands for the memory of a batch."""
 
 
-def ask_together(run: Callable[[Sequence[str], Any], Sequence[str]], *prompts: str) -> list[object]:
+def ask_together(run: Callable[[Sequence[str]], Sequence[str]], *prompts: str) -> list[object]:
     """What becomes of requests that wait together for the first of them."""
     batcher: Batcher[str, str] = Batcher()
     lock, results = FairLock(), dict[str, object]()
 
     def ask(prompt: str) -> None:
         try:
-            results[prompt] = batcher.answer(prompt, 5, "k", run, lock, None, repeatable=lambda p: p != "begun")
+            request = QueuedRequest[str, str](prompt, 5, repeatable=lambda: prompt != "begun")
+            results[prompt] = batcher.answer(request, lambda batch: run([one.prompt for one in batch]), lock)
         except BaseException as error:
             results[prompt] = error
 
@@ -359,7 +266,7 @@ def ask_together(run: Callable[[Sequence[str], Any], Sequence[str]], *prompts: s
 def test_a_batch_that_ran_out_of_memory_lets_go_of_it_before_its_rows_are_tried_alone() -> None:
     alive: list[weakref.ref[Held]] = []
 
-    def run(prompts: Sequence[str], _: object) -> list[str]:
+    def run(prompts: Sequence[str]) -> list[str]:
         if len(prompts) > 1:
             held = Held()
             alive.append(weakref.ref(held))
@@ -374,7 +281,7 @@ def test_a_batch_that_ran_out_of_memory_lets_go_of_it_before_its_rows_are_tried_
 def test_a_thread_that_is_interrupted_takes_nobody_along(alone: bool) -> None:
     interrupted = False
 
-    def run(prompts: Sequence[str], _: object) -> list[str]:
+    def run(prompts: Sequence[str]) -> list[str]:
         nonlocal interrupted
         if alone and len(prompts) > 1:
             raise LookupError
@@ -387,118 +294,3 @@ def test_a_thread_that_is_interrupted_takes_nobody_along(alone: bool) -> None:
     assert isinstance(first, KeyboardInterrupt)
     assert second == "B"
     assert isinstance(begun, LookupError if alone else CancelledError)
-
-
-NAN, INF = float("nan"), float("inf")
-
-
-@pytest.mark.parametrize(("layer", "value"), [(0, NAN), (-1, INF)])
-@pytest.mark.parametrize(("role", "at_call"), [("draft", 1), ("draft", 3), ("target", 1), ("target", 2)])
-def test_numbers_that_are_none_give_no_answer(role: str, at_call: int, layer: int, value: float) -> None:
-    pair = tiny_pair()
-    expected = answered(pair)
-    with leaving_nothing(pair):
-        with poisoned(getattr(pair, role), layer, value, at_call), pytest.raises(NotFiniteError) as caught:
-            answered(pair)
-        assert f"The {role} 'tiny-{role}' (float32 on cpu) computed " in str(caught.value)
-        assert f"{role}_options={{'attn_implementation': 'eager'}}" in str(caught.value)
-        assert "dtype" not in str(caught.value), "there is no wider one"
-    assert answered(pair) == expected
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"do_sample": True, "seed": 1, "top_k": 5}, {"num_beams": 2}, {"regex": "[a-z ]{3}"}]
-)
-@pytest.mark.parametrize("speckv", [None, SPECKV, SpecKVConfig(max_capacity_prompt=40, lookahead="target")])
-def test_however_tokens_are_chosen_none_is_chosen_by_nan(options: dict[str, Any], speckv: SpecKVConfig | None) -> None:
-    if "regex" in options:
-        pytest.importorskip("llguidance")
-    pair = tiny_pair()
-    prompt = random_ids(90)
-    expected = generate(pair, prompt, speckv=speckv, max_new_tokens=4, **options).output_ids
-    with poisoned(pair.target, -1), pytest.raises(NotFiniteError, match=r"The target .* logits"):
-        generate(pair, prompt, speckv=speckv, max_new_tokens=4, **options)
-    assert generate(pair, prompt, speckv=speckv, max_new_tokens=4, **options).output_ids == expected
-
-
-def test_a_row_that_is_spoilt_does_not_fail_what_waits_with_it() -> None:
-    pair = tiny_pair()
-    with poisoned(pair.target, 1), pytest.raises(NotFiniteError):
-        list(stream(pair, "Gate 1 opens.", max_new_tokens=3))
-    assert list(stream(pair, "Gate 1 opens.", max_new_tokens=3))
-
-
-def test_tokens_may_be_ruled_out_and_prompts_padded() -> None:
-    """What the checks must not refuse."""
-    pair = tiny_pair()
-    assert generate(pair, random_ids(20), max_new_tokens=3, suppress_tokens=list(range(4, 300))).completion_tokens
-    batch = generate_batch(pair, [random_ids(150), random_ids(5)], SPECPC, SPECKV, 4)
-    assert [answer.output_ids for answer in batch] == [
-        generate(pair, random_ids(n), SPECPC, SPECKV, 4).output_ids for n in (150, 5)
-    ]
-
-
-def test_the_draft_s_scores_are_looked_at_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = tiny_pair()
-    monkeypatch.setattr(
-        "spec_rag.attention.importance.window_scores", lambda q, k, **_: torch.full((q.shape[0], k.shape[2]), NAN)
-    )
-    with pytest.raises(NotFiniteError, match=r"The draft .* token importances"):
-        generate(pair, random_ids(150), SPECPC, max_new_tokens=2)
-    with pytest.raises(NotFiniteError, match=r"The draft .* attention scores"):
-        shortened(pair, scoring="joint")
-
-
-@pytest.mark.parametrize(("layer", "at_call"), [(0, 1), (0, 2), (0, 3), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2)])
-def test_documents_read_with_nan_are_neither_shortened_nor_stored(layer: int, at_call: int) -> None:
-    pair, index = tiny_pair(), DocumentIndex()
-    expected = shortened(tiny_pair(), likelihood=True, cascade="never")
-    with poisoned(pair.draft, layer, NAN, at_call), pytest.raises(NotFiniteError, match="The draft 'tiny-draft'"):
-        shortened(pair, likelihood=True, cascade="never", index=index)
-    assert shortened(pair, likelihood=True, cascade="never") == expected
-    assert shortened(pair, likelihood=True, cascade="never", index=index) == shortened(
-        tiny_pair(), likelihood=True, cascade="never", index=DocumentIndex()
-    )
-
-
-def test_a_context_read_with_nan_is_none_and_a_likelihood_neither() -> None:
-    pair = tiny_pair()
-    with poisoned(pair.target, 1), pytest.raises(NotFiniteError, match="The target"):
-        ContextCache.read(pair, random_ids(90))
-    with poisoned(pair.target, 1), pytest.raises(NotFiniteError, match=r"The target .* logits"):
-        answer_likelihood(pair, random_ids(90), [5, 6])
-    with poisoned(pair.draft, 1), pytest.raises(NotFiniteError, match="The draft"):
-        score_prompt(pair, random_ids(150), SPECPC)
-    assert len(score_prompt(pair, random_ids(150), SPECPC).selected) == 80
-
-
-def test_a_narrow_type_is_told_to_be_widened() -> None:
-    for dtype, says in (
-        (torch.float16, "{'dtype': 'bfloat16'} or {'dtype': 'float32'}"),
-        (torch.bfloat16, "'float32'"),
-    ):
-        model = tiny_model(attn_implementation="eager").to(dtype)
-        with pytest.raises(NotFiniteError) as caught, error_context("draft", "d", model, list):
-            check_finite(torch.tensor([1.0, INF, -INF]), "logits")
-        assert says in str(caught.value)
-    model = tiny_model(attn_implementation="eager")
-    with (
-        pytest.raises(NotFiniteError, match="Probably its weights are damaged"),
-        error_context("draft", "d", model, list),
-    ):
-        check_finite(torch.tensor(NAN), "logits")
-
-
-def test_a_tokenizer_that_raises_fails_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = tiny_pair()
-    chat = [{"role": "user", "content": "Who holds key 17?"}]
-    expected = generate(pair, chat, max_new_tokens=4).output_ids
-
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("no such vocabulary")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(pair.tokenizer, "apply_chat_template", fail)
-        with pytest.raises(RuntimeError, match="no such vocabulary"):
-            generate(pair, chat, max_new_tokens=4)
-    assert generate(pair, chat, max_new_tokens=4).output_ids == expected

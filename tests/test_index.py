@@ -118,7 +118,7 @@ def write_for_ever(folder: str, seed: int) -> None:
 
 
 def test_killed_and_concurrent_writers_leave_only_whole_files(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     writers = [context.Process(target=write_for_ever, args=(str(tmp_path), i), daemon=True) for i in range(2)]
     for writer in writers:
         writer.start()

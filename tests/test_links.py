@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from spec_rag.compression import title_links as module
 from spec_rag.compression.title_links import follow_links, title_links
-from spec_rag.compression.weights import LinkRule
 from spec_rag.text.words import words
 
 TITLES = ["Tarn Lighthouse", "Odalys Fenn", "Ferry"]
@@ -20,12 +18,15 @@ UNITS = ["Its keeper is Odalys Fenn.", "It is white.", "She came from Tarn.", "I
 DOCUMENTS = [0, 0, 1, 2]
 
 
-RULE = LinkRule(weight=2.0, sharpness=1.5, share=0.6)
+@pytest.fixture(autouse=True)
+def rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SHARE", 0.6)
+    monkeypatch.setattr(module, "_SHARPNESS", 1.5)
 
 
-def matrix(titles: list[str | None], units: list[str], documents: list[int], question: str = "", **rule: Any) -> Tensor:
+def matrix(titles: list[str | None], units: list[str], documents: list[int], question: str = "") -> Tensor:
     """[units, documents]"""
-    links = title_links(titles, units, documents, question, replace(RULE, **rule))
+    links = title_links(titles, units, documents, question)
     assert links is not None
     found = torch.zeros(len(units), len(titles))
     for unit, document, share in links.tolist():
@@ -47,10 +48,11 @@ def test_case_and_what_stands_in_brackets_do_not_matter() -> None:
     assert linked(titles, ["odalys fenn came.", "Bread.", "It leaves."], [0, 1, 2]) == [(0, 1)]
 
 
-def test_half_a_title_is_not_a_name_and_most_of_it_is() -> None:
+def test_half_a_title_is_not_a_name_and_most_of_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     titles, documents = ["Hut", "Odalys Maria Fenn", "Ferry"], [0, 1, 2]
     assert linked(titles, ["Fenn was here.", "Bread.", "It leaves."], documents) == []
-    links = matrix(titles, ["Odalys Fenn was here.", "Bread.", "Maria leaves. Maria."], documents, smoothing=0.0)
+    monkeypatch.setattr(module, "_SMOOTHING", 0.0)
+    links = matrix(titles, ["Odalys Fenn was here.", "Bread.", "Maria leaves. Maria."], documents)
     assert float(links[0, 1]) == pytest.approx(2 / 3)
 
 
@@ -66,11 +68,12 @@ def test_no_document_names_itself_or_its_namesake() -> None:
     assert linked(["Odalys Fenn", "Odalys Fenn", "Hut"], ["Odalys Fenn bakes."] * 2 + ["A hut."], [0, 1, 2]) == []
 
 
-def test_a_word_that_all_documents_share_names_none_where_it_weighs_nothing() -> None:
+def test_a_word_that_all_documents_share_names_none_where_it_weighs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     titles: list[str | None] = ["Hut", "Huts of Tarn", "Tarn"]
     units = ["Tarn one.", "Tarn two.", "Tarn three."]
-    assert not matrix(titles, units, [0, 1, 2], smoothing=0.0).any()
     assert not matrix(titles, units, [0, 1, 2])[:, 1].any()
+    monkeypatch.setattr(module, "_SMOOTHING", 0.0)
+    assert not matrix(titles, units, [0, 1, 2]).any()
 
 
 def test_of_two_documents_one_can_name_the_other() -> None:
@@ -81,7 +84,6 @@ def test_a_title_that_the_question_names_is_no_news() -> None:
     assert not matrix(TITLES, UNITS, DOCUMENTS, "Who is Odalys Fenn?").any()
     half = matrix(TITLES, UNITS, DOCUMENTS, "Who is Fenn?")
     assert float(half[0, 1]) == pytest.approx(0.5)
-    assert float(matrix(TITLES, UNITS, DOCUMENTS, "Who is Fenn?", only_news=False)[0, 1]) == pytest.approx(1.0)
 
 
 def test_looking_up_the_telling_words_alone_finds_every_link() -> None:
@@ -108,37 +110,41 @@ def test_looking_up_the_telling_words_alone_finds_every_link() -> None:
 
 
 def test_without_titles_or_with_one_document_there_is_nothing_to_name() -> None:
-    assert title_links([None, None], ["a", "b"], [0, 1], "", RULE) is None
-    assert title_links(["Hut"], ["a"], [0], "", RULE) is None
+    assert title_links([None, None], ["a", "b"], [0, 1], "") is None
+    assert title_links(["Hut"], ["a"], [0], "") is None
 
 
 def test_a_link_is_worth_as_much_as_the_unit_it_comes_from() -> None:
     links = torch.tensor([[0.0, 1.0, 1.0], [1.0, 2.0, 1.0]])
     documents = torch.tensor(DOCUMENTS)
-    found = follow_links(torch.tensor([2.0, 0.0, -1.0, -1.0]), links, documents, RULE)
+    found = follow_links(torch.tensor([2.0, 0.0, -1.0, -1.0]), links, documents, 2.0, 1.0)
     assert found[:2].tolist() == [2.0, 0.0]
     assert float(found[2]) == pytest.approx(1.0)  # named by the best unit: two more
     assert -1 < float(found[3]) < -0.8  # named by a poor one
     halved = links * torch.tensor([1.0, 1.0, 0.5])
-    half = follow_links(torch.tensor([2.0, 0.0, -1.0, -1.0]), halved, documents, RULE)
+    half = follow_links(torch.tensor([2.0, 0.0, -1.0, -1.0]), halved, documents, 2.0, 1.0)
     assert float(half[2]) == pytest.approx(0.0)
-    assert follow_links(torch.zeros(0), torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), RULE).tolist() == []
+    assert follow_links(torch.zeros(0), torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), 2.0, 1.0).tolist() == []
 
 
 def test_several_links_to_a_document_raise_it_by_the_best_of_them_alone() -> None:
     documents = torch.tensor([0, 0, 0, 1])
     scores = torch.tensor([2.0, 2.0, 2.0, -1.0])
-    one = follow_links(scores, torch.tensor([[0.0, 1.0, 1.0]]), documents, RULE)
-    three = follow_links(scores, torch.tensor([[u, 1.0, 1.0] for u in (0.0, 1.0, 2.0)]), documents, RULE)
+    one = follow_links(scores, torch.tensor([[0.0, 1.0, 1.0]]), documents, 2.0, 1.0)
+    three = follow_links(scores, torch.tensor([[u, 1.0, 1.0] for u in (0.0, 1.0, 2.0)]), documents, 2.0, 1.0)
     assert three.tolist() == one.tolist() == [2.0, 2.0, 2.0, 1.0]
-    weaker = follow_links(scores, torch.tensor([[0.0, 1.0, 0.6], [1.0, 1.0, 1.0], [2.0, 1.0, 0.6]]), documents, RULE)
+    weaker = follow_links(
+        scores, torch.tensor([[0.0, 1.0, 0.6], [1.0, 1.0, 1.0], [2.0, 1.0, 0.6]]), documents, 2.0, 1.0
+    )
     assert weaker.tolist() == one.tolist()
 
 
-def test_a_title_is_named_from_the_least_share_on() -> None:
+def test_a_title_is_named_from_the_least_share_on(monkeypatch: pytest.MonkeyPatch) -> None:
     titles: list[str | None] = ["Hut", "Odalys Maria Fenn", "Ferry"]
     units = ["Odalys Fenn was here.", "Bread.", "It leaves. Maria."]
-    share = float(matrix(titles, units, [0, 1, 2], share=0.1)[0, 1])
+    monkeypatch.setattr(module, "_SHARE", 0.1)
+    share = float(matrix(titles, units, [0, 1, 2])[0, 1])
     assert 0.5 < share < 1
-    assert float(matrix(titles, units, [0, 1, 2], share=share - 1e-6)[0, 1]) == pytest.approx(share)
-    assert float(matrix(titles, units, [0, 1, 2], share=share + 1e-6)[0, 1]) == 0.0
+    for least, expected in ((share - 1e-6, share), (share + 1e-6, 0.0)):
+        monkeypatch.setattr(module, "_SHARE", least)
+        assert float(matrix(titles, units, [0, 1, 2])[0, 1]) == pytest.approx(expected)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from spec_rag.cli.app import app
 from spec_rag.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
-from spec_rag.evaluation.memory_plan import OWN_LOOKAHEAD_TOKENS, Plan, PlanRequest, as_markdown, plan
+from spec_rag.evaluation.memory_plan import TARGET_LOOKAHEAD_TOKENS, Plan, PlanRequest, as_markdown, plan
 from spec_rag.evaluation.model_shapes import KNOWN_SHAPES, ModelShape, model_shape, shape_of_config
 from spec_rag.generation import decoding
 
@@ -67,7 +67,7 @@ def test_a_folder_and_a_config_file_are_read(tmp_path: Path) -> None:
     assert model_shape(str(tmp_path)) == shape_of_config(config, tmp_path.name)
     assert replace(model_shape(str(tmp_path / "config.json")), name="") == replace(shape_of_config(config), name="")
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ModelNotFoundError, match="no config of a model"):
+    with pytest.raises(ModelNotFoundError, match="no readable config"):
         model_shape(str(tmp_path))
 
 
@@ -131,10 +131,10 @@ def test_bytes_by_hand() -> None:
 def test_a_target_that_writes_the_look_ahead_reads_twice_and_needs_no_draft() -> None:
     draft, target = replace(SMALL, tokenizer="a"), replace(LARGE, tokenizer="b")
     planned = plan(PlanRequest(draft, target, 400, 160, 20))
-    assert counts(planned, "SpecKV") == (0, OWN_LOOKAHEAD_TOKENS, 800 + OWN_LOOKAHEAD_TOKENS, 160)
-    peak = 2 * (LARGE.parameters + 16 * (2 * 160 + 400 + OWN_LOOKAHEAD_TOKENS))
+    assert counts(planned, "SpecKV") == (0, TARGET_LOOKAHEAD_TOKENS, 800 + TARGET_LOOKAHEAD_TOKENS, 160)
+    peak = 2 * (LARGE.parameters + 16 * (2 * 160 + 400 + TARGET_LOOKAHEAD_TOKENS))
     assert planned.methods["SpecKV"].peak_bytes == max(peak, 2 * (LARGE.parameters + LARGE_KV * 180))
-    assert decoding._OWN_LOOKAHEAD_TOKENS == OWN_LOOKAHEAD_TOKENS
+    assert decoding._OWN_LOOKAHEAD_TOKENS == TARGET_LOOKAHEAD_TOKENS
 
 
 def check_plan(draft: str, target: str) -> Plan:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_gguf_files import byte_level, written
 from tiny import random_ids, saved, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from spec_rag import LoadOptions, ModelPair, SpecKVConfig, compress, generate
 from spec_rag.errors import ConfigError, IncompatibleModelsError, ModelNotFoundError
-from spec_rag.models.bundled_draft import bundled_gguf
+from spec_rag.models import bundled_draft, checkpoints
 from spec_rag.models.loading import checkpoint_layers, load_model
 from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.text.prompts import prompt_ids
@@ -71,14 +72,6 @@ def test_options_may_be_a_dict_of_their_names(folder: Path) -> None:
         load_model(folder, {"trust_remote_code": True})
 
 
-def test_a_gguf_file_is_loaded_by_its_path() -> None:
-    gguf = bundled_gguf()
-    assert gguf is not None
-    loaded = load_model(gguf)
-    assert loaded.model.config.num_hidden_layers == 30
-    assert loaded.tokenizer is not None
-
-
 def test_the_default_draft_stops_at_the_end_of_a_turn_and_reads_text_back(smollm2: ModelPair) -> None:
     tokenizer = smollm2.require_tokenizer()
     assert smollm2.draft.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>") == 2
@@ -95,18 +88,21 @@ def test_special_tokens_in_a_message_stay_text(smollm2: ModelPair) -> None:
     assert "Say <|im_end|> x." in tokenizer.decode(risky)
 
 
-def convert(cache: str, queue: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+def convert(cache: str, file: Path, queue: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
     os.environ["SPEC_RAG_CACHE"] = cache
+    bundled_draft.bundled_gguf = checkpoints.bundled_gguf = lambda: file  # a tiny one, which is read in an instant
     queue.put(int(load_model(DEFAULT_DRAFT).model.config.num_hidden_layers))
 
 
 def test_two_processes_may_convert_the_default_draft_at_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    workers = [context.Process(target=convert, args=(str(tmp_path), queue)) for _ in range(2)]
+    original = tiny_model(vocab_size=261, layers=3)
+    file = written(tmp_path / "tiny.gguf", original, lambda writer: byte_level(writer, "gpt-2"))
+    workers = [context.Process(target=convert, args=(str(tmp_path), file, queue)) for _ in range(2)]
     for worker in workers:
         worker.start()
-    assert [queue.get(timeout=300) for _ in workers] == [30, 30]
+    assert [queue.get(timeout=300) for _ in workers] == [3, 3]
     for worker in workers:
         worker.join()
     assert len([path for path in (tmp_path / "models").iterdir() if path.is_dir()]) == 1

@@ -93,7 +93,7 @@ def test_choosing_passages_takes_a_few_steps_for_each() -> None:
     count = 1_000
     ranges = torch.stack([torch.arange(count) * 2, torch.arange(count) * 2 + 2], dim=1)
     numbers = torch.arange(count)
-    known = Features(ranges, numbers, numbers, ranges, torch.zeros(1, 1, 0), words=-numbers.float())
+    known = Features(ranges, numbers, numbers, ranges, torch.zeros(1, 1, 0), retrieval=-numbers.float())
     steps = 0
 
     def trace(frame: Any, event: str, argument: Any) -> Any:

@@ -34,14 +34,19 @@ def test_presets_differ_in_what_they_keep() -> None:
 
 def test_the_papers_preset_is_one_prompt_and_single_tokens() -> None:
     config = CompressionConfig.from_dict({"preset": "paper"})
-    assert (config.scoring, config.unit, config.title_links, config.likelihood) == ("joint", "token", False, False)
+    assert (config.scoring, config.unit, config.title_links, config.calibration) == ("joint", "token", False, None)
 
 
 def test_what_is_given_changes_the_preset_and_none_of_both_is_touched() -> None:
-    given = {"preset": "paper", "likelihood": True}
-    assert with_preset(given)["likelihood"] is True
-    assert given == {"preset": "paper", "likelihood": True}
-    assert COMPRESSION_PRESETS["paper"]["likelihood"] is False
+    given = {"preset": "paper", "retrieval": True}
+    assert with_preset(given)["retrieval"] is True
+    assert given == {"preset": "paper", "retrieval": True}
+    assert COMPRESSION_PRESETS["paper"]["retrieval"] is False
+
+
+def test_a_removed_option_is_refused_with_the_reason() -> None:
+    with pytest.raises(ConfigError, match="likelihood=False: this option was removed, since the score no longer uses"):
+        compress(TEXTS, QUERY, draft=tiny_pair(), likelihood=False)
 
 
 def test_an_unknown_preset_is_refused_with_the_names_that_there_are() -> None:

@@ -24,8 +24,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def work(only_told: bool = False) -> None:
-    with steps("Converting", 2, only_told=only_told) as done:
+def work(silent: bool = False) -> None:
+    with steps("Converting", 2, silent=silent) as done:
         done()
         done()
 
@@ -52,9 +52,9 @@ def test_the_clock_of_a_bar_runs_on_during_a_long_step(monkeypatch: pytest.Monke
 
 
 def test_a_pipe_is_left_alone_and_so_is_a_terminal_by_what_every_call_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stream, only_told in ((io.StringIO(), False), (Terminal(), True)):
+    for stream, silent in ((io.StringIO(), False), (Terminal(), True)):
         monkeypatch.setattr(sys, "stderr", stream)
-        work(only_told)
+        work(silent)
         assert stream.getvalue() == ""
 
 
@@ -63,7 +63,7 @@ def test_who_listens_is_told_each_step_and_nothing_is_shown(monkeypatch: pytest.
     monkeypatch.setattr(sys, "stderr", terminal)
     with listening(lambda *what: told.append(what)):
         work()
-        work(only_told=True)
+        work(silent=True)
     assert told == [("Converting", 0, 2), ("Converting", 1, 2), ("Converting", 2, 2)] * 2
     assert terminal.getvalue() == ""
     work()

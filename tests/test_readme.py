@@ -29,11 +29,17 @@ PYTHON = [snippet.code for snippet in README if snippet.language == "python"]
 FRAMEWORKS = ["langchain", "llama_index", "none"]
 
 
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A cache folder into which the first snippet converts the default draft."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.mark.parametrize("code", PYTHON, ids=FRAMEWORKS)
-def test_a_snippet_answers_on_a_fresh_machine_and_writes_no_warning(code: str, tmp_path: Path) -> None:
+def test_a_snippet_answers_on_a_fresh_machine_and_writes_no_warning(code: str, tmp_path: Path, converted: str) -> None:
     """It is online, and the hub has no default draft, so that this comes from its wheel."""
     with running_hub() as hub:
-        out, err = run(code, fresh_environment(tmp_path, hub.url))
+        out, err = run(code, fresh_environment(tmp_path, hub.url, SPEC_RAG_CACHE=converted))
         assert hub.requests
     assert out.splitlines()[-1] == "The baker is called Odalys Fenn."
     assert err == ""
@@ -41,13 +47,13 @@ def test_a_snippet_answers_on_a_fresh_machine_and_writes_no_warning(code: str, t
 
 @pytest.mark.parametrize("code", PYTHON[:1], ids=FRAMEWORKS[:1])
 def test_a_snippet_writes_no_warning_where_the_hub_has_the_model_or_cannot_be_reached(
-    code: str, tmp_path: Path
+    code: str, tmp_path: Path, converted: str
 ) -> None:
     with running_hub() as hub:
         hub.repos[DEFAULT_DRAFT] = Repo.of_folder(saved(tiny_model(), tmp_path / "tiny"))
         assert run(code, fresh_environment(tmp_path / "online", hub.url))[1] == ""
         assert "model.safetensors" in hub.downloads()
-    out, err = run(code, fresh_environment(tmp_path / "offline", hub.url))
+    out, err = run(code, fresh_environment(tmp_path / "offline", hub.url, SPEC_RAG_CACHE=converted))
     assert (out, err) == ("The baker is called Odalys Fenn.\n", "")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from importlib import resources
 
 import pytest
 
@@ -108,6 +109,20 @@ def test_page_says_why_each_unit_stayed_and_marks_what_was_held() -> None:
     assert hints[TEXT[39:45]] == "importance 0.1 · 2 tokens · kept: keep= matches it"
     assert "2 of 3 (score 1, keep 1)" in html
     assert "keep numbers and a|b and holds, threshold 0, order given" in html
+
+
+def test_page_has_the_colours_of_the_server_page_and_a_shade_for_structure() -> None:
+    units = [KeptUnit(0, 25, 0.5, 8, True, "score"), KeptUnit(39, 45, -0.1, 2, True, "structure")]
+    html = compression_html(compression(document(units=units)))
+    assert [(kind, text) for kind, _, text in Page(html).pieces if kind != "dropped"] == [
+        ("kept", TEXT[:25]),
+        ("structure", TEXT[39:45]),
+    ]
+    styles = (resources.files("spec_rag") / "data" / "marks.css").read_text(encoding="utf-8")
+    assert styles in html
+    # a line under kept text shows its importance; kept text is reached with the keyboard or a touch
+    assert html.count('tabindex="0"') == 2
+    assert html.count('style="--weight: 0.500"') == 1
 
 
 def holds(text: str) -> bool:

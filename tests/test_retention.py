@@ -287,7 +287,9 @@ def test_a_compression_says_why_each_unit_stayed() -> None:
 
 
 def test_a_threshold_reads_and_drops_though_everything_would_fit() -> None:
-    result = compress([LAMP, FERRY], "Who lit it?", draft=tiny_pair(), max_tokens=10_000, threshold=0.0)
+    result = compress(
+        [LAMP, FERRY], "Who lit it?", draft=tiny_pair(), calibration=None, max_tokens=10_000, threshold=0.0
+    )
     units = [u for d in result.documents for u in d.units]
     assert {u.kept for u in units} == {True, False}
     assert all(u.kept == (u.importance >= 0.0) for u in units)

@@ -29,7 +29,7 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 def kept(folder: Path | LoadedModel, **settings: object) -> tuple[str, list[float]]:
-    compression = compress(TEXTS, "Who keeps the harbour?", draft=folder, ratio=0.5, likelihood=False, **settings)
+    compression = compress(TEXTS, "Who keeps the harbour?", draft=folder, ratio=0.5, **settings)
     return compression.text, [unit.importance for document in compression.documents for unit in document.units]
 
 
@@ -69,14 +69,14 @@ def test_other_weights_find_nothing_in_the_index(folder: Path, tmp_path: Path) -
     assert again.hits == 0
 
 
-def test_a_shallow_draft_refuses_the_likelihood(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="likelihood='auto' needs all 6 layers"):
-        compress(TEXTS, "Who keeps the harbour?", draft=load_model(folder, layers=4), ratio=0.5)
+def test_a_draft_with_too_few_layers_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"calibration='shipped' needs 4 layers .* of which 3 are loaded"):
+        kept(load_model(folder, layers=3))
 
 
-def test_the_likelihood_after_a_shallow_reading_loads_the_rest(folder: Path) -> None:
+def test_a_joint_prompt_after_a_shallow_reading_loads_the_rest(folder: Path) -> None:
     kept(folder)
-    assert compress(TEXTS, "Who keeps the harbour?", draft=folder, ratio=0.5).text
+    assert kept(folder, scoring="joint")[0]
     assert load_model(folder, layers=4).loaded_layers == 6
 
 

@@ -11,7 +11,7 @@ from tiny import tiny_pair
 from spec_rag import Document, ModelPair, compress
 from spec_rag.answering.chunking import retrieve, split_chunks
 from spec_rag.compression.features import Features
-from spec_rag.compression.scoring import prior_scores, titles
+from spec_rag.compression.scoring import prior_scores, unit_scores
 from spec_rag.text.words import title_match
 
 QUESTION = "How do I reset my password?"
@@ -75,7 +75,8 @@ def test_the_titled_document_is_kept_where_scores_choose_what_is_read(pair: Mode
 
 def test_without_titles_nothing_changes_and_links_switch_them_off(pair: ModelPair) -> None:
     documents = [*OTHERS, ANSWER]
-    on, off = (compress(documents, QUESTION, draft=pair, max_tokens=80, title_links=links) for links in (True, False))
+    settings = {"draft": pair, "max_tokens": 80, "calibration": None}  # scores, not probabilities
+    on, off = (compress(documents, QUESTION, **settings, title_links=links) for links in (True, False))
     raised = [a.importance - b.importance for a, b in zip(on.documents[-1].units, off.documents[-1].units, strict=True)]
     assert min(raised) > 0
     bare = [Document(one.text) for one in documents]
@@ -87,8 +88,8 @@ def test_a_title_counts_for_every_unit_of_its_document() -> None:
     numbers = torch.tensor([0, 0, 1])
     ranges = torch.tensor([[0, 1], [1, 2], [2, 3]])
     signals = Features(ranges, numbers, numbers, ranges, torch.zeros(1, 1, 3), titles=torch.tensor([1.0, 1.0, 0.0]))
-    raised = titles(signals, torch.zeros(3))
-    assert raised[0] == raised[1] > 0 == raised[2]
+    raised = unit_scores(signals)
+    assert raised[0] == raised[1] > raised[2]
     assert prior_scores(signals).argmin() == 2
 
 

@@ -1,6 +1,6 @@
 """LangChain adapters of spec-rag: a document compressor, an LLM, a chat model and an agent middleware.
 
-The names are imported on first use, so that one adapter does not pay for another's dependencies.
+Names are imported on first use, because the adapters have different dependencies.
 """
 
 from __future__ import annotations

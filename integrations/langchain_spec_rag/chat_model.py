@@ -1,7 +1,4 @@
-"""ChatSpecKV: LangChain's chat model on a target that a draft has looked ahead for.
-
-Knows messages, tools and schemas as LangChain has them; how an answer is computed is the core's.
-"""
+"""ChatSpecKV: a LangChain chat model with SpecKV and SpecPC."""
 
 from __future__ import annotations
 
@@ -41,24 +38,22 @@ _CALL_ARGUMENTS = ("tools", "tool_choice", "parallel_tool_calls", "response_form
 
 
 class ChatSpecKV(DraftedModel, BaseChatModel):
-    """A local chat model whose KV cache (SpecKV), prompt (SpecPC) or both are cut to what a small draft looks at.
+    """A local chat model with KV cache pruning (SpecKV) and prompt compression (SpecPC) by a draft model.
 
-    Works without arguments: target and draft are then the default draft model. The models are loaded when they are
-    first needed (`load()` does it at once), and shared by everyone in the process who asks for the same names with the
-    same options. Requests from threads and event loops queue in order of arrival. Closing or dropping a stream, and
-    cancelling a task, stop the generation within two tokens.
+    Without arguments, target and draft are the default draft model. Models are loaded on first use or by `load()`, and
+    shared in the process by equal names and options. Requests of threads and event loops are queued (FIFO). Closing or
+    dropping a stream and cancelling a task stop the generation within two tokens.
 
-    The fields are those of DraftedModel. A call may override each of them, and add fields of transformers'
-    GenerationConfig: `chat.invoke("...", max_tokens=20, specpc=None)`.
+    The fields are those of DraftedModel. A call may override them and add fields of transformers' GenerationConfig:
+    `chat.invoke("...", max_tokens=20, specpc=None)`.
 
-    Messages are tokenized inside the chat template of the target's tokenizer, so special tokens come from the template
-    alone. `usage_metadata` counts the prompt as it was given; what was dropped of it, and of the KV cache, is in
-    `response_metadata["speckv"]` (tokens, bytes, seconds).
+    Messages are tokenized inside the chat template, so special tokens come only from the template. `usage_metadata`
+    counts the uncompressed prompt; `response_metadata["speckv"]` has the dropped tokens and bytes, and seconds.
 
     Raises:
         ValidationError: (a ValueError) a setting is out of range or unknown.
 
-    When called, besides: ModelNotFoundError, IncompatibleModelsError (draft and target do not share their tokens),
+    Calls also raise ModelNotFoundError, IncompatibleModelsError (draft and target have different tokens),
     PromptTooLongError, UnsupportedModelError, TimeoutError, ConfigError (the tokenizer has no chat template),
     ValueError (a message carries an image, audio, video or file).
     """
@@ -84,7 +79,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         return {**known, **({"max_input_tokens": limit} if limit else {}), "max_output_tokens": self.max_tokens}
 
     def load(self) -> ModelPair:
-        """The models, loaded now if they were not; fills what the profile did not know.
+        """Load the models, and complete the profile.
 
         Raises:
             ModelNotFoundError: a name is not found.
@@ -99,7 +94,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         return own_token_ids(self, text)
 
     def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Any = None, **kwargs: Any) -> int:
-        """Tokens of the prompt that these messages make, the opening of the answer included; loads the models."""
+        """Tokens of the prompt of these messages, including the generation prompt; loads the models."""
         from spec_rag.text.context_prompts import question_ids
         from spec_rag.text.prompts import prompt_ids
 
@@ -117,21 +112,20 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         parallel_tool_calls: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Tell the model of tools, through its chat template.
+        """Bind tools, which the chat template describes to the model.
 
         Args:
-            tools: what LangChain can turn into a tool.
-            tool_choice: "auto", "none", "any" (also "required", True) or a tool's name; these two begin the answer
-                as a call. Also OpenAI's dict of a function or of `allowed_tools`.
-            strict: True holds the arguments of every call to the tool's schema, token by token. Otherwise those of a
-                required call are held to it, and a call whose arguments do not fit is an invalid one.
-            parallel_tool_calls: False takes the first call of an answer alone.
-            **kwargs: settings of the calls; also `response_format`, as OpenAI's API has it, for an answer that is no
-                call.
+            tools: anything that LangChain converts to a tool.
+            tool_choice: "auto", "none", "any" ("required", True), the name of a tool, or OpenAI's dict of a function or
+                of `allowed_tools`. "any" and a name force a call.
+            strict: True constrains the arguments of every call to the schema of the tool. Otherwise only forced calls
+                are constrained, and a call with wrong arguments is returned as invalid.
+            parallel_tool_calls: False returns only the first call of an answer.
+            **kwargs: settings of the calls, and OpenAI's `response_format` for answers that are not calls.
 
         Raises:
-            NotImplementedError: the chat template does not speak of tools, or does not say how a call begins.
-            ValueError: tool_choice names a tool that is not there.
+            NotImplementedError: the chat template does not support tools, or forced calls.
+            ValueError: tool_choice names an unknown tool.
         """
         from spec_rag.text.prompts import speaks_of_tools, template_text
 
@@ -140,14 +134,13 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         choice = ToolChoice.of(schemas, tool_choice, parallel_tool_calls)
         if schemas and not speaks_of_tools(self.load().require_tokenizer()):
             raise NotImplementedError(
-                f"target={self.target!r}: its chat template does not speak of tools, so the model was not taught to "
-                "call them. Take a target whose template has them (such as Qwen2.5-Instruct), or call the "
-                "tools yourself and put what they return into the messages."
+                f"target={self.target!r}: its chat template does not support tools. Use a target whose template does "
+                "(such as Qwen2.5-Instruct), or call the tools yourself and put their results into the messages."
             )
-        if choice.beginning and OPENING not in template_text(self.load().require_tokenizer()):
+        if choice.assistant_prefix and OPENING not in template_text(self.load().require_tokenizer()):
             raise NotImplementedError(
-                f"tool_choice={tool_choice!r}: the chat template of target={self.target!r} does not say how a call "
-                "begins, so none can be forced. Leave tool_choice out."
+                f"tool_choice={tool_choice!r}: the chat template of target={self.target!r} has no known "
+                "tool-call format, so no call can be forced. Leave tool_choice out."
             )
         if parallel_tool_calls is not None:
             kwargs["parallel_tool_calls"] = parallel_tool_calls
@@ -162,49 +155,49 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
-        """Ask for JSON of that schema in a system message, hold the answer to it, and read it as such.
+        """Request JSON of a schema in a system message, constrain the answer to it, and parse it.
 
         Args:
             schema: a pydantic class, a TypedDict class or a JSON schema.
-            include_raw: give {"raw", "parsed", "parsing_error"} instead of raising on an answer that does not fit.
-            method: "json_schema" and "function_calling", for a local model the same, hold the answer to the schema
-                token by token; "json_mode" holds it to any JSON object.
-            strict: True refuses a schema with keywords that cannot be held to, False leaves these aside; None is False
-                for a pydantic class, which always checks the answer, and True otherwise.
+            include_raw: return {"raw", "parsed", "parsing_error"} instead of raising parsing errors.
+            method: "json_schema" and its synonym "function_calling" constrain the answer to the schema; "json_mode"
+                constrains it to any JSON object.
+            strict: True refuses schemas with unsupported keywords, False ignores such keywords. None is False for a
+                pydantic class, which validates the answer, and True otherwise.
             **kwargs: settings of the calls.
 
-        An answer that max_tokens would cut is closed in time; its `response_metadata["finish_reason"]` is "length".
+        JSON that max_tokens would cut off is closed before the limit; its `finish_reason` is "length".
 
         Raises:
-            ValueError: the method is unknown, or the schema cannot be held to.
+            ValueError: the method is unknown, or the schema is not supported.
             MissingDependencyError: llguidance is not installed.
 
-        When called: OutputParserException, if the answer does not fit what a pydantic class checks beyond its schema.
+        Calls raise OutputParserException if the validation of a pydantic class fails.
         """
         if method not in ("json_schema", "json_mode", "function_calling"):
             raise ValueError(f"method={method!r}: must be one of 'json_schema', 'json_mode', 'function_calling'.")
         check_depth("schema", schema)
-        wanted = convert_to_json_schema(schema)
-        checked = isinstance(schema, type) and is_basemodel_subclass(schema)
-        held = Constraint.of(
-            True if method == "json_mode" else wanted, strict=not checked if strict is None else strict
+        json_schema = convert_to_json_schema(schema)
+        is_pydantic = isinstance(schema, type) and is_basemodel_subclass(schema)
+        constraint = Constraint.of(
+            True if method == "json_mode" else json_schema, strict=not is_pydantic if strict is None else strict
         )
-        instruction = SystemMessage(schema_instruction(wanted))
+        instruction = SystemMessage(schema_instruction(json_schema))
         traced = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
         instruct = RunnableLambda(partial(self._instructed, instruction=instruction), name="add_schema")
-        asked = instruct | self.bind(ls_structured_output_format=traced, constraint=held, **kwargs)
+        model = instruct | self.bind(ls_structured_output_format=traced, constraint=constraint, **kwargs)
         parser: Any = JsonOutputParser()
-        if checked:
+        if is_pydantic:
             parser = PydanticOutputParser(pydantic_object=cast(type, schema))
         if not include_raw:
-            read: Runnable[LanguageModelInput, Any] = asked | parser
+            read: Runnable[LanguageModelInput, Any] = model | parser
             return read
         parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
         failed = RunnablePassthrough.assign(parsed=lambda _: None)
-        return RunnableMap(raw=asked) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+        return RunnableMap(raw=model) | parsed.with_fallbacks([failed], exception_key="parsing_error")
 
-    def _instructed(self, given: LanguageModelInput, instruction: SystemMessage) -> list[BaseMessage]:
-        return [instruction, *self._convert_input(given).to_messages()]
+    def _instructed(self, prompt: LanguageModelInput, instruction: SystemMessage) -> list[BaseMessage]:
+        return [instruction, *self._convert_input(prompt).to_messages()]
 
     def _generate(
         self,
@@ -237,11 +230,11 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         called, choice, messages = self._called(messages, stop, kwargs)
-        held = choice.stream()
+        parser = choice.stream()
         pieces = called._client(choice=choice).stream(called._prompt(messages, choice))
         with closing(pieces):
             for piece in pieces:
-                chunk = called._chunk(piece, held)
+                chunk = called._chunk(piece, parser)
                 if chunk is not None:
                     if run_manager is not None:
                         run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -255,34 +248,34 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         called, choice, messages = self._called(messages, stop, kwargs)
-        held = choice.stream()
+        parser = choice.stream()
         client = await asyncio.to_thread(called._client, choice=choice)
         pieces = client.astream(called._prompt(messages, choice))
         async with aclosing(pieces):
             async for piece in pieces:
-                chunk = called._chunk(piece, held)
+                chunk = called._chunk(piece, parser)
                 if chunk is not None:
                     if run_manager is not None:
                         await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
 
     def _called(
-        self, messages: list[BaseMessage], stop: list[str] | None, given: dict[str, Any]
+        self, messages: list[BaseMessage], stop: list[str] | None, arguments: dict[str, Any]
     ) -> tuple[Self, ToolChoice, list[BaseMessage]]:
-        """This model with one call's settings, what it may call, and the messages, with what asks for their format."""
-        settings = {name: value for name, value in given.items() if name not in _CALL_ARGUMENTS}
-        choice = ToolChoice.of(given.get("tools"), given.get("tool_choice"), given.get("parallel_tool_calls"))
-        schema, form = answer_format(given.get("response_format"))
+        """The model with the settings of one call, its tool choice, and the messages with a format instruction."""
+        settings = {name: value for name, value in arguments.items() if name not in _CALL_ARGUMENTS}
+        choice = ToolChoice.of(*map(arguments.get, ("tools", "tool_choice", "parallel_tool_calls")))
+        schema, form = answer_format(arguments.get("response_format"))
         if schema is not None:
             instruction = SystemMessage(schema_instruction(schema, has_tools=bool(choice.offered)))
             messages, settings = [instruction, *messages], {**settings, "constraint": form}
         return self.for_call(stop, settings), choice, messages
 
     def _prompt(self, messages: list[BaseMessage], choice: ToolChoice) -> Prompt:
-        """The chat, the tools that it speaks of, and the beginning that the answer is given."""
+        """The chat with its tools and the prefix of the answer."""
         from spec_rag.text.prompts import Chat
 
-        return Chat(plain_messages(messages), choice.offered, choice.beginning)
+        return Chat(plain_messages(messages), choice.offered, choice.assistant_prefix)
 
     def _result(self, answer: Answer, choice: ToolChoice) -> ChatResult:
         read = choice.read(answer.text)
@@ -296,12 +289,12 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _chunk(self, piece: str | Answer, held: ToolCallStreamParser | None) -> ChatGenerationChunk | None:
-        """A chunk of the stream, or None where a piece is held back."""
+    def _chunk(self, piece: str | Answer, parser: ToolCallStreamParser | None) -> ChatGenerationChunk | None:
+        """A chunk of the stream; None if the piece is held back."""
         if isinstance(piece, str):
-            text = held.feed(piece) if held else piece
+            text = parser.feed(piece) if parser else piece
             return ChatGenerationChunk(message=AIMessageChunk(content=text)) if text else None
-        read = held.rest() if held else ReadCalls.of_text("")
+        read = parser.rest() if parser else ReadCalls.of_text("")
         message = AIMessageChunk(
             content=read.text,
             tool_call_chunks=tool_call_chunks(read),
@@ -316,7 +309,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
             "model_name": self.model_name,
             "model_provider": "spec_rag",
             "finish_reason": answer.finish_reason,
-            "speckv": answer.figures,
+            "speckv": answer.stats,
         }
 
 

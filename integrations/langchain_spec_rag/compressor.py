@@ -1,7 +1,4 @@
-"""SpecPCCompressor: LangChain's names for `spec_rag.compress`.
-
-Knows Documents, callbacks and chains; what is kept of a document is the core's decision.
-"""
+"""SpecPCCompressor: a LangChain document compressor."""
 
 from __future__ import annotations
 
@@ -37,28 +34,26 @@ EVENT = METADATA_KEY
 class SpecPCCompressor(
     CompressorSettings, BaseDocumentCompressor, RunnableSerializable[dict[str, Any], list[Document]]
 ):
-    """Keeps of retrieved documents what matters for the question, as a small draft model reads them.
+    """Compresses retrieved documents for a question, with a draft model.
 
-    The settings of the compression are the fields of CompressionOptions (docs/options.md). Without arguments, the
-    default draft keeps whole sentences, a quarter of the tokens. What fits the budget
-    passes through untouched, without a draft call. Three ways to use it:
+    The settings are the fields of CompressionOptions (docs/options.md). By default the default draft keeps whole
+    sentences, a quarter of the tokens. Documents within the budget are returned unchanged. Three ways to use it:
 
         compressor.compress_documents(documents, "Who found the comet?")
         {"documents": retriever, "query": RunnablePassthrough()} | compressor       # also context/docs, question/input
         compressor.wrap(retriever)                                                  # a retriever again
 
-    The documents that come out are new ones, in the order in which they came in unless `order` says otherwise, with
-    their ids and metadata (but no embedding of a text that was shortened) and, under the key `spec_pc`,
-    original_tokens, compressed_tokens, ratio, draft_model, handle (for `expand_tool`) and kept_spans: character ranges
-    in the original text, also where the document has been through a compressor before. A `relevance_score` in the
-    metadata takes part in the choice. Each run is a traced span that sends the custom event "spec_pc" with the tokens
-    before and after and the draft's seconds.
+    The results are new documents in the order of the input (unless `order` is set) with the same ids and metadata,
+    without embeddings of shortened texts. The metadata key `spec_pc` has original_tokens, compressed_tokens, ratio,
+    draft_model, handle (for `expand_tool`) and kept_spans: character ranges in the original text, also after several
+    compressions. A `relevance_score` in the metadata is added to the score. Each run is a traced span with the custom
+    event "spec_pc": tokens before and after, and seconds of the draft.
 
     Raises:
         ValidationError: (a ValueError) a setting is out of range, unknown, or contradicts another.
 
-    When called, besides: ModelNotFoundError, ConfigError (the query is empty, a document is of another kind),
-    PromptTooLongError (scoring="joint").
+    Calls also raise ModelNotFoundError, ConfigError (empty query, wrong type of document) and PromptTooLongError
+    (scoring="joint").
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
@@ -66,20 +61,20 @@ class SpecPCCompressor(
     draft_options: OptionsOrDict | None = None
     """How the draft is loaded: LoadOptions or a dict of its fields."""
     metadata_format: Literal["nested", "flat", "none"] = "nested"
-    """How the figures stand in the metadata: a dict under `spec_pc`, flat keys `spec_pc_ratio` ... with plain values,
-    which every vector store takes, or not at all."""
+    """Metadata format: a dict under `spec_pc`, flat keys such as `spec_pc_ratio` that every vector store accepts, or
+    none."""
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """Names and settings are written, weights never; loaded objects are refused on loading."""
+        """Names and settings are serialized, weights are not; loaded objects are refused on loading."""
         return True
 
     def to_json(self) -> Any:
-        """The settings as LangChain serialises them; loads nothing."""
+        """Serialize the settings; loads nothing."""
         draft = name_of(self.draft)
         if draft is None:
             return unserializable(self, "with loaded models that have no name")
-        if any(callable(one) for one in self.keep):
+        if any(callable(rule) for rule in self.keep):
             return unserializable(self, "with a function in keep")
         serialized: dict[str, Any] = dict(super().to_json())
         kwargs = {name: plain(value) for name, value in serialized["kwargs"].items() if name != "originals"}
@@ -98,19 +93,19 @@ class SpecPCCompressor(
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
-        """Keep of the documents what matters for the query.
+        """Compress documents for a query.
 
         Args:
-            documents: Documents, which are not changed.
-            query: the question, or messages whose last turns are the question; of content parts the text counts.
-            callbacks: told of the run.
+            documents: Documents; they are not changed.
+            query: the question, or messages that end with it; only text parts are read.
+            callbacks: callbacks of the run.
         """
         return self._run.invoke(_inputs(documents, query), self._run_config({"callbacks": callbacks}))
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
-        """`compress_documents` in a thread of its own; cancelling the task stops it between two batches of passages."""
+        """`compress_documents` in a thread; cancelling the task stops it between two batches of passages."""
         return await self._run.ainvoke(_inputs(documents, query), self._run_config({"callbacks": callbacks}))
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
@@ -118,10 +113,10 @@ class SpecPCCompressor(
 
         Args:
             input: a dict with the documents under "documents", "context" or "docs", and the question under "query",
-                "question" or "input"; other keys are left alone.
-            config: of the run.
-            **kwargs: settings of this call alone, which win: a size (max_tokens, ratio or coverage) takes the place of
-                the compressor's, and so does a preset.
+                "question" or "input"; other keys are ignored.
+            config: config of the run.
+            **kwargs: settings of this call. A size (max_tokens, ratio or coverage) or a preset replaces that of the
+                compressor.
 
         Raises:
             ValueError: documents or query are missing.
@@ -129,18 +124,18 @@ class SpecPCCompressor(
         return self._with(kwargs)._run.invoke(_documents_and_query(input), self._run_config(config))
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
-        """`invoke` in a thread of its own; cancelling the task stops it between two batches of passages."""
+        """`invoke` in a thread; cancelling the task stops it between two batches of passages."""
         return await self._with(kwargs)._run.ainvoke(_documents_and_query(input), self._run_config(config))
 
     def wrap(self, retriever: Runnable[str, list[Document]], scores: ScoreSource = "auto") -> SpecPCRetriever:
-        """What this retriever finds, compressed for the query.
+        """A retriever that compresses the results of another one.
 
         Args:
             retriever: a retriever, or another Runnable from a query to Documents.
-            scores: what its scores are; see SpecPCRetriever.
+            scores: type of its scores; see SpecPCRetriever.
 
         Raises:
-            ConfigError: (a ValueError) it is no retriever.
+            ConfigError: (a ValueError) it is not a retriever.
         """
         if not isinstance(retriever, Runnable):
             raise ConfigError(
@@ -150,13 +145,13 @@ class SpecPCCompressor(
         return SpecPCRetriever(retriever=retriever, compressor=self, scores=scores)
 
     def expand_tool(self, max_chars: int | None = 20_000) -> StructuredTool:
-        """A tool with which an agent gets the original of a shortened document back, by its handle.
+        """A tool that returns the original of a shortened document by its handle.
 
-        The handle is in the metadata, `spec_pc["handle"]`, or `spec_pc_handle` with metadata_format="flat"; show it to
-        the model beside the text. A handle that is not known gives the agent a message, not an error.
+        The handle is `spec_pc["handle"]` in the metadata, or `spec_pc_handle` with metadata_format="flat"; show it to
+        the model with the text. For an unknown handle the tool returns a message.
 
         Args:
-            max_chars: longer texts are cut there, and the agent is told; None cuts none.
+            max_chars: maximum length of the returned text, with a note where it is cut off; None is unlimited.
         """
         from langchain_core.tools import StructuredTool
 
@@ -175,24 +170,24 @@ class SpecPCCompressor(
     def _with(self, settings: Mapping[str, Any]) -> Self:
         return self._changed(settings) if settings else self
 
-    def _compress(self, given: dict[str, Any], config: RunnableConfig) -> list[Document]:
-        if not given["documents"]:
+    def _compress(self, inputs: dict[str, Any], config: RunnableConfig) -> list[Document]:
+        if not inputs["documents"]:
             return []
-        compression = self._call(given)
-        dispatch_custom_event(EVENT, _figures(compression), config=config)
+        compression = self._call(inputs)
+        dispatch_custom_event(EVENT, _statistics(compression), config=config)
         return self._results(compression)
 
-    async def _acompress(self, given: dict[str, Any], config: RunnableConfig) -> list[Document]:
-        if not given["documents"]:
+    async def _acompress(self, inputs: dict[str, Any], config: RunnableConfig) -> list[Document]:
+        if not inputs["documents"]:
             return []
-        compression = await in_thread(lambda cancelled: self._call(given, cancelled))
-        await adispatch_custom_event(EVENT, _figures(compression), config=config)
+        compression = await in_thread(lambda cancelled: self._call(inputs, cancelled))
+        await adispatch_custom_event(EVENT, _statistics(compression), config=config)
         return self._results(compression)
 
-    def _call(self, given: Mapping[str, Any], cancelled: threading.Event | None = None) -> Compression:
+    def _call(self, inputs: Mapping[str, Any], cancelled: threading.Event | None = None) -> Compression:
         return spec_rag.compress(
-            given["documents"],
-            given["query"],
+            inputs["documents"],
+            inputs["query"],
             draft=self.draft,
             draft_options=cast(Any, self.draft_options),
             index=cast(Any, self.index),
@@ -205,18 +200,18 @@ class SpecPCCompressor(
 
     def _results(self, compression: Compression) -> list[Document]:
         self.store.remember(compression)
-        kept = [one for one in compression.documents if one.text or self.keep_empty]
-        return [self._document(one, compression.draft) for one in kept]
+        kept = [document for document in compression.documents if document.text or self.keep_empty]
+        return [self._document(document, compression.draft) for document in kept]
 
     def _document(self, compressed: CompressedDocument, draft: str) -> Document:
         source: Document = compressed.source
-        figures = self.store.figures(compressed, draft, _known_figures(source.metadata), self.ellipsis)
+        statistics = self.store.stats(compressed, draft, _earlier_statistics(source.metadata), self.ellipsis)
         added: dict[str, Any] = {}
         if self.metadata_format == "nested":
-            added = {METADATA_KEY: figures}
+            added = {METADATA_KEY: statistics}
         elif self.metadata_format == "flat":
-            spans_text = ",".join(f"{start}-{end}" for start, end in figures["kept_spans"])
-            added = {f"{METADATA_KEY}_{k}": v for k, v in {**figures, "kept_spans": spans_text}.items()}
+            spans_text = ",".join(f"{start}-{end}" for start, end in statistics["kept_spans"])
+            added = {f"{METADATA_KEY}_{k}": v for k, v in {**statistics, "kept_spans": spans_text}.items()}
         if compressed.text == source.page_content:
             return source.model_copy(update={"metadata": {**source.metadata, **added}})
         metadata = {**without_vectors(source.metadata), **added}
@@ -224,13 +219,13 @@ class SpecPCCompressor(
 
 
 def _reset(document: Document) -> dict[str, Any]:
-    """The fields of a kind of Document of its own, such as EmbeddingsFilter's, without embeddings of its text."""
+    """Fields of a Document subclass, such as EmbeddingsFilter's, with embeddings of the text reset."""
     fields = {name: value for name, value in document.__dict__.items() if name not in Document.model_fields}
-    kinds = type(document).model_fields
+    definitions = type(document).model_fields
     changed = {}
     for name, value in fields.items():
         if is_vector(name, value):
-            field = kinds.get(name)
+            field = definitions.get(name)
             required = field is None or field.is_required()
             changed[name] = None if required or field is None else field.get_default(call_default_factory=True)
         elif isinstance(value, Mapping):
@@ -238,8 +233,8 @@ def _reset(document: Document) -> dict[str, Any]:
     return changed
 
 
-def _known_figures(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What an earlier compression wrote into the metadata, in either format."""
+def _earlier_statistics(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Metadata of an earlier compression, in either format."""
     nested = metadata.get(METADATA_KEY)
     if isinstance(nested, Mapping) and nested.get("kept_spans"):
         return dict(nested)
@@ -251,7 +246,7 @@ def _known_figures(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"kept_spans": spans} | {name: value for name, value in others.items() if value is not None}
 
 
-def _figures(compression: Compression) -> dict[str, Any]:
+def _statistics(compression: Compression) -> dict[str, Any]:
     return {
         "documents": len(compression.documents),
         "tokens_before": compression.tokens_before,
@@ -263,27 +258,27 @@ def _figures(compression: Compression) -> dict[str, Any]:
 
 
 def _inputs(documents: Any, query: Any) -> dict[str, Any]:
-    """What a run is given, as traces show it."""
+    """Inputs of a run, as shown in traces."""
     if isinstance(documents, str) and not isinstance(query, str):
-        raise ConfigError(f"documents={documents!r:.80} is a string: documents come first, then the query.")
+        raise ConfigError(f"documents={documents!r:.80} is a string: give the documents first, then the query.")
     return {"documents": list(documents) if isinstance(documents, list | tuple) else documents, "query": query}
 
 
-def _documents_and_query(given: Any) -> dict[str, Any]:
-    if not isinstance(given, Mapping):
+def _documents_and_query(inputs: Any) -> dict[str, Any]:
+    if not isinstance(inputs, Mapping):
         raise ValueError(
-            f"SpecPCCompressor was invoked with a {type(given).__name__}: give a dict, for example "
+            f"SpecPCCompressor was invoked with a {type(inputs).__name__}: give a dict, for example "
             '{"documents": retriever, "query": RunnablePassthrough()} | compressor.'
         )
-    documents = _first(given, DOCUMENTS_KEYS)
-    return _inputs(documents, _first(given, QUERY_KEYS))
+    documents = _first(inputs, DOCUMENTS_KEYS)
+    return _inputs(documents, _first(inputs, QUERY_KEYS))
 
 
-def _first(given: Mapping[str, Any], keys: Sequence[str]) -> Any:
+def _first(inputs: Mapping[str, Any], keys: Sequence[str]) -> Any:
     for key in keys:
-        if given.get(key) is not None:
-            return given[key]
+        if inputs.get(key) is not None:
+            return inputs[key]
     raise ValueError(
-        f"SpecPCCompressor found none of {', '.join(map(repr, keys))} in its input, which has "
-        f"{', '.join(map(repr, given)) or 'nothing'}."
+        f"SpecPCCompressor needs one of {', '.join(map(repr, keys))} in its input, which has "
+        f"{', '.join(map(repr, inputs)) or 'nothing'}."
     )

@@ -1,7 +1,4 @@
-"""SpecKVLLM: LangChain's text completion on a target that a draft has looked ahead for.
-
-Knows prompts, generations and callbacks as LangChain has them; how an answer is computed is the core's.
-"""
+"""SpecKVLLM: a LangChain LLM with SpecKV and SpecPC."""
 
 from __future__ import annotations
 
@@ -23,29 +20,27 @@ if TYPE_CHECKING:
 
 
 class SpecKVLLM(DraftedModel, BaseLLM):
-    """A local LLM whose KV cache (SpecKV), prompt (SpecPC) or both are cut to what a small draft looks at.
+    """A local LLM with KV cache pruning (SpecKV) and prompt compression (SpecPC) by a draft model.
 
-    Works without arguments: target and draft are then the default draft model. The models are loaded when they are
-    first needed (`load()` does it at once), and shared by everyone in the process who asks for the same names with the
-    same options. Requests from threads and event loops queue in order of arrival. `batch` is one batch on the target,
-    or, with `max_concurrency` in its config, several of that size.
+    Without arguments, target and draft are the default draft model. Models are loaded on first use or by `load()`, and
+    shared in the process by equal names and options. Requests of threads and event loops are queued (FIFO). `batch`
+    runs one batch on the target, or several of size `max_concurrency`.
 
-    The fields are those of DraftedModel. A call may override each of them, and add fields of transformers'
-    GenerationConfig: `llm.invoke("...", max_tokens=20, speckv=None)`.
+    The fields are those of DraftedModel. A call may override them and add fields of transformers' GenerationConfig:
+    `llm.invoke("...", max_tokens=20, speckv=None)`.
 
     Raises:
         ValidationError: (a ValueError) a setting is out of range or unknown.
 
-    When called, besides: ModelNotFoundError, IncompatibleModelsError (draft and target do not share their tokens),
+    Calls also raise ModelNotFoundError, IncompatibleModelsError (draft and target have different tokens),
     PromptTooLongError, UnsupportedModelError, TimeoutError.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
     use_chat_template: bool = True
-    """True reads a prompt as the user's message where the target's tokenizer has a chat template, since an
-    instruction-tuned model expects one. False reads it as it stands, for completion, or for a prompt that has its
-    template already; special tokens spelled out in it are then text."""
+    """True applies the chat template, if there is one, with the prompt as the user message. False reads the prompt as
+    plain text; special tokens in it are then text."""
 
     def _own_settings(self) -> set[str]:
         return {"use_chat_template"}
@@ -68,7 +63,7 @@ class SpecKVLLM(DraftedModel, BaseLLM):
         callbacks: Callbacks | list[Callbacks] | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        """Answer the prompts in one batch; one call's settings are part of the cache's key, as the fields are."""
+        """Answer the prompts in one batch; the settings of the call are part of the cache key."""
         run = {name: kwargs.pop(name) for name in ("tags", "metadata", "run_name", "run_id") if name in kwargs}
         called = self.for_call(stop, kwargs)
         return super(SpecKVLLM, called).generate(prompts, cast("list[str] | None", called.stop), callbacks, **run)
@@ -168,7 +163,7 @@ class SpecKVLLM(DraftedModel, BaseLLM):
             "finish_reason": answer.finish_reason,
             "model_name": self.model_name,
             "token_usage": answer.usage,
-            "speckv": answer.figures,
+            "speckv": answer.stats,
         }
 
     def _result(self, generations: list[Generation]) -> LLMResult:

@@ -1,4 +1,4 @@
-"""From LangChain's messages to those of OpenAI's API, which the core reads, and from the core's answers back."""
+"""Conversion between LangChain's messages and those of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def plain_messages(messages: Sequence[Any]) -> list[dict[str, Any]]:
     """The messages as dicts of OpenAI's API.
 
     Raises:
-        ConfigError: (a ValueError) there are none, or one has no place in a prompt.
+        ConfigError: (a ValueError) there are no messages, or one has an unsupported type.
     """
     if not messages:
         raise ConfigError("messages=[]: give at least one message.")
@@ -42,22 +42,22 @@ def text_of(message: BaseMessage) -> str:
 
 
 def tool_calls(read: ReadCalls) -> tuple[list[ToolCall], list[InvalidToolCall]]:
-    """The calls as LangChain has them, and those that cannot be read."""
+    """Valid and invalid tool calls."""
     calls = [ToolCall(name=call.name, args=call.arguments, id=call.id, type="tool_call") for call in read.calls]
     invalid = [
-        InvalidToolCall(type="invalid_tool_call", name=one.name, args=one.text, id=one.id, error=one.error)
-        for one in read.unreadable
+        InvalidToolCall(type="invalid_tool_call", name=call.name, args=call.text, id=call.id, error=call.error)
+        for call in read.unreadable
     ]
     return calls, invalid
 
 
 def tool_call_chunks(read: ReadCalls) -> list[ToolCallChunk]:
-    """The same calls for the last chunk of a stream."""
-    written = [(call.name, call.arguments_json, call.id) for call in read.calls]
-    written += [("", one.text, one.id) for one in read.unreadable]
+    """The tool calls as chunks, for the last chunk of a stream."""
+    calls = [(call.name, call.arguments_json, call.id) for call in read.calls]
+    calls += [("", call.text, call.id) for call in read.unreadable]
     return [
         ToolCallChunk(name=name, args=args, id=id, index=index, type="tool_call_chunk")
-        for index, (name, args, id) in enumerate(written)
+        for index, (name, args, id) in enumerate(calls)
     ]
 
 
@@ -65,12 +65,12 @@ def _plain(message: Any) -> dict[str, Any]:
     if isinstance(message, ChatMessage):
         return {"role": message.role, "content": message.content}
     if isinstance(message, BaseMessage):
-        text_of(message)  # which says what a text model cannot read
+        text_of(message)  # refuses media
         check_depth(f"a {type(message).__name__}", [message.content, getattr(message, "tool_calls", None)])
     try:
-        (found,) = convert_to_openai_messages([message])
+        (converted,) = convert_to_openai_messages([message])
     except ValueError as error:
         raise ConfigError(
-            f"A {type(message).__name__} has no place in a prompt: give system, human, ai and tool messages."
+            f"A {type(message).__name__} cannot be part of a prompt: give system, human, ai and tool messages."
         ) from error
-    return dict(found)
+    return dict(converted)

@@ -1,7 +1,4 @@
-"""SpecPCRetriever: what another retriever finds, with the scores that its store has, through a compressor.
-
-Needs langchain-core alone. How documents are compressed is the compressor's business.
-"""
+"""SpecPCRetriever: compresses the results of another retriever, using the scores of its vector store."""
 
 from __future__ import annotations
 
@@ -25,24 +22,23 @@ ScoreSource = Literal["auto", "rank", "none"]
 
 
 class SpecPCRetriever(BaseRetriever):
-    """Retrieves with one retriever and compresses what it finds for the query. Made by `SpecPCCompressor.wrap`."""
+    """Retrieves documents and compresses them for the query. Created by `SpecPCCompressor.wrap`."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
     retriever: Any
-    """Any Runnable from a query, or from a dict with it, to Documents: a retriever, or a chain such as that of
-    create_history_aware_retriever. What `invoke` is given besides the query goes to it."""
+    """A Runnable from a query, or a dict with it, to Documents: a retriever, or a chain such as that of
+    create_history_aware_retriever. It receives the other arguments of `invoke`."""
     compressor: BaseDocumentCompressor
-    """What compresses."""
+    """The compressor."""
     scores: ScoreSource = "auto"
-    """What the retriever's scores are, which then stand in the metadata as `relevance_score` and take part: "auto"
-    takes those of a vector store, of which a distance becomes 1 / (1 + distance), and the ranks of an
-    EnsembleRetriever; "rank" takes the order, best first; "none" takes nothing. A `relevance_score` that is there
-    already, such as a reranker's, is left."""
+    """Scores that are stored as `relevance_score` in the metadata and added to the score. "auto": scores of a vector
+    store (a distance becomes 1 / (1 + distance)), and ranks of an EnsembleRetriever. "rank": the order, best first.
+    "none": no scores. An existing `relevance_score`, such as a reranker's, is kept."""
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """As far as the retriever inside is."""
+        """Whether it can be serialized depends on the inner retriever."""
         return True
 
     @property
@@ -50,18 +46,18 @@ class SpecPCRetriever(BaseRetriever):
         return bool(getattr(self.compressor, "retrieval", True))
 
     def _scored_retriever(self) -> Any:
-        """The retriever, which tells the scores of its store where it has one."""
-        wanted = self.scores == "auto" and self._uses_scores
-        if wanted and type(self.retriever) is VectorStoreRetriever and self.retriever.search_type != "mmr":
+        """The retriever, with the scores of its vector store if it has one."""
+        uses_store = self.scores == "auto" and self._uses_scores
+        if uses_store and type(self.retriever) is VectorStoreRetriever and self.retriever.search_type != "mmr":
             return ScoringVectorStoreRetriever.of(self.retriever)
         return self.retriever
 
-    def _ranked(self, found: list[Document]) -> list[Document]:
-        """Documents with their ranks as scores, where only their order says anything."""
+    def _ranked(self, documents: list[Document]) -> list[Document]:
+        """Use the ranks as scores if the retriever has no scores."""
         fuses_ranks = any(base.__name__ == "EnsembleRetriever" for base in type(self.retriever).__mro__)
         if not self._uses_scores or not (self.scores == "rank" or (self.scores == "auto" and fuses_ranks)):
-            return found
-        return _with_scores(found, rank_relevance(len(found)))
+            return documents
+        return _with_scores(documents, rank_relevance(len(documents)))
 
     def _get_relevant_documents(
         self, query: Any, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
@@ -69,8 +65,10 @@ class SpecPCRetriever(BaseRetriever):
         question = _question(query)
         retriever = self._scored_retriever()
         config: RunnableConfig = {"callbacks": run_manager.get_child("retrieve")}
-        found = self._ranked(retriever.invoke(self._searched(query, question), config, **kwargs))
-        return list(self.compressor.compress_documents(found, question, callbacks=run_manager.get_child("compress")))
+        documents = self._ranked(retriever.invoke(self._searched(query, question), config, **kwargs))
+        return list(
+            self.compressor.compress_documents(documents, question, callbacks=run_manager.get_child("compress"))
+        )
 
     async def _aget_relevant_documents(
         self, query: Any, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
@@ -78,28 +76,28 @@ class SpecPCRetriever(BaseRetriever):
         question = _question(query)
         retriever = self._scored_retriever()
         config: RunnableConfig = {"callbacks": run_manager.get_child("retrieve")}
-        found = self._ranked(await retriever.ainvoke(self._searched(query, question), config, **kwargs))
+        documents = self._ranked(await retriever.ainvoke(self._searched(query, question), config, **kwargs))
         compress = self.compressor.acompress_documents
-        return list(await compress(found, question, callbacks=run_manager.get_child("compress")))
+        return list(await compress(documents, question, callbacks=run_manager.get_child("compress")))
 
     def _searched(self, query: Any, question: str) -> Any:
-        """What the retriever is given: the input as it is, but a string where it takes nothing else."""
+        """Input of the retriever: unchanged, or the question for retrievers that accept only strings."""
         takes_strings = isinstance(self.retriever, BaseRetriever) and not isinstance(self.retriever, SpecPCRetriever)
         return question if takes_strings and not isinstance(query, str) else query
 
 
 def _question(query: Any) -> str:
-    """The question in a retriever's input: a string, messages, content parts, or a chain's dict with a chat history.
+    """The question in a string, messages, content parts, or a dict with a chat history.
 
     Raises:
-        ConfigError: (a ValueError) there is none.
+        ConfigError: (a ValueError) there is no question.
     """
-    asked = query
+    value = query
     if isinstance(query, Mapping) and "role" not in query and not isinstance(query.get("type"), str):
-        asked = next((query[key] for key in QUERY_KEYS if query.get(key)), None)
-        if isinstance(asked, str) and isinstance(query.get("chat_history"), list | tuple):
-            asked = [*query["chat_history"], ("user", asked)]
-    question = question_of(asked)
+        value = next((query[key] for key in QUERY_KEYS if query.get(key)), None)
+        if isinstance(value, str) and isinstance(query.get("chat_history"), list | tuple):
+            value = [*query["chat_history"], ("user", value)]
+    question = question_of(value)
     if question is None:
         raise ConfigError(
             f"query={query!r:.80} of type {type(query).__name__}: give a string, chat messages, or a dict with the "
@@ -109,51 +107,51 @@ def _question(query: Any) -> str:
 
 
 class ScoringVectorStoreRetriever(VectorStoreRetriever):
-    """A vector store's retriever that tells the scores: `relevance_score` in the metadata, higher is better."""
+    """A vector store retriever that stores scores as `relevance_score` in the metadata; higher is better."""
 
     @classmethod
     def of(cls, retriever: VectorStoreRetriever) -> Self:
-        """The same search in the same store, under the same name."""
-        own = {name: getattr(retriever, name) for name in VectorStoreRetriever.model_fields}
-        return cls(**{**own, "name": retriever.get_name()})
+        """A copy of the retriever."""
+        fields = {name: getattr(retriever, name) for name in VectorStoreRetriever.model_fields}
+        return cls(**{**fields, "name": retriever.get_name()})
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
-        wanted = self.search_kwargs | kwargs
+        arguments = self.search_kwargs | kwargs
         try:
             if self.search_type == "similarity":
-                return self._told(self.vectorstore.similarity_search_with_score(query, **wanted))
-            return _scored(self.vectorstore.similarity_search_with_relevance_scores(query, **wanted))
-        except NotImplementedError:  # the store has no scores to tell
+                return self._similar(self.vectorstore.similarity_search_with_score(query, **arguments))
+            return _scored(self.vectorstore.similarity_search_with_relevance_scores(query, **arguments))
+        except NotImplementedError:  # the store has no scores
             return super()._get_relevant_documents(query, run_manager=run_manager, **kwargs)
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
-        wanted = self.search_kwargs | kwargs
+        arguments = self.search_kwargs | kwargs
         try:
             if self.search_type == "similarity":
-                return self._told(await self.vectorstore.asimilarity_search_with_score(query, **wanted))
-            return _scored(await self.vectorstore.asimilarity_search_with_relevance_scores(query, **wanted))
+                return self._similar(await self.vectorstore.asimilarity_search_with_score(query, **arguments))
+            return _scored(await self.vectorstore.asimilarity_search_with_relevance_scores(query, **arguments))
         except NotImplementedError:
             return await super()._aget_relevant_documents(query, run_manager=run_manager, **kwargs)
 
-    def _told(self, found: Sequence[tuple[Document, float]]) -> list[Document]:
-        """Documents with the scores of the store, of which many give distances."""
+    def _similar(self, results: Sequence[tuple[Document, float]]) -> list[Document]:
+        """Documents with similarities; many stores return distances."""
         store = self.vectorstore
-        named = {base.__name__ for base in type(store).__mro__} & _DISTANCE_STORES
+        has_distances = {base.__name__ for base in type(store).__mro__} & _DISTANCE_STORES
         by_product = "PRODUCT" in str(getattr(store, "distance_strategy", "")).upper()
-        return _scored(found, are_distances=bool(named) and not by_product)
+        return _scored(results, are_distances=bool(has_distances) and not by_product)
 
 
-def _scored(found: Sequence[tuple[Document, float]], are_distances: bool = False) -> list[Document]:
-    documents = [document for document, _ in found]
-    return _with_scores(documents, similarities([float(score) for _, score in found], are_distances=are_distances))
+def _scored(results: Sequence[tuple[Document, float]], are_distances: bool = False) -> list[Document]:
+    documents = [document for document, _ in results]
+    return _with_scores(documents, similarities([float(score) for _, score in results], are_distances=are_distances))
 
 
 def _with_scores(documents: list[Document], scores: Sequence[float] | None) -> list[Document]:
-    """Copies with their scores; what has a score of its own, such as a reranker's, keeps it."""
+    """Copies with scores; existing scores, such as a reranker's, are kept."""
     if scores is None or any("relevance_score" in document.metadata for document in documents):
         return documents
     return [

@@ -1,4 +1,4 @@
-"""A target with SpecPC, SpecKV or both as a model of lm-evaluation-harness: names are translated, and nothing else."""
+"""A target with SpecPC, SpecKV or both as a model of lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.text.prompts import chat_text
 from spec_rag.text.tokenization import template_ids
 
-_MOST_NEW_TOKENS = 256
+_MAX_NEW_TOKENS = 256
 
 
 @register_model("spec-rag")
 class SpecRagLM(TemplateLM):  # type: ignore[misc]
-    """Answers and likelihoods of a target that reads compressed prompts, or decodes from a pruned cache, or both.
+    """Answers and likelihoods of a target with prompt compression, KV cache pruning, or both.
 
     Args:
-        target: name or folder of the model that is evaluated.
-        draft: of the model that reads first.
-        kv_capacity: key-value pairs that each head keeps of a prompt (SpecKV); None keeps all.
-        prompt_capacity: prompt tokens that the target reads (SpecPC); None reads all.
-        pair: loaded models, in place of target and draft.
-        speckv: config, in place of `kv_capacity`.
-        specpc: config, in place of `prompt_capacity`.
-        max_gen_toks: tokens of an answer, where a task does not say.
-        batch_size: of the harness, and not used: requests are answered one by one.
-        max_batch_size: the same.
-        device: where the models are loaded.
+        target: name or folder of the evaluated model.
+        draft: name or folder of the draft.
+        kv_capacity: KV pairs of the prompt per head (SpecKV); None keeps all.
+        prompt_capacity: prompt tokens of the target (SpecPC); None keeps all.
+        pair: loaded models instead of target and draft.
+        speckv: config instead of `kv_capacity`.
+        specpc: config instead of `prompt_capacity`.
+        max_gen_toks: maximum tokens of an answer if the task has no limit.
+        batch_size: accepted and ignored; requests are answered one by one.
+        max_batch_size: accepted and ignored.
+        device: device of both models.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class SpecRagLM(TemplateLM):  # type: ignore[misc]
         pair: ModelPair | None = None,
         speckv: SpecKVConfig | None = None,
         specpc: SpecPCConfig | None = None,
-        max_gen_toks: int = _MOST_NEW_TOKENS,
+        max_gen_toks: int = _MAX_NEW_TOKENS,
         batch_size: Any = None,
         max_batch_size: Any = None,
         device: str | None = None,
@@ -63,52 +63,52 @@ class SpecRagLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends an answer."""
+        """End token."""
         return answer_ends(self.pair)[0]
 
     @property
     def tokenizer_name(self) -> str:
-        """For the harness to tell caches of requests apart."""
+        """Name in the harness' request cache."""
         return str(self.pair.target_name).replace("/", "__")
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids of a prompt of the harness, in which control tokens of a chat template are meant as such."""
+        """Token ids of a prompt that may contain control tokens of the chat template."""
         return template_ids(self.tokenizer, string, add_special_tokens=bool(add_special_tokens))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The chat as the target's template writes it; a system text that it would drop is in the user's turn."""
+        """Text of a chat in the template; an unsupported system text moves to the user turn."""
         return chat_text(self.tokenizer, chat_history, opens_answer=add_generation_prompt)
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        found = []
-        for asked, context, continuation in tqdm(requests, disable=disable_tqdm):
+        results = []
+        for text, context, continuation in tqdm(requests, disable=disable_tqdm):
             if continuation:
-                told = answer_likelihood(self.pair, context, continuation, self.specpc, self.speckv)
-                found.append((told.log_likelihood, told.is_greedy))
-            else:  # a choice without text, which the harness hands on: nothing is written, with certainty
-                found.append((0.0, True))
-            self.cache_hook.add_partial("loglikelihood", asked, found[-1])
-        return found
+                likelihood = answer_likelihood(self.pair, context, continuation, self.specpc, self.speckv)
+                results.append((likelihood.log_likelihood, likelihood.is_greedy))
+            else:  # an empty continuation has probability 1
+                results.append((0.0, True))
+            self.cache_hook.add_partial("loglikelihood", text, results[-1])
+        return results
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Refused: a text without a prompt leaves nothing to compress.
+        """Not supported: a text without a prompt cannot be compressed.
 
         Raises:
             ConfigError: always.
         """
-        raise ConfigError("perplexity of a text has no prompt that could be compressed: take the model 'hf' for it.")
+        raise ConfigError("Perplexity has no prompt that could be compressed: use the model 'hf'.")
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Answers that end before one of the request's strings."""
-        found = []
+        """Answers, which end before a stop string of the request."""
+        answers = []
         for request in tqdm(requests, disable=disable_tqdm):
-            context, given = request.args
-            options = dict(given)
+            context, settings = request.args
+            options = dict(settings)
             until = options.pop("until", None) or []
             stop = [until] if isinstance(until, str) else [text for text in until if text]
-            most = options.pop("max_gen_toks", None) or options.pop("max_new_tokens", None) or self.max_gen_toks
+            limit = options.pop("max_gen_toks", None) or options.pop("max_new_tokens", None) or self.max_gen_toks
             if not options.get("do_sample"):
                 options = {name: value for name, value in options.items() if name not in ("do_sample", "temperature")}
             answer = generate(
@@ -116,10 +116,10 @@ class SpecRagLM(TemplateLM):  # type: ignore[misc]
                 self.tok_encode(context),
                 self.specpc,
                 self.speckv,
-                max_new_tokens=most,
+                max_new_tokens=limit,
                 **({"stop": stop} if stop else {}),
                 **options,
             )
-            found.append(answer.text)
+            answers.append(answer.text)
             self.cache_hook.add_partial("generate_until", request.args, answer.text)
-        return found
+        return answers

@@ -1,7 +1,4 @@
-"""Batch jobs on Ray Data: files read into one shared index, and many questions answered, by several workers.
-
-This module spreads the work; reading and answering are the core's.
-"""
+"""Batch jobs on Ray Data: build a shared index, and answer many questions."""
 
 from __future__ import annotations
 
@@ -35,8 +32,8 @@ class _Indexer:
             Document(str(text), None if title == "" else str(title))
             for text, title in zip(batch["text"], batch["title"], strict=True)
         ]
-        found = index_documents(documents, self._draft, self._index, self._config)
-        return {name: [value] for name, value in asdict(found).items()}
+        indexed = index_documents(documents, self._draft, self._index, self._config)
+        return {name: [value] for name, value in asdict(indexed).items()}
 
 
 class _Answerer:
@@ -77,27 +74,27 @@ def index_with_ray(
     workers: int = 2,
     gpus: float = 0,
 ) -> Indexed:
-    """Read documents into one index, with several workers on a Ray cluster.
+    """Encode documents into one index with several workers on a Ray cluster.
 
     Args:
-        documents: what is read.
-        folder: of the index, on storage that all workers and later readers share.
+        documents: the documents.
+        folder: folder of the index on shared storage.
         draft: name or path of the draft.
-        config: settings of the later questions.
-        storage: precision of the index; None takes what the folder has.
-        workers: processes that read, each with the draft.
-        gpus: of each worker.
+        config: settings of later questions.
+        storage: precision of the index; None is the precision of the folder.
+        workers: number of processes, each with the draft.
+        gpus: GPUs per worker.
 
     Returns:
         The sums over all workers.
     """
     folder = str(Path(folder).expanduser().resolve())
-    DocumentIndex(folder, memory_bytes=0, storage=storage)  # refuses what cannot work before anything starts
+    DocumentIndex(folder, memory_bytes=0, storage=storage)  # validates the arguments
     rows = [{"text": one.text, "title": one.title or ""} for one in documents]
     if not rows:
         return Indexed(0, 0, 0, 0)
     arguments = (draft, folder, storage, config or CompressionConfig())
-    found = (
+    results = (
         ray.data.from_items(rows)
         .repartition(max(workers, -(-len(rows) // _DOCUMENTS_AT_ONCE)))
         .map_batches(
@@ -109,7 +106,7 @@ def index_with_ray(
         )
         .take_all()
     )
-    return Indexed(**{name: sum(int(row[name]) for row in found) for name in found[0]})
+    return Indexed(**{name: sum(int(row[name]) for row in results) for name in results[0]})
 
 
 def answer_with_ray(
@@ -125,25 +122,25 @@ def answer_with_ray(
     """Answer many questions, each from its own documents, with several workers on a Ray cluster.
 
     Args:
-        questions: pairs of a question and its documents' texts.
-        draft: name or path of the model that reads.
-        target: name or path of the model that answers.
-        max_new_tokens: of an answer.
-        workers: processes that answer, each with both models.
-        gpus: of each worker.
+        questions: pairs of a question and the texts of its documents.
+        draft: name or path of the draft.
+        target: name or path of the target.
+        max_new_tokens: maximum length of an answer.
+        workers: number of processes, each with both models.
+        gpus: GPUs per worker.
         **settings: fields of CompressionConfig.
 
     Returns:
-        In the given order: question, answer, tokens_before, tokens_after.
+        question, answer, tokens_before and tokens_after, in the order of the questions.
 
     Raises:
-        ConfigError: a setting cannot work.
+        ConfigError: a setting is invalid.
     """
     CompressionConfig.from_dict(settings)
     rows = [{"number": i, "question": asked, "documents": list(texts)} for i, (asked, texts) in enumerate(questions)]
     if not rows:
         return []
-    found = (
+    results = (
         ray.data.from_items(rows)
         .repartition(max(workers, -(-len(rows) // _QUESTIONS_AT_ONCE)))
         .map_batches(
@@ -155,5 +152,5 @@ def answer_with_ray(
         )
         .take_all()
     )
-    ordered = sorted(found, key=lambda row: row["number"])
+    ordered = sorted(results, key=lambda row: row["number"])
     return [{name: row[name] for name in row if name != "number"} for row in ordered]

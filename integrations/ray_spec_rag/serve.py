@@ -1,8 +1,6 @@
-"""The server on Ray Serve: the same application, with the draft and the target as deployments with own replicas.
+"""The server on Ray Serve, with replicas of draft and target.
 
-    serve run ray_spec_rag.serve:application target_replicas=2 draft_replicas=2
-
-This module puts handles in the place of models; what is served is `spec_rag.serving`'s.
+serve run ray_spec_rag.serve:application target_replicas=2 draft_replicas=2
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ T = TypeVar("T")
 
 
 class DraftReplica:
-    """The draft: reads documents."""
+    """Deployment of the draft."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._engine = LocalEngine.load(settings, answers=False)
@@ -58,23 +56,23 @@ class DraftReplica:
 
 
 class TargetReplica:
-    """The target: answers, in batches of what waits for it."""
+    """Deployment of the target; waiting requests are answered in batches."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._engine = LocalEngine.load(settings, reads=False)
 
-    async def answer(self, ask: GenerationRequest) -> Answer:
+    async def answer(self, request: GenerationRequest) -> Answer:
         """See `spec_rag.serving.engine.Engine`."""
-        return await self._engine.answer(ask)
+        return await self._engine.answer(request)
 
-    async def stream(self, ask: GenerationRequest) -> AsyncGenerator[str | Answer, None]:
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[str | Answer, None]:
         """See `spec_rag.serving.engine.Engine`."""
-        async for piece in self._engine.stream(ask):
+        async for piece in self._engine.stream(request):
             yield piece
 
 
 class RayEngine:
-    """Both models behind handles. A request whose replica dies is asked again, unless its stream has begun.
+    """Engine of both deployments. A request whose replica dies is repeated, unless its stream has begun.
 
     Attempts are separated by growing random waits, so that the requests of a dead replica do not arrive together at the
     others. A request that finds a full queue is refused with status 429 and not repeated.
@@ -92,7 +90,7 @@ class RayEngine:
     async def compress(
         self, documents: Sequence[Document], query: str, config: CompressionConfig, listener: Listener | None = None
     ) -> Compression:
-        """See `spec_rag.serving.engine.Engine`; progress stays with the replica."""
+        """See `spec_rag.serving.engine.Engine`; progress is not reported."""
         return await _asked(lambda: self._draft.compress.remote(list(documents), query, config))
 
     async def relevance(self, documents: Sequence[Document], query: str, config: CompressionConfig) -> list[float]:
@@ -107,31 +105,31 @@ class RayEngine:
         """See `spec_rag.serving.engine.Engine`."""
         return await _asked(lambda: self._draft.count.remote(list(texts)))
 
-    async def answer(self, ask: GenerationRequest) -> Answer:
+    async def answer(self, request: GenerationRequest) -> Answer:
         """See `spec_rag.serving.engine.Engine`."""
-        return await _asked(lambda: self._target.answer.remote(ask))
+        return await _asked(lambda: self._target.answer.remote(request))
 
-    async def stream(self, ask: GenerationRequest) -> AsyncGenerator[str | Answer, None]:
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[str | Answer, None]:
         """See `spec_rag.serving.engine.Engine`."""
         begun = False
         for attempt in range(_ATTEMPTS):
             await _wait(attempt)
-            pieces = self._target.options(stream=True).stream.remote(ask)
+            pieces = self._target.options(stream=True).stream.remote(request)
             try:
                 async for piece in pieces:
                     begun = True
                     yield piece
                 return
             except (RayError, RayServeException) as error:
-                told = _reported(error)
-                if told is not None or begun or attempt + 1 == _ATTEMPTS:
-                    raise (told or _lost()) from error
+                cause = _client_error(error)
+                if cause is not None or begun or attempt + 1 == _ATTEMPTS:
+                    raise (cause or _lost()) from error
             finally:
                 pieces.cancel()
 
 
 async def _asked(ask: Callable[[], Awaitable[T]]) -> T:
-    """What a replica answers; another is asked where it dies."""
+    """Await the response of a replica; repeat the request if the replica dies."""
     for attempt in range(_ATTEMPTS):
         await _wait(attempt)
         response: Any = ask()
@@ -142,9 +140,9 @@ async def _asked(ask: Callable[[], Awaitable[T]]) -> T:
             response.cancel()
             raise
         except (RayError, RayServeException) as error:
-            told = _reported(error)
-            if told is not None or attempt + 1 == _ATTEMPTS:
-                raise (told or _lost()) from error
+            cause = _client_error(error)
+            if cause is not None or attempt + 1 == _ATTEMPTS:
+                raise (cause or _lost()) from error
     raise _lost()
 
 
@@ -153,8 +151,8 @@ async def _wait(attempt: int) -> None:
         await asyncio.sleep(_WAIT_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
 
 
-def _reported(error: BaseException) -> BaseException | None:
-    """The error for the client where another attempt is of no use; None where the replica is gone."""
+def _client_error(error: BaseException) -> BaseException | None:
+    """The error for the client if another attempt is useless; None if the replica died."""
     if isinstance(error, BackPressureError):
         return ApiError(
             429,
@@ -169,12 +167,12 @@ def _reported(error: BaseException) -> BaseException | None:
 
 
 def _lost() -> ApiError:
-    return ApiError(503, "The replica that worked on this request is gone: try again.", code="replica_lost")
+    return ApiError(503, "The replica of this request failed: try again.", code="replica_lost")
 
 
 @serve.ingress()
 class GatewayMiddleware:
-    """The HTTP application, which has no model of its own."""
+    """Deployment of the HTTP application."""
 
     def __init__(self, settings: ServerSettings, draft: Any, target: Any) -> None:
         self._settings = settings
@@ -185,11 +183,11 @@ class GatewayMiddleware:
         return create_app(self._settings, RayEngine(self._draft, self._target))
 
 
-def application(given: Mapping[str, Any]) -> serve.Application:
+def application(arguments: Mapping[str, Any]) -> serve.Application:
     """The application for `serve run` and `serve.run`.
 
     Args:
-        given: fields of `ServerSettings` (`speckv` and `compression` as dicts), and for the draft and the target
+        arguments: fields of `ServerSettings` (`speckv` and `compression` as dicts), and for the draft and the target
             `draft_replicas`, `target_replicas`, `draft_gpus`, `target_gpus`, `draft_cpus`, `target_cpus`. Each
             deployment holds at most `max_requests` waiting requests besides those that run.
 
@@ -197,12 +195,12 @@ def application(given: Mapping[str, Any]) -> serve.Application:
         ConfigError: a name is unknown, or a value is out of range.
     """
     resources = {f"{who}_{what}" for who in ("draft", "target") for what in ("replicas", "gpus", "cpus")}
-    known = {one.name for one in fields(ServerSettings)} | resources
-    for name in given:
-        if name not in known:
-            raise unknown_field("application", name, known)
-    # the command line gives words
-    values = {name: _number(value) for name, value in given.items()}
+    names = {field.name for field in fields(ServerSettings)} | resources
+    for name in arguments:
+        if name not in names:
+            raise unknown_field("application", name, names)
+    # the command line passes strings
+    values = {name: _number(value) for name, value in arguments.items()}
     chosen = {name: value for name, value in values.items() if name not in resources}
     for name, kind in (("speckv", SpecKVConfig), ("compression", CompressionConfig)):
         if isinstance(chosen.get(name), Mapping):

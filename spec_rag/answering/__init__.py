@@ -1,1 +1,1 @@
-"""From files and a question to an answer with the place of its support. Start in `answer`."""
+"""Question answering on files: chunks, retrieval, compression, answer and support. Entry point: `answer`."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 INSTRUCTION = "Answer the question in one short sentence, using only the given text."
 DEFAULT_KV_CAPACITY = 256
 
-_QUESTION_WORD_WEIGHT = 0.3  # words of the question only break ties between candidates
+_QUESTION_WORD_WEIGHT = 0.3  # words of the question break ties
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Support:
         start, end: character range in the file's text.
         text: exactly these characters.
         importance: score by the draft.
-        matched: whether it shares words with the answer that are not in the question; else it is the most important
-            kept text.
+        matched: whether it shares words with the answer that are not in the question; else it is the kept text with the
+            highest score.
         page: page number in a PDF, counted from 1, or None.
     """
 
@@ -108,7 +108,7 @@ def answer_from(
     if generator is None:
         generator = LocalGenerator(ModelPair.check(pair), speckv=speckv)
     started = time.perf_counter()
-    # the chunks' scores are BM25 scores, which add nothing to the draft's own features
+    # BM25 scores do not improve the scores of the draft
     settings = {"retrieval": False, **settings}
     compression = compress(chunks, question, draft=pair, index=index, **settings)
     answer = generator.answer(answer_messages(compression), max_new_tokens, emit or (lambda piece: None))
@@ -178,17 +178,19 @@ def find_support(compression: Compression, answer: str) -> Support | None:
     """
     kept = list(_kept_texts(compression))
     ignored = function_words(" ".join(piece.text for piece in kept)) | function_words(answer)
-    asked = set(telling_words(compression.query, ignored))
-    answer_words = set(telling_words(answer, ignored)) - asked
+    question_words = set(telling_words(compression.query, ignored))
+    answer_words = set(telling_words(answer, ignored)) - question_words
     words = [_matchable(piece.text) for piece in kept]
-    frequency = Counter(word for own in words for word in own)
+    frequency = Counter(word for text_words in words for word in text_words)
 
     def weight(shared: set[str]) -> float:
         return sum(math.log(1 + len(kept) / frequency[word]) for word in shared)
 
     def rank(i: int) -> tuple[float, float]:
-        own = weight(words[i] & answer_words)
-        return (own + _QUESTION_WORD_WEIGHT * weight(words[i] & asked) if own else 0.0, kept[i].importance)
+        score = weight(words[i] & answer_words)
+        if score:
+            score += _QUESTION_WORD_WEIGHT * weight(words[i] & question_words)
+        return score, kept[i].importance
 
     best = max(range(len(kept)), key=rank, default=None)
     if best is None or not (words[best] & answer_words or kept[best].importance):
@@ -221,19 +223,19 @@ class _KeptText:
 
 
 def _kept_texts(compression: Compression) -> Iterator[_KeptText]:
-    """The kept text by sentences if they were scored, else by spans."""
+    """The kept text as sentences if these were scored, else as spans."""
     by_span = compression.settings.get("unit") == "token"
     for document in compression.documents:
         for start, end in document.spans:
-            inside = [u for u in document.units if u.start < end and u.end > start]
-            if by_span or not inside:
-                yield _KeptText(document, start, end, max((u.importance for u in inside), default=0.0))
+            units = [u for u in document.units if u.start < end and u.end > start]
+            if by_span or not units:
+                yield _KeptText(document, start, end, max((u.importance for u in units), default=0.0))
                 continue
-            for unit in inside:
+            for unit in units:
                 yield _KeptText(document, max(unit.start, start), min(unit.end, end), unit.importance)
 
 
 def _matchable(text: str) -> set[str]:
-    """Content words of a text; for scripts without spaces also single characters, which may be a whole answer."""
-    found = set(telling_words(text))
-    return found | {character for word in found if is_unspaced(word) for character in word}
+    """Content words of a text, and single characters in scripts without spaces."""
+    words = set(telling_words(text))
+    return words | {character for word in words if is_unspaced(word) for character in word}

@@ -1,4 +1,4 @@
-"""Chunks of documents, ranked by BM25: a small retriever for the command line and the demo."""
+"""Chunks of documents and their retrieval by BM25."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Chunk(Document):
 
 
 def split_chunks(document: Document, max_chars: int = DEFAULT_CHUNK_CHARS) -> list[Chunk]:
-    """Cut a document into chunks of whole paragraphs, at most `max_chars` long.
+    """Split a document into chunks of whole paragraphs, at most `max_chars` long.
 
-    A paragraph that is longer by itself is cut between sentences. A heading begins the chunk of what follows it.
+    A longer paragraph is split between sentences. A heading starts a chunk.
 
     Raises:
         ConfigError: `max_chars` is below 1.
@@ -70,13 +70,13 @@ def split_chunks(document: Document, max_chars: int = DEFAULT_CHUNK_CHARS) -> li
 
 
 def passage_chunks(document: Document, language: str = AUTO) -> list[Chunk]:
-    """Cut a document into the passages that the draft reads in one piece, at most 2,000 characters long.
+    """Split a document into the passages that the draft encodes, at most 2,000 characters long.
 
-    An index that was filled with the whole document holds these chunks as well.
+    They are found in an index that was filled with the whole document and the same language.
 
     Args:
         document: the document.
-        language: of its sentences, as in CompressionConfig; the index must have been filled with the same.
+        language: language of its sentences, as in CompressionConfig.
     """
     structure = read_structure(document.text, language)
     return _chunks(document, passage_spans(document.text, structure.spans), structure)
@@ -111,7 +111,7 @@ class ChunkIndex:
     def retrieve(self, question: str, top_k: int = DEFAULT_TOP_K) -> list[Chunk]:
         """The best chunks for a question; see `retrieve`."""
         if not question.strip():
-            raise ConfigError(f"question={question!r} is empty: retrieval is guided by a question, so give one.")
+            raise ConfigError(f"question={question!r} is empty: give a question.")
         if top_k < 1:
             raise ConfigError(f"top_k={top_k}: retrieve at least one chunk.")
         if not self._chunks:
@@ -123,8 +123,8 @@ class ChunkIndex:
         matches = {title: best * title_match(question, title) for title in titles}
         scores = [score + matches[chunk.title] for score, chunk in zip(scores, self._chunks, strict=True)]
         order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:top_k]
-        found = [i for i in order if scores[i] > 0] or order
-        return [replace(self._chunks[i], score=float(scores[i])) for i in found]
+        best_chunks = [i for i in order if scores[i] > 0] or order
+        return [replace(self._chunks[i], score=float(scores[i])) for i in best_chunks]
 
 
 def _pieces(text: str, max_chars: int, structure: Structure) -> list[Span]:

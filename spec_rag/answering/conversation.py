@@ -1,7 +1,6 @@
-"""Compression inside a growing conversation: a text compressed once stays the same, byte for byte.
+"""Compression in a conversation: each text is compressed once, for the question at its turn.
 
-A text is compressed for the question current at its turn. Later questions do not change it, so a server's prefix cache
-stays valid.
+Later questions do not change it, so the prefix cache of a server stays valid.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from typing import Generic, TypeVar
 
 from spec_rag.utils.lru_cache import LRUCache
 
-NOTHING_KEPT = "(Nothing in this result bears on the question.)"
-PAIR_BYTES = 128  # of two integers in a list, such as a span
-_ENTRY_BYTES = 512  # of a key, the address of something, and its place
+NOTHING_KEPT = "(Nothing in this result is relevant to the question.)"
+PAIR_BYTES = 128  # two integers in a list, such as a span
+_ENTRY_BYTES = 512  # key and dict entry
 
 T = TypeVar("T")
 Turn = tuple[str, str]
@@ -22,14 +21,14 @@ Turn = tuple[str, str]
 
 
 def question_at(turns: Sequence[Turn], place: int) -> str:
-    """The question in force at a turn: the text of the run of user turns around it, or of the last run before it.
+    """The question at a turn: the text of the run of user turns that contains it, or of the last run before it.
 
     Args:
-        turns: the conversation; blank texts ask nothing.
+        turns: the conversation; blank texts are ignored.
         place: index of a turn.
 
     Returns:
-        "" if no question was asked until then.
+        "" without a question.
     """
     last = place
     while last + 1 < len(turns) and turns[place][0] == turns[last + 1][0] == "user":
@@ -41,31 +40,29 @@ def question_at(turns: Sequence[Turn], place: int) -> str:
         first = last
         while first > 0 and turns[first - 1][0] == "user":
             first -= 1
-        asked = "\n".join(text for _, text in turns[first : last + 1] if text.strip())
-        if asked:
-            return asked
+        question = "\n".join(text for _, text in turns[first : last + 1] if text.strip())
+        if question:
+            return question
         last = first - 1
     return ""
 
 
 def text_bytes(text: str, pairs: int = 0) -> int:
-    """Bytes of a text and `pairs` spans in memory."""
+    """Bytes in memory of a text and `pairs` spans."""
     return sys.getsizeof(text) + pairs * PAIR_BYTES
 
 
 class WriteOnceCache(Generic[T]):
-    """LRU cache whose values are never replaced by `keep`. Thread-safe.
-
-    A value larger than `max_bytes` is not stored.
+    """Thread-safe LRU cache whose values `keep` does not replace. Values larger than `max_bytes` are not stored.
 
     Args:
-        most: maximum number of values.
-        max_bytes: bound on their bytes.
+        max_entries: maximum number of values.
+        max_bytes: maximum bytes of all values.
         size_of: returns the bytes of a value.
     """
 
-    def __init__(self, most: int, max_bytes: int, size_of: Callable[[T], int]) -> None:
-        self._held: LRUCache[Hashable, T] = LRUCache(max_bytes, most)
+    def __init__(self, max_entries: int, max_bytes: int, size_of: Callable[[T], int]) -> None:
+        self._held: LRUCache[Hashable, T] = LRUCache(max_bytes, max_entries)
         self._size_of = size_of
 
     @property
@@ -80,9 +77,9 @@ class WriteOnceCache(Generic[T]):
     def keep(self, key: Hashable, value: T) -> T:
         """Store a value unless the key has one; return the stored value."""
         with self._held.lock:
-            found = self._held.get(key)
-            if found is not None:
-                return found
+            cached = self._held.get(key)
+            if cached is not None:
+                return cached
             self.replace(key, value)
             return value
 

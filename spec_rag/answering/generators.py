@@ -1,4 +1,4 @@
-"""Interface of answer generators, and the one that runs a local model."""
+"""Answer generators: the interface, and the generator of a local model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Generator(Protocol):
     def answer(self, messages: Messages, max_new_tokens: int, emit: Emit) -> Answer:
         """Answer a chat; `emit` is called with each piece as it is written.
 
-        An answer that repeats itself is ended before the repetition, with finish_reason "repetition".
+        An answer that repeats itself ends before the repetition with finish_reason "repetition".
         """
 
 
@@ -64,9 +64,9 @@ class LocalGenerator:
         """Answer a chat, or a question on the context; see `Generator`."""
         from spec_rag.generation.streaming import stream
 
-        given = messages if isinstance(messages, str) else [dict(message) for message in messages]
+        prompt = messages if isinstance(messages, str) else [dict(message) for message in messages]
         options: dict[str, Any] = {} if self._context is None else {"context": self._context}
-        with stream(self._pair, given, speckv=self._speckv, max_new_tokens=max_new_tokens, **options) as pieces:
+        with stream(self._pair, prompt, speckv=self._speckv, max_new_tokens=max_new_tokens, **options) as pieces:
             guard = guarded(pieces, emit, pieces.cancel)
             answer = pieces.answer
         assert answer is not None
@@ -78,9 +78,9 @@ def guarded(pieces: Iterable[str], emit: Emit, stop: Callable[[], None]) -> Loop
     guard = LoopGuard()
     for piece in pieces:
         stopped = guard.looping
-        shown = guard.feed(piece)
-        if shown:
-            emit(shown)
+        text = guard.feed(piece)
+        if text:
+            emit(text)
         if guard.looping and not stopped:
             stop()
     rest = guard.finish()
@@ -90,5 +90,5 @@ def guarded(pieces: Iterable[str], emit: Emit, stop: Callable[[], None]) -> Loop
 
 
 def is_demonstration(model: str) -> bool:
-    """Whether a model is the default one, which is small enough to run anywhere and is often wrong."""
+    """Whether a model is the default one, which is small and often wrong."""
     return model.rstrip("/").rsplit("/", 1)[-1].lower().startswith(DEFAULT_DRAFT.rsplit("/", 1)[-1].lower())

@@ -1,7 +1,6 @@
-"""Detection of an answer that repeats itself, while it is written.
+"""Detection of repetition in a streamed answer: a periodic end ("1.1.1.1.1."), or a sentence written three times.
 
-Two forms are detected: a text whose end is periodic ("1.1.1.1.1."), and a sentence or line that is written for the
-third time. The repeated part is held back, so that it is neither shown nor returned.
+The repeated part is held back, so that it is neither shown nor returned.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ _SENTENCE_CHARS = 12
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 _LIST_MARK = re.compile(r"\s*(?:\d{1,3}[.)]|[-*•])\s+")
 _HELD_COPIES = ((3, 4), (_MAX_PERIOD, 2))
-"""The same from which the copies are held back: short periods, such as "000", are common."""
+"""As above, but for holding text back. Short periods, such as "000", are common."""
 
 
 class LoopGuard:
-    """Passes an answer's pieces on until it repeats itself.
+    """Filter for pieces of an answer that stops at a repetition.
 
     Attributes:
-        looping: whether a loop was found; nothing is passed on after it.
+        looping: whether a repetition was found; later pieces are dropped.
     """
 
     def __init__(self) -> None:
@@ -36,15 +35,11 @@ class LoopGuard:
 
     @property
     def text(self) -> str:
-        """The text passed on, without copies passed on before the loop was detected."""
+        """The text without repetitions, including those that were passed on before detection."""
         return self._text[: self._passed][: self._end].rstrip() if self.looping else self._text[: self._passed]
 
     def feed(self, piece: str) -> str:
-        """Take the next piece of an answer.
-
-        Returns:
-            The text that can be shown now; "" while the end of the text may be a repetition.
-        """
+        """Process a piece; returns the text that can be shown, "" while it may be a repetition."""
         if self.looping:
             return ""
         self._text += piece
@@ -55,7 +50,7 @@ class LoopGuard:
         return self._pass_to(max(_safe_end(self._text), self._passed))
 
     def finish(self) -> str:
-        """The text that is still held back at the end of an answer that does not loop."""
+        """The remaining held text at the end of the answer."""
         return "" if self.looping else self._pass_to(len(self._text))
 
     def _pass_to(self, end: int) -> str:
@@ -64,7 +59,7 @@ class LoopGuard:
 
 
 def _loop_start(text: str) -> int | None:
-    """The character from which a text repeats itself, or None."""
+    """Index at which the repetition starts, or None."""
     for period, length in _periods(text):
         if length >= period * _copies(period, _MIN_COPIES):
             return len(text) - length + period
@@ -72,7 +67,7 @@ def _loop_start(text: str) -> int | None:
 
 
 def _safe_end(text: str) -> int:
-    """The end of the part of a text that is not the beginning of a loop."""
+    """End of the text that cannot be part of a repetition."""
     held = [
         len(text) - length + period
         for period, length in _periods(text)
@@ -86,8 +81,8 @@ def _copies(period: int, table: Sequence[tuple[int, int]]) -> int:
 
 
 def _periods(text: str) -> list[tuple[int, int]]:
-    """Periods of a text's end that hold a letter or digit, shortest first, and the characters that each covers."""
-    found = []
+    """Ascending periods of the end of a text that contain a letter or digit, with the covered length."""
+    periods = []
     tail = text[-4 * _MAX_PERIOD :]
     for period in range(1, min(_MAX_PERIOD, len(tail) // 2) + 1):
         unit = tail[-period:]
@@ -96,20 +91,20 @@ def _periods(text: str) -> list[tuple[int, int]]:
         start = len(tail) - period
         while start > 0 and tail[start - 1] == tail[start - 1 + period]:
             start -= 1
-        found.append((period, len(tail) - start))
-    return found
+        periods.append((period, len(tail) - start))
+    return periods
 
 
 def _third_sentence(text: str) -> int | None:
-    """End of the first copy of a sentence that occurs for the third time, or None."""
+    """End of the first copy of a sentence that occurs three times, or None."""
     ends: dict[str, list[int]] = {}
     start = 0
     for border in _SENTENCE.finditer(text):
         mark = _LIST_MARK.match(text, start, border.start())
         sentence = text[mark.end() if mark else start : border.start()].strip().casefold()
-        own = ends.setdefault(sentence, [])
-        own.append(border.start())
+        sentence_ends = ends.setdefault(sentence, [])
+        sentence_ends.append(border.start())
         start = border.end()
-        if len(own) == _SENTENCES and len(sentence) >= _SENTENCE_CHARS:
-            return own[0]
+        if len(sentence_ends) == _SENTENCES and len(sentence) >= _SENTENCE_CHARS:
+            return sentence_ends[0]
     return None

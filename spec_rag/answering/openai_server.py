@@ -1,4 +1,4 @@
-"""Answers of an OpenAI-compatible server: Ollama, vLLM, llama.cpp, a hosted one, or `spec-rag serve`."""
+"""Answer generator of an OpenAI-compatible server, such as Ollama, vLLM, llama.cpp or `spec-rag serve`."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "SPEC_RAG_UPSTREAM_KEY"
 _CONNECT_SECONDS = 10.0
-_SILENCE_SECONDS = 300.0  # Ollama and others load a model when it is first asked
+_SILENCE_SECONDS = 300.0  # servers such as Ollama load models on the first request
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_OPTIONAL = ("stream_options", "temperature", "max_tokens")  # fields that some servers refuse
+_OPTIONAL = ("stream_options", "temperature", "max_tokens")  # not supported by all servers
 _MESSAGE_CHARS = 300
 _NAMED_MODELS = 8
 
 
-def base_url(given: str) -> str:
-    """The base of an API, of the address that a user gave: `/v1` is added to a bare host.
+def base_url(address: str) -> str:
+    """Base URL of an API; `/v1` is added to a URL without a path.
 
     Raises:
-        ConfigError: it is no HTTP address.
+        ConfigError: it is not an HTTP URL.
     """
     import httpx
 
     try:
-        url = httpx.URL(given.strip())
+        url = httpx.URL(address.strip())
     except httpx.InvalidURL as error:
-        raise ConfigError(f"upstream={given!r:.200} is no URL: give one such as http://localhost:11434/v1.") from error
+        raise ConfigError(
+            f"upstream={address!r:.200} is not a URL: give one such as http://localhost:11434/v1."
+        ) from error
     if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigError(f"upstream={given!r:.200}: give a URL such as http://localhost:11434/v1.")
+        raise ConfigError(f"upstream={address!r:.200}: give a URL such as http://localhost:11434/v1.")
     path = url.path.rstrip("/").removesuffix("/chat/completions")
     return str(url.copy_with(path=path or "/v1", query=None, fragment=None))
 
@@ -50,31 +52,31 @@ def key_of(variable: str | None) -> str | None:
     """The API key in an environment variable; None reads SPEC_RAG_UPSTREAM_KEY, which may be unset.
 
     Raises:
-        ConfigError: the named variable is not set, or holds what no header can carry.
+        ConfigError: the named variable is not set, or the key is not valid in a header.
     """
     key = os.environ.get(variable or KEY_VARIABLE, "").strip()
     if variable is not None and not key:
         raise ConfigError(f"--api-key-env {variable}: this environment variable is not set, or empty.")
     if not key.isascii() or not key.isprintable():
-        raise ConfigError(f"{variable or KEY_VARIABLE}: the key has characters that no HTTP header can carry.")
+        raise ConfigError(f"{variable or KEY_VARIABLE}: the key has characters that are not allowed in an HTTP header.")
     return key or None
 
 
 class OpenAIGenerator:
-    """The chat completions of a server, streamed. Redirects are not followed, so a key stays with its host.
+    """Streams chat completions of a server. Redirects are not followed, so that the key stays with its host.
 
     Args:
-        url: base URL of its API; see `base_url`.
-        model: as the server names it; None takes the server's only one.
-        key: the API key; None sends none.
+        url: base URL of the API; see `base_url`.
+        model: name of the model; None selects the server's only model.
+        key: API key, or None.
 
     Attributes:
-        base: base URL of its API.
-        model: the model that answers.
+        base: base URL of the API.
+        model: name of the model.
 
     Raises:
-        ConfigError: the URL is no HTTP address, or the server has several models and none is named.
-        UpstreamError: the server cannot be reached, or refuses the key.
+        ConfigError: the URL is invalid, or the server has several models and no name is given.
+        UpstreamError: the server is not reachable, or refuses the key.
         MissingDependencyError: httpx is not installed.
     """
 
@@ -84,12 +86,12 @@ class OpenAIGenerator:
         except ImportError as error:
             raise MissingDependencyError('--upstream needs httpx: pip install "spec-rag[cli]"') from error
         self.base = base_url(url)
-        self._shown = str(httpx.URL(self.base).copy_with(username=None, password=None))
+        self._url = str(httpx.URL(self.base).copy_with(username=None, password=None))
         self._has_key = key is not None
         self._client = httpx.Client(
             timeout=httpx.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS),
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            mounts={f"all://{host}": None for host in _LOOPBACK},  # no proxy on the way to this machine
+            mounts={f"all://{host}": None for host in _LOOPBACK},  # no proxy for loopback
             follow_redirects=False,
         )
         self.model = self._chosen(model)
@@ -98,7 +100,7 @@ class OpenAIGenerator:
         """Answer a chat; see `Generator`.
 
         Raises:
-            UpstreamError: the server cannot be reached, refuses the request, or breaks off.
+            UpstreamError: the server is not reachable, refuses the request, or ends the stream early.
         """
         from spec_rag.results import Answer, Timings
 
@@ -118,8 +120,8 @@ class OpenAIGenerator:
         reason: FinishReason = "repetition" if guard.looping else "length" if reply.reason == "length" else "stop"
         if not guard.text.strip() and reply.thought:
             raise UpstreamError(
-                f"{self._shown}: model {self.model!r} used its {max_new_tokens} tokens for thinking and wrote no "
-                "answer: raise --max-new-tokens."
+                f"{self._url}: model {self.model!r} used its {max_new_tokens} tokens for thinking and returned "
+                "no answer: raise --max-new-tokens."
             )
         prompt = int(reply.usage.get("prompt_tokens") or 0)
         return Answer(
@@ -133,7 +135,7 @@ class OpenAIGenerator:
         )
 
     def _chosen(self, model: str | None) -> str:
-        """The model that is asked for; the server's only one where none is named."""
+        """The given model, or the server's only one."""
         if model is not None and not model.strip():
             raise ConfigError("--model is empty: give a name, such as llama3.2.")
         names = self._models()
@@ -141,12 +143,12 @@ class OpenAIGenerator:
             return model.strip()
         if len(names) == 1:
             return names[0]
-        has = f"it has {_listed(names)}" if names else "it does not say which it has"
-        raise ConfigError(f"--upstream {self._shown} needs --model NAME: {has}.")
+        has = f"it has {_listed(names)}" if names else "it does not list its models"
+        raise ConfigError(f"--upstream {self._url} needs --model NAME: {has}.")
 
     def _models(self) -> list[str]:
-        """The names of the server's models; [] where it does not list them."""
-        with self._explained():
+        """Names of the server's models; [] if it does not list them."""
+        with self._connection_errors():
             response = self._client.get(f"{self.base}/models")
         if response.status_code in (401, 403) or response.is_redirect:
             raise self._refused(response)
@@ -158,9 +160,9 @@ class OpenAIGenerator:
 
     @contextmanager
     def _posted(self, body: dict[str, Any]) -> Iterator[httpx.Response]:
-        """The streamed response to a chat; a field that the server names in its refusal is left out or renamed."""
+        """Post a chat; optional fields that the server refuses are removed or renamed."""
         body = dict(body)
-        with self._explained():
+        with self._connection_errors():
             while True:
                 request = self._client.build_request("POST", f"{self.base}/chat/completions", json=body)
                 response = self._client.send(request, stream=True)
@@ -169,10 +171,10 @@ class OpenAIGenerator:
                         yield response
                         return
                     response.read()
-                    refused = self._refused(response)
+                    refusal = self._refused(response)
                     field = _named_field(response, body)
                     if field is None:
-                        raise refused
+                        raise refusal
                     value = body.pop(field)
                     if field == "max_tokens":
                         body["max_completion_tokens"] = value
@@ -180,11 +182,11 @@ class OpenAIGenerator:
                     response.close()
 
     def _pieces(self, response: httpx.Response, reply: _Reply) -> Iterator[str]:
-        """The answer's pieces; what the server says besides goes into `reply`."""
+        """Pieces of the answer; other fields are stored in `reply`."""
         thinking = _ThoughtFilter()
         done = False
         try:
-            if "json" in response.headers.get("content-type", ""):  # it does not stream
+            if "json" in response.headers.get("content-type", ""):  # no streaming
                 events: Iterator[Any] = iter([json.loads(response.read())])
                 done = True
             else:
@@ -194,56 +196,54 @@ class OpenAIGenerator:
                 if event is None or reply.ended:
                     break
                 if not isinstance(event, dict) or event.get("error"):
-                    raise UpstreamError(f"{self._shown} answers: {_message_of(event)}")
+                    raise UpstreamError(f"{self._url} returned an error: {_message_of(event)}")
                 yield from thinking.visible(reply.take(event))
             reply.thought = reply.thought or thinking.found
         except ValueError as error:
-            raise UpstreamError(f"{self._shown} does not answer like an OpenAI-compatible server.") from error
+            raise UpstreamError(f"{self._url} is not an OpenAI-compatible server: check --upstream.") from error
         if not done and reply.reason is None:
-            raise UpstreamError(f"{self._shown} broke the answer off before its end.")
+            raise UpstreamError(f"{self._url} ended the stream before the end of the answer: try again.")
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turns errors of the connection into one that names the server."""
+    def _connection_errors(self) -> Iterator[None]:
+        """Convert connection errors to UpstreamError."""
         import httpx
 
         try:
             yield
         except httpx.TimeoutException as error:
-            raise UpstreamError(
-                f"--upstream {self._shown} does not answer in time ({type(error).__name__})."
-            ) from error
+            raise UpstreamError(f"--upstream {self._url} does not answer in time ({type(error).__name__}).") from error
         except (httpx.RemoteProtocolError, httpx.ReadError) as error:
-            raise UpstreamError(f"--upstream {self._shown} broke off its answer: {error}.") from error
+            raise UpstreamError(f"--upstream {self._url} closed the connection: {error}. Try again.") from error
         except httpx.HTTPError as error:
             raise UpstreamError(
-                f"--upstream {self._shown} cannot be reached ({error}): is the server running, and is this its address?"
+                f"--upstream {self._url} cannot be reached ({error}): is the server running, and is this its address?"
             ) from error
 
     def _refused(self, response: httpx.Response) -> UpstreamError:
-        """The error of a response without an answer."""
-        status, said = response.status_code, _message_of(response)
+        """The error for an unsuccessful response."""
+        status, reason = response.status_code, _message_of(response)
         if status in (401, 403):
-            way = "refuses the API key" if self._has_key else "wants an API key"
+            problem = "refuses the API key" if self._has_key else "requires an API key"
             return UpstreamError(
-                f"--upstream {self._shown} {way} ({status}: {said}): set {KEY_VARIABLE}, or name another variable "
+                f"--upstream {self._url} {problem} ({status}: {reason}): set {KEY_VARIABLE}, or name another variable "
                 "with --api-key-env."
             )
         if response.is_redirect:
             return UpstreamError(
-                f"--upstream {self._shown} redirects to {response.headers.get('location', 'nowhere'):.200}: give that "
+                f"--upstream {self._url} redirects to {response.headers.get('location', 'nowhere'):.200}: give that "
                 "address."
             )
-        if status == 404 or (status == 400 and self.model in said):
+        if status == 404 or (status == 400 and self.model in reason):
             names = self._models()
             has = f" It has {_listed(names)}." if names else " Is this the base of an OpenAI-compatible API?"
-            return UpstreamError(f"--upstream {self._shown}, --model {self.model!r} ({status}: {said}).{has}")
-        return UpstreamError(f"--upstream {self._shown} answers with status {status}: {said}")
+            return UpstreamError(f"--upstream {self._url}, --model {self.model!r} ({status}: {reason}).{has}")
+        return UpstreamError(f"--upstream {self._url} returned status {status}: {reason}")
 
 
 @dataclass
 class _Reply:
-    """What a server says besides the text of an answer."""
+    """Fields of a response besides the text."""
 
     reason: str | None = None
     usage: Mapping[str, Any] = field(default_factory=dict)
@@ -251,11 +251,11 @@ class _Reply:
     ended: bool = False
 
     def end(self) -> None:
-        """Read no further."""
+        """Stop reading."""
         self.ended = True
 
     def take(self, event: Mapping[str, Any]) -> str:
-        """Take an event in; returns its piece of the answer."""
+        """Store the fields of an event; return its text."""
         if isinstance(event.get("usage"), dict):
             self.usage = event["usage"]
         text = ""
@@ -268,7 +268,7 @@ class _Reply:
 
 
 class _ThoughtFilter:
-    """Leaves out `<think> ... </think>` at the beginning of an answer."""
+    """Removes `<think> ... </think>` at the start of an answer."""
 
     _OPEN, _CLOSE = "<think>", "</think>"
 
@@ -278,7 +278,7 @@ class _ThoughtFilter:
         self._over = False
 
     def visible(self, piece: str) -> Iterator[str]:
-        """The part of the answer that is no thought, as far as it is known."""
+        """The text of a piece that does not belong to a thought."""
         if self._over:
             if piece:
                 yield piece
@@ -297,7 +297,7 @@ class _ThoughtFilter:
 
 
 def _events(response: httpx.Response) -> Iterator[Any]:
-    """The events of a stream as JSON, None for its end; comments and other fields are left out."""
+    """JSON of the events of a stream; None is the end."""
     for line in response.iter_lines():
         name, _, data = line.partition(":")
         data = data.strip()
@@ -310,22 +310,22 @@ def _events(response: httpx.Response) -> Iterator[Any]:
 
 
 def _named_field(response: httpx.Response, body: Mapping[str, Any]) -> str | None:
-    """The optional field of a request that a refusal names, or None."""
+    """The optional field that an error message names, or None."""
     if response.status_code not in (400, 422):
         return None
     return next((name for name in _OPTIONAL if name in body and name in response.text), None)
 
 
-def _message_of(said: Any) -> str:
-    """The message of an error, as one short line."""
-    if hasattr(said, "text"):
+def _message_of(error: Any) -> str:
+    """Error message of a response or event in one line."""
+    if hasattr(error, "text"):
         try:
-            said = json.loads(said.text)
+            error = json.loads(error.text)
         except ValueError:
-            said = said.text if "<" not in said.text[:200] else said.reason_phrase
-    while isinstance(said, dict):
-        said = next((said[key] for key in ("error", "message", "detail") if said.get(key)), "no reason given")
-    text = " ".join(str(said).split())
+            error = error.text if "<" not in error.text[:200] else error.reason_phrase
+    while isinstance(error, dict):
+        error = next((error[key] for key in ("error", "message", "detail") if error.get(key)), "no reason given")
+    text = " ".join(str(error).split())
     return text if len(text) <= _MESSAGE_CHARS else f"{text[:_MESSAGE_CHARS]} …"
 
 

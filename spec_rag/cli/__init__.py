@@ -1,6 +1,6 @@
-"""The command line, `spec-rag`: this package reads arguments and prints; the work is done elsewhere.
+"""The command line `spec-rag`: parses arguments and prints results.
 
-Importing it is instant. Commands import models inside.
+Importing this package is fast; commands import models when they run.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from spec_rag.cli.interrupted import INTERRUPTED, ServerStopped, leave_at_once, leave_interrupted, tell_interrupted
+from spec_rag.cli.interrupted import INTERRUPTED, ServerStopped, exit_immediately, exit_interrupted, print_interrupted
 
 
 def main() -> None:
-    """The entry point `spec-rag`."""
+    """Entry point of `spec-rag`."""
     run_interruptible(_run)
 
 
@@ -21,13 +21,13 @@ def run_interruptible(run: Callable[[], None]) -> None:
     try:
         run()
     except KeyboardInterrupt:
-        tell_interrupted()
-        leave_interrupted()
+        print_interrupted()
+        exit_interrupted()
     except ServerStopped:
-        leave_at_once(0)
-    except SystemExit as left:
-        if left.code == INTERRUPTED:
-            leave_interrupted()
+        exit_immediately(0)
+    except SystemExit as error:
+        if error.code == INTERRUPTED:
+            exit_interrupted()
         raise
 
 

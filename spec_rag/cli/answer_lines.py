@@ -1,4 +1,4 @@
-"""How an answer is printed: the lines below it, and its JSON."""
+"""Answers as text for a terminal, and as JSON."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 def ending_mark(answer: Answer) -> str:
-    """What is printed behind an answer: a mark where it was cut, a remark where there is none."""
+    """Text after an answer: a mark if it was cut off, a remark if it is empty."""
     if answer.finish_reason in ("length", "repetition"):
         return " […]"
-    return "" if answer.text.strip() else "(The model wrote no answer.)"
+    return "" if answer.text.strip() else "(The model returned no answer.)"
 
 
 def described(answered: Answered, *, model: bool = True) -> str:
-    """Lines below an answer: the model, how the answer ended, its support, tokens and seconds.
+    """Lines below an answer: model, ending, support, tokens and seconds.
 
     Args:
-        answered: the answer with all that led to it.
-        model: say which model answered.
+        answered: the answer with its compression and support.
+        model: include the model.
     """
     compression, timings = answered.compression, answered.answer.timings
     lines = [*([model_line(answered.model)] if model else []), *ending_lines(answered.answer)]
@@ -38,7 +38,7 @@ def described(answered: Answered, *, model: bool = True) -> str:
         lines += [f"{label}  {place(answered.support)}"]
         lines += textwrap.wrap(f"“{quote}”", width, initial_indent=" " * 9, subsequent_indent=" " * 9)
     else:
-        lines += ["Support  no support found in the texts"]
+        lines += ["Support  not found in the documents"]
     lines += [
         f"Tokens   {compression.tokens_before:,} → {compression.tokens_after:,} ({100 * compression.ratio:.0f} %) "
         f"of {console.counted(len(compression.documents), 'chunk')}",
@@ -49,33 +49,33 @@ def described(answered: Answered, *, model: bool = True) -> str:
 
 
 def model_line(model: str) -> str:
-    """Which model answered, and that the default one is for demonstration."""
+    """The model that answered; the default model is marked as a demonstration model."""
     if not is_demonstration(model):
         return f"Model    {model}"
     return (
-        f"Model    {model}, a demonstration model: small, and often wrong. Give --target MODEL, or --upstream URL "
+        f"Model    {model}, a small demonstration model that is often wrong. Give --target MODEL, or --upstream URL "
         "--model NAME, for real answers."
     )
 
 
 def ending_lines(answer: Answer) -> list[str]:
-    """A line where the answer is not complete."""
+    """A line if the answer is incomplete."""
     if answer.finish_reason == "length":
-        return [f"Cut      after {answer.completion_tokens or 'the allowed'} tokens: raise --max-new-tokens."]
+        return [f"Cut      after {answer.completion_tokens or 'the maximum number of'} tokens: raise --max-new-tokens."]
     if answer.finish_reason == "repetition":
         return ["Stopped  the model repeated itself."]
     return []
 
 
 def place(support: Support) -> str:
-    """File and character range, and the page of a PDF."""
+    """File, page of a PDF, and character range."""
     page = f", page {support.page}" if support.page else ""
     source = "standard input" if support.source == console.STANDARD_INPUT else support.source
     return f"{source}{page}, characters {support.start}-{support.end}"
 
 
 def answered_record(answered: Answered) -> dict[str, Any]:
-    """An Answered as JSON says it; spans are character ranges in the files."""
+    """An Answered as JSON; spans are character ranges in the files."""
     compression, answer = answered.compression, answered.answer
     return {
         "question": compression.query,

@@ -1,4 +1,4 @@
-"""Options of the commands that let a server answer, and what they lead to."""
+"""Options for a remote server that answers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 Upstream = Annotated[
     str | None,
     typer.Option(
-        help="Base URL of an OpenAI-compatible server that answers in place of --target, such as "
+        help="Base URL of an OpenAI-compatible server that answers instead of --target, such as "
         "http://localhost:11434/v1."
     ),
 ]
 Model = Annotated[
-    str | None, typer.Option(help="With --upstream: name of the model (default: the server's, if it has one only).")
+    str | None, typer.Option(help="With --upstream: name of the model (default: the server's only model).")
 ]
 ApiKeyVariable = Annotated[
     str | None,
@@ -33,11 +33,11 @@ ApiKeyVariable = Annotated[
 
 
 def upstream_generator(url: str, model: str | None, key_variable: str | None) -> OpenAIGenerator:
-    """The server that the options name.
+    """A generator for the server.
 
     Raises:
-        ConfigError: the URL, the model or the variable cannot be used.
-        UpstreamError: the server cannot be reached, or refuses the key.
+        ConfigError: the URL, the model or the variable is invalid.
+        UpstreamError: the server is not reachable, or refuses the key.
     """
     from spec_rag.answering.openai_server import OpenAIGenerator
 
@@ -45,27 +45,16 @@ def upstream_generator(url: str, model: str | None, key_variable: str | None) ->
 
 
 def check_upstream(url: str | None, model: str | None, key_variable: str | None) -> None:
-    """Refuse options of a server where none is named.
-
-    Raises:
-        ConfigError: a model or a key's variable is given without a URL.
-    """
+    """Raise ConfigError if a model or a key variable is given without a URL."""
     for name, value in {"--model": model, "--api-key-env": key_variable}.items():
         if url is None and value is not None:
-            raise ConfigError(f"{name} {value} needs --upstream URL; a model on this machine is named with --target.")
+            raise ConfigError(f"{name} {value} needs --upstream URL; for a local model give --target.")
 
 
 def local_only(**options: Any) -> None:
-    """Refuse options that describe a model on this machine, where a server answers.
-
-    Args:
-        **options: values by the options' names; None where an option was not given.
-
-    Raises:
-        ConfigError: one was given.
-    """
+    """Raise ConfigError if one of the options, which apply to a local model only, is not None."""
     for name, value in options.items():
         if value is not None:
             raise ConfigError(
-                f"{name} {value} is for a model on this machine, and --upstream lets a server answer: give one of them."
+                f"{name} {value} applies to a local model, and --upstream names a server: give one of them."
             )

@@ -1,6 +1,6 @@
-"""The commands of `spec-rag`, and what they have in common: an error is one line on stderr and exit code 2, Ctrl-C 130.
+"""The group of commands: an error is one line on stderr and exit code 2.
 
-A command is a module of this package with `register(app)`, named in `COMMANDS`; it must import quickly.
+A command is a module of this package with a function `register(app)`, listed in `COMMANDS`.
 """
 
 from __future__ import annotations
@@ -13,31 +13,30 @@ from typer.core import TyperGroup
 
 from spec_rag import __version__
 from spec_rag.cli.console import be_quiet, say
-from spec_rag.cli.interrupted import INTERRUPTED, tell_interrupted
+from spec_rag.cli.interrupted import INTERRUPTED, print_interrupted
 from spec_rag.errors import SpecRagError
 
 COMMANDS = ("compress", "ask", "index", "serve", "mcp", "calibrate", "evaluate", "plan", "demo")
 
-UsageError: type[Exception] = typer.BadParameter.__mro__[
-    1
-]  # typer brings a click of its own, or uses the installed one
+# typer has its own copy of click, or uses the installed one
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 class Commands(TyperGroup):
     """A group of commands that prints an error as one line."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The commands in the order in which they were registered."""
+        """The commands in order of registration."""
         return list(self.commands)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; a package error or an OSError becomes one line and exit code 2."""
+        """Run the command; errors of the package and OSErrors are printed as one line."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             raise
         except KeyboardInterrupt as error:
-            tell_interrupted()
+            print_interrupted()
             raise typer.Exit(INTERRUPTED) from error
         except (SpecRagError, OSError) as error:
             say(f"error: {' '.join(str(error).split())}", err=True)
@@ -46,7 +45,7 @@ class Commands(TyperGroup):
             raise _in_one_line(error) from error
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; a usage error is one line."""
+        """Parse the arguments; usage errors are printed as one line."""
         try:
             return super().parse_args(ctx, args)
         except UsageError as error:
@@ -54,7 +53,7 @@ class Commands(TyperGroup):
 
 
 def _in_one_line(error: Any) -> Exception:
-    """Print a usage error as one line and return the exception that ends the command; a help page is left as it is."""
+    """Print a usage error as one line; return the exception that ends the command."""
     if type(error).__name__ == "NoArgsIsHelpError":
         return cast(Exception, error)
     command = error.ctx.command_path if error.ctx is not None else "spec-rag"
@@ -67,15 +66,15 @@ app = typer.Typer(
     cls=Commands,
     add_completion=False,
     no_args_is_help=True,
-    rich_markup_mode=None,  # tables leave 17 of 80 columns to what an option does
+    rich_markup_mode=None,  # rich tables leave 17 of 80 columns for descriptions
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Keep of long documents what matters for a question, and answer from that.",
+    help="Compress documents for a question, and answer from the compressed text.",
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(is_set: bool) -> None:
+    if is_set:
         say(f"spec-rag {__version__}")
         raise typer.Exit
 

@@ -1,18 +1,18 @@
-"""`spec-rag ask`: files and a question in; an answer out, with the place where its support stands."""
+"""`spec-rag ask`: answer a question from files, with the location of the supporting text."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from spec_rag.answering.answer import DEFAULT_KV_CAPACITY, answer_from
-from spec_rag.answering.generators import Generator
+from spec_rag.answering.generators import Generator, is_demonstration
 from spec_rag.cli import console
-from spec_rag.cli.answer_lines import answered_record, described, ending_mark
+from spec_rag.cli.answer_lines import answered_record, described, ending_lines, ending_mark, model_line
 from spec_rag.cli.answerers import ApiKeyVariable, Model, Upstream, check_upstream, local_only, upstream_generator
-from spec_rag.cli.ask_context import Asked, ask_context
 from spec_rag.cli.compression_options import DEFAULTS, compression_options, compression_settings
 from spec_rag.errors import ConfigError
 from spec_rag.options.compression import SIZES, CompressionConfig, Lookahead, SpecKVConfig
@@ -21,11 +21,11 @@ from spec_rag.options.loading import DEFAULT_DRAFT
 if TYPE_CHECKING:
     from spec_rag.answering.chunking import Chunk
 
-DEFAULT_BUDGET_TOKENS = 300  # about a quarter of what is retrieved from long files; short ones pass whole
+DEFAULT_BUDGET_TOKENS = 300  # about a quarter of the retrieved chunks of long files
 DEFAULT_ANSWER_TOKENS = 80
-UPSTREAM_ANSWER_TOKENS = 1024  # a larger model ends its answer by itself, and may think before it
+UPSTREAM_ANSWER_TOKENS = 1024  # larger models end by themselves, and may think first
 COMPRESSION = (
-    *("max_tokens", "ratio", "coverage", "preset", "scoring", "unit", "cascade", "likelihood", "calibration"),
+    *("max_tokens", "ratio", "coverage", "preset", "scoring", "unit", "cascade", "calibration"),
     *("language", "keep", "context_before", "context_after", "threshold"),
 )
 
@@ -33,8 +33,8 @@ Target = Annotated[str | None, typer.Option(help="Model that answers (default: S
 KVCapacity = Annotated[
     int | None,
     typer.Option(
-        help="KV pairs that each head keeps of the prompt; 0 keeps all (default: "
-        f"{DEFAULT_KV_CAPACITY}, or all where the target is its own draft, which would write each answer twice).",
+        help="KV pairs of the prompt that each head keeps; 0 keeps all (default: "
+        f"{DEFAULT_KV_CAPACITY}; 0 if draft and target are the same model).",
         min=0,
     ),
 ]
@@ -50,12 +50,12 @@ def ask(
         list[str] | None,
         typer.Argument(
             metavar="FILES... QUESTION",
-            help="Files and folders of them (- reads standard input), then the question in quotes.",
+            help="Files and folders (- is standard input), then the question in quotes.",
             show_default=False,
         ),
     ] = None,
     query: Annotated[
-        str | None, typer.Option("--query", "-q", help="The question; all arguments are then files.")
+        str | None, typer.Option("--query", "-q", help="The question; then all arguments are files.")
     ] = None,
     top_k: Annotated[int, typer.Option(help="Chunks to retrieve.", min=1)] = 4,
     chunk_chars: Annotated[
@@ -63,18 +63,18 @@ def ask(
         typer.Option(
             "--chunk-chars",
             "--passage-chars",
-            help="Cut files into chunks of whole paragraphs, at most this long (default: into the passages of 2,000 "
-            "characters that an index holds).",
+            help="Maximum length of chunks, which are whole paragraphs (default: the passages of an index, 2,000 "
+            "characters).",
             min=1,
         ),
     ] = None,
     kv_capacity: KVCapacity = None,
-    lookahead: Annotated[Lookahead, typer.Option(help="Who writes the look-ahead that prunes the KV cache.")] = "auto",
+    lookahead: Annotated[Lookahead, typer.Option(help="Model that writes the look-ahead of KV pruning.")] = "auto",
     kv_preset: console.KVPreset = "scaled",
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
-            help=f"Tokens of the answer, at most (default: {DEFAULT_ANSWER_TOKENS}; "
+            help=f"Maximum tokens of the answer (default: {DEFAULT_ANSWER_TOKENS}; "
             f"{UPSTREAM_ANSWER_TOKENS} with --upstream).",
             min=1,
         ),
@@ -92,24 +92,24 @@ def ask(
     max_html_depth: console.MaxHtmlDepth = console.DEFAULT_DEPTH,
     context: Annotated[
         Path | None,
-        typer.Option(help="Read FILES whole, once, and keep in this file what any question needs of them."),
+        typer.Option(help="File of the KV cache of all FILES: written once, reused for later questions."),
     ] = None,
     context_share: Annotated[
         float | None,
-        typer.Option(help="With --context: share of the KV pairs that is kept, but 256 of each head (default: 0.25)."),
+        typer.Option(help="With --context: share of KV pairs to keep, at least 256 per head (default: 0.25)."),
     ] = None,
     as_json: console.AsJson = False,
     **compression: Any,
 ) -> None:
     """Answer a question from FILES: split, retrieve, compress, answer.
 
-    The default model is a small one for demonstration. With --upstream and --model, any server of OpenAI's API answers
-    (Ollama, vLLM, a hosted one); the files are still read and shortened here.
+    The default model is a small demonstration model. With --upstream and --model an OpenAI-compatible server answers
+    (Ollama, vLLM, a hosted one); files are still read and compressed locally.
 
-    With --context, the model reads the files whole, and only once: later questions start from that file.
+    With --context the model reads the whole files once; later questions start from the saved KV cache.
 
-    The answer is printed as it is written, then where its support stands and what it cost. The model reads at most 300
-    tokens of the chunks unless --max-tokens, --ratio or --coverage say otherwise.
+    Prints the answer, the location of its support, tokens and seconds. The model reads at most 300 tokens of the chunks
+    unless --max-tokens, --ratio or --coverage is given.
     """
     files, question = files_and_question(words or [], query)
     reader = console.FileReader.of(encoding, max_file_mb, max_file_seconds, max_html_depth)
@@ -125,8 +125,8 @@ def ask(
             }
         )
     if context is not None:
-        asked = Asked(question, context, context_share, max_new_tokens or DEFAULT_ANSWER_TOKENS, as_json)
-        ask_context(asked, files, target or DEFAULT_DRAFT, console.load_options(device), reader)
+        request = ContextQuestion(question, context, context_share, max_new_tokens or DEFAULT_ANSWER_TOKENS, as_json)
+        ask_context(request, files, target or DEFAULT_DRAFT, console.load_options(device), reader)
         return
     if context_share is not None:
         raise ConfigError(f"--context-share {context_share} needs --context FILE.")
@@ -135,8 +135,8 @@ def ask(
         compression["max_tokens"] = DEFAULT_BUDGET_TOKENS
     settings = compression_settings(**compression)
     if kv_capacity is None:
-        own = upstream is not None or (draft or DEFAULT_DRAFT) == (target or DEFAULT_DRAFT)
-        kv_capacity = 0 if own else DEFAULT_KV_CAPACITY
+        unpruned = upstream is not None or (draft or DEFAULT_DRAFT) == (target or DEFAULT_DRAFT)
+        kv_capacity = 0 if unpruned else DEFAULT_KV_CAPACITY
     speckv = (
         SpecKVConfig(max_capacity_prompt=kv_capacity, lookahead=lookahead, preset=kv_preset) if kv_capacity else None
     )
@@ -192,10 +192,10 @@ def ask(
 
 
 def files_and_question(words: list[str], query: str | None) -> tuple[list[Path], str]:
-    """The arguments of the command as files and a question, which stands last unless --query gives it.
+    """Split the arguments into files and the question, which is last or given by --query.
 
     Raises:
-        ConfigError: one of the two is missing or empty.
+        ConfigError: files or question are missing.
     """
     usage = 'spec-rag ask FILES... "QUESTION"'
     if query is not None:
@@ -217,7 +217,7 @@ def files_and_question(words: list[str], query: str | None) -> tuple[list[Path],
 
 
 def _is_file_name(word: str) -> bool:
-    """Whether an argument is a file or folder, or names one that does not exist, in place of a question."""
+    """Whether an argument is a path rather than a question; the path may not exist."""
     from spec_rag.loaders.reading import SUFFIXES
 
     if word == console.STANDARD_INPUT:
@@ -239,3 +239,62 @@ def _retrieved(
     for document in reader.read(files):
         chunks += passage_chunks(document, language) if chunk_chars is None else split_chunks(document, chunk_chars)
     return retrieve(question, chunks, top_k)
+
+
+@dataclass(frozen=True)
+class ContextQuestion:
+    """Options of `spec-rag ask --context`."""
+
+    question: str
+    path: Path
+    share: float | None
+    max_new_tokens: int
+    as_json: bool
+
+
+def ask_context(
+    request: ContextQuestion, files: list[Path], target: str, options: Any, reader: console.FileReader
+) -> None:
+    """Answer from the saved context; read the files and save it if it is missing or outdated."""
+    from spec_rag.answering.answer import answer_from_context, context_of
+
+    with console.progress() as tell:
+        tell("Reading files")
+        documents = reader.read(files)
+        tell("Loading the model")
+        console.quiet_transformers()
+        from spec_rag.models.model_pair import ModelPair
+
+        pair = ModelPair.load(None, target, target_options=options)
+        tell("The model reads the context")
+        context = context_of(pair, documents, request.path, request.share)
+        tell("Answering")
+
+        def emit(piece: str) -> None:
+            tell("")
+            if not request.as_json:
+                console.say(piece, nl=False)
+
+        answer = answer_from_context(pair, request.question, context, max_new_tokens=request.max_new_tokens, emit=emit)
+    timings, model = answer.timings, pair.name_of("target") or ""
+    if request.as_json:
+        statistics = {
+            "context_tokens": context.tokens,
+            "context_bytes": context.nbytes,
+            "seconds": {"prefill": timings.prefill_seconds, "decode": timings.decode_seconds},
+        }
+        about = {"model": model, "demonstration_model": is_demonstration(model)}
+        ending = {"finish_reason": answer.finish_reason}
+        console.print_json(
+            {"question": request.question, **about, "answer": answer.text, **ending, **answer.usage, **statistics}
+        )
+        return
+    lines = [f"{ending_mark(answer)}\n", model_line(model), *ending_lines(answer)]
+    console.say("\n".join(lines))
+    console.say(
+        f"Context  {context.tokens:,} tokens, {100 * context.settings['kept']:.0f} % of their pairs in "
+        f"{request.path} "
+        f"({context.nbytes / 2**20:.1f} MiB)\n"
+        f"Seconds  {timings.total_seconds:.1f}: question {timings.prefill_seconds:.1f}, decoding "
+        f"{timings.decode_seconds:.1f}"
+    )

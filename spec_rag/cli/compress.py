@@ -1,4 +1,4 @@
-"""`spec-rag compress`: files and a question in; what is kept out, as a table, text, JSON or HTML."""
+"""`spec-rag compress`: compress files for a question; prints a table, text, JSON or HTML."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 @compression_options()
 def compress(
     files: console.Files,
-    query: Annotated[str, typer.Option("--query", "-q", help="The question that decides what matters.")],
+    query: Annotated[str, typer.Option("--query", "-q", help="The question.")],
     draft: console.Draft = None,
     device: console.Device = None,
     index: console.Index = None,
@@ -36,19 +36,19 @@ def compress(
     max_file_seconds: console.MaxFileSeconds = console.DEFAULT_SECONDS,
     max_html_depth: console.MaxHtmlDepth = console.DEFAULT_DEPTH,
     as_json: console.AsJson = False,
-    as_text: Annotated[bool, typer.Option("--text", help="Print the kept text and nothing else.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page with kept text dark and dropped text pale.")] = None,
+    as_text: Annotated[bool, typer.Option("--text", help="Print only the kept text.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML page with the dropped text greyed out.")] = None,
     **options: Any,
 ) -> None:
-    """Keep of FILES what matters for a question.
+    """Compress FILES for a question.
 
-    Without --json, --text or --html, prints a short table.
+    Prints a table unless --json, --text or --html is given.
     """
     if as_json and as_text:
-        raise ConfigError("--json and --text both decide what is printed: give one of them.")
+        raise ConfigError("--json and --text both set the output format: give one of them.")
     settings = compression_settings(**options)
     if not query.strip():
-        raise ConfigError(f"--query {query!r} is empty: compression is guided by a question, so give one.")
+        raise ConfigError(f"--query {query!r} is empty: give a question.")
     reader = console.FileReader.of(encoding, max_file_mb, max_file_seconds, max_html_depth)
     if html is not None:
         console.check_writable(html)
@@ -62,8 +62,8 @@ def compress(
     elif as_text:
         console.print_text(compression.text)
     elif html is not None:
-        kept = f"{compression.tokens_after:,} of {compression.tokens_before:,} tokens are kept"
-        console.note(f"{kept}: the page is {html}")
+        kept = f"{compression.tokens_after:,} of {compression.tokens_before:,} tokens kept"
+        console.note(f"{kept}; written to {html}")
     else:
         from rich.console import Console
 
@@ -98,7 +98,7 @@ def _compressed(
 
 
 def compression_record(compression: Compression) -> dict[str, Any]:
-    """A Compression as JSON says it."""
+    """A Compression as JSON."""
     return {
         "query": compression.query,
         "draft": compression.draft,

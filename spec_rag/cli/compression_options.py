@@ -22,13 +22,13 @@ def compression_options(*names: str) -> Callable[[Callable[..., None]], Callable
     """Decorator that adds compression options to a command, which takes them as `**settings`.
 
     Args:
-        names: of the options; empty adds all.
+        names: names of the options; empty adds all.
     """
     fields = {name: CompressionOptions.model_fields[name] for name in names or ordered_names()}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(command, include_extras=True)
-        own = [
+        parameters = [
             parameter.replace(annotation=hints[parameter.name])
             for parameter in inspect.signature(command).parameters.values()
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD
@@ -39,9 +39,11 @@ def compression_options(*names: str) -> Callable[[Callable[..., None]], Callable
         def run(*arguments: Any, **options: Any) -> None:
             command(*arguments, **options)
 
-        signature = inspect.Signature([*own, *added])
+        signature = inspect.Signature([*parameters, *added])
         run.__signature__ = signature  # type: ignore[attr-defined]
-        run.__annotations__ = {name: one.annotation for name, one in signature.parameters.items()} | {"return": None}
+        run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()} | {
+            "return": None
+        }
         return run
 
     return decorate
@@ -54,10 +56,10 @@ def ordered_names() -> list[str]:
 
 
 def compression_settings(**options: Any) -> dict[str, Any]:
-    """The settings that differ from the defaults of CompressionConfig, validated before any model is loaded.
+    """Validate the options; return those that differ from the defaults of CompressionConfig.
 
     Raises:
-        ConfigError: an option is out of range, or two of them contradict each other.
+        ConfigError: an option is out of range, or two options contradict each other.
     """
     settings = {name: value for name, value in options.items() if value is not None}
     if settings.get("calibration") == "none":

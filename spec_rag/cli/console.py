@@ -1,4 +1,4 @@
-"""What the commands share: options, quietness, progress on a terminal, paths that may be written."""
+"""Shared by the commands: options, file reading, output, progress, log levels."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 Files = Annotated[
     list[Path],
     typer.Argument(
-        help="Files (text, Markdown, HTML, PDF, .docx, EPUB, notebooks, data, code), folders; - is standard input."
+        help="Files (text, Markdown, HTML, PDF, .docx, EPUB, notebooks, data, code) and folders; - is standard input."
     ),
 ]
 Draft = Annotated[str | None, typer.Option(help="Draft model: hub id, folder or .gguf file (default: SmolLM2-135M).")]
-Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu (default: the best there is).")]
+Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu (default: the best available).")]
 Encoding = Annotated[str | None, typer.Option(help="Encoding of the text files (default: utf-8).")]
-MaxFileMB = Annotated[float, typer.Option("--max-file-mb", help="Refuse files of more megabytes (MiB).")]
-MaxFileSeconds = Annotated[float, typer.Option(help="Refuse files that take more seconds of processor time to read.")]
-MaxHtmlDepth = Annotated[int, typer.Option(help="Refuse HTML with more tags open at once.")]
-Index = Annotated[Path | None, typer.Option(help="Folder where read documents are kept for the next question.")]
+MaxFileMB = Annotated[float, typer.Option("--max-file-mb", help="Maximum file size in MiB.")]
+MaxFileSeconds = Annotated[float, typer.Option(help="Maximum CPU seconds to read a file.")]
+MaxHtmlDepth = Annotated[int, typer.Option(help="Maximum nesting depth of HTML.")]
+Index = Annotated[Path | None, typer.Option(help="Folder of encoded documents, reused for later questions.")]
 KVPreset = Annotated[
-    KVPresetName, typer.Option(help="How the KV pairs to keep are chosen: to fit their number, or as published.")
+    KVPresetName, typer.Option(help="Parameters of KV pruning: scaled to the capacity, or as published.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
 
 Tell = Callable[[str], None]
 
@@ -54,19 +54,19 @@ _FORMATS = (
     (".html", re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|\?xml)", re.IGNORECASE)),
 )
 
-_UNPRINTABLE = re.compile("[\x7f-\x9f\ud800-\udfff]")  # what JSON may spell out, and does below U+0020 by itself
+_UNPRINTABLE = re.compile("[\x7f-\x9f\ud800-\udfff]")  # escaped in JSON, as json.dumps does below U+0020
 
 
 @dataclass(frozen=True)
 class FileReader:
-    """How files are read: in which encoding, and how much each may ask for."""
+    """Encoding and limits for reading files."""
 
     encoding: str | None
     limits: ReadLimits
 
     @classmethod
     def of(cls, encoding: str | None, megabytes: float, seconds: float, depth: int) -> FileReader:
-        """The reader that the options describe.
+        """Validate the options.
 
         Raises:
             ConfigError: a limit is not above 0.
@@ -78,10 +78,7 @@ class FileReader:
         return cls(encoding, ReadLimits(max(1, int(megabytes * 2**20)), depth, seconds))
 
     def read(self, files: Sequence[Path]) -> list[Document]:
-        """The files and what is in the folders; what cannot be read in a folder is told and skipped.
-
-        "-" stands for standard input, which is read once.
-        """
+        """Read files and folders; unreadable files of a folder are skipped with a warning. "-" is standard input."""
         from spec_rag.loaders.reading import read_files
 
         documents: list[Document] = []
@@ -93,11 +90,11 @@ class FileReader:
         return documents
 
     def _standard_input(self) -> Document:
-        """What is written to standard input, as a document of the format that its first bytes show."""
+        """Read standard input; the format is detected from the first bytes."""
         from spec_rag.loaders.reading import read_bytes
 
         if sys.stdin.isatty():
-            note("Reading standard input; Ctrl-D ends it.")
+            note("Reading standard input; end with Ctrl-D.")
         data = sys.stdin.buffer.read(int(self.limits.max_bytes) + 1)
         suffix = next((suffix for suffix, pattern in _FORMATS if pattern.match(data)), ".txt")
         name = f"standard input{suffix}"
@@ -109,12 +106,12 @@ class FileReader:
 
 @dataclass(frozen=True)
 class IndexUse:
-    """How many of a question's passages an index held before the question, and how many there are.
+    """Number of a question's passages that were in the index.
 
     Attributes:
-        found, passages: in the index, and in all.
-        folder: of the index.
-        has_others: it held any passage at all.
+        found, passages: passages in the index, and all passages.
+        folder: folder of the index.
+        has_others: whether the index has any passage.
     """
 
     found: int
@@ -124,14 +121,7 @@ class IndexUse:
 
     @classmethod
     def of(cls, documents: Sequence[Document], draft: Any, index: Any, settings: dict[str, Any]) -> IndexUse:
-        """Look the passages of the documents up.
-
-        Args:
-            documents: that a question is asked about.
-            draft: that reads them.
-            index: a DocumentIndex with a folder.
-            settings: fields of CompressionConfig that the question is asked with.
-        """
+        """Look up the passages of the documents in a DocumentIndex with a folder."""
         from spec_rag.compression.passage_encoding import indexed_passages
         from spec_rag.options.compression import CompressionConfig
 
@@ -139,8 +129,8 @@ class IndexUse:
         return cls(found, passages, index.folder, any(index.folder.glob("*/*.safetensors")))
 
     def __str__(self) -> str:
-        none = self.passages and not self.found and self.has_others
-        why = "; it was filled with other settings or another draft, or with other files" if none else ""
+        is_miss = self.passages and not self.found and self.has_others
+        why = "; the index was filled with other settings, another draft or other files" if is_miss else ""
         return f"{self.found} of {counted(self.passages, 'passage')} from the index in {self.folder}{why}"
 
 
@@ -148,11 +138,11 @@ DEFAULT_MB, DEFAULT_SECONDS, DEFAULT_DEPTH = ReadLimits.max_bytes / 2**20, ReadL
 
 
 def be_quiet() -> None:
-    """Silence what libraries say while they load and run; errors still come."""
+    """Silence warnings of libraries; errors are still shown."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # waiting threads sleep: spinning ones slow everything several times when the cores are shared
+    # idle threads sleep instead of spinning, which is slow on shared cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore")
     for name in ("pypdfium2", "bm25s", "huggingface_hub"):
@@ -160,7 +150,7 @@ def be_quiet() -> None:
 
 
 def quiet_transformers() -> None:
-    """Silence transformers, also where it was imported before `be_quiet`; imports it."""
+    """Import transformers and silence it, also if it was imported before `be_quiet`."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
@@ -169,7 +159,7 @@ def quiet_transformers() -> None:
 
 @contextmanager
 def progress() -> Iterator[Tell]:
-    """A status line on stderr while work goes on, if stderr is a terminal. An empty message takes it away."""
+    """A status line on stderr if it is a terminal; an empty message hides it."""
     if not sys.stderr.isatty():
         yield lambda message: None
         return
@@ -190,19 +180,19 @@ def progress() -> Iterator[Tell]:
 
 @contextmanager
 def bar(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr while work goes on, if stderr is a terminal; told how much is done and how much there is."""
+    """A progress bar on stderr if it is a terminal; call the yielded function with steps done and total."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as shown:
         task = shown.add_task(description, total=None)
-        with listening(lambda what, done, total: None):  # one bar is enough
+        with listening(lambda what, done, total: None):  # suppresses nested bars
             yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
 def index_record(use: IndexUse) -> dict[str, Any]:
-    """An IndexUse as JSON says it."""
+    """An IndexUse as JSON."""
     return {"folder": str(use.folder), "passages": use.passages, "found": use.found}
 
 
@@ -212,40 +202,40 @@ def counted(count: int, noun: str) -> str:
 
 
 def say(text: str, *, nl: bool = True, err: bool = False) -> None:
-    """Print what people read; control characters of documents and answers are shown, not obeyed."""
+    """Print text for people; control characters are made visible."""
     typer.echo(visible(text), nl=nl, err=err)
 
 
 def note(text: str) -> None:
-    """Tell who watches a terminal what was done, on stderr; a script is told nothing."""
+    """Print a message on stderr if it is a terminal."""
     if sys.stderr.isatty():
         say(text, err=True)
 
 
 def print_text(text: str) -> None:
-    """Print a text as it is, but for control characters where it goes to a terminal."""
-    # left to itself, echo takes escapes out of what goes into a pipe
+    """Print a text unchanged; on a terminal control characters are made visible."""
+    # without color=True, echo strips escape sequences in a pipe
     typer.echo(visible(text) if sys.stdout.isatty() else text, color=True)
 
 
 def warn_skipped(error: UnreadableFileError) -> None:
-    """Name a file that was left out on stderr."""
+    """Print a warning for a skipped file."""
     say(f"skipped: {error}", err=True)
 
 
 def load_options(device: str | None) -> LoadOptions | None:
-    """How models are loaded for a command's --device."""
+    """Load options for --device."""
     return LoadOptions(device=device) if device else None
 
 
 def print_json(value: Any) -> None:
-    """Print JSON and nothing else."""
+    """Print only JSON."""
     text = json.dumps(_finite(value), ensure_ascii=False, indent=2, allow_nan=False, default=str)
-    typer.echo(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text))
+    typer.echo(_UNPRINTABLE.sub(lambda match: f"\\u{ord(match.group()):04x}", text))
 
 
 def _finite(value: Any) -> Any:
-    """The value with null in place of numbers that JSON cannot say."""
+    """Replace NaN and infinity by None."""
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -254,16 +244,16 @@ def _finite(value: Any) -> Any:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse an output path before any work is done.
+    """Check an output path before any work.
 
     Raises:
         FileNotFoundError: its folder does not exist.
-        IsADirectoryError: it is a folder itself.
-        PermissionError: its folder may not be written to.
+        IsADirectoryError: it is a folder.
+        PermissionError: its folder is not writable.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give the name of a file to write.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist.")
     if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"{path}: the folder {path.parent} may not be written to: give another path.")
+        raise PermissionError(f"{path}: the folder {path.parent} is not writable: give another path.")

@@ -1,4 +1,4 @@
-"""`spec-rag demo`: the whole path on a real model, offline, over the handbook in examples/."""
+"""`spec-rag demo`: retrieval, compression and answers on the handbook of examples/, offline."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    corpus: Annotated[Path | None, typer.Option(help="Another folder of documents with a questions.json.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Ask all 20 questions and count the answers.")] = False,
+    corpus: Annotated[Path | None, typer.Option(help="Another folder with documents and a questions.json.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Ask all 20 questions and count correct answers.")] = False,
     device: console.Device = None,
 ) -> None:
-    """Answer five questions from a quarter of what was retrieved, and print what it cost."""
+    """Answer five questions from a quarter of the retrieved tokens; print answers, tokens and seconds."""
     from spec_rag.evaluation.handbook import evaluate_handbook, load_handbook
 
     handbook = load_handbook(corpus)
@@ -44,7 +44,7 @@ def demo(
             answers = evaluation.answers
         else:
             evaluation = None
-            answers = _answered_aloud(pair, handbook, tell)
+            answers = _print_answers(pair, handbook, tell)
     from rich.console import Console
 
     Console().print(_answers_table(answers))
@@ -55,7 +55,7 @@ def demo(
     typer.echo(f"{len(answers)} questions in {time.perf_counter() - started:.0f} seconds.")
 
 
-def _answered_aloud(pair: ModelPair, handbook: Handbook, tell: console.Tell) -> list[DemoAnswer]:
+def _print_answers(pair: ModelPair, handbook: Handbook, tell: console.Tell) -> list[DemoAnswer]:
     from spec_rag.compression.encoding_cache import DocumentIndex
     from spec_rag.evaluation.handbook import answer_question, demo_questions
 
@@ -65,7 +65,7 @@ def _answered_aloud(pair: ModelPair, handbook: Handbook, tell: console.Tell) -> 
         tell("")
         typer.echo(f"Question {question.question}")
         tell("The draft reads the retrieved chunks")
-        label = ["Answer   "]  # printed with the first piece: until then a terminal shows the status there
+        label = ["Answer   "]  # printed with the first piece; before that the line shows the status
 
         def emit(piece: str, label: list[str] = label) -> None:
             tell("")
@@ -83,7 +83,7 @@ def _answers_table(rows: list[DemoAnswer]) -> Table:
 
     table = Table(title="Answered from a quarter of the retrieved tokens", title_justify="left", show_lines=True)
     table.add_column("Question, answer, source", ratio=1, overflow="fold")
-    table.add_column("Right")
+    table.add_column("Correct")
     table.add_column("Tokens", justify="right", no_wrap=True)
     table.add_column("Seconds", justify="right", no_wrap=True)
     for row in rows:
@@ -105,6 +105,6 @@ def _counts(evaluation: Evaluation) -> str:
         [
             f"Support retrieved: {evaluation.retrieved} {of}",
             *(f"Answer kept at 1/{1 / ratio:g} of the tokens: {n} {of}" for ratio, n in evaluation.survived.items()),
-            f"Answered rightly at the first of these: {evaluation.correct} {of}",
+            f"Correct answers at the first of these ratios: {evaluation.correct} {of}",
         ]
     )

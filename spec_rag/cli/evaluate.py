@@ -1,4 +1,4 @@
-"""`spec-rag evaluate`: measure what is kept, what is answered, and what it costs."""
+"""`spec-rag evaluate`: measure kept answers, correct answers and seconds on a user's questions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from spec_rag.options.loading import DEFAULT_DRAFT
 if TYPE_CHECKING:
     from spec_rag.evaluation.questions import AnsweredQuestion
 
-QuestionFiles = Annotated[list[Path], typer.Argument(help="Questions with documents: .jsonl or .jsonl.gz.")]
-Limit = Annotated[int | None, typer.Option("--questions", help="Only the first so many of each file.", min=1)]
+QuestionFiles = Annotated[list[Path], typer.Argument(help="Questions with documents, .jsonl or .jsonl.gz.")]
+Limit = Annotated[int | None, typer.Option("--questions", help="Number of questions per file (default: all).", min=1)]
 
 _MOVED = (
     "run", "bench", "peer-cases", "peer-results", "peer-timings", "kinds", "magic-numbers", "schemas", "contexts",
@@ -25,12 +25,12 @@ _MOVED = (
 
 
 class _EvaluateCommands(TyperGroup):
-    """The measurements of a user's own questions; names the new place of the commands that left the wheel."""
+    """The group of measurements; names the new location of moved commands."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in _MOVED:
             raise ConfigError(
-                f"evaluate {cmd_name}: this command is not part of the wheel. Run `python -m benchmarks {cmd_name}` "
+                f"evaluate {cmd_name}: this command is not in the wheel. Run `python -m benchmarks {cmd_name}` "
                 "in a clone of the repository."
             )
         return super().get_command(ctx, cmd_name)
@@ -39,7 +39,7 @@ class _EvaluateCommands(TyperGroup):
 app = typer.Typer(
     cls=_EvaluateCommands,
     no_args_is_help=True,
-    help="Measure what is kept, what is answered, and what it costs on your own questions (Markdown).",
+    help="Measure kept answers, correct answers and seconds on your own questions (prints Markdown).",
 )
 
 
@@ -51,15 +51,15 @@ def register(commands: typer.Typer) -> None:
 def kept(
     files: QuestionFiles,
     questions: Limit = None,
-    skip: Annotated[int, typer.Option(help="Leave the first so many of these out.", min=0)] = 0,
+    skip: Annotated[int, typer.Option(help="Number of questions to skip at the start.", min=0)] = 0,
     draft: console.Draft = None,
     embedder: Annotated[str | None, typer.Option(help="Package or folder of a sentence encoder.")] = None,
-    variants: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
-    signals: Annotated[Path | None, typer.Option(help="Folder where what the draft saw is kept between runs.")] = None,
-    with_titles: Annotated[bool, typer.Option(help="Count titles into the documents' tokens.")] = False,
-    charts: Annotated[Path | None, typer.Option(help="Folder for a picture per file: all that is named.")] = None,
+    variants: Annotated[str | None, typer.Option(help="Comma-separated names (default: all).")] = None,
+    signals: Annotated[Path | None, typer.Option(help="Cache folder of draft results between runs.")] = None,
+    with_titles: Annotated[bool, typer.Option(help="Count titles as document tokens.")] = False,
+    charts: Annotated[Path | None, typer.Option(help="Folder for a chart per file.")] = None,
 ) -> None:
-    """How often an answer is still in what is kept, at 1/4, 1/8 and 1/16 of the documents' tokens."""
+    """Share of questions whose answer is in the kept text, at 1/4, 1/8 and 1/16 of the tokens."""
     from spec_rag.compression.document_draft import Draft
     from spec_rag.evaluation import kept as run
     from spec_rag.evaluation.case import PARTS
@@ -72,17 +72,16 @@ def kept(
     chosen = run.variants_for(encoder, names)
     reader = Draft.of(draft or DEFAULT_DRAFT)
     for path in files:
-        asked = _questions(path, questions, skip)
-        found = run.kept_answers(reader, asked, chosen, embedder=encoder, signals=signals, with_titles=with_titles)
-        typer.echo(f"\n{path.name}\n\n{run.kept_table(found)}")
+        answered = _questions(path, questions, skip)
+        results = run.kept_answers(reader, answered, chosen, embedder=encoder, signals=signals, with_titles=with_titles)
+        typer.echo(f"\n{path.name}\n\n{run.kept_table(results)}")
         if charts:
             charts.mkdir(parents=True, exist_ok=True)
             name = path.name.split(".")[0]
-            # of all, so few that they can be told apart
-            points = run.points(found)
+            points = run.points(results)
             shown = {variant: row[::-1] for variant, row in points.items() if names or variant[0] not in "+-"}
             budgets = [f"1/{part}" for part in reversed(PARTS)]
-            draw_kept(f"{name}: answer kept, {len(asked)} questions", budgets, shown, charts / f"{name}.svg")
+            draw_kept(f"{name}: answer kept, {len(answered)} questions", budgets, shown, charts / f"{name}.svg")
 
 
 @app.command()
@@ -91,9 +90,9 @@ def answers(
     questions: Limit = None,
     draft: console.Draft = None,
     target: Annotated[str | None, typer.Option(help="Model that answers (default: SmolLM2-135M).")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where answers are kept; a new run goes on from there.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON lines of answers; an interrupted run continues.")] = None,
 ) -> None:
-    """How often the target answers right: from all documents, from the paper's SpecPC, from the package's default."""
+    """Share of correct answers from all documents, from SpecPC as in the paper, and from compressed documents."""
     from spec_rag.evaluation.answers import right_answers, right_table
     from spec_rag.models.model_pair import ModelPair
 
@@ -105,11 +104,11 @@ def answers(
 @app.command()
 def speed(
     files: QuestionFiles,
-    questions: Annotated[int, typer.Option(help="Questions of each file to time.", min=1)] = 5,
-    embedder: Annotated[str | None, typer.Option(help="Package or folder of a sentence encoder to time too.")] = None,
+    questions: Annotated[int, typer.Option(help="Number of timed questions per file.", min=1)] = 5,
+    embedder: Annotated[str | None, typer.Option(help="Package or folder of a sentence encoder, also timed.")] = None,
     draft: console.Draft = None,
 ) -> None:
-    """Seconds of compress(), cold and indexed, and their ratio to reading all documents in one prompt."""
+    """Seconds of compress(), cold and indexed, compared with one prompt of all documents."""
     from spec_rag.compression.document_draft import Draft
     from spec_rag.evaluation.embedders import load_embedder
     from spec_rag.evaluation.speed import ratios
@@ -128,7 +127,7 @@ def _listed(names: str | None) -> list[str] | None:
 def _questions(path: Path, limit: int | None, skip: int = 0) -> list[AnsweredQuestion]:
     from spec_rag.evaluation.questions import read_questions
 
-    found = read_questions(path, limit)[skip:]
-    if not found:
-        raise ConfigError(f"--skip {skip} leaves no question of {path}: give a smaller one.")
-    return found
+    questions = read_questions(path, limit)[skip:]
+    if not questions:
+        raise ConfigError(f"--skip {skip} leaves no question of {path}: give a smaller number.")
+    return questions

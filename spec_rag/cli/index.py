@@ -1,4 +1,4 @@
-"""`spec-rag index`: read files once, so that questions about them need not."""
+"""`spec-rag index`: encode files into an index folder."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def register(app: typer.Typer) -> None:
     app.command()(index)
 
 
-@compression_options("likelihood", "calibration", "language")
+@compression_options("calibration", "language")
 def index(
     files: console.Files,
-    folder: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index; made if need be.")],
+    folder: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index; created if missing.")],
     draft: console.Draft = None,
     device: console.Device = None,
     encoding: console.Encoding = None,
@@ -35,23 +35,19 @@ def index(
     max_html_depth: console.MaxHtmlDepth = console.DEFAULT_DEPTH,
     storage: Annotated[
         str | None,
-        typer.Option(help="int4, int8, float16 or float32 (default: the folder's own; int4 for a new one)."),
+        typer.Option(help="int4, int8, float16 or float32 (default: as in the folder; int4 for a new folder)."),
     ] = None,
-    whole: Annotated[bool, typer.Option("--whole", hidden=True)] = False,
     workers: Annotated[
-        int | None, typer.Option("--ray", help="Read with so many workers on a Ray cluster (or this machine).", min=1)
+        int | None, typer.Option("--ray", help="Number of workers on a Ray cluster or this machine.", min=1)
     ] = None,
     as_json: console.AsJson = False,
     **options: Any,
 ) -> None:
-    """Read FILES with the draft and keep what it read in a folder.
+    """Encode FILES with the draft, for `spec-rag compress --index` and `spec-rag ask --index`.
 
-    One folder serves `spec-rag compress --index` and `spec-rag ask --index`, which say how many of their passages come
-    from it.
-
-    Give --no-likelihood, --calibration and --language as the questions will: they decide how deep the draft reads, and
-    where passages end. Questions take the folder's storage by themselves.
-    Files that are already there are skipped; an interrupted run goes on where it stopped.
+    Give --calibration and --language as for the questions: they set the number of layers and the boundaries of
+    passages.
+    Encoded files are skipped; an interrupted run continues.
     """
     from spec_rag.compression.encoding_cache import DocumentIndex
 
@@ -60,24 +56,24 @@ def index(
     settings = compression_settings(**options)
     config = CompressionConfig.from_dict(settings)
     if workers is not None:
-        found = _with_ray(documents, folder, config, draft or DEFAULT_DRAFT, storage, workers, device)
+        indexed = _with_ray(documents, folder, config, draft or DEFAULT_DRAFT, storage, workers, device)
     else:
-        found = _here(documents, store, config, draft or DEFAULT_DRAFT, device)
-    per_thousand = found.stored_bytes / found.tokens * 1000 if found.tokens else 0.0
+        indexed = _here(documents, store, config, draft or DEFAULT_DRAFT, device)
+    per_thousand = indexed.stored_bytes / indexed.tokens * 1000 if indexed.tokens else 0.0
     if as_json:
         console.print_json(
             {
-                "passages": found.passages,
-                "new_passages": found.new_passages,
-                "tokens": found.tokens,
+                "passages": indexed.passages,
+                "new_passages": indexed.new_passages,
+                "tokens": indexed.tokens,
                 "disk_bytes": store.disk_bytes,
                 "bytes_per_1000_tokens": per_thousand,
             }
         )
         return
     typer.echo(
-        f"{console.counted(found.passages, 'passage')} of {found.tokens} tokens, {found.new_passages} of them new; "
-        f"the folder holds {store.disk_bytes / 2**20:.1f} MiB, {per_thousand / 2**20:.1f} MiB per 1,000 tokens."
+        f"{console.counted(indexed.passages, 'passage')} of {indexed.tokens} tokens, {indexed.new_passages} new; "
+        f"the folder has {store.disk_bytes / 2**20:.1f} MiB, {per_thousand / 2**20:.1f} MiB per 1,000 tokens."
     )
 
 
@@ -109,7 +105,7 @@ def _with_ray(
     except ModuleNotFoundError as error:
         raise MissingDependencyError(f'--ray needs {error.name}: pip install "spec-rag[ray]"') from error
     gpus = 1 if (device or "").startswith("cuda") else 0
-    found: Indexed = index_with_ray(
+    indexed: Indexed = index_with_ray(
         documents, folder, draft=draft, config=config, storage=storage, workers=workers, gpus=gpus
     )
-    return found
+    return indexed

@@ -1,4 +1,4 @@
-"""Ends by signals: after Ctrl-C one line and exit code 130, after SIGTERM exit code 0, both without delay."""
+"""Exit codes and prompt exits: Ctrl-C is 130, a server stopped by SIGTERM is 0."""
 
 from __future__ import annotations
 
@@ -7,30 +7,29 @@ import sys
 import threading
 from contextlib import suppress
 
+INTERRUPTED = 130  # as in shells: 128 plus the signal number
+
 
 class ServerStopped(SystemExit):
     """A server was stopped by SIGTERM and has finished its requests."""
 
 
-INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
-
-
-def tell_interrupted() -> None:
-    """One line on stderr, below the ^C that a terminal shows."""
+def print_interrupted() -> None:
+    """Print one line on stderr, below the ^C of a terminal."""
     with suppress(OSError):
         print("\ninterrupted" if sys.stderr.isatty() else "interrupted", file=sys.stderr)
 
 
-def leave_interrupted() -> None:
-    """End the process, without a wait for a model that still runs in a thread."""
+def exit_interrupted() -> None:
+    """Exit with code 130 without waiting for models that run in threads."""
     if any(thread.name.startswith("spec-rag") for thread in threading.enumerate()):
-        leave_at_once(INTERRUPTED)  # such a thread must not outlive the interpreter
+        exit_immediately(INTERRUPTED)  # such a thread must not run during interpreter shutdown
     _flush()
     sys.exit(INTERRUPTED)
 
 
-def leave_at_once(code: int) -> None:
-    """End the process without the interpreter's own end, which takes seconds where models are loaded."""
+def exit_immediately(code: int) -> None:
+    """Exit without interpreter shutdown, which takes seconds with loaded models."""
     _flush()
     os._exit(code)
 

@@ -1,4 +1,4 @@
-"""`spec-rag mcp`: tools for agents over the Model Context Protocol, on standard input and output."""
+"""`spec-rag mcp`: tools for agents over the Model Context Protocol (stdio)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from spec_rag.cli import console
-from spec_rag.cli.interrupted import INTERRUPTED, tell_interrupted
+from spec_rag.cli.interrupted import INTERRUPTED, print_interrupted
 from spec_rag.errors import MissingDependencyError
 from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.serving.settings import ServerSettings
@@ -23,13 +23,13 @@ def register(app: typer.Typer) -> None:
 
 def mcp(
     folders: Annotated[
-        list[Path] | None, typer.Argument(help="Folders in which files may be searched.", exists=True, file_okay=False)
+        list[Path] | None, typer.Argument(help="Folders that may be searched.", exists=True, file_okay=False)
     ] = None,
     draft: console.Draft = None,
     device: console.Device = None,
     index: console.Index = None,
 ) -> None:
-    """Offer an agent three tools: compress, search_and_compress in FOLDERS, and expand what was kept."""
+    """Serve the tools compress, search_and_compress (in FOLDERS) and expand to an agent."""
     try:
         from spec_rag.serving.mcp_server import create_server
     except ModuleNotFoundError as error:
@@ -37,7 +37,7 @@ def mcp(
     console.quiet_transformers()
     settings = ServerSettings(draft=draft or DEFAULT_DRAFT, device=device, index=str(index) if index else None)
     server = create_server(settings, folders or [])
-    for handler in logging.getLogger().handlers:  # libraries set loggers of their own to lower levels
+    for handler in logging.getLogger().handlers:  # libraries set lower levels on their own loggers
         handler.setLevel(logging.ERROR)
     signal.signal(signal.SIGINT, _interrupted)
     try:
@@ -45,14 +45,10 @@ def mcp(
     except BaseExceptionGroup as group:
         if group.split(BrokenPipeError)[1] is not None:
             raise
-        _leave(0)  # the client left
+        os._exit(0)  # the client disconnected
 
 
 def _interrupted(*_: object) -> None:
-    """End on Ctrl-C: a thread that waits for standard input would keep the process."""
-    tell_interrupted()
-    _leave(INTERRUPTED)
-
-
-def _leave(code: int) -> None:
-    os._exit(code)
+    """Exit immediately: a thread that waits for standard input would keep the process alive."""
+    print_interrupted()
+    os._exit(INTERRUPTED)

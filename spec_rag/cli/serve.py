@@ -1,4 +1,4 @@
-"""`spec-rag serve`: the package over HTTP, as OpenAI's API has it."""
+"""`spec-rag serve` and `spec-rag app`: HTTP server with OpenAI's API, and its web page."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from spec_rag.options.compression import CompressionConfig, SpecKVConfig
 from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.serving.settings import ServerSettings
 
-Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
-Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
+Host = Annotated[str, typer.Option(help="Listening address; 0.0.0.0 accepts other machines.", envvar="SPEC_RAG_HOST")]
+Port = Annotated[int, typer.Option(help="Listening port.", min=1, max=65535, envvar="SPEC_RAG_PORT")]
 Target = Annotated[str | None, typer.Option(help="Model that answers (default: SmolLM2-135M).")]
 Upstream = Annotated[
     str | None, typer.Option(help="Base URL of an OpenAI-compatible server that answers instead of --target.")
 ]
 KeyFile = Annotated[
-    Path | None, typer.Option("--api-keys", help="File of keys, one a line; else SPEC_RAG_API_KEYS, with commas.")
+    Path | None,
+    typer.Option("--api-keys", help="File of API keys, one per line (default: SPEC_RAG_API_KEYS, with commas)."),
 ]
 AllowedHosts = Annotated[
     list[str] | None,
     typer.Option(
         "--allowed-host",
-        help="Host header that is answered; may be repeated, * for all (default on loopback: this machine's names).",
+        help="Accepted Host header; repeatable, * accepts all (default on loopback: names of this machine).",
         show_default=False,
     ),
 ]
@@ -43,7 +44,7 @@ Origins = Annotated[
     list[str] | None,
     typer.Option(
         "--cors-origin",
-        help="Origin whose web pages may use the API, such as https://example.com; may be repeated, * for all.",
+        help="Allowed CORS origin, such as https://example.com; repeatable, * allows all.",
         show_default=False,
     ),
 ]
@@ -54,7 +55,7 @@ def register(app: typer.Typer) -> None:
     app.command("app")(open_app)
 
 
-@compression_options("max_tokens", "ratio", "coverage", "likelihood")
+@compression_options("max_tokens", "ratio", "coverage")
 def serve(
     target: Target = None,
     draft: console.Draft = None,
@@ -65,29 +66,31 @@ def serve(
     api_keys: KeyFile = None,
     allowed_host: AllowedHosts = None,
     cors_origin: Origins = None,
-    min_chars: Annotated[int, typer.Option(help="Tool results below this length are left as they are.", min=1)] = 1000,
-    kv_capacity: Annotated[int, typer.Option(help="KV pairs each head keeps of a prompt; 0 keeps all.", min=0)] = 0,
+    min_chars: Annotated[int, typer.Option(help="Minimum length of tool results that are compressed.", min=1)] = 1000,
+    kv_capacity: Annotated[int, typer.Option(help="KV pairs of the prompt kept per head; 0 keeps all.", min=0)] = 0,
     kv_preset: console.KVPreset = "scaled",
-    max_completion_tokens: Annotated[int, typer.Option(help="Tokens that a request may ask for.", min=1)] = 2048,
-    max_requests: Annotated[int, typer.Option(help="Requests that run or wait; more get status 429.", min=1)] = 64,
-    max_body_mib: Annotated[int, typer.Option(help="Longest body of a request, in MiB.", min=1)] = 16,
-    conversation_mib: Annotated[int, typer.Option(help="Memory for earlier conversations, in MiB.", min=1)] = 256,
-    timeout: Annotated[float, typer.Option(help="Seconds to an answer's last token, the wait included.", min=1)] = 300,
-    header_timeout: Annotated[float, typer.Option(help="Seconds for a request's headers; idle connections.")] = 15,
-    body_timeout: Annotated[float, typer.Option(help="Seconds for a request's body, and 1 more per 16 KiB.")] = 30,
-    shutdown_seconds: Annotated[float, typer.Option(help="Seconds to finish after SIGTERM.", min=1)] = 60,
+    max_completion_tokens: Annotated[int, typer.Option(help="Maximum tokens of an answer.", min=1)] = 2048,
+    max_requests: Annotated[int, typer.Option(help="Maximum open requests; more get status 429.", min=1)] = 64,
+    max_body_mib: Annotated[int, typer.Option(help="Maximum request body in MiB.", min=1)] = 16,
+    conversation_mib: Annotated[int, typer.Option(help="Cache of conversations in MiB.", min=1)] = 256,
+    timeout: Annotated[float, typer.Option(help="Seconds to the last token, waiting included.", min=1)] = 300,
+    header_timeout: Annotated[float, typer.Option(help="Seconds for request headers and idle connections.")] = 15,
+    body_timeout: Annotated[float, typer.Option(help="Seconds for a request body, plus 1 per 16 KiB.")] = 30,
+    shutdown_seconds: Annotated[float, typer.Option(help="Seconds for running requests after SIGTERM.", min=1)] = 60,
     device: console.Device = None,
     index: console.Index = None,
     **options: Any,
 ) -> None:
     """Serve /v1/chat/completions, /v1/completions, /v1/compress, /v1/rerank and more.
 
-    With --upstream, the documents, tool results and marked texts of a request are shortened, and the request is
-    forwarded. The upstream's key is read from SPEC_RAG_UPSTREAM_KEY; without it, and without --api-keys, the
-    client's credentials are forwarded.
+    With --upstream, documents, tool results and marked texts of a request are compressed, and the request is forwarded.
+    The key of the upstream is SPEC_RAG_UPSTREAM_KEY; without it and without --api-keys, the client's credentials are
+    forwarded.
     """
     if target is not None and upstream is not None:
-        raise ConfigError(f"--target {target} and --upstream {upstream} both answer: give one of them.")
+        raise ConfigError(
+            f"--target {target} and --upstream {upstream} both name a model that answers: give one of them."
+        )
     settings = ServerSettings(
         draft=draft or DEFAULT_DRAFT,
         target=None if upstream else target or DEFAULT_DRAFT,
@@ -126,20 +129,22 @@ def open_app(
     model: answerers.Model = None,
     api_key_env: answerers.ApiKeyVariable = None,
 ) -> None:
-    """Ask questions about files on a page in the browser: the page of `spec-rag serve`, for this machine alone.
+    """Open the web page of `spec-rag serve` on this machine, for questions about files.
 
-    With --upstream and --model, any server of OpenAI's API answers, as in `spec-rag ask`.
+    With --upstream and --model an OpenAI-compatible server answers, as in `spec-rag ask`.
     """
     answerers.check_upstream(upstream, model, api_key_env)
-    given: dict[str, Any] = {"target": target or DEFAULT_DRAFT}
+    models: dict[str, Any] = {"target": target or DEFAULT_DRAFT}
     query = ""
     if upstream is not None:
         answerers.local_only(**{"--target": target})
-        # asked before anything is loaded: it names a model that it does not have, and a key that it refuses
+        # connects before models are loaded, to check model name and key
         answering = answerers.upstream_generator(upstream, model, api_key_env)
-        given = {"target": None, "upstream": answering.base, "upstream_key": key_of(api_key_env)}
+        models = {"target": None, "upstream": answering.base, "upstream_key": key_of(api_key_env)}
         query = f"?{urlencode({'model': answering.model})}"
-    settings = ServerSettings(draft=draft or DEFAULT_DRAFT, device=device, index=str(index) if index else None, **given)
+    settings = ServerSettings(
+        draft=draft or DEFAULT_DRAFT, device=device, index=str(index) if index else None, **models
+    )
     run(settings, "127.0.0.1", port, started=lambda url: _show(f"{url}/app/{query}", browser))
 
 
@@ -149,16 +154,16 @@ def _show(address: str, browser: bool) -> None:
         import threading
         import webbrowser
 
-        # some browsers return only when they are closed
+        # some browsers block until they are closed
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 
 def run(settings: ServerSettings, host: str, port: int, **options: Any) -> None:
-    """Serve until the process is told to stop.
+    """Serve until SIGTERM or Ctrl-C.
 
     Raises:
-        MissingDependencyError: a package that serving needs is not installed.
-        ConfigError: the address cannot be taken.
+        MissingDependencyError: a package is not installed.
+        ConfigError: the address cannot be bound.
     """
     try:
         from spec_rag.serving.app import run as run_server
@@ -182,7 +187,7 @@ def run(settings: ServerSettings, host: str, port: int, **options: Any) -> None:
 
 @contextmanager
 def _stopping_at_sigterm() -> Iterator[None]:
-    """End with exit code 0 at SIGTERM while models load: no request runs yet."""
+    """Exit with code 0 at SIGTERM while models are loaded."""
 
     def stop(number: int, frame: object) -> None:
         raise ServerStopped(0)
@@ -195,15 +200,15 @@ def _stopping_at_sigterm() -> Iterator[None]:
 
 
 def read_keys(path: Path | None) -> tuple[str, ...]:
-    """The API keys of a file, or else of the environment.
+    """API keys of a file, or of SPEC_RAG_API_KEYS.
 
     Raises:
-        ConfigError: the file holds none.
+        ConfigError: the file has no key.
     """
     if path is None:
         return tuple(key.strip() for key in os.environ.get("SPEC_RAG_API_KEYS", "").split(",") if key.strip())
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     if not keys:
-        raise ConfigError(f"{path} holds no key: write one a line.")
+        raise ConfigError(f"{path} has no key: write one per line.")
     return keys

@@ -18,14 +18,14 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from spec_rag.compression.document_draft import Draft
+from spec_rag.compression.document_draft import Draft, readout_for
 from spec_rag.compression.encoding_cache import DocumentIndex
 from spec_rag.compression.features import CompressionRequest
 from spec_rag.compression.packing import ScoredDocuments, SelectedText, select
 from spec_rag.compression.passages import Query, question_text, split_passages
 from spec_rag.compression.path_match import match_paths
 from spec_rag.compression.prefilter import gather_features, looks
-from spec_rag.compression.scoring import token_importance, unit_scores
+from spec_rag.compression.scoring import head_features, probabilities, token_importance, unit_scores
 from spec_rag.errors import ConfigError
 from spec_rag.models.loading import LoadedModel
 from spec_rag.models.model_pair import ModelPair
@@ -145,17 +145,23 @@ def read_documents(
         given, units, passages, question, config, index, embedder, scorer, backend, cancelled, structures
     )
     paths = match_paths(question, given, structures)
+    readout = readout_for(draft, config)
     signals = gather_features(draft, inquiry)
+    heads = head_features(signals)
+    scores = paths.added_to(unit_scores(signals, readout, heads))
+    likely, answerable = probabilities(signals, scores, readout, heads) or (None, None)
     return ScoredDocuments(
         documents=given,
         question=question,
         draft=draft.name,
         units=units,
         passages=passages,
-        scores=paths.added_to(unit_scores(signals)),
+        scores=scores,
         tokens=token_importance(signals),
         seconds=working_seconds() - started,
         looks=looks(passages, signals),
+        probabilities=likely,
+        answerable=answerable,
         structures=structures,
         paths=paths,
     )
@@ -180,7 +186,7 @@ def keep(reading: ScoredDocuments, config: CompressionConfig, count: Counter) ->
         units = [unit_spans(text, config.unit, config.language) for text in texts]
         scores = [0.0] * sum(len(own) for own in units)
     else:
-        units, scores = [list(own) for own in reading.units], reading.scores.tolist()
+        units, scores = [list(own) for own in reading.units], reading.importance.tolist()
     if reading.scores is None or config.passes_whole(before):
         kept = [_whole(text, own) for text, own in zip(texts, units, strict=True)]
     else:
@@ -215,6 +221,7 @@ def keep(reading: ScoredDocuments, config: CompressionConfig, count: Counter) ->
         settings,
         reading.looks,
         over_budget,
+        reading.answerable,
     )
 
 

@@ -1,7 +1,6 @@
-"""What stands in for a draft's attention while a question looks at passages that were read before.
+"""Attention of a question to passages that were encoded before, all visible at once.
 
-Side by side, the question sees all passages at once; one by one, each row sees its own. This module knows attention
-calls; it does not know which layers count, or what their attention is used for.
+This module replaces attention calls; it does not know what their scores are used for.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from spec_rag_kernels import questions_attention
 from torch import Tensor
 
@@ -75,68 +73,6 @@ class ParallelContextAttention:
         if scores is not None:
             self.scores.append(scores[:, :, self.parts[0].tokens :].to(self.parts[0].keys.device))
         return Replaced(output)
-
-
-class PerPassageAttention:
-    """Each row attends to the instruction, itself, and in the layers that it has, its own passage.
-
-    Args:
-        prefix: the instruction.
-        passages: one per row, right behind the instruction.
-        queries: tokens of the question that each row asks.
-        start: position of the question's first token; None puts it right behind each row's passage.
-    """
-
-    def __init__(
-        self, prefix: EncodedPassage, passages: Sequence[EncodedPassage], queries: int, start: int | None = None
-    ) -> None:
-        self.prefix = prefix
-        self.passages = passages
-        self.width = max(p.tokens for p in passages)
-        lengths = torch.tensor([p.tokens for p in passages])[:, None]
-        end = prefix.tokens + lengths
-        own = (end if start is None else torch.full_like(end, start)) + torch.arange(queries)
-        rows = len(passages)
-        behind = torch.arange(prefix.tokens, prefix.tokens + self.width).expand(rows, -1)
-        # what is padded stands behind every query, so causality hides it
-        behind = torch.where(behind < end, behind, own[:, -1:] + 1)
-        self._queries = own[:, :, None]
-        self._keys = torch.cat([torch.arange(prefix.tokens).expand(rows, -1), behind, own], dim=1)[:, None]
-        places = torch.arange(self._keys.shape[-1])
-        self._frame = (places < prefix.tokens) | (places >= prefix.tokens + self.width)  # all but the passages
-
-    def __call__(self, call: AttentionCall) -> Replaced:
-        """The attention of one layer."""
-        _refuse_unscored(call)
-        seen = self._keys <= self._queries
-        if not self.passages[0].has(call.layer):
-            seen = seen & self._frame
-        if call.sliding_window is not None:
-            seen = seen & (self._queries - self._keys < call.sliding_window)
-        keys, values = self._laid_out(call)
-        return Replaced(
-            F.scaled_dot_product_attention(
-                call.query,
-                keys,
-                values,
-                attn_mask=seen[:, None].to(call.query.device),
-                scale=call.scaling,
-                enable_gqa=call.query.shape[1] != call.key.shape[1],
-            )
-        )
-
-    def _laid_out(self, call: AttentionCall) -> tuple[Tensor, Tensor]:
-        """[rows, KV heads, prefix + widest passage + queries, dim]: keys and values of everything a row may see."""
-        laid_out = []
-        for side, own in enumerate((call.key, call.value)):
-            prefix = self.prefix.of_layer(call.layer)[side].to(own).expand(len(self.passages), -1, -1, -1)
-            if self.passages[0].has(call.layer):
-                parts = [p.of_layer(call.layer)[side].to(own) for p in self.passages]
-                padded = torch.stack([F.pad(part, (0, 0, 0, self.width - part.shape[1])) for part in parts])
-            else:
-                padded = own.new_zeros(*own.shape[:2], self.width, own.shape[3])
-            laid_out.append(torch.cat([prefix, padded, own], dim=2))
-        return laid_out[0], laid_out[1]
 
 
 def _outside_window(queries: Tensor, keys: Tensor, call: AttentionCall) -> Tensor | None:

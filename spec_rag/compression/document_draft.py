@@ -1,6 +1,6 @@
 """The model that reads documents: a draft with a tokenizer, no deeper than the score needs.
 
-This module knows which layers are listened to; it does not know how documents are read.
+This module knows which layers are scored; it does not know how documents are read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from spec_rag.compression.head_weights import Calibration, find_calibration, layer_range
+from spec_rag.compression.readout import Readout, any_draft, find_readout
 from spec_rag.errors import ConfigError
 from spec_rag.models.loading import LoadedModel, checkpoint_layers, load_model
 from spec_rag.models.model_config import context_tokens, decoder_layers
@@ -21,8 +21,6 @@ from spec_rag.options.compression import CompressionConfig
 from spec_rag.options.loading import LoadOptions
 from spec_rag.utils.fair_lock import FairLock
 from spec_rag.utils.object_state import state_of
-
-_LAST_SEEN = 26 / 30  # of the depth; what a question would see above it changes its likelihood too little
 
 
 @dataclass(frozen=True)
@@ -109,29 +107,9 @@ class Draft:
         return Draft, (self.model, self.tokenizer, self.name, self.total_layers)
 
 
-@dataclass(frozen=True)
-class Layers:
-    """Which layers of a draft take part, each as [first, last).
-
-    Attributes:
-        seen: those in which a question sees the passages; only their keys and values need be kept.
-        listened: those whose attention counts.
-    """
-
-    seen: tuple[int, int]
-    listened: tuple[int, int]
-
-    @classmethod
-    def of(cls, total: int, listened: tuple[int, int] | None = None) -> Layers:
-        """Of a draft of so many layers; None listens to the usual ones."""
-        listened = listened or layer_range(total)
-        return cls((listened[0], max(listened[1], round(total * _LAST_SEEN))), listened)
-
-
-def layers_for(draft: Draft, config: CompressionConfig) -> Layers:
-    """The layers that take part with these settings."""
-    found = calibration_for(draft, config)
-    return Layers.of(draft.total_layers, found.layer_range if found else None)
+def scored_layers(draft: Draft, config: CompressionConfig) -> tuple[int, int]:
+    """[first, last) layers that are scored with these settings."""
+    return readout_for(draft, config).layer_range(draft.total_layers)
 
 
 def needed_depth(config: CompressionConfig, draft: str, total_layers: int) -> int:
@@ -140,26 +118,25 @@ def needed_depth(config: CompressionConfig, draft: str, total_layers: int) -> in
     Raises:
         ConfigError: the calibration that is asked for is not found.
     """
-    if config.needs_whole_draft:
+    if config.scoring == "joint":
         return total_layers
-    calibration = find_calibration(config.calibration, draft)
-    if config.calibration == "shipped" and calibration is not None and calibration.layers != total_layers:
-        calibration = None
-    return (calibration.layer_range if calibration else layer_range(total_layers))[1]
+    readout = find_readout(config.calibration, draft)
+    if config.calibration == "shipped" and readout.layers not in (0, total_layers):
+        readout = any_draft()
+    return readout.layer_range(total_layers)[1]
 
 
-def calibration_for(draft: Draft, config: CompressionConfig) -> Calibration | None:
-    """The calibration that the settings ask for, if this draft has one.
+def readout_for(draft: Draft, config: CompressionConfig) -> Readout:
+    """The readout that the settings ask for.
 
-    What comes with the package is left out where another model goes by the draft's name.
+    The shipped readout of a draft is replaced by the one for any draft where another model has the draft's name.
 
     Raises:
         ConfigError: it is not found, or it is another draft's.
     """
-    found = find_calibration(config.calibration, draft.name)
-    if found is not None:
-        heads = int(draft.model.config.get_text_config(decoder=True).num_attention_heads)
-        if config.calibration == "shipped" and (found.layers, found.heads) != (draft.total_layers, heads):
-            return None
-        found.check_fits(draft.name, draft.total_layers, heads)
+    found = find_readout(None if config.scoring == "joint" else config.calibration, draft.name)
+    heads = int(draft.model.config.get_text_config(decoder=True).num_attention_heads)
+    if config.calibration == "shipped" and not found.fits(draft.total_layers, heads):
+        return any_draft()
+    found.check_fits(draft.name, draft.total_layers, heads)
     return found

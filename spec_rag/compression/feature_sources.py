@@ -1,12 +1,12 @@
-"""What the draft says of passages: attention of the question, likelihood of the question, joint attention.
+"""Features from the draft: the attention of the question to passages, encoded one by one or in one prompt.
 
-Passages are read, or found read, and what is seen is lined up per unit or token. This module does not decide who is
-asked, or what is kept.
+Passages are encoded, or taken from the index. This module does not select passages
+or units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -15,75 +15,37 @@ from torch import Tensor
 from spec_rag.attention.capture import capture
 from spec_rag.attention.importance import PromptImportance
 from spec_rag.attention.token_selection import smooth
-from spec_rag.compression.document_draft import Draft, calibration_for
+from spec_rag.compression.document_draft import Draft
 from spec_rag.compression.encoder import PassageEncoder
 from spec_rag.compression.features import CompressionRequest, Features
-from spec_rag.compression.head_weights import layer_range
 from spec_rag.compression.passage_encoding import read_passages
-from spec_rag.compression.passages import EncodedPassage, Passage, frame, question_tokens
+from spec_rag.compression.passages import Passage, frame, question_tokens
 from spec_rag.errors import ConfigError, PromptTooLongError
 from spec_rag.models.error_context import check_finite
+from spec_rag.models.rope import restore_frequencies
 from spec_rag.options.compression import SpecPCConfig
 
-Encoded = Mapping[int, EncodedPassage]
-"""Passages as they were read, by their place among all."""
+_FIRST_JOINT_LAYER = 8 / 30  # of the depth
 
 
 def cross_attention_features(
-    reader: PassageEncoder, inquiry: CompressionRequest, known: Features, asked: Sequence[int], deep: bool
-) -> tuple[Features, Encoded]:
-    """With the question's attention to some passages, each read on its own, seen all at once.
+    reader: PassageEncoder, inquiry: CompressionRequest, known: Features, chosen: Sequence[int]
+) -> Features:
+    """With the question's attention to some passages, each encoded on its own, and all visible at once.
 
     Args:
-        asked: the passages.
-        deep: read them as deep as the likelihood will need.
-
-    Returns:
-        The signals, and the passages as they were read.
+        chosen: indices of the passages.
     """
-    config, draft = inquiry.config, reader.draft
-    calibration = calibration_for(draft, config)
-    passages = [inquiry.passages[i] for i in asked]
-    encoded = read_passages(reader, passages, inquiry.documents, inquiry.index, inquiry.cancelled, deep=deep)
-    rows = [question_tokens(draft.tokenizer, reader.frame, inquiry.question)]
-    seen = reader.attention([p.between(p.first_layer, reader.layers.listened[1]) for p in encoded], rows).float().cpu()
+    passages = [inquiry.passages[i] for i in chosen]
+    encoded = read_passages(reader, passages, inquiry.documents, inquiry.index, inquiry.cancelled)
+    rows = [question_tokens(reader.draft.tokenizer, reader.frame, inquiry.question)]
+    seen = reader.attention(encoded, rows).float().cpu()
     check_finite(seen, "attention scores")
     attention = torch.zeros(*seen.shape[:3], sum(len(p.ids) for p in inquiry.passages))
     attention[..., _tokens_of(passages)] = seen
     read = torch.zeros(len(inquiry.passages), dtype=torch.bool)
-    read[list(asked)] = True
-    layers = reader.layers.listened
-    found = replace(
-        known,
-        attention=attention[0],
-        read=read,
-        unit_heads=calibration.weights("unit", *layers) if calibration else None,
-        passage_heads=calibration.weights("passage", *layers) if calibration else None,
-    )
-    return found, dict(zip(asked, encoded, strict=True))
-
-
-def query_likelihood_features(
-    reader: PassageEncoder, inquiry: CompressionRequest, known: Features, asked: Sequence[int], encoded: Encoded
-) -> Features:
-    """With the likelihood of the question's words, given each of some passages.
-
-    Args:
-        asked: the passages.
-        encoded: those that were read before; what was not read deep enough is read anew.
-    """
-    shallow = [i for i in asked if i not in encoded or encoded[i].last_layer < reader.reading_depth]
-    passages = [inquiry.passages[i] for i in shallow]
-    begun = [encoded[i] for i in shallow] if all(i in encoded for i in shallow) else None
-    deeper = read_passages(
-        reader, passages, inquiry.documents, inquiry.index, inquiry.cancelled, deep=True, begun=begun
-    )
-    encoded = {**encoded, **dict(zip(shallow, deeper, strict=True))}
-    question = question_tokens(reader.draft.tokenizer, reader.frame, inquiry.question)
-    found = reader.log_likelihood([encoded[i] for i in asked], question, inquiry.cancelled)
-    whole = torch.full((len(inquiry.passages), found.shape[1]), torch.nan)
-    whole[list(asked)] = found
-    return replace(known, log_likelihood=whole)
+    read[list(chosen)] = True
+    return replace(known, attention=attention[0], read=read)
 
 
 def joint_attention_features(draft: Draft, inquiry: CompressionRequest, known: Features) -> Features:
@@ -119,14 +81,18 @@ def joint_importance(draft: Draft, passages: Sequence[Passage], question: str, b
             f"scoring='joint' needs a prompt of {len(ids)} tokens, but the draft {draft.name!r} takes {limit}: use "
             "scoring='per_document', or fewer documents."
         )
-    first_layer, _ = layer_range(draft.total_layers)
+    first_layer = min(round(draft.total_layers * _FIRST_JOINT_LAYER), draft.total_layers - 1)
     settings = SpecPCConfig(
         window_size=min(64, len(ids) - 1), max_capacity_prompt=len(ids), starting_layer_index=first_layer
     )
     observer = PromptImportance(settings, backend=backend)
     prompt = torch.tensor([ids], device=draft.model.device)
-    with capture(draft.model, observer), torch.no_grad():
-        draft.model.get_decoder()(input_ids=prompt, use_cache=False)
+    restore_frequencies(draft.model)
+    try:
+        with capture(draft.model, observer), torch.no_grad():
+            draft.model.get_decoder()(input_ids=prompt, use_cache=False)
+    finally:  # a long prompt changes the rotary frequencies of LongRoPE and dynamic NTK scaling
+        restore_frequencies(draft.model)
     importance = observer.result()[0].float().cpu()
     check_finite(importance, "attention scores")
     return importance[len(layout.head) :]

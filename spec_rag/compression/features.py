@@ -80,14 +80,10 @@ class Features:
         attention: [layers, heads, tokens], the most that the question attends to each token; or [1, 1, tokens]. 0 in
             passages that were not read; empty before any was.
         read: bool [passages], which of them the draft has read; None for all.
-        unit_heads: [layers, heads], how far each head is trusted to tell units apart, or None.
-        passage_heads: the same for passages.
-        log_likelihood: [passages, question tokens], log p of the question's own tokens given each passage, nan for a
-            passage that was not asked; or None.
         similarity: [units], embedding similarity of unit and question, or None.
         scorer: [units], what a scorer of the user's own says, of which only the order counts; or None.
         retrieval: [units], the retriever's score of the unit's document, scaled into [-1, 1], or None.
-        words: [units], how many telling words the unit and its passage share with the question, or None.
+        text: float32 [units, features], the features TEXT of `readout`, not standardised; or None.
         titles: [units], how far the title of the unit's document states the question (0 to 1), or None.
         links: float64 [links, 3], a unit, a document whose title it names, and how far (0 to 1); or None.
     """
@@ -98,12 +94,9 @@ class Features:
     passage_ranges: Tensor
     attention: Tensor
     read: Tensor | None = None
-    unit_heads: Tensor | None = None
-    passage_heads: Tensor | None = None
-    log_likelihood: Tensor | None = None
     similarity: Tensor | None = None
     scorer: Tensor | None = None
     retrieval: Tensor | None = None
-    words: Tensor | None = None
+    text: Tensor | None = None
     titles: Tensor | None = None
     links: Tensor | None = None

@@ -5,8 +5,7 @@ They are gathered before the draft's lock is taken. This module does not decide 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +16,6 @@ from spec_rag.compression.features import CompressionRequest, Features
 from spec_rag.compression.finite_scores import document_name, finite_scores, scaled
 from spec_rag.compression.passages import align_units
 from spec_rag.compression.title_links import title_links
-from spec_rag.compression.weights import WEIGHTS
 from spec_rag.text.documents import Document, given_score, with_title
 from spec_rag.text.words import title_match, word_overlap
 
@@ -43,7 +41,7 @@ def outside_signals(inquiry: CompressionRequest) -> Features:
         scorer = scorer_scores(inquiry.scorer, inquiry.question, texts, own, documents, owners)
     if config.title_links:
         stated = title_matches(titles, owners, inquiry.question)
-        links = title_links(titles, texts, owners, inquiry.question, WEIGHTS.links)
+        links = title_links(titles, texts, owners, inquiry.question)
     aligned = align_units(inquiry.units, inquiry.passages)
     return Features(
         **aligned,
@@ -51,20 +49,33 @@ def outside_signals(inquiry: CompressionRequest) -> Features:
         retrieval=retrieval,
         similarity=similarity,
         scorer=scorer,
+        text=None if config.scoring == "joint" else text_features(inquiry, aligned),
         titles=stated,
         links=links,
     )
 
 
-def bm25_features(inquiry: CompressionRequest, known: Features) -> Features:
-    """Add the words that units and their passages, titles included, share with the question (BM25)."""
+def text_features(inquiry: CompressionRequest, aligned: Mapping[str, Tensor]) -> Tensor:
+    """float32 [units, TEXT]: words shared with the question (BM25), length, and place in the document.
+
+    Args:
+        aligned: as `align_units` returns it.
+    """
     titles = [document.title for document in inquiry.documents]
-    units = torch.tensor(word_overlap(inquiry.question, _titled(titles, inquiry.unit_texts, inquiry.owners)))
     passages = [
         f"{titles[p.document] or ''}\n{inquiry.documents[p.document].text[p.start : p.end]}" for p in inquiry.passages
     ]
-    whole = torch.tensor(word_overlap(inquiry.question, passages))[known.passages]
-    return replace(known, words=_spread(units) + _spread(whole))
+    documents = aligned["documents"]
+    shared = [
+        word_overlap(inquiry.question, _titled(titles, inquiry.unit_texts, inquiry.owners)),
+        word_overlap(inquiry.question, inquiry.unit_texts),
+        torch.tensor(word_overlap(inquiry.question, passages))[aligned["passages"]],
+        torch.tensor(word_overlap(inquiry.question, [title or "" for title in titles]))[documents],
+    ]
+    tokens = (aligned["ranges"][:, 1] - aligned["ranges"][:, 0]).clamp(min=1)
+    place = torch.tensor([i for spans in inquiry.units for i in range(len(spans))])
+    found = [*shared, tokens.log(), place == 0, (place + 1.0).log()]
+    return torch.stack([torch.as_tensor(values).float() for values in found], dim=1)
 
 
 def title_matches(titles: Sequence[str | None], owners: Sequence[int], question: str) -> Tensor | None:
@@ -100,8 +111,3 @@ def retrieval_scores(documents: Sequence[Document], owners: Sequence[int]) -> Te
 
 def _titled(titles: Sequence[str | None], texts: Sequence[str], owners: Sequence[int]) -> list[str]:
     return [with_title(titles[d], text) for d, text in zip(owners, texts, strict=True)]
-
-
-def _spread(values: Tensor) -> Tensor:
-    """In deviations from the mean; zeros where all are equal."""
-    return (values - values.mean()) / values.std().clamp(min=1e-6) if len(values) > 1 else torch.zeros_like(values)

@@ -41,6 +41,8 @@ class ScoredDocuments:
         units: per document, spans of its units.
         passages: what was read in one piece.
         scores: [units of all documents], or None where nothing was read.
+        probabilities: [units of all documents], how likely each is needed; None where scores are not calibrated.
+        answerable: how likely any unit is needed, or None.
         tokens: [tokens of all passages], importance of each.
         seconds: wall time of the reading, without the wait for the draft.
         looks: what was looked at of each passage.
@@ -59,6 +61,14 @@ class ScoredDocuments:
     looks: Sequence[PassageStatistics] = ()
     structures: Sequence[Structure] = ()
     paths: PathMatch | None = None
+    probabilities: Tensor | None = None
+    answerable: float | None = None
+
+    @property
+    def importance(self) -> Tensor:
+        """[units of all documents]: probabilities, or else scores."""
+        assert self.scores is not None
+        return self.scores if self.probabilities is None else self.probabilities
 
     @classmethod
     def unread(cls, documents: Sequence[Document], question: str, draft: str) -> ScoredDocuments:
@@ -191,9 +201,10 @@ class _Selection:
         paths = reading.paths
         stands_for = self._repeats(reading.scores, paths)
         self.scores = _once_each(reading.scores, stands_for)
+        self.importance = _once_each(reading.importance, stands_for)
         scored = self.scores.masked_fill(~self._may_be_kept(paths), -torch.inf)
         self.order = [i for i in scored.argsort(descending=True, stable=True).tolist() if scored[i] != -torch.inf]
-        self.mass = scored.float().softmax(0).tolist() if self.order else [0.0] * len(self.span)
+        self.mass = self._shares(scored)
         self.protected = _moved(protected(self.texts, reading.units, config), stands_for)
         self.held = self.protected | floors(self.own, self.order, self.protected, config, self._tokens_of)
 
@@ -255,7 +266,7 @@ class _Selection:
             return None
         best = self.order[0]
         threshold = None if self.config.min_tokens else self.config.threshold
-        if threshold is not None and float(self.scores[best]) < threshold:
+        if threshold is not None and float(self.importance[best]) < threshold:
             return None
         taken = [i for own, one in zip(self.own, kept, strict=True) for i in own if one.reasons[i - own.start]]
         average = float(self.scores[self.order].mean())
@@ -293,7 +304,7 @@ class _Selection:
         if taking.taken_tokens < (config.min_tokens or 0):
             return False
         covered = config.coverage is not None and taking.taken_mass >= config.coverage
-        return covered or (config.threshold is not None and float(self.scores[unit]) < config.threshold)
+        return covered or (config.threshold is not None and float(self.importance[unit]) < config.threshold)
 
     def _take(self, unit: int, taking: BudgetTracker, cut: dict[int, Span]) -> bool:
         """Take a unit, or the best part of it, if it fits."""
@@ -330,6 +341,15 @@ class _Selection:
     @property
     def _cuts(self) -> bool:
         return self.config.cut_units and self.config.unit == "sentence" and self.config.coverage is None
+
+    def _shares(self, scored: Tensor) -> list[float]:
+        """Per unit its share of the importance: of the probabilities, or else the softmax of the scores."""
+        if not self.order:
+            return [0.0] * len(self.span)
+        if self.reading.probabilities is None:
+            return scored.float().softmax(0).tolist()
+        shares = self.importance.double().masked_fill(scored == -torch.inf, 0.0)
+        return (shares / shares.sum().clamp(min=1e-30)).tolist()
 
     def _repeats(self, scores: Tensor, paths: PathMatch | None) -> list[int]:
         """For each unit the one that stands for it."""

@@ -48,7 +48,7 @@ def index_documents(
         documents: as for `compress`.
         draft: as for `compress`; later questions must use the same one.
         index: where the passages go.
-        config: settings of the later questions; unit, likelihood and calibration decide what is stored.
+        config: settings of the later questions; unit, language and calibration decide what is stored.
         tell: called with the number of passages done and in all.
         cancelled: an event that ends the run when it is set; what was read until then is stored.
 
@@ -63,7 +63,7 @@ def index_documents(
     draft = Draft.of(draft, config=config)
     reader = encoder_for(draft, config)
     passages, keys = _addresses(given, draft, reader, index, config)
-    missing = [i for i, parts in enumerate(keys) if not all(part in index for part in parts)]
+    missing = [i for i, key in enumerate(keys) if key not in index]
     done = len(passages) - len(missing)
     tell(done, len(passages))
     for start in range(0, len(missing), _PASSAGES_AT_ONCE):
@@ -72,9 +72,9 @@ def index_documents(
             if not mine:
                 cancellation.check(cancelled)
             with reading_error_context(draft, len(part), config, index):
-                read_passages(reader, [passages[i] for i in part], given, index, cancelled, deep=True)
-        if index.folder is not None and not all(index.stored_bytes(key) for i in part for key in keys[i]):
-            stored = sum(all(index.stored_bytes(key) for key in parts) for parts in keys)
+                read_passages(reader, [passages[i] for i in part], given, index, cancelled)
+        if index.folder is not None and not all(index.stored_bytes(keys[i]) for i in part):
+            stored = sum(index.stored_bytes(key) > 0 for key in keys)
             raise IndexNotWrittenError(
                 f"folder={str(index.folder)!r}: {stored} of {len(keys)} passages are stored, and the next cannot be "
                 f"written ({index.write_error}). Make room or give another folder; a new run goes on from there."
@@ -85,7 +85,7 @@ def index_documents(
         len(passages),
         len(missing),
         sum(len(p.ids) for p in passages),
-        sum(index.stored_bytes(key) for parts in keys for key in parts),
+        sum(index.stored_bytes(key) for key in keys),
     )
 
 
@@ -101,18 +101,16 @@ def indexed_passages(
     given = as_documents(documents)
     draft = Draft.of(draft, config=config)
     _, keys = _addresses(given, draft, encoder_for(draft, config), index, config)
-    return sum(all(index.stored_bytes(key) for key in parts) for parts in keys), len(keys)
+    return sum(index.stored_bytes(key) > 0 for key in keys), len(keys)
 
 
 def _addresses(
     documents: Sequence[Document], draft: Draft, reader: PassageEncoder, index: DocumentIndex, config: CompressionConfig
-) -> tuple[list[Passage], list[list[str]]]:
-    """The passages of the documents, and per passage the addresses of its parts in the index."""
+) -> tuple[list[Passage], list[str]]:
+    """The passages of the documents, and the address of each in the index."""
     units = [unit_spans(document.text, config.unit, config.language) for document in documents]
     passages = split_passages(draft.tokenizer, documents, units)
-    parts = _ranges(reader)
-    keys = [[passage_key(reader, index, documents[p.document], p, *part) for part in parts] for p in passages]
-    return passages, keys
+    return passages, [passage_key(reader, index, documents[p.document], p) for p in passages]
 
 
 def read_passages(
@@ -121,58 +119,34 @@ def read_passages(
     documents: Sequence[Document],
     index: DocumentIndex | None,
     cancelled: threading.Event | None = None,
-    *,
-    deep: bool = False,
-    begun: Sequence[EncodedPassage] | None = None,
 ) -> list[EncodedPassage]:
-    """Passages as a question may see them: found in the index, or read, and then the index knows them.
-
-    What a question's attention needs and what lies deeper are kept apart, so that the one is found without the other.
-
-    Args:
-        deep: with all layers that the likelihood needs, not only those that are listened to.
-        begun: the passages as far as they are listened to, where that is known.
+    """Passages as a question sees them: taken from the index, or encoded and then stored there.
 
     Raises:
         CancelledError: `cancelled` was set.
     """
-    middle, deepest = reader.layers.listened[1], reader.reading_depth
     if index is None:
-        return reader.encode([p.ids for p in passages], cancelled, deepest if deep else middle)
-    ranges = _ranges(reader)[: 2 if deep else 1]
+        return reader.encode([p.ids for p in passages], cancelled)
+    first, last = reader.layers
     _, heads, _, dim = reader.prefix.keys.shape
-    found: list[list[EncodedPassage]] = []
-    for i, passage in enumerate(passages):
-        parts: list[EncodedPassage | None] = [] if begun is None else [begun[i]]
-        for first, last in ranges[len(parts) :]:
-            key = passage_key(reader, index, documents[passage.document], passage, first, last)
-            parts.append(index.get(key, (last - first, heads, len(passage.ids), dim), first))
-        found.append([part for part in parts if part is not None])
-    missing = [i for i, parts in enumerate(found) if len(parts) < len(ranges)]
+    keys = [passage_key(reader, index, documents[p.document], p) for p in passages]
+    found = [
+        index.get(key, (last - first, heads, len(passage.ids), dim), first)
+        for key, passage in zip(keys, passages, strict=True)
+    ]
+    missing = [i for i, encoded in enumerate(found) if encoded is None]
     for i, encoded in zip(missing, reader.encode([passages[i].ids for i in missing], cancelled), strict=True):
-        # as the index gives it back, so that this question sees what later ones will
-        stored = []
-        for first, last in _ranges(reader):
-            key = passage_key(reader, index, documents[passages[i].document], passages[i], first, last)
-            stored.append(index.put(key, encoded.between(first, last)))
-        found[i] = stored[: len(ranges)]
-    return [parts[0].followed_by(parts[1]) if len(parts) > 1 else parts[0] for parts in found]
+        found[i] = index.put(keys[i], encoded)  # as the index returns it to later questions
+    return [encoded for encoded in found if encoded is not None]
 
 
-def _ranges(reader: PassageEncoder) -> list[tuple[int, int]]:
-    """The layers that are kept together: those up to the last that is listened to, and those that lie deeper."""
-    first, middle, deepest = reader.layers.seen[0], reader.layers.listened[1], reader.reading_depth
-    return [(first, middle), *([(middle, deepest)] if deepest > middle else [])]
-
-
-def passage_key(
-    reader: PassageEncoder, index: DocumentIndex, document: Document, passage: Passage, first: int, last: int
-) -> str:
-    """The address of a passage's layers [first, last): everything that their keys and values depend on."""
+def passage_key(reader: PassageEncoder, index: DocumentIndex, document: Document, passage: Passage) -> str:
+    """The address of an encoded passage: everything that its keys and values depend on."""
+    first, last = reader.layers
     return index.key(
         document.text[passage.start : passage.end],
         document.title or "",
-        reader.fingerprint(last),
+        reader.fingerprint,
         str(reader.draft.model.dtype),
         f"{first}-{last}",
         repr(reader.frame.head),

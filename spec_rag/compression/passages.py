@@ -120,18 +120,6 @@ class EncodedPassage:
         """Keys and values of a layer, each [KV heads, tokens, dim]."""
         return self.keys[layer - self.first_layer], self.values[layer - self.first_layer]
 
-    def between(self, first: int, last: int) -> EncodedPassage:
-        """Of the layers [first, last) alone; nothing is copied."""
-        a, b = first - self.first_layer, last - self.first_layer
-        return EncodedPassage(self.keys[a:b], self.values[a:b], first)
-
-    def followed_by(self, deeper: EncodedPassage) -> EncodedPassage:
-        """With the layers of another that begins where this one ends."""
-        keys, values = (
-            torch.cat([own.to(other), other]) for own, other in ((self.keys, deeper.keys), (self.values, deeper.values))
-        )
-        return EncodedPassage(keys, values, self.first_layer)
-
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values."""

@@ -1,13 +1,12 @@
-"""From what was seen to one score per unit: small pure functions behind one seam.
+"""Scores of units: a weighted sum of standardised features, title links, and probabilities.
 
-Each part takes the `Features` of one question and the score so far, and returns the score with its own say, or as it is
-where its signal is missing. A new idea is a new function and a line in `PARTS`. This module does not know models,
-documents or budgets.
+These are pure functions of the `Features` of one question and a `Readout`. This module does not know models, documents
+or budgets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,24 +14,20 @@ import torch
 from torch import Tensor
 
 from spec_rag.compression.features import Features
+from spec_rag.compression.readout import PLAIN, QUESTION, TEXT, Readout
 from spec_rag.compression.title_links import follow_links
-from spec_rag.compression.weights import WEIGHTS
 
-UNIT_TOKENS, PASSAGE_TOKENS = 3, 8  # the best tokens that speak for a unit, and for its passage
+UNIT_TOKENS, PASSAGE_TOKENS = 3, 8  # the best tokens that represent a unit, and its passage
 
-_WORDS = 0.5  # beside 1 for what a retriever or an embedder says
-_FUSION_OFFSET = 5.0  # reciprocal ranks: how little the first place is worth more than the second
-_FUSED = 1.5  # deviation of a fused score
-
-_PER_UNIT = ("similarity", "scorer", "retrieval", "words", "titles")
-
-Part = Callable[[Features, Tensor], Tensor]
+_SMALLEST = 1e-7  # attention below it counts as this much
+_CLIP = 5.0  # deviations
+_FUSION_OFFSET = 5.0  # of reciprocal ranks
+_PER_UNIT = ("similarity", "scorer", "retrieval", "text", "titles")
 
 
-def token_importance(signals: Features, heads: Tensor | None = None) -> Tensor:
-    """[tokens]: mean over layers of the best head's attention, or the sum over `heads` [layers, heads] by weight."""
-    gain = signals.attention
-    return gain.amax(1).mean(0) if heads is None else torch.einsum("lht,lh->t", gain, heads)
+def token_importance(signals: Features) -> Tensor:
+    """[tokens]: attention of the best head, mean over layers."""
+    return signals.attention.amax(1).mean(0)
 
 
 def best_tokens(scores: Tensor, ranges: Tensor, count: int) -> Tensor:
@@ -56,129 +51,142 @@ def best_tokens(scores: Tensor, ranges: Tensor, count: int) -> Tensor:
 
 
 def standardised(scores: Tensor) -> Tensor:
-    """Zero mean and unit deviation; zeros where all are equal."""
-    if len(scores) < 2:
+    """Zero mean and unit deviation over the last dimension, at most 5 from zero; zeros where all are equal."""
+    if scores.shape[-1] < 2:
         return torch.zeros_like(scores)
-    return (scores - scores.mean()) / (scores.std() + 1e-6)
-
-
-def reciprocal_rank(scores: Tensor) -> Tensor:
-    """1 / (5 + rank), rank 0 for the best; ties keep reading order. [units] -> [units]."""
-    rank = torch.zeros_like(scores)
-    rank[scores.argsort(descending=True, stable=True)] = torch.arange(len(scores), dtype=scores.dtype)
-    return 1.0 / (_FUSION_OFFSET + rank)
+    centred = scores - scores.mean(-1, keepdim=True)
+    return (centred / (scores.std(-1, keepdim=True) + 1e-6)).clamp(-_CLIP, _CLIP)
 
 
 def shared_reciprocal_rank(scores: Tensor) -> Tensor:
-    """1 / (5 + rank), equal scores sharing the rank of the first of them. [units] -> [units]."""
+    """1 / (5 + rank), rank 0 for the best; equal scores share the rank of the first of them. [units] -> [units]."""
     rank = len(scores) - torch.searchsorted(scores.sort().values, scores, right=True)
     return 1.0 / (_FUSION_OFFSET + rank)
 
 
-def attention(signals: Features, score: Tensor) -> Tensor:
-    """What the unit shows and what its passage, with its title, shows.
+def head_features(signals: Features) -> Tensor:
+    """float32 [2, layers, heads, units]: attention of each head to each unit, and to the passage of each unit."""
+    unit = best_tokens(signals.attention, signals.ranges, UNIT_TOKENS)
+    passage = best_tokens(signals.attention, signals.passage_ranges, PASSAGE_TOKENS)
+    return torch.stack([unit, passage[..., signals.passages]])
 
-    A calibration does not replace each layer's best head but has a say of the same weight.
+
+def standardised_heads(heads: Tensor) -> Tensor:
+    """The logarithm of `head_features`, standardised over the units."""
+    return standardised((heads + _SMALLEST).log())
+
+
+def pooled_attention(heads: Tensor) -> Mapping[str, Tensor]:
+    """By name in POOLED, [units] each: the best head of each layer, mean over layers; the root limits outliers."""
+    return dict(zip(("unit", "passage"), heads.amax(2).mean(1).sqrt(), strict=True))
+
+
+def unit_features(signals: Features, heads: Tensor | None = None) -> dict[str, Tensor]:
+    """Standardised features by name, [units] each: what there is of POOLED, TEXT and OUTSIDE.
+
+    Args:
+        heads: `head_features`; None leaves out attention.
     """
-    unit = _shown(signals, signals.unit_heads, signals.ranges, UNIT_TOKENS)
-    passage = _shown(signals, signals.passage_heads, signals.passage_ranges, PASSAGE_TOKENS, signals.passages)
-    return score + standardised(standardised(unit) + standardised(passage))
+    found: dict[str, Tensor] = {} if heads is None else dict(pooled_attention(heads))
+    if signals.text is not None:
+        found |= dict(zip(TEXT, signals.text.T, strict=True))
+    if signals.retrieval is not None:
+        found["retrieval"] = signals.retrieval
+    if signals.similarity is not None:
+        own = signals.similarity.float()
+        best = torch.full((1 + int(signals.documents.max()),), -torch.inf)
+        best = best.scatter_reduce(0, signals.documents, own, "amax")
+        found |= {"similarity": own, "document_similarity": best[signals.documents]}
+    if signals.scorer is not None:
+        found["scorer"] = shared_reciprocal_rank(signals.scorer).float()
+    return {name: standardised(values) for name, values in found.items()}
 
 
-def likelihood(signals: Features, score: Tensor) -> Tensor:
-    """How much better the unit's passage foretells the question's words than passages do on average.
+def unit_scores(signals: Features, readout: Readout = PLAIN, heads: Tensor | None = None) -> Tensor:
+    """[units]: the score of each unit; units of passages that were not read come after all others.
 
-    Only gains count: a word that a passage makes less likely tells nothing, and a passage that was not asked gains
-    nothing.
+    Args:
+        heads: `head_features`, where they are known.
     """
-    if signals.log_likelihood is None:
-        return score
-    gain = (signals.log_likelihood - signals.log_likelihood.nanmean(0)).clamp(min=0).nan_to_num(0).sum(1)
-    return score + WEIGHTS.likelihood * standardised(gain[signals.passages])
-
-
-def retrieval(signals: Features, score: Tensor) -> Tensor:
-    """The retriever's own score of the unit's document."""
-    if signals.retrieval is None:
-        return score
-    return score + WEIGHTS.retrieval * standardised(signals.retrieval)
-
-
-def similarity(signals: Features, score: Tensor) -> Tensor:
-    """The embedding similarity of the unit, and the best in its document."""
-    if signals.similarity is None:
-        return score
-    own = signals.similarity.float()
-    best = torch.full((1 + int(signals.documents.max()),), -torch.inf).scatter_reduce(0, signals.documents, own, "amax")
-    whole = standardised(best[signals.documents])
-    return score + WEIGHTS.similarity * standardised(own) + WEIGHTS.document_similarity * whole
-
-
-def scorer(signals: Features, score: Tensor) -> Tensor:
-    """The ranks of the score so far and of what a scorer of the user's own says, fused."""
-    if signals.scorer is None:
-        return score
-    return _FUSED * standardised(reciprocal_rank(score) + shared_reciprocal_rank(signals.scorer))
-
-
-def titles(signals: Features, score: Tensor) -> Tensor:
-    """More for all units of a document whose title is the question."""
-    if signals.titles is None:
-        return score
-    return score + WEIGHTS.title * signals.titles
-
-
-def links(signals: Features, score: Tensor) -> Tensor:
-    """More for a document whose title a promising unit of another names."""
-    if signals.links is None:
-        return score
-    return follow_links(score, signals.links, signals.documents, WEIGHTS.links)
-
-
-PARTS: Mapping[str, Part] = {
-    "attention": attention,
-    "likelihood": likelihood,
-    "retrieval": retrieval,
-    "similarity": similarity,
-    "scorer": scorer,
-    "titles": titles,
-    "links": links,
-}
-
-
-def unit_scores(signals: Features) -> Tensor:
-    """[units]: what the parts say, one after the other; units of passages that were not read come behind all others."""
+    heads = head_features(signals) if heads is None else heads
     if signals.read is None or bool(signals.read.all()):
-        return _scores_of_read(signals)
+        return _scores_of_read(signals, readout, heads)
     read = signals.read[signals.passages]
-    scores, prior = torch.zeros(len(read)), prior_scores(signals)
-    scores[read] = _scores_of_read(_only(signals, read))
+    scores, prior = torch.zeros(len(read)), prior_scores(signals, readout)
+    scores[read] = _scores_of_read(only_units(signals, read), readout, heads[..., read])
     last = scores[read].min() if bool(read.any()) else torch.tensor(0.0)
     scores[~read] = last - 1 - (prior[~read].max() - prior[~read])
     return scores
 
 
-def prior_scores(signals: Features) -> Tensor:
-    """[units]: what is known without the draft: retrieval scores, similarity, scorer, words, titles."""
-    ranked = None if signals.scorer is None else shared_reciprocal_rank(signals.scorer)
-    told = [known for known in (signals.retrieval, signals.similarity, ranked) if known is not None]
-    score = torch.zeros(len(signals.ranges))
-    for known in told:
-        score = score + standardised(known.float())
-    if signals.words is not None:
-        score = score + (_WORDS if told else 1.0) * standardised(signals.words)
-    return links(signals, titles(signals, standardised(score)))
+def prior_scores(signals: Features, readout: Readout = PLAIN) -> Tensor:
+    """[units]: the score from what is known without the draft."""
+    return _weighted(signals, unit_features(signals), readout.prior, torch.zeros(len(signals.ranges)))
 
 
-def _scores_of_read(signals: Features) -> Tensor:
+def _scores_of_read(signals: Features, readout: Readout, heads: Tensor) -> Tensor:
+    weights = readout.head_weights()
     score = torch.zeros(len(signals.ranges))
-    for part in PARTS.values():
-        score = part(signals, score)
+    if weights is not None:
+        score = torch.einsum("alhu,alh->u", standardised_heads(heads), weights)
+    return _weighted(signals, unit_features(signals, heads), readout.weights, score)
+
+
+def _weighted(signals: Features, found: Mapping[str, Tensor], weights: Mapping[str, float], score: Tensor) -> Tensor:
+    """The score with what features, the title and title links add; the latter two are in deviations of the score."""
+    for name, values in found.items():
+        if weights.get(name):
+            score = score + weights[name] * values
+    if signals.titles is not None:
+        score = score + weights.get("title", 0.0) * _spread(score) * signals.titles
+    if signals.links is not None:
+        score = follow_links(score, signals.links, signals.documents, weights.get("links", 0.0), _spread(score))
     return score
 
 
-def _only(signals: Features, units: Tensor) -> Features:
-    """The signals of some units alone, bool [units]; passages and documents keep their numbers."""
+def _spread(score: Tensor) -> float:
+    """Standard deviation; 1 where all are equal."""
+    spread = float(score.std()) if len(score) > 1 else 0.0
+    return spread if spread > 1e-6 else 1.0
+
+
+def question_features(signals: Features, heads: Tensor, scores: Tensor) -> Tensor:
+    """float32 [QUESTION]: how the best unit of a question stands out.
+
+    They are the logarithms of the attention to it and to its passage, the BM25 score of its passage, the log-odds of
+    it among all by the softmax of the scores, and the logarithm of the number of units.
+    """
+    best = int(scores.argmax())
+    pooled = pooled_attention(heads)
+    words = 0.0 if signals.text is None else float(signals.text[best, TEXT.index("words_passage")])
+    share = scores.float().softmax(0)[best].clamp(max=1 - 1e-4)
+    found = [
+        *(2 * (pooled[name][best] + _SMALLEST).log() for name in ("unit", "passage")),
+        torch.tensor(words).log1p(),
+        (share / (1 - share)).log(),
+        torch.tensor(float(len(scores))).log(),
+    ]
+    assert len(found) == len(QUESTION)
+    return torch.stack([torch.as_tensor(value, dtype=torch.float32) for value in found])
+
+
+def probabilities(
+    signals: Features, scores: Tensor, readout: Readout, heads: Tensor | None = None
+) -> tuple[Tensor, float] | None:
+    """How likely each unit is needed, [units] in reading order, and how likely any is; None without calibration."""
+    if not readout.probability or not readout.answerable or not len(scores):
+        return None
+    question = question_features(signals, head_features(signals) if heads is None else heads, scores)
+    best, answerable = (
+        given["bias"] + sum(given.get(name, 0.0) * float(value) for name, value in zip(QUESTION, question, strict=True))
+        for given in (readout.probability, readout.answerable)
+    )
+    below = readout.probability["slope"] * (scores - scores.max())
+    return (best + below).sigmoid(), float(torch.tensor(answerable).sigmoid())
+
+
+def only_units(signals: Features, units: Tensor) -> Features:
+    """The features of some units alone, bool [units]; passages and documents keep their numbers."""
     per_unit = {name: getattr(signals, name) for name in ("ranges", "passages", "documents", *_PER_UNIT)}
     chosen: dict[str, Any] = {name: None if value is None else value[units] for name, value in per_unit.items()}
     if signals.links is not None:
@@ -187,12 +195,3 @@ def _only(signals: Features, units: Tensor) -> Features:
         own[:, 0] = place[own[:, 0].long()].to(own.dtype)
         chosen["links"] = own
     return replace(signals, **chosen)
-
-
-def _shown(signals: Features, heads: Tensor | None, ranges: Tensor, count: int, owners: Tensor | None = None) -> Tensor:
-    """[units]: the best tokens of each unit or of the passage that owns it; square roots tame the long tail."""
-    total = torch.zeros(len(signals.ranges))
-    for trusted in (None,) if heads is None else (None, heads):
-        scores = best_tokens(token_importance(signals, trusted), ranges, count).sqrt()
-        total = total + standardised(scores if owners is None else scores[owners])
-    return total

@@ -1,7 +1,4 @@
-"""The demo: questions about an invented observatory's handbook, answered from a quarter of what was retrieved.
-
-The same run over all questions measures how often answers survive. This module does not know terminals.
-"""
+"""The demo: questions about a fictional handbook, answered from a quarter of the retrieved tokens."""
 
 from __future__ import annotations
 
@@ -29,15 +26,15 @@ _MAX_NEW_TOKENS = 40
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its answers, any of which will do, and the sentences that support them.
+    """A question with accepted answers and supporting sentences.
 
     Attributes:
-        id: its name.
-        kind: "single" if one place answers it, "two" if two documents are needed.
+        id: name.
+        kind: "single", or "two" if two documents are needed.
         question: the question.
-        answers: accepted answers, the fullest first.
+        answers: accepted answers, the longest first.
         sources: file names.
-        support: sentences, word for word, in the order of `sources`.
+        support: verbatim sentences, in the order of `sources`.
     """
 
     id: str
@@ -50,7 +47,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Handbook:
-    """The corpus of the demo, split into chunks."""
+    """The documents of the demo as chunks, and its questions."""
 
     chunks: list[Chunk]
     questions: list[Question]
@@ -58,14 +55,14 @@ class Handbook:
 
 @dataclass(frozen=True)
 class DemoAnswer:
-    """One question answered.
+    """An answered question.
 
     Attributes:
-        question: what was asked.
-        answered: the answer, its support and its cost.
-        retrieved: whether all supporting sentences were among the retrieved chunks.
-        survived: whether an accepted answer is in the compressed text.
-        correct: whether an accepted answer is in the model's answer.
+        question: the question.
+        answered: the answer with its support.
+        retrieved: whether the retrieved chunks have all supporting sentences.
+        survived: whether the compressed text has an accepted answer.
+        correct: whether the model's answer has an accepted answer.
     """
 
     question: Question
@@ -77,14 +74,14 @@ class DemoAnswer:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How often answers survived.
+    """Counts over questions.
 
     Attributes:
-        questions: how many were asked.
-        retrieved: for how many retrieval brought every supporting sentence.
-        survived: per ratio, in how many compressed texts an accepted answer stands.
-        correct: in how many of the model's answers, at the first ratio; None if it was not asked.
-        answers: the model's answers at the first ratio.
+        questions: number of questions.
+        retrieved: questions with all supporting sentences retrieved.
+        survived: questions with an accepted answer in the compressed text, per ratio.
+        correct: correct answers of the model at the first ratio; None if it did not answer.
+        answers: the answers at the first ratio.
     """
 
     questions: int
@@ -95,10 +92,10 @@ class Evaluation:
 
 
 def find_handbook(folder: Path | None = None) -> Path:
-    """The folder of the demo's corpus: the given one, or the one that comes with the package.
+    """The folder of the demo: `folder`, or the one of the package.
 
     Raises:
-        FileNotFoundError: there is none, or it has no questions.json.
+        FileNotFoundError: it has no questions.json.
     """
     package = Path(__file__).parents[1]
     places = [folder] if folder else [package / "data/handbook", package.parent / "examples/handbook"]
@@ -112,11 +109,11 @@ def find_handbook(folder: Path | None = None) -> Path:
 
 
 def load_handbook(folder: Path | None = None) -> Handbook:
-    """Read the corpus and its questions; the folder's README is about it, not of it.
+    """Read the documents, except the README, and the questions.
 
     Raises:
         FileNotFoundError: see `find_handbook`.
-        ConfigError: questions.json is not what it should be.
+        ConfigError: questions.json is invalid.
     """
     from spec_rag.loaders.reading import read_files
 
@@ -135,16 +132,16 @@ def load_handbook(folder: Path | None = None) -> Handbook:
 
 
 def demo_questions(handbook: Handbook, ids: Sequence[str] = DEMO_QUESTIONS) -> list[Question]:
-    """The questions of the demo, in the given order.
+    """Questions by id.
 
     Raises:
-        ConfigError: the corpus lacks one of them.
+        ConfigError: an id is unknown.
     """
-    known = {question.id: question for question in handbook.questions}
-    missing = [name for name in ids if name not in known]
+    by_id = {question.id: question for question in handbook.questions}
+    missing = [name for name in ids if name not in by_id]
     if missing:
-        raise ConfigError(f"The corpus has no question {missing[0]!r}; it has {', '.join(known) or 'none'}.")
-    return [known[name] for name in ids]
+        raise ConfigError(f"The corpus has no question {missing[0]!r}; it has {', '.join(by_id) or 'none'}.")
+    return [by_id[name] for name in ids]
 
 
 def answer_question(
@@ -171,7 +168,7 @@ def answer_question(
     return DemoAnswer(
         question,
         answered,
-        retrieved=_brings_support(chunks, question),
+        retrieved=_has_support(chunks, question),
         survived=_survives(answered.compression, question),
         correct=holds_answer(answered.answer.text, question.answers),
     )
@@ -186,15 +183,15 @@ def evaluate_handbook(
     kind: str = "single",
     tell: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Ask every question of a kind, and count where the answer survives.
+    """Compress, and optionally answer, all questions of a kind.
 
     Args:
-        ratios: shares of the tokens to compress to.
-        answer: let the model answer from the first ratio's text as well.
+        ratios: compression ratios.
+        answer: also answer at the first ratio.
         pair: the models; None loads the default ones.
-        handbook: the corpus; None finds it.
+        handbook: the documents and questions; None loads those of the package.
         kind: "single" or "two".
-        tell: called with a line about each question.
+        tell: called with a status line per question.
     """
     from spec_rag.compression.compress import compress
     from spec_rag.compression.encoding_cache import DocumentIndex
@@ -211,7 +208,7 @@ def evaluate_handbook(
         if tell is not None:
             tell(f"{number} of {len(questions)}: {question.question}")
         chunks = retrieve(question.question, handbook.chunks, DEFAULT_TOP_K)
-        retrieved += _brings_support(chunks, question)
+        retrieved += _has_support(chunks, question)
         for i, ratio in enumerate(ratios):
             if answer and i == 0:
                 answers.append(answer_question(pair, handbook, question, ratio, index=index))
@@ -224,7 +221,7 @@ def evaluate_handbook(
     return Evaluation(len(questions), retrieved, survived, correct, answers)
 
 
-def _brings_support(chunks: Sequence[Chunk], question: Question) -> bool:
+def _has_support(chunks: Sequence[Chunk], question: Question) -> bool:
     return all(any(sentence in chunk.text for chunk in chunks) for sentence in question.support)
 
 

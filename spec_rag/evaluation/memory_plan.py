@@ -11,8 +11,8 @@ from spec_rag.evaluation.model_shapes import ModelShape, shares_tokens
 from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
 from spec_rag.utils.validation import check_choice, check_integer
 
-OWN_LOOKAHEAD_TOKENS = 8
-"""Length of the target's own look-ahead, as in spec_rag.generation."""
+TARGET_LOOKAHEAD_TOKENS = 8
+"""Look-ahead tokens of a target that writes the look-ahead itself, as in spec_rag.generation."""
 
 DEVICE_BYTES: Mapping[str, float | None] = {
     "h100": 80e9,
@@ -26,21 +26,21 @@ DEVICE_BYTES: Mapping[str, float | None] = {
     "mi300x": 192e9,
     "cpu": None,
 }
-"""Memory of known devices as published; None where it is not fixed."""
+"""Published memory of known devices in bytes; None if it varies."""
 
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What is planned: two models, a prompt, an answer and budgets.
+    """Models, prompt, answer and budgets of a plan.
 
     Args:
         draft, target: shapes of the models.
         context: prompt tokens.
         budget: document tokens (compress), prompt tokens (SpecPC) or KV pairs per head (SpecKV) that are kept.
         new_tokens: tokens of the answer.
-        prompt_budget: prompt tokens that SpecKV-PC leaves to SpecKV, above `budget`; None leaves that method out.
-        lookahead_tokens: tokens that SpecKV's draft writes; None means as many as the answer has.
-        bits: per weight, key and value.
+        prompt_budget: prompt tokens after SpecPC in SpecKV-PC, above `budget`; None omits that method.
+        lookahead_tokens: look-ahead tokens of SpecKV; None is the length of the answer.
+        bits: bits per weight, key and value.
         memory_bytes: memory of the device; None if unknown.
 
     Raises:
@@ -63,9 +63,7 @@ class PlanRequest:
         check_integer("prompt_budget", self.prompt_budget, 1, optional=True)
         check_choice("bits", self.bits, (4, 8, 16, 32))
         if self.prompt_budget is not None and self.prompt_budget <= self.budget:
-            raise ConfigError(
-                f"prompt_budget={self.prompt_budget}: must be above budget={self.budget}, which SpecKV keeps of it."
-            )
+            raise ConfigError(f"prompt_budget={self.prompt_budget}: must be above budget={self.budget}.")
         SpecPCConfig(max_capacity_prompt=self.budget)
         SpecKVConfig(max_capacity_prompt=self.budget, lookahead_tokens=self.lookahead_tokens)
 
@@ -76,12 +74,11 @@ class MethodPlan:
 
     Attributes:
         draft_tokens: tokens that the draft reads; 0 if it is not used.
-        lookahead_tokens: tokens of the look-ahead, written by the draft, or by the target where it has another
-            tokenizer.
+        lookahead_tokens: tokens of the look-ahead.
         target_tokens: tokens that the target reads before the first token of the answer.
-        kv_tokens: tokens whose keys and values each KV head keeps of the prompt.
-        kv_bytes: the target's keys and values of the prompt while it decodes.
-        peak_bytes: weights of the models in use, and the largest set of keys and values.
+        kv_tokens: KV pairs of the prompt per head.
+        kv_bytes: bytes of the prompt's keys and values in the target during decoding.
+        peak_bytes: weights of the used models plus the largest set of keys and values.
         fits: whether `peak_bytes` fits the memory; None if the memory is unknown.
     """
 
@@ -128,9 +125,9 @@ def device_bytes(name: str) -> float | None:
 
 
 def plan(request: PlanRequest) -> Plan:
-    """Plan dense, compress, SpecPC and SpecKV, and SpecKV-PC where the prompt has a budget of its own.
+    """Plan dense, compress, SpecPC and SpecKV, and SpecKV-PC if `prompt_budget` is set.
 
-    SpecPC and SpecKV-PC are refused where the tokenizers differ; SpecKV's target then writes the look-ahead itself.
+    If the tokenizers differ, SpecPC and SpecKV-PC are refused, and the target of SpecKV writes the look-ahead.
     """
     same = shares_tokens(request.draft, request.target)
     methods = {
@@ -138,7 +135,7 @@ def plan(request: PlanRequest) -> Plan:
         "compress": _prompt_compression(request, request.context),
         "compress, indexed": _prompt_compression(request, 0),
         "SpecPC": _prompt_compression(request, request.context, SpecPCConfig(max_capacity_prompt=request.budget)),
-        "SpecKV": _speckv(request, own_lookahead=same is False),
+        "SpecKV": _speckv(request, target_writes=same is False),
     }
     if request.prompt_budget is not None:
         methods["SpecKV-PC"] = _speckv_pc(request, request.prompt_budget)
@@ -150,12 +147,12 @@ def plan(request: PlanRequest) -> Plan:
 
 
 def _dense(request: PlanRequest) -> MethodPlan:
-    """The target alone reads the whole prompt."""
+    """The target reads the whole prompt."""
     return _planned(request, target_tokens=request.context, kv_tokens=request.context)
 
 
 def _prompt_compression(request: PlanRequest, draft_tokens: int, specpc: SpecPCConfig | None = None) -> MethodPlan:
-    """The draft reads the context, the target the part that is kept."""
+    """The draft reads the context, the target the kept part."""
     if request.context <= request.budget:
         return _dense(request)
     lookahead = specpc.lookahead_tokens if specpc else 0
@@ -165,24 +162,24 @@ def _prompt_compression(request: PlanRequest, draft_tokens: int, specpc: SpecPCC
         lookahead=lookahead,
         target_tokens=request.budget,
         kv_tokens=request.budget,
-        draft_kv_tokens=request.context + max(lookahead, 1),  # an index, too, is loaded into the draft's memory
+        draft_kv_tokens=request.context + max(lookahead, 1),  # an index is loaded into the draft's memory too
     )
 
 
-def _speckv(request: PlanRequest, *, own_lookahead: bool) -> MethodPlan:
+def _speckv(request: PlanRequest, *, target_writes: bool) -> MethodPlan:
     """The target reads the whole prompt and the look-ahead, and prunes its cache layer by layer."""
     if request.context <= request.budget:
         return _dense(request)
-    default = OWN_LOOKAHEAD_TOKENS if own_lookahead else request.new_tokens
+    default = TARGET_LOOKAHEAD_TOKENS if target_writes else request.new_tokens
     lookahead = min(request.new_tokens, request.lookahead_tokens or default)
     prefill = request.context + lookahead
     return _planned(
         request,
-        draft_tokens=0 if own_lookahead else request.context,
+        draft_tokens=0 if target_writes else request.context,
         lookahead=lookahead,
-        target_tokens=prefill + request.context if own_lookahead else prefill,
+        target_tokens=prefill + request.context if target_writes else prefill,
         kv_tokens=request.budget,
-        draft_kv_tokens=0 if own_lookahead else request.context + lookahead,
+        draft_kv_tokens=0 if target_writes else request.context + lookahead,
         pruned_prefill=prefill,
     )
 
@@ -214,10 +211,10 @@ def _planned(
     draft_kv_tokens: int = 0,
     pruned_prefill: int = 0,
 ) -> MethodPlan:
-    """The bytes of a method from its token counts; `pruned_prefill` tokens are read by a target that prunes."""
+    """Bytes of a method from its token counts; `pruned_prefill` tokens are read with pruning per layer."""
     draft, target, value_bytes = request.draft, request.target, request.bits / 8
     prefill = target.kv_values(target_tokens)
-    if pruned_prefill:  # each layer is pruned before the next one is read
+    if pruned_prefill:  # each layer is pruned before the next one runs
         prefill = target.kv_values(1) // target.layers * ((target.layers - 1) * kv_tokens + pruned_prefill)
     weights = target.parameters + (draft.parameters if draft_kv_tokens else 0)
     largest = max(target.kv_values(kv_tokens + request.new_tokens), prefill, draft.kv_values(draft_kv_tokens))
@@ -228,7 +225,7 @@ def _planned(
 
 
 def as_markdown(planned: Plan) -> str:
-    """A table with a row per method, and notes on the tokenizers."""
+    """Markdown table with a row per method, and notes on tokenizers."""
     lines = [
         "| method | draft reads | look-ahead | target reads | KV kept, tokens | KV, GB | peak, GB |",
         "|---|---|---|---|---|---|---|",
@@ -241,8 +238,8 @@ def as_markdown(planned: Plan) -> str:
     lines += [f"| {name} | refused |" + " |" * 5 for name in planned.refused]
     if planned.refused:
         names, (reason, *_) = " and ".join(planned.refused), planned.refused.values()
-        lines += ["", f"{names}: refused, because {reason}. SpecKV's target writes the look-ahead itself. "
-                  "compress takes any two models."]  # fmt: skip
+        lines += ["", f"{names}: refused, because {reason}. The target of SpecKV writes the look-ahead. "
+                  "compress works with any two models."]  # fmt: skip
     elif planned.same_tokenizer is None:
         lines += ["", "Whether the tokenizers are the same is unknown; the plan assumes that they are."]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The sizes of a decoder, by the name of a known model or from its config. No weights are loaded."""
+"""Sizes of decoders, by name or from a config, without loading weights."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from spec_rag.errors import ConfigError, ModelNotFoundError, UnsupportedModelErr
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a decoder with gated feed-forward layers and grouped KV heads.
+    """Sizes of a decoder with gated feed-forward layers and grouped KV heads.
 
     Args:
-        name: of the model.
-        layers, hidden, intermediate: number of layers, width of the residual stream and of the feed-forward layers.
-        heads, kv_heads, head_dim: query heads, key-value heads and the width of each.
+        name: name of the model.
+        layers, hidden, intermediate: number of layers, widths of the residual stream and of the feed-forward layers.
+        heads, kv_heads, head_dim: numbers of query and KV heads, and their width.
         vocabulary: rows of the embedding.
-        tied: the output layer is the embedding.
-        attention_biases: biases per layer in units of head_dim: heads + 2 kv_heads where query, key and value have one.
-        norms: norms of the hidden width in each layer.
-        head_norms: norms of the head's width in each layer (query and key: 2).
-        tokenizer: name of the tokenizer, the same for models that share it; None where it is not known.
+        tied: whether the output layer is the embedding.
+        attention_biases: biases per layer divided by head_dim: heads + 2 kv_heads for biased query, key and value.
+        norms: norms of the hidden width per layer.
+        head_norms: norms of the head width per layer (query and key: 2).
+        tokenizer: name of the tokenizer; None if unknown.
     """
 
     name: str
@@ -44,18 +44,18 @@ class ModelShape:
 
     @property
     def layer_weights(self) -> int:
-        """Weights of the matrices of all layers."""
+        """Number of weights of the matrices of all layers."""
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         return self.layers * (attention + 3 * self.hidden * self.intermediate)
 
     @property
     def output_weights(self) -> int:
-        """Weights of the output layer."""
+        """Number of weights of the output layer."""
         return self.vocabulary * self.hidden
 
     @property
     def parameters(self) -> int:
-        """All parameters of the model."""
+        """Number of parameters."""
         small = (self.attention_biases + self.head_norms) * self.head_dim + self.norms * self.hidden
         embeddings = self.output_weights * (1 if self.tied else 2)
         return embeddings + self.layer_weights + self.layers * small + self.hidden
@@ -75,7 +75,7 @@ def _qwen2(name: str, *sizes: int, tied: bool) -> ModelShape:
     return replace(shape, attention_biases=shape.heads + 2 * shape.kv_heads)
 
 
-_KNOWN = [
+_MODELS = [
     _llama("SmolLM2-135M", 30, 576, 1536, 9, 3, 49152, tied=True),
     _llama("SmolLM2-360M", 32, 960, 2560, 15, 5, 49152, tied=True),
     _llama("SmolLM2-1.7B", 24, 2048, 8192, 32, 32, 49152, tied=True),
@@ -93,10 +93,10 @@ _KNOWN = [
 ]
 _TOKENIZERS = {"SmolLM2": "SmolLM2", "Llama": "Llama-3.1", "Qwen2.5": "Qwen2.5"}
 KNOWN_SHAPES: Mapping[str, ModelShape] = {
-    shape.name: replace(shape, tokenizer=_TOKENIZERS[shape.name.split("-")[0]]) for shape in _KNOWN
+    shape.name: replace(shape, tokenizer=_TOKENIZERS[shape.name.split("-")[0]]) for shape in _MODELS
 }
-_KNOWN_LENGTHS = {49152: "SmolLM2", 128256: "Llama-3.1", 151665: "Qwen2.5"}
-"""Tokens, special ones included, of the tokenizers of known models."""
+_VOCABULARIES = {49152: "SmolLM2", 128256: "Llama-3.1", 151665: "Qwen2.5"}
+"""Tokenizers of known models by number of tokens, including special ones."""
 
 _SAME_SHAPE = {"llama-3-8b": "llama-3.1-8b", "llama-3-70b": "llama-3.1-70b", "llama-3.3-70b": "llama-3.1-70b"}
 
@@ -113,7 +113,7 @@ def _optional_biases(config: Any) -> dict[str, int]:
     for name in ("attention_bias", "mlp_bias"):
         if getattr(config, name, False):
             raise UnsupportedModelError(
-                f"{name}=True of {config.model_type} cannot be planned: it is not counted here."
+                f"{name}=True of {config.model_type} cannot be planned: its biases are not supported."
             )
     return {}
 
@@ -129,20 +129,20 @@ _FAMILIES: Mapping[str, Callable[[Any], dict[str, int]]] = {
     "qwen2": lambda config: {"attention_biases": _biases(config)},
     "qwen3": lambda config: {**_optional_biases(config), "head_norms": 2},
 }
-"""What differs from a plain shape in each family of transformers whose layers are counted here."""
+"""Supported families of transformers, with the differences from the default shape."""
 
 
 def shape_of_config(config: Any, name: str = "") -> ModelShape:
-    """The shape that a config of transformers describes.
+    """The shape of a transformers config.
 
     Raises:
-        UnsupportedModelError: a family whose layers are not counted here, such as a mixture of experts.
+        UnsupportedModelError: the family is not supported, such as a mixture of experts.
     """
     text = config.get_text_config()
     if text.model_type not in _FAMILIES:
         raise UnsupportedModelError(
-            f"model_type={text.model_type!r} of {name or 'the config'} cannot be planned: its layers are not counted "
-            f"here. Families that can: {', '.join(_FAMILIES)}."
+            f"model_type={text.model_type!r} of {name or 'the config'} cannot be planned. "
+            f"Supported families: {', '.join(_FAMILIES)}."
         )
     heads = text.num_attention_heads
     shape = ModelShape(
@@ -164,12 +164,12 @@ def model_shape(name: str) -> ModelShape:
     """The shape of a model.
 
     Args:
-        name: a known model, as on the hub or without the organisation ("meta-llama/Llama-3.1-8B-Instruct",
-            "llama-3.1-8b"); or a config.json, or a folder with one.
+        name: a known model, with or without the organisation ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b"), a
+            config.json, or a folder with one.
 
     Raises:
-        ConfigError: the name is not known and no such file is there.
-        ModelNotFoundError: the folder has no config.json that can be read.
+        ConfigError: the name is unknown and no such file exists.
+        ModelNotFoundError: the folder has no readable config.json.
         UnsupportedModelError: as for `shape_of_config`.
     """
     path = Path(name)
@@ -182,31 +182,27 @@ def model_shape(name: str) -> ModelShape:
         except (UnsupportedModelError, ConfigError):
             raise
         except (OSError, ValueError) as error:
-            raise ModelNotFoundError(f"{name}: no config of a model can be read there: {error}") from error
+            raise ModelNotFoundError(f"{name}: no readable config.json: {error}") from error
     first_version = re.search(r"llama-3-\d", name.lower()) is not None
     bare = re.sub(r"^meta-|-(instruct|chat)$", "", name.rsplit("/", 1)[-1].lower())
     bare = _SAME_SHAPE.get(bare, bare)
-    known = {model.lower(): shape for model, shape in KNOWN_SHAPES.items()}
-    if bare not in known:
+    shapes = {model.lower(): shape for model, shape in KNOWN_SHAPES.items()}
+    if bare not in shapes:
         raise ConfigError(
             f"model {name!r} is not known: give one of {', '.join(KNOWN_SHAPES)}, or a folder with its config.json."
         )
-    return replace(known[bare], tokenizer="Llama-3") if first_version else known[bare]
+    return replace(shapes[bare], tokenizer="Llama-3") if first_version else shapes[bare]
 
 
 def shares_tokens(draft: ModelShape, target: ModelShape) -> bool | None:
-    """Whether two models have the same tokenizer, as SpecPC and a look-ahead by the draft need it.
-
-    Returns:
-        None where it is not known and the vocabularies are of one size.
-    """
+    """Whether two models have the same tokenizer; None if unknown and the vocabularies have the same size."""
     if draft.tokenizer is not None and target.tokenizer is not None:
         return draft.tokenizer == target.tokenizer
     return None if draft.vocabulary == target.vocabulary else False
 
 
 def _tokenizer_of(path: Path) -> str | None:
-    """The name of a folder's tokenizer: a known model's, else one made of its contents; None where there is none."""
+    """Name of the tokenizer of a folder: that of a known model, else a hash; None without a tokenizer."""
     folder = path if path.is_dir() else path.parent
     if not (folder / "tokenizer.json").exists():
         return None
@@ -217,7 +213,7 @@ def _tokenizer_of(path: Path) -> str | None:
     except (OSError, ValueError):
         return None
     vocabulary = tokenizer.get_vocab()
-    if len(vocabulary) in _KNOWN_LENGTHS:
-        return _KNOWN_LENGTHS[len(vocabulary)]
+    if len(vocabulary) in _VOCABULARIES:
+        return _VOCABULARIES[len(vocabulary)]
     listed = "\n".join(f"{token} {number}" for token, number in sorted(vocabulary.items()))
     return hashlib.sha256(listed.encode("utf-8", "surrogatepass")).hexdigest()

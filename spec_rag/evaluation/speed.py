@@ -72,7 +72,7 @@ def compress_seconds(draft: Draft, asked: AnsweredQuestion, embedder: Any) -> di
     methods: dict[str, tuple[Sequence[Document], dict[str, Any]]] = {
         "compress": (asked.documents, {}),
         "compress with retrieval scores": (scored, {}),
-        "compress by words": (asked.documents, {"cascade": "always", "likelihood": False}),
+        "compress by words": (asked.documents, {"cascade": "always"}),
     }
     for name, (documents, settings) in methods.items():
         with tempfile.TemporaryDirectory() as folder:

@@ -118,7 +118,6 @@ VARIANTS: Mapping[str, Variant] = {
     "truncation to the tail": truncation(0),
     "truncation of the middle": truncation(0.5),
     "default": settings(),
-    "- likelihood": settings(likelihood=False),
     "- links": settings(title_links=False),
     "- calibration": settings(calibration=None),
     "all passages asked": settings(cascade="never"),

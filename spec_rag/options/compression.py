@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -25,13 +25,25 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from spec_rag.errors import ConfigError, unknown_field
+from spec_rag.options import definitions
+from spec_rag.options.definitions import Level, bounds_of, choices_of, extra
 from spec_rag.options.presets import COMPRESSION_PRESETS, renamed, with_preset
 from spec_rag.options.speckv import Lookahead, Preset, SpecKVConfig
 from spec_rag.options.specpc import SpecPCConfig
 from spec_rag.text.languages import LANGUAGES
 from spec_rag.text.patterns import PATTERNS
 
-__all__ = ["CompressionConfig", "CompressionOptions", "Lookahead", "Preset", "SpecKVConfig", "SpecPCConfig"]
+__all__ = [
+    "CompressionConfig",
+    "CompressionOptions",
+    "Lookahead",
+    "Preset",
+    "SpecKVConfig",
+    "SpecPCConfig",
+    "bounds_of",
+    "choices_of",
+    "extra",
+]
 
 DEFAULT_RATIO, DEFAULT_MIN_TOKENS = 0.25, 160  # of a compression without a size; see docs/measurements.md
 Keep = str | re.Pattern[str] | Callable[[str], bool]
@@ -40,7 +52,6 @@ Unit = Literal["sentence", "token", "document"]
 Cascade = Literal["auto", "always", "never"]
 Order = Literal["given", "relevance"]
 Context = Literal["structure", "none"]
-Level = Literal["common", "expert"]
 Group = Literal["size", "scoring", "output", "retention"]
 SIZES = ("max_tokens", "ratio", "coverage")
 # a tuple of Keep once validated; a single rule and other collections are accepted
@@ -83,8 +94,7 @@ class CompressionSettings(BaseModel):
         default=None,
         gt=0,
         le=1,
-        description="Keep the fewest units that carry this share of the importance (softmax of the scores), within "
-        "`max_tokens` or `ratio`.",
+        description="Keep the fewest units that carry this share of the importance, within `max_tokens` or `ratio`.",
         json_schema_extra=_about("size"),
     )
     scoring: Scoring = Field(
@@ -105,12 +115,6 @@ class CompressionSettings(BaseModel):
         "each document (the default of the command line).",
         json_schema_extra=_about("scoring", "common"),
     )
-    likelihood: bool | Literal["auto"] = Field(
-        default="auto",
-        description="Add the likelihood of the question given each candidate passage (`per_document` only); "
-        '`"auto"`: only without retrieval scores and embedder.',
-        json_schema_extra=_about("scoring"),
-    )
     title_links: bool = Field(
         default=True,
         description="Raise a document whose title is the question, and documents whose title is named by a promising "
@@ -126,15 +130,14 @@ class CompressionSettings(BaseModel):
     cascade: Cascade = Field(
         default="auto",
         description='Which passages the draft reads: `"auto"` skips those that retrieval scores or an embedder, with '
-        'words and titles, rank low; `"always"` skips by words and titles alone, too; `"never"` reads all, and '
-        "computes the likelihood for all.",
+        'words and titles, rank low; `"always"` skips by words and titles alone, too; `"never"` reads all.',
         json_schema_extra=_about("scoring"),
     )
     calibration: str | None = Field(
         default="shipped",
-        description="Weights of the draft's attention heads, added to the best head of each layer (`per_document` "
-        'only): `"shipped"` uses those of the package, if it has some for the draft; or the path of a file of '
-        "`spec-rag calibrate`; `None`: no weights (`none` on the command line).",
+        description='Weights of the score (`per_document` only): `"shipped"` uses those of the package for the draft, '
+        "or else those for any draft; or the path of a file of `spec-rag calibrate`; `None`: attention alone (`none` "
+        "on the command line).",
         json_schema_extra=_about("scoring"),
     )
     ellipsis: str | None = Field(
@@ -146,7 +149,7 @@ class CompressionSettings(BaseModel):
     )
     context: Context = Field(
         default="structure",
-        description='What is kept with a unit so that it stays true: `"structure"`: the heading above it, the '
+        description='What is kept with a unit to complete its meaning: `"structure"`: the heading above it, the '
         'header of its table, the keys of its record, its speaker, its signature; `"none"`: nothing.',
         json_schema_extra=_about("output"),
     )
@@ -190,7 +193,8 @@ class CompressionSettings(BaseModel):
         default=None,
         allow_inf_nan=False,
         description="Drop units of less importance even if they fit; required units and context stay. Importance is "
-        "in standard deviations: 0 is the average unit.",
+        'the probability that a unit is needed, 0 to 1; for `scoring="joint"` and `calibration=None` a score whose '
+        "average is 0.",
         json_schema_extra=_about("retention"),
     )
     document_min_tokens: int = Field(
@@ -347,11 +351,6 @@ class CompressionConfig(CompressionSettings):
         names = [name for name in ("keep", "keep_first", "keep_last") if getattr(self, name)]
         return " and ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
-    @property
-    def needs_whole_draft(self) -> bool:
-        """Whether the score needs layers above the last one whose attention counts."""
-        return self.likelihood is not False or self.scoring == "joint"
-
     def budget_tokens(self, tokens_before: int) -> int:
         """The maximum number of tokens to keep of `tokens_before`."""
         if self.max_tokens is not None:
@@ -381,48 +380,13 @@ def options_of(*groups: Group) -> dict[str, FieldInfo]:
     return {name: field for name, field in fields.items() if not groups or extra(field)["group"] in groups}
 
 
-def extra(field: FieldInfo) -> dict[str, Any]:
-    """Group and level of an option."""
-    return cast(dict[str, Any], field.json_schema_extra)
-
-
-def choices_of(annotation: Any) -> tuple[Any, ...]:
-    """The values that an option of literals and booleans may have; () for other types."""
-    if annotation is bool:
-        return (True, False)
-    if get_origin(annotation) is Literal:
-        return get_args(annotation)
-    members = [choices_of(member) for member in get_args(annotation) if member is not type(None)]
-    return tuple(value for values in members for value in values) if members and all(members) else ()
-
-
-def bounds_of(field: FieldInfo) -> dict[str, Any]:
-    """The bounds of an option: `ge`, `gt`, `le`, as far as it has them."""
-    return {
-        name: value
-        for entry in field.metadata
-        for name in ("ge", "gt", "le")
-        if (value := getattr(entry, name, None)) is not None
-    }
-
-
 def requirement(name: str) -> str:
     """What an option may be, as its error message says it."""
     if name == "language":
         return "an ISO 639-1 code, such as 'en', 'de' or 'zh', or 'auto'"
     if name == "calibration":
         return "None, 'shipped' or the path of a file"
-    field = CompressionOptions.model_fields[name]
-    if choices := choices_of(field.annotation):
-        return f"one of {', '.join(map(repr, choices))}"
-    types = get_args(field.annotation) or (field.annotation,)
-    nullable = " or None" if type(None) in types else ""
-    bounds = bounds_of(field)
-    if int in types:
-        return f"an integer of at least {bounds['ge']}{nullable}"
-    if float in types:
-        return f"above {bounds['gt']} and at most {bounds['le']}" if bounds else f"a finite number{nullable}"
-    return f"a string{nullable}"
+    return definitions.requirement(CompressionOptions.model_fields[name])
 
 
 def _checked_keep(value: object) -> tuple[Keep, ...]:

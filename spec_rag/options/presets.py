@@ -12,7 +12,6 @@ COMPRESSION_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {
         "scoring": "joint",
         "unit": "token",
-        "likelihood": False,
         "title_links": False,
         "retrieval": False,
         "calibration": None,
@@ -23,14 +22,18 @@ COMPRESSION_PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 FORMER_NAMES: Mapping[str, str] = {"links": "title_links"}
+REMOVED: Mapping[str, str] = {"likelihood": "the score no longer uses the likelihood of the question"}
 
 
 def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with the present name of each option.
 
     Raises:
-        ConfigError: an option is given by both names.
+        ConfigError: an option is given by both names, or it was removed.
     """
+    for name, reason in REMOVED.items():
+        if name in settings:
+            raise ConfigError(f"{name}={settings[name]!r}: this option was removed, since {reason}: leave it out.")
     for former, name in FORMER_NAMES.items():
         if former in settings and name in settings:
             raise ConfigError(

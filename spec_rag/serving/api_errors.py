@@ -1,12 +1,10 @@
-"""Errors as OpenAI's API has them: {"error": {"message", "type", "param", "code"}}, and which status they come with."""
+"""Errors in the form of OpenAI's API, {"error": {"message", "type", "param", "code"}}, and their status codes."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from starlette.exceptions import HTTPException
 
 from spec_rag.errors import (
     CancelledError,
@@ -17,18 +15,18 @@ from spec_rag.errors import (
     SpecRagError,
 )
 
-CLIENT_LEFT = 499  # what nginx logs where the client did not wait for an answer
+CLIENT_LEFT = 499  # as in nginx: the client closed the request
 
 
 class ApiError(Exception):
-    """An error that a client is told.
+    """An error response.
 
     Args:
-        status: of the response.
-        message: what is wrong and what to do.
-        param: the field of the request that is wrong, or None.
-        code: a word for programs.
-        headers: of the response.
+        status: HTTP status.
+        message: what is wrong and how to fix it.
+        param: the wrong field of the request, or None.
+        code: machine-readable reason.
+        headers: response headers.
     """
 
     def __init__(
@@ -47,29 +45,23 @@ class ApiError(Exception):
         self.code = code
         self.headers = dict(headers or {})
 
-    def raised_below(self) -> HTTPException:
-        """The same for code inside the framework, which lets no other error of a body pass."""
-        error = HTTPException(self.status, self.message)
-        error.__cause__ = self
-        return error
-
     def body(self) -> dict[str, Any]:
-        """The JSON of the response."""
+        """JSON body of the response."""
         kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
 def _field(message: str) -> str | None:
-    """The field that a message begins with, as in "ratio=2: must be ..."."""
-    begins = re.match(r"([a-z_]+)[=:\[]", message)
-    return begins.group(1) if begins else None
+    """The field at the start of a message, as in "ratio=2: must be ..."."""
+    match = re.match(r"([a-z_]+)[=:\[]", message)
+    return match.group(1) if match else None
 
 
 _TYPES = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout_error"}
 
 
 def api_error(error: BaseException) -> ApiError | None:
-    """What a client is told of an error; None where it is none of the client's business."""
+    """The response for an error; None for internal errors, which clients do not see."""
     from jinja2.exceptions import TemplateError
 
     from spec_rag.models.error_context import is_out_of_memory
@@ -81,7 +73,7 @@ def api_error(error: BaseException) -> ApiError | None:
     if isinstance(error, CancelledError):
         return ApiError(503, "The server is shutting down: try again.", code="shutting_down")
     if isinstance(error, TimeoutError):
-        return ApiError(504, str(error) or "The time was up before the answer was complete.", code="timeout")
+        return ApiError(504, str(error) or "The time limit passed before the answer was complete.", code="timeout")
     if isinstance(error, MissingDependencyError):
         return ApiError(501, str(error), code="missing_dependency")
     if isinstance(error, SpecRagError) and isinstance(error, ValueError | NotImplementedError):
@@ -94,23 +86,23 @@ def api_error(error: BaseException) -> ApiError | None:
     if isinstance(error, RecursionError):
         return ApiError(400, "The request is nested too deeply: send a flatter one.", code="nested_too_deeply")
     if is_out_of_memory(error):
-        message = "The model ran out of memory: try again, or send less."
+        message = "The model ran out of memory: try again, or send a shorter request."
         return ApiError(503, message, code="out_of_memory", headers={"Retry-After": "1"})
     if isinstance(error, NotFiniteError):
-        return ApiError(500, "The model computed numbers that are none: tell who runs it.", code="not_finite")
+        return ApiError(500, "The model produced NaN or infinity. Please contact the operator.", code="not_finite")
     return None
 
 
 def for_operators(error: BaseException) -> str | None:
-    """What the log says of an error that clients cannot mend: which model, what to change, and no text of theirs."""
+    """Log message for an error that only an operator can fix; it contains no text of clients."""
     return str(error) if isinstance(error, OutOfMemoryError | NotFiniteError) else None
 
 
 def from_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
-    """What a client is told of a body that does not fit the schema: the first wrong field, and where it is."""
+    """The response for a body that fails validation: the first wrong field and its path."""
     field = problems[0]["loc"][:2]
-    # of a field that takes several forms, the form that was meant fails deepest
-    first = max((one for one in problems if one["loc"][:2] == field), key=lambda one: len(_place(one["loc"])))
+    # of a union type, the member that was meant fails at the deepest path
+    first = max((entry for entry in problems if entry["loc"][:2] == field), key=lambda entry: len(_place(entry["loc"])))
     if first["type"] == "json_invalid":
         return ApiError(400, f"The body is not JSON: {first['ctx']['error']}.", code="invalid_json")
     message = str(first["msg"])
@@ -125,7 +117,7 @@ def from_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
 
 
 def _place(loc: Sequence[str | int]) -> list[str]:
-    """Names and indices of fields; pydantic adds the names of types that a field may have."""
+    """Path of field names and indices, without the type names that pydantic inserts."""
     parts = [part for part in loc if part != "body"]
     return [
         str(part)
@@ -135,7 +127,7 @@ def _place(loc: Sequence[str | int]) -> list[str]:
 
 
 _FIELD = re.compile(r"[a-z_][a-z0-9_]*|[0-9]+")
-# arguments of the package, as requests call them
+# arguments of the package by the names of the API
 _REQUEST_NAMES = {
     "max_new_tokens": "max_tokens",
     "min_new_tokens": "min_tokens",
@@ -146,7 +138,7 @@ _REQUEST_NAMES = {
 
 
 def _as_requested(message: str) -> str:
-    """A message of the package in the words of a request."""
+    """Replace argument names of the package by those of the API."""
     for name, requested in _REQUEST_NAMES.items():
         message = message.replace(name, requested)
     return message

@@ -1,6 +1,6 @@
-"""The server: its routes, what stands before them, and how it starts and stops.
+"""The application: middleware, routes, start and stop.
 
-front (keys, limits, queue, log) -> routes -> conversations (documents are shortened) -> engine, or the upstream
+middleware (keys, limits, queue, log) -> routes -> conversations (compression) -> engine or upstream
 """
 
 from __future__ import annotations
@@ -45,19 +45,17 @@ def create_app(
     """The server as an ASGI application.
 
     Args:
-        settings: how it works.
-        engine: its models; None loads those of the settings when the server starts.
-        started: called when the models are loaded.
+        settings: settings of the server.
+        engine: loaded models; None loads those of the settings at startup.
+        started: called after the models are loaded.
     """
     metrics = Metrics()
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncGenerator[None, None]:
-        own = engine
-        if own is None:
-            own = await in_thread(lambda cancelled: LocalEngine.load(settings))
+        models: Engine = engine if engine is not None else await in_thread(lambda cancelled: LocalEngine.load(settings))
         target = settings.served_name or settings.target or ""
-        server = ServerState(settings, metrics, own, settings.draft, target)
+        server = ServerState(settings, metrics, models, settings.draft, target)
         app.state.server = server
         started()
         if settings.upstream is None:
@@ -74,7 +72,7 @@ def create_app(
         version=spec_rag.__version__,
         summary="Answers from what a draft model keeps of long documents",
         lifespan=life,
-        docs_url=None,  # FastAPI's own page loads scripts from elsewhere
+        docs_url=None,  # FastAPI's page loads scripts from a CDN
         redoc_url=None,
     )
     answering = chat_api.router if settings.upstream is None else upstream_api.router
@@ -84,7 +82,7 @@ def create_app(
     _add_common(app, settings)
     add_page(app)
     routes = [route for router in routers[:-1] for route in router.routes] + app.routes + answering.routes
-    app.include_router(answering)  # the last: in front of an upstream it takes all that is left under /v1
+    app.include_router(answering)  # last: the upstream router matches every other path under /v1
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.state.shutdown = Shutdown()
@@ -103,23 +101,23 @@ def create_app(
 
 
 def _add_common(app: FastAPI, settings: ServerSettings) -> None:
-    if settings.upstream is not None:  # which lists its own
+    if settings.upstream is not None:  # the upstream lists its models
         return
 
     @app.get("/v1/models", tags=["OpenAI"])
     async def models(request: Request) -> dict[str, Any]:
-        """The models that can be asked for."""
+        """List the model."""
         return {"object": "list", "data": [_model(request)]}
 
     @app.get("/v1/models/{name:path}", tags=["OpenAI"], responses={404: {"model": ErrorResponse}})
     async def model(name: str, request: Request) -> dict[str, Any]:
-        """One of them; its name may have slashes."""
-        found = _model(request)
-        if name != found["id"]:
+        """The model by its name, which may contain slashes."""
+        served = _model(request)
+        if name != served["id"]:
             raise ApiError(
-                404, f"model={name!r:.100}: this server has {found['id']!r}.", param="model", code="model_not_found"
+                404, f"model={name!r:.100}: this server has {served['id']!r}.", param="model", code="model_not_found"
             )
-        return found
+        return served
 
 
 def _model(request: Request) -> dict[str, Any]:
@@ -136,19 +134,17 @@ def _model(request: Request) -> dict[str, Any]:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    told = from_validation(error.errors())
-    return JSONResponse(told.body(), told.status)
+    response = from_validation(error.errors())
+    return JSONResponse(response.body(), response.status)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if isinstance(error.__cause__, ApiError):
-        return JSONResponse(error.__cause__.body(), error.status_code, headers=error.__cause__.headers)
     place = f"{request.method} {request.url.path}"
     message = {404: f"There is no {place}.", 405: f"{place}: another method is needed."}.get(error.status_code)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
-    told = ApiError(error.status_code, message or str(error.detail), code=code)
-    return JSONResponse(told.body(), told.status, headers=dict(error.headers or {}))
+    response = ApiError(error.status_code, message or str(error.detail), code=code)
+    return JSONResponse(response.body(), response.status, headers=dict(error.headers or {}))
 
 
 def run(
@@ -159,19 +155,19 @@ def run(
     started: Callable[[str], None] | None = None,
     load: Callable[[], Engine] | None = None,
 ) -> None:
-    """Serve until the process is told to stop; what runs is finished first, within `settings.shutdown_seconds`.
+    """Serve until SIGTERM or SIGINT; running requests are finished within `settings.shutdown_seconds`.
 
-    The address is taken before the models are loaded, so that a port in use fails at once.
+    The socket is bound before the models are loaded, so that a port in use fails immediately.
 
     Args:
-        settings: how the server works.
-        host, port: where it listens; port 0 takes a free one.
-        engine: its models; None calls `load`.
-        started: called with the server's URL when requests are answered; None prints it.
+        settings: settings of the server.
+        host, port: listening address; port 0 selects a free one.
+        engine: loaded models; None calls `load`.
+        started: called with the URL once requests are answered; None prints it.
         load: loads the models; None loads those of the settings.
 
     Raises:
-        ConfigError: the address cannot be taken, or the index's folder cannot be written.
+        ConfigError: the address cannot be bound, or the index folder is not writable.
         ModelNotFoundError: a model is not found.
     """
     log = logging.getLogger("spec_rag.serving")
@@ -200,10 +196,10 @@ def run(
 
 
 def check_writable_folder(path: str) -> None:
-    """Refuse a folder for read documents that cannot be written, before any work is done.
+    """Check that the index folder is writable.
 
     Raises:
-        ConfigError: it cannot be made, or no file can be written in it.
+        ConfigError: it cannot be created or written to.
     """
     try:
         folder = Path(path)

@@ -1,14 +1,11 @@
-"""/v1/chat/completions and /v1/completions: OpenAI's requests into answers of the engine, and back.
-
-This module does not know how documents are shortened or how answers are computed.
-"""
+"""/v1/chat/completions and /v1/completions."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,7 +19,7 @@ from spec_rag.results import Answer
 from spec_rag.serving import state
 from spec_rag.serving.api_errors import ApiError
 from spec_rag.serving.chat_schemas import ChatRequest, CompletionRequest, Sampling
-from spec_rag.serving.compress_api import as_given, compression_for
+from spec_rag.serving.compress_api import as_documents, compression_for
 from spec_rag.serving.conversations import Conversation
 from spec_rag.serving.document_schemas import ErrorResponse
 from spec_rag.serving.engine import GenerationRequest
@@ -34,8 +31,6 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 _RESPONSES[200] = {"description": "The answer; events where `stream` is true.", "content": {"text/event-stream": {}}}
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
-
-Choice = Callable[[str | None, str | None], dict[str, Any]]
 
 
 @router.post("/chat/completions", responses=_RESPONSES)
@@ -50,7 +45,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
 
 @asynccontextmanager
 async def _turn(request: Request) -> AsyncGenerator[None, None]:
-    """Hold one of the server's turns, unless the client leaves before it comes."""
+    """Hold one of the server's turns; waiting ends if the client disconnects."""
     turns = state.of(request).turns
     held = False
 
@@ -68,10 +63,10 @@ async def _turn(request: Request) -> AsyncGenerator[None, None]:
 
 
 async def _continued(body: ChatRequest, request: Request) -> Response:
-    """The answer, or its stream after the first piece has come."""
+    """The answer, or the stream once its first piece is there."""
     server = state.of(request)
     messages = [message.model_dump(exclude_none=True) for message in body.messages]
-    documents = as_given(body.documents or [], server.settings)
+    documents = as_documents(body.documents or [], server.settings)
     config = compression_for(body.spec_rag, server.settings)
     shortening = server.conversations.shortened(messages, documents, config, state.client_of(request))
     conversation = await while_connected(request, shortening)
@@ -83,17 +78,17 @@ async def _continued(body: ChatRequest, request: Request) -> Response:
     tokens = _tokens(body, request, body.max_completion_tokens)
     instruction, options = _format(body, choice)
     prompt = [*instruction, *conversation.messages]
-    ask = GenerationRequest(prompt, tokens, choice.offered, choice.beginning, options, body.template_variables())
+    generation = GenerationRequest(
+        prompt, tokens, choice.offered, choice.assistant_prefix, options, body.template_variables()
+    )
     reply = _Reply(f"chatcmpl-{uuid.uuid4().hex}", "chat.completion", body.model, conversation)
-    asks = repeated(ask, body.choices)
+    generations = repeated(generation, body.choices)
     if body.stream:
-        pieces = [_ChatPieces(reply, choice, index) for index in range(len(asks))]
-        return await _streamed(request, body, reply, asks, pieces)
-    answers = await while_connected(request, _all(server.engine.answer, asks))
-    for answer in answers:
-        server.note_answer(request, answer)
+        pieces = [_ChatPieces(reply, choice, index) for index in range(len(generations))]
+        return await _streamed(request, body, reply, generations, pieces)
+    answers = await _answered(request, generations)
     choices = [_chat_choice(index, answer, choice) for index, answer in enumerate(answers)]
-    return JSONResponse(reply.whole(choices, answers, len(asks)), headers=conversation.headers)
+    return JSONResponse(reply.whole(choices, answers, len(generations)), headers=conversation.headers)
 
 
 def _chat_choice(index: int, answer: Answer, choice: ToolChoice) -> dict[str, Any]:
@@ -106,17 +101,17 @@ def _chat_choice(index: int, answer: Answer, choice: ToolChoice) -> dict[str, An
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
 
-def repeated(ask: GenerationRequest, times: int) -> list[GenerationRequest]:
-    """Requests for several answers to one prompt; with a seed, each has one of its own."""
-    seed = ask.options.get("seed")
+def repeated(generation: GenerationRequest, times: int) -> list[GenerationRequest]:
+    """Requests for several answers to one prompt; consecutive seeds if there is a seed."""
+    seed = generation.options.get("seed")
     if seed is None:
-        return [ask] * times
-    return [replace(ask, options={**ask.options, "seed": (seed + i) % 2**63}) for i in range(times)]
+        return [generation] * times
+    return [replace(generation, options={**generation.options, "seed": (seed + i) % 2**63}) for i in range(times)]
 
 
 @router.post("/completions", responses=_RESPONSES)
 async def completions(body: CompletionRequest, request: Request) -> Response:
-    """Continue a text, or several."""
+    """Continue one or several texts."""
     server = state.of(request)
     _check_model(body, request)
     prompts = body.prompts()
@@ -128,17 +123,16 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
             code="invalid_value",
         )
     tokens = _tokens(body, request)
-    asks = [
-        one
+    generations = [
+        generation
         for prompt in prompts
-        for one in repeated(GenerationRequest(prompt, tokens, options=body.options()), body.choices)
+        for generation in repeated(GenerationRequest(prompt, tokens, options=body.options()), body.choices)
     ]
     reply = _Reply(f"cmpl-{uuid.uuid4().hex}", "text_completion", body.model)
     if body.stream:
-        return await _streamed(request, body, reply, asks, [_TextPieces(reply, index) for index in range(len(asks))])
-    answers = await while_connected(request, _all(server.engine.answer, asks))
-    for answer in answers:
-        server.note_answer(request, answer)
+        pieces = [_TextPieces(reply, index) for index in range(len(generations))]
+        return await _streamed(request, body, reply, generations, pieces)
+    answers = await _answered(request, generations)
     choices = [
         {
             "index": i,
@@ -151,18 +145,27 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     return JSONResponse(reply.whole(choices, answers, body.choices))
 
 
-async def _all(answer: Callable[[GenerationRequest], Any], asks: list[GenerationRequest]) -> list[Answer]:
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(answer(ask)) for ask in asks]
-    except BaseExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-    return [task.result() for task in tasks]
+async def _answered(request: Request, generations: Sequence[GenerationRequest]) -> list[Answer]:
+    """All answers, computed concurrently and counted."""
+    server = state.of(request)
+
+    async def together() -> list[Answer]:
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(server.engine.answer(generation)) for generation in generations]
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    answers = await while_connected(request, together())
+    for answer in answers:
+        server.note_answer(request, answer)
+    return answers
 
 
 @dataclass
 class _Reply:
-    """The fields that all pieces of one response share."""
+    """Fields that all chunks of one response share."""
 
     id: str
     object: str
@@ -171,12 +174,12 @@ class _Reply:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, choices: list[dict[str, Any]], answers: list[Answer], choices_each: int) -> dict[str, Any]:
-        """The response in one piece; `choices_each` answers share a prompt, which counts once."""
+        """The complete response; `choices_each` answers share a prompt, which is counted once."""
         return {
             **self._head(self.object),
             "choices": choices,
             "usage": _usage(answers, choices_each),
-            "spec_rag": self.figures(answers),
+            "spec_rag": self.statistics(answers),
         }
 
     def chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
@@ -184,10 +187,10 @@ class _Reply:
         kind = "chat.completion.chunk" if self.object == "chat.completion" else self.object
         return event({**self._head(kind), "choices": choices, **more})
 
-    def figures(self, answers: list[Answer]) -> dict[str, Any]:
-        """What the answers cost beside their tokens."""
-        figures = [answer.figures for answer in answers]
-        total: dict[str, Any] = {name: sum(one[name] for one in figures) for name in figures[0]}
+    def statistics(self, answers: list[Answer]) -> dict[str, Any]:
+        """Sums of the answers' costs, and tokens before and after compression."""
+        rows = [answer.stats for answer in answers]
+        total: dict[str, Any] = {name: sum(row[name] for row in rows) for name in rows[0]}
         return {
             **total,
             "compression_tokens_before": self.conversation.tokens_before,
@@ -199,7 +202,7 @@ class _Reply:
 
 
 class _ChatPieces:
-    """The events of a chat's stream."""
+    """Stream events of a chat."""
 
     def __init__(self, reply: _Reply, choice: ToolChoice, index: int = 0) -> None:
         self._reply = reply
@@ -207,16 +210,16 @@ class _ChatPieces:
         self._held = choice.stream()
 
     def opening(self) -> list[bytes]:
-        """What comes first."""
+        """First events."""
         return [self._delta({"role": "assistant", "content": ""})]
 
     def piece(self, text: str) -> list[bytes]:
-        """A piece of text, if it may be shown already."""
+        """Events for a piece of text; none while it may be part of a tool call."""
         shown = self._held.feed(text) if self._held else text
         return [self._delta({"content": shown})] if shown else []
 
     def closing(self, answer: Answer) -> list[bytes]:
-        """The calls, the rest of the text, and why it ended."""
+        """Remaining text, tool calls and finish reason."""
         read = self._held.rest() if self._held else ReadCalls.of_text("")
         events = [self._delta({"content": read.whole_text})] if read.whole_text else []
         for i, call in enumerate(read.calls):
@@ -232,23 +235,23 @@ class _ChatPieces:
 
 
 class _TextPieces:
-    """The events of a completion's stream."""
+    """Stream events of a text completion."""
 
     def __init__(self, reply: _Reply, index: int = 0) -> None:
         self._reply = reply
         self._index = index
 
     def opening(self) -> list[bytes]:
-        """Nothing."""
+        """First events: none."""
         return []
 
     def piece(self, text: str, reason: str | None = None, logprobs: Mapping[str, Any] | None = None) -> list[bytes]:
-        """A piece of text."""
+        """Events for a piece of text."""
         choice = {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": reason}
         return [self._reply.chunk([choice])]
 
     def closing(self, answer: Answer) -> list[bytes]:
-        """Why it ended, and the log-probabilities of its tokens."""
+        """Finish reason and log-probabilities."""
         return self.piece("", _reason(answer), text_logprobs(answer.logprobs))
 
 
@@ -256,35 +259,35 @@ async def _streamed(
     request: Request,
     body: Sampling,
     reply: _Reply,
-    asks: Sequence[GenerationRequest],
+    generations: Sequence[GenerationRequest],
     pieces: Sequence[_ChatPieces | _TextPieces],
 ) -> Response:
-    """A response of events; of several answers one follows the other, each with its own index."""
+    """A streamed response; several answers follow each other, each with its index."""
     server = state.of(request)
     started = time.perf_counter()
-    first = await begun(request, server.engine.stream(asks[0]))
+    first = await begun(request, server.engine.stream(generations[0]))
     server.metrics.first_piece_seconds.observe(time.perf_counter() - started)
 
     async def events() -> AsyncGenerator[bytes, None]:
         answers: list[Answer] = []
         source = first
         try:
-            for index, own in enumerate(pieces):
-                source = first if index == 0 else server.engine.stream(asks[index])
-                for one in own.opening():
-                    yield one
+            for index, writer in enumerate(pieces):
+                source = first if index == 0 else server.engine.stream(generations[index])
+                for chunk in writer.opening():
+                    yield chunk
                 async for piece in source:
                     if isinstance(piece, str):
-                        for one in own.piece(piece):
-                            yield one
+                        for chunk in writer.piece(piece):
+                            yield chunk
                         continue
                     server.note_answer(request, piece)
                     answers.append(piece)
-                    for one in own.closing(piece):
-                        yield one
+                    for chunk in writer.closing(piece):
+                        yield chunk
                 await source.aclose()
             if body.stream_options and body.stream_options.include_usage:
-                yield reply.chunk([], usage=_usage(answers, body.choices), spec_rag=reply.figures(answers))
+                yield reply.chunk([], usage=_usage(answers, body.choices), spec_rag=reply.statistics(answers))
             yield DONE
         finally:
             await source.aclose()
@@ -300,11 +303,11 @@ def _check_model(body: Sampling, request: Request) -> None:
         )
 
 
-def _tokens(body: Sampling, request: Request, other: int | None = None) -> int:
+def _tokens(body: Sampling, request: Request, max_completion_tokens: int | None = None) -> int:
     settings = state.of(request).settings
-    tokens = other or body.max_tokens or settings.default_completion_tokens
+    tokens = max_completion_tokens or body.max_tokens or settings.default_completion_tokens
     if tokens > settings.max_completion_tokens:
-        name = "max_completion_tokens" if other else "max_tokens"
+        name = "max_completion_tokens" if max_completion_tokens else "max_tokens"
         raise ApiError(
             400,
             f"{name}={tokens}: this server writes at most {settings.max_completion_tokens} tokens.",
@@ -322,12 +325,14 @@ def _tokens(body: Sampling, request: Request, other: int | None = None) -> int:
 
 
 def _format(body: ChatRequest, choice: ToolChoice) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The system message that asks for JSON, and the options of generation, with what holds the answer to a form."""
-    given = None if body.response_format is None else body.response_format.model_dump(by_alias=True, exclude_none=True)
+    """The system message that asks for JSON, and the generation options with the constraint."""
+    requested = (
+        None if body.response_format is None else body.response_format.model_dump(by_alias=True, exclude_none=True)
+    )
     try:
-        schema, form = answer_format(given)
-        options = choice.held({**body.options(), "constraint": form})
-    except ValueError as error:  # also of what JSON cannot say
+        schema, form = answer_format(requested)
+        options = choice.constrained_options({**body.options(), "constraint": form})
+    except ValueError as error:
         raise ApiError(400, f"response_format: {error}", param="response_format", code="invalid_value") from error
     if schema is None:
         return [], options
@@ -342,7 +347,7 @@ def _reason(answer: Answer) -> str:
 
 
 def _usage(answers: list[Answer], choices_each: int) -> dict[str, int]:
-    """Tokens of all prompts and answers; a prompt with several answers counts once."""
+    """Tokens of all prompts and answers; a prompt with several answers is counted once."""
     prompts = sum(answer.usage["prompt_tokens"] for answer in answers[::choices_each])
     written = sum(answer.usage["completion_tokens"] for answer in answers)
     return {"prompt_tokens": prompts, "completion_tokens": written, "total_tokens": prompts + written}

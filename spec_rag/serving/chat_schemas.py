@@ -1,7 +1,7 @@
-"""Requests for answers, as OpenAI's API has them.
+"""Requests of /v1/chat/completions and /v1/completions.
 
-A field that asks for something which this server does not do is refused by its name, unless it is null. Fields that
-only describe the request are accepted. Unknown fields of a message are ignored: clients send answers back unchanged.
+A field whose function is not supported is refused by name, unless it is null. Descriptive fields are accepted and
+ignored. Unknown fields of a message are ignored, because clients send answers back unchanged.
 Extensions: `documents` and `spec_rag` of a chat, `compress` of a message or a text part, and the sampling fields of
 vLLM (`top_k`, `min_p`, `repetition_penalty`, `min_tokens`, `stop_token_ids`, `chat_template_kwargs`).
 """
@@ -24,7 +24,7 @@ def _flag(value: Any) -> Any:
 
 
 def _unset(value: Any) -> Any:
-    """-1 stands for "not set" in several clients."""
+    """Several clients send -1 for "not set"."""
     return None if value == -1 and not isinstance(value, bool) else value
 
 
@@ -33,7 +33,7 @@ _Penalty = Annotated[float, Field(strict=True, ge=-2, le=2, allow_inf_nan=False)
 _Bias = Annotated[float, Field(strict=True, ge=-100, le=100, allow_inf_nan=False)]
 Token = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 MAX_CHOICES = 4
-# variables that a request must not give to the chat template: arguments of transformers' own function
+# arguments of transformers' apply_chat_template, which a request may not set as template variables
 _RESERVED = frozenset(
     {"conversation", "messages", "tools", "documents", "chat_template", "tokenize", "padding", "truncation"}
     | {"max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"}
@@ -45,12 +45,12 @@ def _readable(value: Any) -> Any:
     if isinstance(value, str) and value in ("output_text", "input_text"):
         return "text"
     if isinstance(value, str) and value not in ("text", "refusal"):
-        raise ValueError(f"a part of type {value!r:.80} cannot be read: this server reads text alone")
+        raise ValueError(f"a part of type {value!r:.80} is not supported: this server reads text only")
     return value
 
 
 class TextPart(BaseModel):
-    """A part of a message's content; `compress` marks a text that may be shortened."""
+    """A content part; `compress` allows compressing its text."""
 
     model_config = ConfigDict(extra="allow")
     type: Annotated[Literal["text", "refusal"], BeforeValidator(_readable)]
@@ -59,7 +59,7 @@ class TextPart(BaseModel):
 
 
 def _arguments(value: Any) -> Any:
-    """A call without arguments: clients send "" or null for it."""
+    """Accept "" and null for a call without arguments."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return "{}"
     if isinstance(value, str):
@@ -71,7 +71,7 @@ def _arguments(value: Any) -> Any:
 
 
 class Function(BaseModel):
-    """A function's call: its name, and its arguments as a JSON string."""
+    """Name and JSON arguments of a function call."""
 
     model_config = ConfigDict(extra="ignore")
     name: str
@@ -91,14 +91,14 @@ class Call(BaseModel):
 
 def _no_audio(value: Any) -> Any:
     if value is not None:
-        raise ValueError("this server reads text alone")
+        raise ValueError("this server reads text only")
     return value
 
 
 class Message(BaseModel):
-    """A message; `compress` marks one whose text may be shortened, or (false) a tool's result that may not.
+    """A message. `compress` allows compressing its text; false forbids it for a tool result.
 
-    The older `function_call` of an answer is read as its only tool call.
+    The deprecated `function_call` is read as the only tool call.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -121,14 +121,14 @@ class Message(BaseModel):
         return self
 
     def may_be_shortened(self) -> bool:
-        """Whether it is a tool's result, or marked as a whole or in a part."""
+        """Whether it is a tool result, or `compress` is set on it or one of its parts."""
         parts = self.content if isinstance(self.content, list) else ()
         marked = any(isinstance(part, TextPart) and part.compress for part in parts)
         return bool(self.compress) or marked or self.role in ("tool", "function")
 
 
 class FunctionSchema(Body):
-    """A function that the model may call; a schema of null stands for no arguments."""
+    """A callable function; parameters=null means no arguments."""
 
     name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
     description: str | None = None
@@ -137,34 +137,34 @@ class FunctionSchema(Body):
 
 
 class Tool(Body):
-    """A tool that the model may call."""
+    """A callable tool."""
 
     type: Literal["function"]
     function: FunctionSchema
 
 
 class ChosenFunction(Body):
-    """A function by its name."""
+    """A function by name."""
 
     name: str
 
 
 class ChosenTool(Body):
-    """The tool that has to be called."""
+    """The tool that must be called."""
 
     type: Literal["function"]
     function: ChosenFunction
 
 
 class AllowedTools(Body):
-    """The tools of the request that may be called, and whether one has to be."""
+    """The subset of tools that may be called, and whether a call is required."""
 
     mode: Literal["auto", "required"]
     tools: Annotated[list[ChosenTool], Field(min_length=1)]
 
 
 class AllowedToolsChoice(Body):
-    """A tool_choice that restricts the request's tools."""
+    """A tool_choice that restricts the tools."""
 
     type: Literal["allowed_tools"]
     allowed_tools: AllowedTools
@@ -181,21 +181,21 @@ class JsonSchema(BaseModel):
 
 
 class ResponseFormat(Body):
-    """The form of the answer."""
+    """Format of the answer."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
 
 class StreamOptions(Body):
-    """What a stream tells besides text."""
+    """Additional stream events."""
 
     include_usage: Flag | None = None
     include_obfuscation: Off | None = None
 
 
 class Sampling(Body):
-    """How an answer is chosen, and what is said about the request."""
+    """Sampling options and metadata of a request."""
 
     model: str
     max_tokens: Annotated[int, Field(strict=True, ge=1)] | None = None
@@ -221,22 +221,22 @@ class Sampling(Body):
     @model_validator(mode="before")
     @classmethod
     def _leave_out_nulls(cls, value: Any) -> Any:
-        """A null asks for nothing, also in a field that this server does not have."""
+        """Ignore null, also in unsupported fields."""
         if not isinstance(value, dict):
             return value
         return {name: entry for name, entry in value.items() if entry is not None or name in cls.model_fields}
 
     @property
     def choices(self) -> int:
-        """How many answers are asked for."""
+        """Number of answers."""
         return self.n or 1
 
     def alternatives(self) -> int | None:
-        """How many alternatives each token's log-probability comes with; None where none is asked for."""
+        """Number of alternatives per token for log-probabilities; None if not requested."""
         raise NotImplementedError
 
     def options(self) -> dict[str, Any]:
-        """Keywords of `spec_rag.generate`; values that change nothing are left out, and so do not turn sampling on."""
+        """Keywords of `spec_rag.generate`. Neutral values are omitted, because they would enable sampling."""
         neutral = {"top_p": 1, "top_k": 0, "min_p": 0, "typical_p": 1, "repetition_penalty": 1, "min_tokens": 0}
         names = (
             "temperature",
@@ -249,23 +249,23 @@ class Sampling(Body):
             "seed",
             "stop",
         )
-        given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, [])}
-        given = {name: value for name, value in given.items() if name not in neutral or value != neutral[name]}
-        if self.temperature == 0:  # greedy, whatever would narrow the choice
+        options = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, [])}
+        options = {name: value for name, value in options.items() if name not in neutral or value != neutral[name]}
+        if self.temperature == 0:  # greedy
             for name in ("top_p", "top_k", "min_p", "typical_p"):
-                given.pop(name, None)
-        if "min_tokens" in given:
-            given["min_new_tokens"] = given.pop("min_tokens")
+                options.pop(name, None)
+        if "min_tokens" in options:
+            options["min_new_tokens"] = options.pop("min_tokens")
         for name in ("presence_penalty", "frequency_penalty"):
             if getattr(self, name):
-                given[name] = getattr(self, name)
+                options[name] = getattr(self, name)
         if biased := {token: bias for token, bias in (self.logit_bias or {}).items() if bias}:
-            given["sequence_bias"] = [[[int(token)], float(bias)] for token, bias in sorted(biased.items())]
+            options["sequence_bias"] = [[[int(token)], float(bias)] for token, bias in sorted(biased.items())]
         if self.stop_token_ids:
-            given["stop_token_ids"] = self.stop_token_ids
+            options["stop_token_ids"] = self.stop_token_ids
         if self.alternatives() is not None:
-            given["logprobs"] = self.alternatives()
-        return given
+            options["logprobs"] = self.alternatives()
+        return options
 
 
 def _template_variables(value: dict[str, Any]) -> dict[str, Any]:
@@ -276,7 +276,7 @@ def _template_variables(value: dict[str, Any]) -> dict[str, Any]:
 
 
 class ChatRequest(Sampling):
-    """A chat to be continued."""
+    """Request of /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(strict=True, ge=1)] | None = None
@@ -306,16 +306,16 @@ class ChatRequest(Sampling):
         return self
 
     def may_be_shortened(self) -> bool:
-        """Whether the request has texts that the draft may have to read."""
+        """Whether the request has texts that may be compressed."""
         return bool(self.documents) or any(message.may_be_shortened() for message in self.messages)
 
     def template_variables(self) -> dict[str, Any]:
-        """Variables of the chat template that the request sets."""
+        """Chat template variables of the request."""
         effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
         return {**effort, **(self.chat_template_kwargs or {})}
 
     def offered(self) -> tuple[list[dict[str, Any]], Any]:
-        """The tools that may be called, and the choice among them, as `ToolChoice.of` reads them.
+        """The allowed tools and the tool choice, as arguments of `ToolChoice.of`.
 
         Raises:
             ValueError: an allowed tool is not among the request's.
@@ -324,19 +324,19 @@ class ChatRequest(Sampling):
         if not isinstance(self.tool_choice, AllowedToolsChoice):
             chosen = self.tool_choice
             return tools, chosen.model_dump() if isinstance(chosen, ChosenTool) else chosen
-        allowed = {one.function.name for one in self.tool_choice.allowed_tools.tools}
+        allowed = {tool.function.name for tool in self.tool_choice.allowed_tools.tools}
         if missing := sorted(allowed - {tool["function"]["name"] for tool in tools}):
             raise ValueError(f"tool_choice: {missing[0]!r:.80} is not among the tools")
         mode = self.tool_choice.allowed_tools.mode
         return [tool for tool in tools if tool["function"]["name"] in allowed], mode
 
     def alternatives(self) -> int | None:
-        """How many alternatives each token's log-probability comes with; None where none is asked for."""
+        """Number of alternatives per token for log-probabilities; None if not requested."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class CompletionRequest(Sampling):
-    """A text, or several, to be continued; also as token ids."""
+    """Request of /v1/completions: one or several prompts as text or token ids."""
 
     prompt: str | Annotated[list[str] | list[Token] | list[list[Token]], Field(min_length=1)]
     echo: Off | None = None
@@ -345,7 +345,7 @@ class CompletionRequest(Sampling):
     logprobs: Annotated[int, Field(strict=True, ge=0, le=5)] | None = None
 
     def prompts(self) -> list[str | list[int]]:
-        """The prompts, each as a text or as token ids."""
+        """The prompts as a list."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
@@ -353,5 +353,5 @@ class CompletionRequest(Sampling):
         return list(self.prompt)
 
     def alternatives(self) -> int | None:
-        """How many alternatives each token's log-probability comes with; None where none is asked for."""
+        """Number of alternatives per token for log-probabilities; None if not requested."""
         return self.logprobs

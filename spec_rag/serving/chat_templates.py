@@ -1,4 +1,4 @@
-"""Chats of requests in the target's template: with further variables, and with tool-call ids of other servers."""
+"""Chat templates with additional variables, and with tool-call ids of other servers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHORT_ID = re.compile("[A-Za-z0-9]{9}")
 def with_template_variables(
     tokenizer: PreTrainedTokenizerBase, variables: Mapping[str, Any]
 ) -> PreTrainedTokenizerBase:
-    """The same tokenizer, whose chat template has further variables."""
+    """A copy of the tokenizer whose chat template has additional variables."""
     changed = copy.copy(tokenizer)
     changed.apply_chat_template = functools.partial(tokenizer.apply_chat_template, **variables)
     return changed
@@ -31,23 +31,23 @@ def served_chat_ids(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] = (),
-    beginning: str = "",
+    assistant_prefix: str = "",
 ) -> list[int]:
-    """Token ids of a chat, as `spec_rag.text.prompts.chat_ids` gives them.
+    """Token ids of a chat; see `spec_rag.text.prompts.chat_ids`.
 
-    Some templates (Mistral's) take tool-call ids of nine letters and digits alone. A chat that was begun with another
-    server has longer ones; they are replaced, the same id by the same, where the template refuses them.
+    Some templates (Mistral's) accept only tool-call ids of nine letters and digits. If a template refuses a chat,
+    longer ids are replaced by a hash.
 
     Raises:
         ConfigError: the template refuses the chat.
     """
     try:
-        return chat_ids(tokenizer, messages, tools, beginning)
+        return chat_ids(tokenizer, messages, tools, assistant_prefix)
     except (TemplateError, ConfigError) as error:
         renamed = [_with_short_ids(message) for message in messages]
         if renamed != list(messages):
             try:
-                return chat_ids(tokenizer, renamed, tools, beginning)
+                return chat_ids(tokenizer, renamed, tools, assistant_prefix)
             except (TemplateError, ConfigError):
                 pass
         if isinstance(error, TemplateError):

@@ -1,7 +1,4 @@
-"""/v1/compress, /v1/rerank and /v1/read: documents shortened, put into order, or read out of files.
-
-This module does not know chats.
-"""
+"""/v1/compress, /v1/rerank and /v1/read."""
 
 from __future__ import annotations
 
@@ -46,23 +43,24 @@ router = APIRouter(prefix="/v1", tags=["documents"])
 
 @router.post("/compress", responses={**_ERRORS, 200: {"model": CompressResponse, "content": {"text/event-stream": {}}}})
 async def compress(body: CompressRequest, request: Request) -> Response:
-    """Keep of the documents what matters for the question; nothing is asked of the model that answers."""
+    """Compress documents for a question; the target is not used."""
     server = state.of(request)
     config = server.settings.compression_with(body.settings())
-    documents: list[Document] = as_given(body.documents, server.settings)
+    texts = server.files.resolve(state.client_of(request), body.documents)
+    documents: list[Document] = as_documents(texts, server.settings)
     if body.top_k is not None:
         documents = list(await in_thread(lambda cancelled: _chunks(documents, body)))
 
     async def events() -> AsyncGenerator[bytes, None]:
-        loop, told = asyncio.get_running_loop(), asyncio.Queue[tuple[str, int, int] | None]()
+        loop, progress = asyncio.get_running_loop(), asyncio.Queue[tuple[str, int, int] | None]()
 
         def listener(what: str, done: int, total: int) -> None:
-            loop.call_soon_threadsafe(told.put_nowait, (what, done, total))
+            loop.call_soon_threadsafe(progress.put_nowait, (what, done, total))
 
         working = asyncio.ensure_future(server.engine.compress(documents, body.query, config, listener))
-        working.add_done_callback(lambda _: told.put_nowait(None))
+        working.add_done_callback(lambda _: progress.put_nowait(None))
         try:
-            while (step := await told.get()) is not None:
+            while (step := await progress.get()) is not None:
                 yield event({"object": "progress", "what": step[0], "done": step[1], "total": step[2]})
             yield event(response(working.result(), body).model_dump())
             yield DONE
@@ -84,7 +82,7 @@ async def compress(body: CompressRequest, request: Request) -> Response:
 
 @router.post("/rerank", responses=_ERRORS, response_model_exclude_none=True)
 async def rerank(body: RerankRequest, request: Request) -> RerankResponse:
-    """Put the documents into the order of their relevance to the question, as the draft scores them."""
+    """Order documents by their relevance to the question, as scored by the draft."""
     server = state.of(request)
     if server.settings.upstream is None and body.model not in (None, server.draft_name, server.model_name):
         raise ApiError(
@@ -93,7 +91,7 @@ async def rerank(body: RerankRequest, request: Request) -> RerankResponse:
             param="model",
             code="model_not_found",
         )
-    documents = as_given(body.given(), server.settings)
+    documents = as_documents(body.plain_documents(), server.settings)
     if not body.question.strip():
         raise ApiError(400, "query is empty: give a question.", param="query", code="invalid_value")
     config = server.settings.compression_with({"ratio": 1.0})
@@ -101,7 +99,7 @@ async def rerank(body: RerankRequest, request: Request) -> RerankResponse:
         documents = await server.engine.shortened(documents, body.max_tokens_per_doc)
     scores = await while_connected(request, server.engine.relevance(documents, body.question, config))
     order = sorted(range(len(documents)), key=lambda i: (-scores[i], i))[: body.top_n]
-    tokens = await server.engine.count([body.question, *(one.text for one in documents)])
+    tokens = await server.engine.count([body.question, *(document.text for document in documents)])
     request.scope.get("spec_rag", {}).update(tokens_before=tokens)
     return RerankResponse(
         id=f"rerank-{uuid.uuid4().hex}",
@@ -133,58 +131,75 @@ def _as_returned(document: str | RerankText) -> dict[str, Any]:
 
 
 @router.post("/read", responses={**_ERRORS, 200: {"content": {"text/event-stream": {}}}})
-async def read(file: UploadFile, request: Request, stream: Annotated[bool, Form()] = False) -> Any:
-    """Read the text out of a file: text, Markdown, HTML, PDF, .docx, EPUB, notebooks, data or source code.
+async def read(
+    file: UploadFile,
+    request: Request,
+    stream: Annotated[bool, Form()] = False,
+    encoding: Annotated[str | None, Form(pattern="^[A-Za-z0-9_.:-]{1,40}$")] = None,
+) -> Any:
+    """Extract the text of a file: text, Markdown, HTML, PDF, .docx, EPUB, notebooks, data or source code.
 
-    With `stream`, events: the progress, then the document, or the error that the file cannot be read.
+    `id` names the text in later requests: {"file": id} in the `documents` of /v1/compress. `page_starts` has the
+    index of the first character of each page of a PDF. `encoding` applies to text and HTML; the default is UTF-8, or
+    what the file declares. With `stream`, the response is events: the progress, then the document or an error.
     """
     data = await file.read()
     name = (file.filename or "").replace("\\", "/").rpartition("/")[2]
 
-    async def found() -> dict[str, Any]:
+    async def extracted() -> dict[str, Any]:
         try:
-            document = await in_thread(lambda cancelled: read_bytes(name, data))
-        except UnreadableFileError as error:
+            document = await in_thread(lambda cancelled: read_bytes(name, data, encoding=encoding))
+        except (UnreadableFileError, UnicodeError) as error:  # codecs such as "idna" raise the latter
             raise ApiError(400, str(error), param="file", code="unreadable_file") from error
-        tokens = await state.of(request).engine.count([document.text])
-        return {"object": "document", "name": name, "title": document.title, "text": document.text, "tokens": tokens}
+        server = state.of(request)
+        return {
+            "object": "document",
+            "id": server.files.put(state.client_of(request), document.text),
+            "name": name,
+            "title": document.title,
+            "text": document.text,
+            "tokens": await server.engine.count([document.text]),
+            "page_starts": document.metadata.get("page_starts", []),
+        }
 
     async def events() -> AsyncGenerator[bytes, None]:
         yield event({"object": "progress", "what": "Reading", "done": 0, "total": 1})
-        yield event(await found())
+        yield event(await extracted())
         yield DONE
 
-    return Events(events()) if stream else await found()
+    return Events(events()) if stream else await extracted()
 
 
-def compression_for(given: dict[str, Any] | None, settings: ServerSettings) -> CompressionConfig:
-    """How the documents of a chat are compressed.
+def compression_for(options: dict[str, Any] | None, settings: ServerSettings) -> CompressionConfig:
+    """The compression config of a chat.
 
     Raises:
-        ApiError: what the chat says about it cannot work.
+        ApiError: an option is invalid.
     """
     try:
-        return settings.compression_with(given)
+        return settings.compression_with(options)
     except ConfigError as error:
         raise ApiError(400, f"spec_rag: {error}", param="spec_rag", code="invalid_value") from error
 
 
-def as_given(documents: Documents, settings: ServerSettings) -> list[Document]:
-    """The documents of a request.
+def as_documents(documents: Documents, settings: ServerSettings) -> list[Document]:
+    """Convert the documents of a request.
 
     Raises:
-        ApiError: there are more than allowed.
+        ApiError: there are too many.
     """
     if len(documents) > settings.max_documents:
         raise ApiError(
             400,
-            f"documents: {len(documents)} of them, but {settings.max_documents} are allowed in a request.",
+            f"documents: {len(documents)} documents; a request may have {settings.max_documents}.",
             param="documents",
             code="too_many_documents",
         )
     return [
-        Document(one) if isinstance(one, str) else Document(one.text, one.title, one.id, one.metadata or {}, one.score)
-        for one in documents
+        Document(document)
+        if isinstance(document, str)
+        else Document(document.text, document.title, document.id, document.metadata or {}, document.score)
+        for document in documents
     ]
 
 
@@ -203,21 +218,21 @@ def _chunks(documents: Sequence[Document], body: CompressRequest) -> Sequence[Do
 
 def _as_json(compression: Compression, body: CompressRequest) -> CompressResponse:
     texts = []
-    for i, left in enumerate(compression.documents):
-        source = left.source if left.source is not None else Document(left.original_text)
+    for i, compressed in enumerate(compression.documents):
+        source = compressed.source if compressed.source is not None else Document(compressed.original_text)
         chunk = source if isinstance(source, Chunk) else None
         offset = chunk.start if chunk else 0
         texts.append(
             CompressedText(
                 document=chunk.metadata["document"] if chunk else i,
                 id=getattr(source, "id", None),
-                title=left.title,
-                text=left.text,
+                title=compressed.title,
+                text=compressed.text,
                 start=offset,
-                end=offset + len(left.original_text),
-                spans=[(offset + a, offset + b) for a, b in left.spans],
-                tokens_before=left.tokens_before,
-                tokens_after=left.tokens_after,
+                end=offset + len(compressed.original_text),
+                spans=[(offset + a, offset + b) for a, b in compressed.spans],
+                tokens_before=compressed.tokens_before,
+                tokens_after=compressed.tokens_after,
                 units=[
                     Unit(
                         start=offset + unit.start,
@@ -227,7 +242,7 @@ def _as_json(compression: Compression, body: CompressRequest) -> CompressRespons
                         kept=unit.kept,
                         reason=unit.reason,
                     )
-                    for unit in left.units
+                    for unit in compressed.units
                 ]
                 if body.with_units
                 else None,
@@ -249,5 +264,5 @@ def _as_json(compression: Compression, body: CompressRequest) -> CompressRespons
 
 
 def _probability(score: float) -> float:
-    """A score between 0 and 1 that grows with the importance."""
+    """Logistic function of a score; 0 for -inf."""
     return 0.0 if score == -math.inf else 1 / (1 + math.exp(-max(min(score, 500.0), -500.0)))

@@ -107,9 +107,9 @@ class Conversations:
 
         Args:
             messages: as the client sent them.
-            documents: what comes with the request beside them.
-            config: how they are compressed.
-            owner: who asks.
+            documents: documents of the request.
+            config: compression config.
+            owner: hash of the client's credentials.
 
         Raises:
             ConfigError: documents come without any question.

@@ -1,4 +1,4 @@
-"""What requests about documents and their responses look like; reranking has the common form."""
+"""Requests and responses of /v1/compress and /v1/rerank."""
 
 from __future__ import annotations
 
@@ -17,26 +17,35 @@ Flag = Annotated[bool, Field(strict=True)]
 
 
 class Body(BaseModel):
-    """A body whose unknown fields are refused."""
+    """A body that refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class GivenDocument(Body):
-    """A document that comes with a request."""
-
-    text: str
+class _DocumentFields(Body):
     title: str | None = None
     id: str | None = None
     metadata: dict[str, Any] | None = None
     score: Number | None = None
 
 
-Documents = list[str | GivenDocument]
+class RequestDocument(_DocumentFields):
+    """A document of a request."""
+
+    text: str
+
+
+class StoredDocument(_DocumentFields):
+    """A document whose text was uploaded before; `file` is the `id` in the response of /v1/read."""
+
+    file: str
+
+
+Documents = list[str | RequestDocument]
 
 
 class CompressionFields(CompressionOptions):
-    """The options of a compression. An option that is absent or null has the value of the server's own settings."""
+    """Options of a compression; absent or null options have the value of the server's settings."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -56,35 +65,35 @@ class CompressionFields(CompressionOptions):
         return keep
 
     def settings(self) -> dict[str, Any]:
-        """The options that were given."""
+        """The options that are set."""
         return {name: getattr(self, name) for name in CompressionOptions.model_fields if name in self.model_fields_set}
 
 
-def _question(given: Any) -> Any:
-    """The text of a question that is given as messages or content parts."""
-    question = None if isinstance(given, str) else question_of(given)
-    return given if question is None else question
+def _question(value: Any) -> Any:
+    """Convert messages or content parts to the text of the question."""
+    question = None if isinstance(value, str) else question_of(value)
+    return value if question is None else question
 
 
 Question = Annotated[str, BeforeValidator(_question)]
 
 
 class CompressRequest(CompressionFields):
-    """Documents, and the question that decides what is kept of them."""
+    """Documents and a question."""
 
-    documents: Documents
+    documents: list[str | RequestDocument | StoredDocument]
     query: Question
     top_k: Annotated[int, Field(strict=True, ge=1)] | None = None
-    """Split the documents into chunks first, and compress only so many that share most with the question."""
+    """Split the documents into chunks, and compress only the best chunks by BM25."""
     chunk_chars: Annotated[int, Field(strict=True, ge=1, le=10**6)] | None = None
     with_units: Flag = False
-    """Tell each unit's importance."""
+    """Return the units with their importance."""
     stream: Flag = False
-    """Send events: the progress of the reading, then the compression."""
+    """Send progress events, then the compression."""
 
 
 class RerankText(BaseModel):
-    """A text as rerank APIs have it; other fields of a document are ignored."""
+    """A document of a rerank request; other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
     text: str
@@ -92,10 +101,9 @@ class RerankText(BaseModel):
 
 
 class RerankRequest(Body):
-    """Documents to be put into the order of their relevance to a question.
+    """Documents to order by relevance, as in the APIs of Cohere, Jina and litellm.
 
-    The common form of Cohere's, Jina's and litellm's APIs. `max_chunks_per_doc` and `priority` are accepted and have no
-    effect here: a document is read whole, or its first `max_tokens_per_doc` tokens.
+    `max_chunks_per_doc` and `priority` are accepted and ignored. `max_tokens_per_doc` truncates each document.
     """
 
     query: Question | RerankText
@@ -112,13 +120,13 @@ class RerankRequest(Body):
 
     @property
     def question(self) -> str:
-        """The query's text."""
+        """Text of the query."""
         return self.query if isinstance(self.query, str) else self.query.text
 
-    def given(self) -> list[str | GivenDocument]:
-        """The documents as other requests have them."""
+    def plain_documents(self) -> list[str | RequestDocument]:
+        """The documents in the form of other requests."""
         return [
-            one if isinstance(one, str) else GivenDocument(text=one.text, title=one.title) for one in self.documents
+            one if isinstance(one, str) else RequestDocument(text=one.text, title=one.title) for one in self.documents
         ]
 
 
@@ -134,7 +142,7 @@ class Unit(BaseModel):
 
 
 class CompressedText(BaseModel):
-    """What is left of one document, or of one chunk of it; spans are character ranges in the document."""
+    """The kept text of a document or of one chunk of it; spans are character ranges in the document."""
 
     document: int
     id: str | None
@@ -149,7 +157,7 @@ class CompressedText(BaseModel):
 
 
 class CompressResponse(BaseModel):
-    """What was kept, and the chat from which a model can answer."""
+    """Kept texts, and a chat prompt made of them."""
 
     object: Literal["compression"] = "compression"
     query: str
@@ -160,14 +168,14 @@ class CompressResponse(BaseModel):
     tokens_after: int
     ratio: float
     over_budget: int
-    """Tokens beyond the budget; above 0 only where nothing worth keeping fits and the best unit is kept whole."""
+    """Tokens beyond the budget; above 0 only if no unit fits and the best one is kept whole."""
     text: str
     documents: list[CompressedText]
     messages: list[dict[str, str]]
 
 
 class RerankedDocument(BaseModel):
-    """A document's place among those given, and its relevance, 0 to 1; the document itself where it is asked for."""
+    """Index of a document in the request, its relevance in [0, 1], and the document if requested."""
 
     index: int
     relevance_score: float
@@ -175,7 +183,7 @@ class RerankedDocument(BaseModel):
 
 
 class RerankResponse(BaseModel):
-    """The documents, the most relevant first; `meta` has Cohere's figures, `usage` Jina's."""
+    """Documents by descending relevance; `meta` is as in Cohere's API, `usage` as in Jina's."""
 
     id: str
     object: Literal["list"] = "list"
@@ -186,7 +194,7 @@ class RerankResponse(BaseModel):
 
 
 class ErrorDetail(BaseModel):
-    """What is wrong."""
+    """Error details."""
 
     message: str
     type: str
@@ -195,6 +203,6 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """An error as OpenAI's API has it."""
+    """An error in the form of OpenAI's API."""
 
     error: ErrorDetail

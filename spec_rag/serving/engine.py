@@ -1,7 +1,6 @@
-"""The models behind a server, for its event loop: documents are read by one, answers are written by the other.
+"""Asynchronous interface of a server to its models: `Engine`, and `LocalEngine` in this process.
 
-`Engine` is what the server asks for; `LocalEngine` has both models in this process. Cancelling a task ends its work.
-This module does not know HTTP.
+Cancelling a task stops its work.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from spec_rag.report import Compression
     from spec_rag.serving.settings import ServerSettings
 
-# of documents that are asked for at other budgets
+# cache of scored documents, for further requests with another budget
 READINGS = 16
 READING_BYTES = 256 * 2**20
 _BUDGET = options_of("size", "output", "retention")
@@ -40,31 +39,30 @@ _BUDGET = options_of("size", "output", "retention")
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One answer that is asked for.
+    """One requested answer.
 
     Args:
-        prompt: text, chat messages as OpenAI's API has them, or token ids.
-        tools: what the model may call, as OpenAI's API has them.
-        beginning: what the answer is begun with.
-        max_new_tokens: at most so many tokens.
-        options: further keywords of `spec_rag.generate`, and `stop_token_ids`, which end an answer besides its end
-            tokens.
-        template_variables: further variables of the chat template.
+        prompt: text, chat messages of OpenAI's API, or token ids.
+        tools: tools of OpenAI's API.
+        assistant_prefix: prefix of the answer.
+        max_new_tokens: maximum length.
+        options: further keywords of `spec_rag.generate`, and `stop_token_ids` in addition to the end tokens.
+        template_variables: additional variables of the chat template.
     """
 
     prompt: str | Sequence[Mapping[str, Any]] | Sequence[int]
     max_new_tokens: int
     tools: Sequence[Mapping[str, Any]] = ()
-    beginning: str = ""
+    assistant_prefix: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     template_variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Engine(Protocol):
-    """What a server asks of its models.
+    """The operations of a server's models.
 
     Attributes:
-        kv_bytes_per_token: bytes of keys and values that the target holds of a token; None where it is not known.
+        kv_bytes_per_token: bytes of keys and values per token in the target; None if unknown.
     """
 
     kv_bytes_per_token: int | None
@@ -72,32 +70,32 @@ class Engine(Protocol):
     async def compress(
         self, documents: Sequence[Document], query: str, config: CompressionConfig, listener: Listener | None = None
     ) -> Compression:
-        """Keep of the documents what matters for the question; `listener` hears of the reading's progress."""
+        """Compress documents for a question; progress is reported to `listener`."""
 
     async def relevance(self, documents: Sequence[Document], query: str, config: CompressionConfig) -> list[float]:
-        """How relevant each document is to the question, scored as `config` says; higher is better."""
+        """Relevance score of each document; higher is better."""
 
     async def shortened(self, documents: Sequence[Document], max_tokens: int) -> list[Document]:
-        """The documents, each cut after this many of the draft's tokens."""
+        """Truncate each document to this many tokens of the draft."""
 
     async def count(self, texts: Sequence[str]) -> int:
-        """Tokens of the texts, as the draft counts them."""
+        """Number of tokens of the texts in the draft's tokenizer."""
 
-    async def answer(self, ask: GenerationRequest) -> Answer:
-        """The whole answer."""
+    async def answer(self, request: GenerationRequest) -> Answer:
+        """The complete answer."""
 
-    def stream(self, ask: GenerationRequest) -> AsyncGenerator[str | Answer, None]:
-        """The pieces of the answer, and at last the Answer."""
+    def stream(self, request: GenerationRequest) -> AsyncGenerator[str | Answer, None]:
+        """The pieces of the text, and the Answer as the last item."""
 
 
 class LocalEngine:
     """Both models in this process.
 
     Args:
-        pair: draft and target; the target may be None where an upstream answers.
-        speckv: how the target's KV cache is pruned.
-        timeout_seconds: from the request for an answer to its last token.
-        index: where read documents are kept; None keeps them in memory.
+        pair: draft and target; the target is None with an upstream.
+        speckv: KV cache pruning.
+        timeout_seconds: from the request to the last token.
+        index: cache of encoded documents; None is one in memory.
     """
 
     def __init__(
@@ -121,7 +119,7 @@ class LocalEngine:
 
     @classmethod
     def load(cls, settings: ServerSettings, *, reads: bool = True, answers: bool = True) -> LocalEngine:
-        """Load the models that a server's settings name.
+        """Load the models of the settings.
 
         Raises:
             ModelNotFoundError: a model is not found.
@@ -140,24 +138,24 @@ class LocalEngine:
     async def compress(
         self, documents: Sequence[Document], query: str, config: CompressionConfig, listener: Listener | None = None
     ) -> Compression:
-        """See Engine; the same documents and question at another budget are not read again."""
+        """See Engine; scores are reused for the same documents and question with another budget."""
         return await in_thread(lambda cancelled: self._compressed(documents, query, config, listener, cancelled))
 
     async def relevance(self, documents: Sequence[Document], query: str, config: CompressionConfig) -> list[float]:
-        """See Engine: the importance of the best unit that has words, after all parts of the score have joined."""
+        """See Engine: the score of the best unit that contains words."""
         if not any(document.text.strip() for document in documents):
             return [float("-inf")] * len(documents)
-        reading = await in_thread(lambda cancelled: self._read(documents, query, config, None, cancelled))
-        assert reading.scores is not None
-        scores = iter(reading.scores.tolist())
-        found = []
-        for document, own in zip(reading.documents, reading.units, strict=True):
-            scored = [(next(scores), has_words(document.text[start:end])) for start, end in own]
-            found.append(max((score for score, telling in scored if telling), default=float("-inf")))
-        return found
+        scored = await in_thread(lambda cancelled: self._read(documents, query, config, None, cancelled))
+        assert scored.scores is not None
+        scores = iter(scored.scores.tolist())
+        relevance = []
+        for document, units in zip(scored.documents, scored.units, strict=True):
+            pairs = [(next(scores), has_words(document.text[start:end])) for start, end in units]
+            relevance.append(max((score for score, counts in pairs if counts), default=float("-inf")))
+        return relevance
 
     async def shortened(self, documents: Sequence[Document], max_tokens: int) -> list[Document]:
-        """See Engine; a document is cut between two tokens, and keeps its own spelling."""
+        """See Engine; documents are cut between two tokens."""
         tokenizer = self._reader().tokenizer
         return await in_thread(lambda cancelled: [_cut(tokenizer, document, max_tokens) for document in documents])
 
@@ -168,55 +166,56 @@ class LocalEngine:
         count = token_counter("draft", self._reader().tokenizer)
         return await in_thread(lambda cancelled: sum(map(count, texts)))
 
-    async def answer(self, ask: GenerationRequest) -> Answer:
-        """See Engine; who waits for the target with the same settings is answered in one batch."""
-        prompt = await in_thread(lambda cancelled: self._prompt(ask))
-        return await self._requests(ask).aanswer(prompt)
+    async def answer(self, request: GenerationRequest) -> Answer:
+        """See Engine; waiting requests with the same settings are answered in one batch."""
+        prompt = await in_thread(lambda cancelled: self._prompt(request))
+        return await self._client(request).aanswer(prompt)
 
-    async def stream(self, ask: GenerationRequest) -> AsyncGenerator[str | Answer, None]:
-        """See Engine; who waits for the target with the same settings is answered in one batch."""
-        prompt = await in_thread(lambda cancelled: self._prompt(ask))
-        pieces = self._requests(ask).astream(prompt)
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[str | Answer, None]:
+        """See Engine; waiting requests with the same settings are answered in one batch."""
+        prompt = await in_thread(lambda cancelled: self._prompt(request))
+        pieces = self._client(request).astream(prompt)
         try:
             async for piece in pieces:
                 yield piece
         finally:
             await pieces.aclose()
 
-    def _requests(self, ask: GenerationRequest) -> GenerationClient:
+    def _client(self, request: GenerationRequest) -> GenerationClient:
+        from spec_rag.generation import request as generation
         from spec_rag.generation.client import GenerationClient
         from spec_rag.generation.end_tokens import answer_ends
 
-        options = {name: value for name, value in ask.options.items() if name != "stop_token_ids"}
-        if stop := ask.options.get("stop_token_ids"):
+        options = {name: value for name, value in request.options.items() if name != "stop_token_ids"}
+        if stop := request.options.get("stop_token_ids"):
             options["eos_token_id"] = [*answer_ends(self.pair), *stop]
-        if bias := ask.options.get("sequence_bias"):
+        if bias := request.options.get("sequence_bias"):
             self._check_tokens("logit_bias", [ids[0] for ids, _ in bias])
-        arguments = {**options, "max_new_tokens": ask.max_new_tokens, "speckv": self._speckv}
-        return GenerationClient(self.pair, arguments, self._timeout_seconds)
+        options |= {"max_new_tokens": request.max_new_tokens, "speckv": self._speckv}
+        return GenerationClient(generation.GenerationRequest.of(self.pair, **options), self._timeout_seconds)
 
-    def _prompt(self, ask: GenerationRequest) -> list[int]:
+    def _prompt(self, request: GenerationRequest) -> list[int]:
         from spec_rag.serving.chat_templates import served_chat_ids, with_template_variables
         from spec_rag.text.prompts import prompt_ids, speaks_of_tools, template_text
 
         tokenizer = self.pair.require_tokenizer()
-        prompt: Any = ask.prompt
+        prompt: Any = request.prompt
         if isinstance(prompt, str) or all(isinstance(token, int) for token in prompt):
             ids: list[int] = prompt_ids(tokenizer, prompt).tolist()
             self._check_tokens("prompt", ids)
             return ids
-        if ask.template_variables:
-            tokenizer = with_template_variables(tokenizer, ask.template_variables)
-        if ask.tools and not speaks_of_tools(tokenizer):
-            raise ConfigError("tools: the model's chat template does not speak of tools. Leave them out.")
-        if ask.beginning and OPENING not in template_text(tokenizer):
-            raise ConfigError("tool_choice: the model's chat template does not say how a call begins: give 'auto'.")
-        return served_chat_ids(tokenizer, prompt, ask.tools, ask.beginning)
+        if request.template_variables:
+            tokenizer = with_template_variables(tokenizer, request.template_variables)
+        if request.tools and not speaks_of_tools(tokenizer):
+            raise ConfigError("tools: the model's chat template does not support tools. Leave them out.")
+        if request.assistant_prefix and OPENING not in template_text(tokenizer):
+            raise ConfigError("tool_choice: the model's chat template has no known tool-call format: give 'auto'.")
+        return served_chat_ids(tokenizer, prompt, request.tools, request.assistant_prefix)
 
     def _check_tokens(self, name: str, ids: Sequence[int]) -> None:
-        known = self.pair.require_target().get_input_embeddings().num_embeddings
-        if max(ids) >= known:
-            raise ConfigError(f"{name}: {max(ids)} is not a token of the model, which has {known}.")
+        vocabulary = self.pair.require_target().get_input_embeddings().num_embeddings
+        if max(ids) >= vocabulary:
+            raise ConfigError(f"{name}: {max(ids)} is not a token of the model, which has {vocabulary}.")
 
     def _compressed(
         self,
@@ -236,10 +235,10 @@ class LocalEngine:
         count = cache(token_counter("draft", draft.tokenizer))
         blank = not any(document.text.strip() for document in documents)
         if blank or not config.needs_reading([count(document.text) for document in documents]):
-            reading = ScoredDocuments.unread(documents, query, draft.name)
+            scored = ScoredDocuments.unread(documents, query, draft.name)
         else:
-            reading = self._read(documents, query, config, listener, cancelled)
-        return keep(reading, config, count)
+            scored = self._read(documents, query, config, listener, cancelled)
+        return keep(scored, config, count)
 
     def _read(
         self,
@@ -252,24 +251,24 @@ class LocalEngine:
         from spec_rag.compression.compress import read_documents
 
         documents = as_documents(documents)
-        # a cascade looks at the budget, too
+        # the prefilter also depends on the budget
         is_scored = any(document.score is not None for document in documents)
-        may_leave_out = config.cascade == "always" or (config.cascade != "never" and is_scored)
-        unread_by = () if may_leave_out else _BUDGET
-        settings = {name: repr(value) for name, value in dict(config).items() if name not in unread_by}
-        given = tuple((one.title, one.text, one.score) for one in documents)
-        key = (given, query, tuple(settings.items()))
-        found = self._readings.get(key)
-        if found is not None:
-            return replace(found, documents=documents, seconds=0.0)
+        prefilters = config.cascade == "always" or (config.cascade != "never" and is_scored)
+        ignored = () if prefilters else _BUDGET
+        settings = {name: repr(value) for name, value in dict(config).items() if name not in ignored}
+        contents = tuple((document.title, document.text, document.score) for document in documents)
+        key = (contents, query, tuple(settings.items()))
+        cached = self._readings.get(key)
+        if cached is not None:
+            return replace(cached, documents=documents, seconds=0.0)
         with listening(listener or (lambda what, done, total: None)):
-            read = read_documents(self._reader(), documents, query, config, index=self._index, cancelled=cancelled)
-        self._readings.keep(key, read)
-        return read
+            scored = read_documents(self._reader(), documents, query, config, index=self._index, cancelled=cancelled)
+        self._readings.keep(key, scored)
+        return scored
 
     def _reader(self) -> Draft:
         if self.draft is None:
-            raise ConfigError("draft=None: reading documents needs a draft.")
+            raise ConfigError("draft=None: documents are scored by a draft: give one.")
         return self.draft
 
 
@@ -280,16 +279,16 @@ def _cut(tokenizer: Any, document: Document, max_tokens: int) -> Document:
     return document if len(offsets) <= max_tokens else replace(document, text=document.text[: offsets[max_tokens][0]])
 
 
-def _bytes_of(reading: ScoredDocuments) -> int:
-    """Texts, units, and of each token its id, its importance and two ranges."""
-    texts = sum(text_bytes(document.text) for document in reading.documents)
-    units = sum(map(len, reading.units))
-    tokens = sum(len(passage.ids) for passage in reading.passages)
+def _bytes_of(scored: ScoredDocuments) -> int:
+    """Approximate size in memory: texts, units, and two ranges per token."""
+    texts = sum(text_bytes(document.text) for document in scored.documents)
+    units = sum(map(len, scored.units))
+    tokens = sum(len(passage.ids) for passage in scored.passages)
     return texts + (units + 2 * tokens) * PAIR_BYTES
 
 
 def _kv_bytes(model: PreTrainedModel) -> int | None:
-    """Bytes of keys and values of one token in all layers."""
+    """Bytes of keys and values per token in all layers."""
     config = model.config.get_text_config(decoder=True)
     heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None)
     width = getattr(config, "head_dim", None)

@@ -1,7 +1,4 @@
-"""Streams to clients, and clients that leave: work ends as soon as nobody waits for it.
-
-This module does not know what is streamed.
-"""
+"""Server-sent events, and cancellation of work whose client has disconnected."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ def event(data: Any) -> bytes:
 
 
 class ClosingStream(StreamingResponse):
-    """A response whose source is closed when the client leaves, or the server stops."""
+    """A streamed response that closes its source when the client disconnects or the server stops."""
 
     def __init__(self, source: AsyncGenerator[bytes, None], status_code: int = 200, **options: Any) -> None:
         super().__init__(source, status_code, **options)
@@ -40,13 +37,13 @@ class ClosingStream(StreamingResponse):
         """Send the stream."""
         ended = False
 
-        async def noting(message: Any) -> None:
+        async def watched(message: Any) -> None:
             nonlocal ended
             ended = ended or (message["type"] == "http.response.body" and not message.get("more_body"))
             await send(message)
 
         try:
-            await super().__call__(scope, receive, noting)
+            await super().__call__(scope, receive, watched)
         finally:
             await self._source.aclose()
         if not ended:
@@ -54,7 +51,7 @@ class ClosingStream(StreamingResponse):
 
 
 class Events(ClosingStream):
-    """A response of server-sent events; an error after the first of them is an event itself."""
+    """A response of server-sent events; a later error is sent as an event."""
 
     def __init__(self, source: AsyncGenerator[bytes, None], headers: dict[str, str] | None = None) -> None:
         named = {"Cache-Control": "no-cache", **(headers or {})}
@@ -62,49 +59,49 @@ class Events(ClosingStream):
 
 
 async def _with_errors(source: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The events; an error that comes after the first of them is an event itself."""
+    """The events; an error becomes the last event."""
     try:
-        async for one in source:
-            yield one
+        async for item in source:
+            yield item
     except Exception as error:
-        told = api_error(error)
+        response = api_error(error)
         if (fault := for_operators(error)) is not None:
             log.error(json.dumps({"event": "fault", "error": fault}))
-        if told is None:
+        if response is None:
             yield event(ApiError(500, "The server failed.", code="internal").body())
             raise
-        yield event(told.body())
+        yield event(response.body())
     finally:
         await source.aclose()
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """The result of the work, which is cancelled when the client leaves.
+    """Await the work; cancel it if the client disconnects.
 
     Raises:
-        ClientDisconnect: it did.
+        ClientDisconnect: the client disconnected.
     """
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_left(request))
+    disconnect = asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((working, disconnect), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise ClientDisconnect
         return working.result()
     finally:
-        for task in (working, leaving):
+        for task in (working, disconnect):
             task.cancel()
-        await asyncio.wait((working, leaving))
+        await asyncio.wait((working, disconnect))
 
 
-async def _left(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     await request.body()
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def begun(request: Request, source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """The source after its first item has come, so that what fails before that has a status of its own."""
+    """Wait for the first item of the source, so that an earlier error is an error response."""
     try:
         first = await while_connected(request, anext(source))
     except BaseException:
@@ -114,8 +111,8 @@ async def begun(request: Request, source: AsyncGenerator[T, None]) -> AsyncGener
     async def rest() -> AsyncGenerator[T, None]:
         try:
             yield first
-            async for one in source:
-                yield one
+            async for item in source:
+                yield item
         finally:
             await source.aclose()
 

@@ -1,8 +1,4 @@
-"""The Host headers that a server answers: on loopback those of this machine alone.
-
-A web page of another site can make a browser send requests to this machine under the site's own name (DNS rebinding);
-such a request carries that name as its Host.
-"""
+"""Check of the Host header against DNS rebinding: on loopback only names of this machine are accepted."""
 
 from __future__ import annotations
 
@@ -14,20 +10,20 @@ from spec_rag.serving.api_errors import ApiError
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
-def allowed_hosts(given: Sequence[str], bind_host: str) -> tuple[str, ...]:
-    """The hosts that a server answers: those given, else this machine's names where it listens on loopback.
+def allowed_hosts(hosts: Sequence[str], bind_host: str) -> tuple[str, ...]:
+    """The accepted hosts in lower case: `hosts`, else the names of this machine if the server listens on loopback.
 
     Args:
-        given: names without ports; "*" stands for all.
-        bind_host: the address that the server listens on.
+        hosts: names without ports; "*" accepts all.
+        bind_host: listening address.
 
     Returns:
-        Lower-case names; an empty tuple stands for all.
+        An empty tuple accepts all.
     """
-    if "*" in given:
+    if "*" in hosts:
         return ()
-    if given:
-        return tuple(dict.fromkeys(one.lower() for one in given))
+    if hosts:
+        return tuple(dict.fromkeys(host.lower() for host in hosts))
     if not is_loopback(bind_host):
         return ()
     written = f"[{bind_host}]" if ":" in bind_host else bind_host
@@ -35,7 +31,7 @@ def allowed_hosts(given: Sequence[str], bind_host: str) -> tuple[str, ...]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
+    """Whether an address is a loopback address."""
     if host.lower() == "localhost":
         return True
     try:
@@ -45,14 +41,14 @@ def is_loopback(host: str) -> bool:
 
 
 def check_host(header: bytes | None, allowed: Sequence[str]) -> None:
-    """Refuse a Host that is not allowed.
+    """Check a Host header, with or without a port.
 
     Args:
-        header: the Host header with or without a port.
-        allowed: names without ports; empty allows all.
+        header: the Host header.
+        allowed: names without ports; empty accepts all.
 
     Raises:
-        ApiError: status 400.
+        ApiError: status 400: the host is not allowed.
     """
     if not allowed:
         return

@@ -1,7 +1,6 @@
-"""The socket that a server listens on, and uvicorn with time limits for connections and an orderly end.
+"""Listening socket, and a uvicorn server with connection timeouts and graceful shutdown.
 
-uvicorn alone never closes a connection that sends nothing, or that sends the headers of a request byte by byte; and it
-ends by the signal that stopped it, so that its exit code is that of a crash.
+uvicorn has no timeout for idle new connections and slow headers, and it raises SIGTERM again at its end.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ _BACKLOG = 2048
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens; clients that connect before the server runs wait for it.
+    """Open a listening socket; connections wait until the server accepts them.
 
     Args:
         host: name or address of this machine.
-        port: 0 takes a free one.
+        port: 0 selects a free one.
 
     Raises:
-        ConfigError: the address is not this machine's, or the port is in use or not permitted.
+        ConfigError: the address is not local, or the port is in use or not permitted.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -60,7 +59,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def _why_not(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port={port}: is in use on {host}: give another port, or stop what listens there."
+        return f"port={port}: is in use on {host}: give another port, or stop the other server."
     if error.errno == errno.EACCES:
         return f"port={port}: this user may not listen there: give a port above 1023."
     if error.errno == errno.EADDRNOTAVAIL:
@@ -69,13 +68,13 @@ def _why_not(host: str, port: int, error: OSError) -> str:
 
 
 def url_of(listening: socket.socket, host: str) -> str:
-    """The URL under which a browser on this machine finds the server."""
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{listening.getsockname()[1]}"
+    """URL of the server for a browser on this machine."""
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listening.getsockname()[1]}"
 
 
 def http_protocol(header_seconds: float) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP protocol with a time limit for each request's headers and for idle connections.
+    """uvicorn's HTTP protocol with a timeout for headers and idle connections.
 
     Args:
         header_seconds: from the connection, or the end of the last response, to the end of the next headers.
@@ -101,7 +100,7 @@ def http_protocol(header_seconds: float) -> type[asyncio.Protocol]:
             super().connection_lost(exc)
 
         def _watch(self) -> None:
-            """Start the time limit where no request runs; further bytes of its headers do not extend it."""
+            """Start the timeout if no request runs; further header bytes do not extend it."""
             if self.transport.is_closing() or not (self.cycle is None or self.cycle.response_complete):
                 self._stop_waiting()
             elif self._waiting is None:
@@ -122,15 +121,15 @@ def http_protocol(header_seconds: float) -> type[asyncio.Protocol]:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which ends in time and with exit code 0.
+    """uvicorn server with graceful shutdown and exit code 0.
 
-    After SIGTERM it takes no more requests, and waits `shutdown_seconds` for those that run; then it cuts them.
+    After SIGTERM it accepts no requests and waits `shutdown_seconds` for running ones, then cancels them.
 
     Args:
         app: the application.
-        settings: the time limits.
-        shutdown: the requests that run.
-        started: called when requests are answered.
+        settings: the timeouts.
+        shutdown: the running requests.
+        started: called once requests are answered.
     """
 
     def __init__(
@@ -151,13 +150,13 @@ class Server(uvicorn.Server):
         self._on_started = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to answer requests."""
+        """Start, and call `started`."""
         await super().startup(sockets)
         if self.started:
             self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish what runs, and cut what does not finish in time."""
+        """Finish running requests, and cancel those that exceed the time limit."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         self._requests.stopping = True
@@ -174,15 +173,15 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop at SIGTERM and SIGINT; only the latter, Ctrl-C, is raised again when the server has ended."""
+        """Stop at SIGTERM and SIGINT; only SIGINT is raised again at the end."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         if signal.SIGINT in self._captured_signals:
             signal.raise_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Log-probabilities of an answer's tokens, as OpenAI's two APIs have them."""
+"""Log-probabilities in the form of OpenAI's chat and completion APIs."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from typing import Any
 
 from spec_rag.results import TokenLogprob
 
-_LEAST = -9999.0  # what OpenAI's API gives for a probability of zero, which JSON cannot say as a logarithm
+_LEAST = -9999.0  # as in OpenAI's API for a probability of zero
 
 
 def chat_logprobs(tokens: Sequence[TokenLogprob] | None) -> dict[str, Any] | None:
-    """The `logprobs` of a choice of a chat; None where none was asked for."""
+    """`logprobs` of a chat choice; None if not requested."""
     if tokens is None:
         return None
-    entries = [{**_entry(one), "top_logprobs": [_entry(other) for other in one.top]} for one in tokens]
+    entries = [{**_entry(token), "top_logprobs": [_entry(other) for other in token.top]} for token in tokens]
     return {"content": entries, "refusal": None}
 
 
 def text_logprobs(tokens: Sequence[TokenLogprob] | None) -> dict[str, Any] | None:
-    """The `logprobs` of a choice of a text completion; None where none was asked for."""
+    """`logprobs` of a completion choice; None if not requested."""
     if tokens is None:
         return None
     offsets, end = [], 0
-    for one in tokens:
+    for token in tokens:
         offsets.append(end)
-        end += len(one.text)
+        end += len(token.text)
     return {
-        "tokens": [one.text for one in tokens],
-        "token_logprobs": [_finite(one.logprob) for one in tokens],
-        "top_logprobs": [{other.text: _finite(other.logprob) for other in one.top} for one in tokens],
+        "tokens": [token.text for token in tokens],
+        "token_logprobs": [_finite(token.logprob) for token in tokens],
+        "top_logprobs": [{other.text: _finite(other.logprob) for other in token.top} for token in tokens],
         "text_offset": offsets,
     }
 
 
-def _entry(one: TokenLogprob) -> dict[str, Any]:
-    whole = "\ufffd" not in one.text  # otherwise the token is a part of a character
+def _entry(token: TokenLogprob) -> dict[str, Any]:
+    whole = "\ufffd" not in token.text  # else the token is part of a character
     return {
-        "token": one.text,
-        "logprob": _finite(one.logprob),
-        "bytes": list(one.text.encode("utf-8", "replace")) if whole else None,
+        "token": token.text,
+        "logprob": _finite(token.logprob),
+        "bytes": list(token.text.encode("utf-8", "replace")) if whole else None,
     }
 
 

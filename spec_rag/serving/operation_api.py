@@ -1,4 +1,4 @@
-"""/health, /ready, /metrics and /docs: what operators ask a server; none needs a key."""
+"""/health, /ready, /metrics and /docs, without authentication."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _STYLE = (
 
 @router.get("/health")
 async def health() -> dict[str, str]:
-    """Whether the process answers; it says nothing of models and upstream (see /ready)."""
+    """Liveness of the process; see /ready for models and upstream."""
     return {"status": "ok", "version": spec_rag.__version__}
 
 
 @router.get("/ready", responses={503: {"description": "Requests would fail now."}})
 async def ready(request: Request) -> Response:
-    """Whether requests are answered: the models are loaded, the upstream answers, the server does not stop."""
+    """Readiness: models loaded, upstream reachable, not shutting down."""
     server = state.of(request)
     checks: dict[str, str] = {"models": "ok"}
     if request.app.state.shutdown.stopping:
         checks["server"] = "is shutting down"
     if server.upstream is not None:
         checks["upstream"] = await server.upstream.what_is_wrong() or "ok"
-    fine = all(check == "ok" for check in checks.values())
-    body = {"status": "ready" if fine else "not ready", "checks": checks}
-    return JSONResponse(body, 200 if fine else 503, headers={"Cache-Control": "no-store"})
+    is_ready = all(check == "ok" for check in checks.values())
+    body = {"status": "ready" if is_ready else "not ready", "checks": checks}
+    return JSONResponse(body, 200 if is_ready else 503, headers={"Cache-Control": "no-store"})
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
@@ -52,7 +52,7 @@ async def metrics(request: Request) -> Response:
 
 @router.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> Response:
-    """The routes and their fields on a page that needs nothing from elsewhere."""
+    """API reference as a page without external resources."""
     page = "".join(_page(request.app.openapi()))
     return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"})
 
@@ -86,16 +86,16 @@ def _fields(schema: Mapping[str, Any], operation: Mapping[str, Any]) -> Iterator
 
 
 def _form(form: Mapping[str, Any]) -> str:
-    """A field's type in a few words."""
+    """Short description of a field's type."""
     if "$ref" in form:
         return str(form["$ref"]).rpartition("/")[2]
     if "enum" in form:
         return " | ".join(json.dumps(value) for value in form["enum"])
     if "const" in form:
         return json.dumps(form["const"])
-    for several in ("anyOf", "oneOf"):
-        if several in form:
-            return " | ".join(dict.fromkeys(_form(one) for one in form[several]))
+    for union in ("anyOf", "oneOf"):
+        if union in form:
+            return " | ".join(dict.fromkeys(_form(member) for member in form[union]))
     kind = str(form.get("type", "any"))
     limits = [f"{sign} {form[name]:g}" for name, sign in _LIMITS.items() if isinstance(form.get(name), int | float)]
     inner = f" of {_form(form['items'])}" if kind == "array" and "items" in form else ""

@@ -1,4 +1,4 @@
-"""The body of a request, read whole before any work begins: neither too long, nor too slow, nor nested too deeply."""
+"""Request bodies: read completely before any work, with limits for length, time, nesting and memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,7 @@ _BUFFERED_BODIES = 16
 
 
 class BodyReader:
-    """Reads the bodies of one server's requests, and bounds the memory that they take together.
-
-    Args:
-        settings: the longest body, and the time for it: `body_timeout_seconds`, and a second more for each 16 KiB.
-    """
+    """Reads request bodies within the limits of the settings, and bounds their total memory."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._max_bytes = settings.max_body_bytes
@@ -30,16 +26,16 @@ class BodyReader:
         self._buffered = 0
 
     async def read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-        """The whole body.
+        """Read a body.
 
         Args:
-            headers: of the request.
-            receive: ASGI's channel of the request.
+            headers: request headers.
+            receive: ASGI receive channel.
 
         Raises:
-            ApiError: the body is too long (413), too slow (408), nested too deeply (400), or the bodies that arrive
-                just now take too much memory (503).
-            ClientDisconnect: the client left before the end of the body.
+            ApiError: the body is too long (413), too slow (408) or nested too deeply (400), or concurrent bodies need
+                too much memory (503).
+            ClientDisconnect: the client disconnected.
         """
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self._max_bytes:
@@ -66,7 +62,7 @@ class BodyReader:
                 raise self._too_long()
             if self._buffered + len(piece) > _BUFFERED_BODIES * self._max_bytes:
                 raise ApiError(
-                    503, "Too many long bodies arrive at once: try again.", code="busy", headers={"Retry-After": "1"}
+                    503, "Too many long bodies at the same time: try again.", code="busy", headers={"Retry-After": "1"}
                 )
             body += piece
             self._buffered += len(piece)
@@ -89,14 +85,14 @@ class BodyReader:
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:
-    """A channel that gives the whole body first, and then what `receive` gives."""
-    given = False
+    """An ASGI channel that returns the body first, then continues with `receive`."""
+    sent = False
 
     async def receive_again() -> Any:
-        nonlocal given
-        if given:
+        nonlocal sent
+        if sent:
             return await receive()
-        given = True
+        sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive_again

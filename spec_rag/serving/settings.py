@@ -1,4 +1,4 @@
-"""What a server is started with: models, limits, keys. Importing it loads neither torch nor a web framework."""
+"""Settings of a server. Importing this module loads neither torch nor a web framework."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ MAX_ELLIPSIS = 100
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How a server works.
+    """Models, limits and keys of a server.
 
     Args:
-        draft: what reads documents: hub id, folder or .gguf file.
-        target: what answers; None where an upstream does.
+        draft: draft model: hub id, folder or .gguf file.
+        target: model that answers; None with an upstream.
         upstream: base URL of the server that answers, such as "http://localhost:8000/v1".
-        upstream_key: its API key; None hands on the client's own.
-        served_name: how the target is called in requests; None takes its own name.
-        device: of both models; None takes the best there is.
-        index: folder where read documents are kept; None keeps them in memory.
-        api_keys: keys of which each request must bring one; none lets everybody in.
-        allowed_hosts: values of the Host header that are answered, without ports; empty answers all.
-        cors_origins: origins whose web pages may use the API, such as "https://example.com"; "*" stands for all.
-        compression: how documents are compressed where a request does not say.
-        speckv: how the target's KV cache is pruned; None keeps it whole.
-        min_chars: tool results and marked texts below this length are left as they are.
-        max_body_bytes: of a request.
-        max_documents: of a request.
-        conversation_bytes: of what is remembered of conversations; the least recently used goes first.
-        max_completion_tokens: the most that a request may ask for.
-        default_completion_tokens: where it does not ask.
-        max_requests: so many run or wait at a time; the next is refused with status 429.
-        timeout_seconds: from a request to its last token; with an upstream, of its silence.
-        header_timeout_seconds: for the headers of a request, and of an idle connection.
-        body_timeout_seconds: for the whole body of a request, and a second more for each 16 KiB.
-        shutdown_seconds: time for running requests to finish after SIGTERM; then they are cut.
+        upstream_key: API key of the upstream; None forwards the key of the client.
+        served_name: name of the target in requests; None is its own name.
+        device: device of both models; None selects the best one.
+        index: folder of encoded documents; None keeps them in memory.
+        api_keys: accepted API keys; empty disables authentication.
+        allowed_hosts: accepted Host headers without ports; empty accepts all.
+        cors_origins: allowed CORS origins, such as "https://example.com"; "*" allows all.
+        compression: default compression.
+        speckv: KV cache pruning; None disables it.
+        min_chars: minimum length of tool results and marked texts that are compressed.
+        max_body_bytes: maximum request body.
+        max_documents: maximum documents per request.
+        conversation_bytes: size of the LRU cache of conversations.
+        max_completion_tokens: maximum tokens of an answer.
+        default_completion_tokens: tokens of an answer if the request has no limit.
+        max_requests: maximum running and waiting requests; further ones get status 429.
+        timeout_seconds: from a request to its last token; with an upstream, between two reads.
+        header_timeout_seconds: for request headers, and for idle connections.
+        body_timeout_seconds: for a request body, plus 1 per 16 KiB.
+        shutdown_seconds: for running requests after SIGTERM; then they are cancelled.
 
     Raises:
-        ConfigError: a value is out of range, or neither target nor upstream, or both, would answer.
+        ConfigError: a value is out of range, or not exactly one of target and upstream is given.
     """
 
     draft: str = DEFAULT_DRAFT
@@ -74,7 +74,7 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if (self.target is None) == (self.upstream is None):
             raise ConfigError(
-                f"target={self.target!r} and upstream={self.upstream!r}: exactly one of them answers. Give target=None "
+                f"target={self.target!r} and upstream={self.upstream!r}: give exactly one of them, and target=None "
                 "with an upstream."
             )
         if self.upstream is not None and not self.upstream.startswith(("http://", "https://")):
@@ -82,7 +82,7 @@ class ServerSettings:
         for origin in self.cors_origins:
             if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
                 raise ConfigError(
-                    f"cors_origins={origin!r}: give scheme and host alone, such as 'https://example.com', or '*'."
+                    f"cors_origins={origin!r}: give scheme and host only, such as 'https://example.com', or '*'."
                 )
         for host in self.allowed_hosts:
             if not re.fullmatch(r"\*|\[[0-9a-fA-F:.]+\]|[^/:\s]+", host):
@@ -90,9 +90,9 @@ class ServerSettings:
                     f"allowed_hosts={host!r}: give a name without scheme and port, such as 'example.com'."
                 )
         if any(not key.strip() or not key.isascii() for key in self.api_keys):
-            raise ConfigError("api_keys: a key is empty or has characters that no header can carry.")
+            raise ConfigError("api_keys: a key is empty or not ASCII, which no header can carry: give another key.")
         if self.compression.order != "given":
-            raise ConfigError(f"compression.order={self.compression.order!r}: a server answers in the request's order.")
+            raise ConfigError(f"compression.order={self.compression.order!r}: a server supports 'given' only.")
         for name in (
             *("max_body_bytes", "max_documents", "conversation_bytes"),
             *("max_completion_tokens", "max_requests"),
@@ -108,24 +108,24 @@ class ServerSettings:
                 f"max_completion_tokens={self.max_completion_tokens}."
             )
 
-    def compression_with(self, given: dict[str, Any] | None) -> CompressionConfig:
-        """How documents are compressed for a request that says so much about it.
+    def compression_with(self, options: dict[str, Any] | None) -> CompressionConfig:
+        """The compression config with the options of a request.
 
         Raises:
-            ConfigError: a field is unknown, out of range, reads files of this machine, or is a regular expression,
-                which could keep it busy for hours.
+            ConfigError: an option is unknown or out of range, reads local files, or is a regular expression, which
+                could run for hours.
         """
-        given = {name: value for name, value in (given or {}).items() if value is not None}
-        if given.get("calibration") not in (None, "shipped", self.compression.calibration):
-            raise ConfigError(f"calibration={given['calibration']!r}: a request may give 'shipped' alone.")
-        keep = given.get("keep", ())
-        for one in keep if isinstance(keep, list | tuple) else [keep]:
-            if one not in (*PATTERNS, *self.compression.keep):
-                raise ConfigError(f"keep={one!r:.80}: a request may give {', '.join(map(repr, PATTERNS))}.")
-        if len(str(given.get("ellipsis") or "")) > MAX_ELLIPSIS:
-            raise ConfigError(f"ellipsis={given['ellipsis']!r:.80}: a request may give {MAX_ELLIPSIS} characters.")
-        if given.get("order", "given") != "given":
-            raise ConfigError(f"order={given['order']!r:.80}: the documents of a response are in the request's order.")
-        chosen = CompressionConfig.overridden(dict(self.compression), given)
+        options = {name: value for name, value in (options or {}).items() if value is not None}
+        if options.get("calibration") not in (None, "shipped", self.compression.calibration):
+            raise ConfigError(f"calibration={options['calibration']!r}: a request may give 'shipped' only.")
+        keep = options.get("keep", ())
+        for rule in keep if isinstance(keep, list | tuple) else [keep]:
+            if rule not in (*PATTERNS, *self.compression.keep):
+                raise ConfigError(f"keep={rule!r:.80}: a request may give {', '.join(map(repr, PATTERNS))}.")
+        if len(str(options.get("ellipsis") or "")) > MAX_ELLIPSIS:
+            raise ConfigError(f"ellipsis={options['ellipsis']!r:.80}: a request may give {MAX_ELLIPSIS} characters.")
+        if options.get("order", "given") != "given":
+            raise ConfigError(f"order={options['order']!r:.80}: responses keep the order of the request: give 'given'.")
+        chosen = CompressionConfig.overridden(dict(self.compression), options)
         chosen.pop("preset", None)
         return CompressionConfig(**chosen)

@@ -1,4 +1,4 @@
-"""The end of a server: requests that still run when its time is up are cut, and each of them learns why."""
+"""Graceful shutdown: running requests are cancelled with status 503 at the end of the time limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spec_rag.serving.api_errors import ApiError
 
 
 def shutting_down() -> ApiError:
-    """Status 503: the server ends, another try may find the next one."""
+    """Status 503 with Retry-After."""
     return ApiError(503, "The server is shutting down: try again.", code="shutting_down", headers={"Retry-After": "1"})
 
 
@@ -18,8 +18,8 @@ class Shutdown:
     """The running requests of one server.
 
     Attributes:
-        stopping: whether the server was told to stop.
-        cut: how many requests were cut.
+        stopping: whether shutdown has begun.
+        cut: number of cancelled requests.
     """
 
     def __init__(self) -> None:
@@ -30,22 +30,22 @@ class Shutdown:
 
     @property
     def running(self) -> int:
-        """How many requests run."""
+        """Number of running requests."""
         return len(self._running)
 
     def cut_running(self) -> None:
-        """Cancel what runs, and what begins from now on. Call it from the event loop's thread."""
+        """Cancel running and later requests. Call it in the thread of the event loop."""
         self._ended = True
         now = asyncio.get_running_loop().time()
-        for one in list(self._running):
-            one.reschedule(now)
+        for timeout in list(self._running):
+            timeout.reschedule(now)
 
     @asynccontextmanager
     async def running_request(self) -> AsyncGenerator[None, None]:
         """Run one request inside the block.
 
         Raises:
-            ApiError: status 503; the request was cut.
+            ApiError: status 503: the request was cancelled by the shutdown.
         """
         scope = asyncio.timeout(0 if self._ended else None)
         self._running.add(scope)

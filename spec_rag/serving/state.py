@@ -1,4 +1,4 @@
-"""What the routes of one server share, found through the request."""
+"""State that the routes of one server share."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from spec_rag.serving.conversations import Conversations
 from spec_rag.serving.engine import Engine
 from spec_rag.serving.metrics import Metrics
 from spec_rag.serving.settings import ServerSettings
+from spec_rag.serving.stored_files import StoredFiles
 from spec_rag.serving.upstream import Upstream
 
-# as many as one batch of answers: further readings would only delay it
+# one batch of answers; scoring documents of more requests would delay it
 _READ_AND_UNANSWERED = 8
 
 
 @dataclass
 class ServerState:
-    """One server: its settings, models, memory of conversations, and metrics.
+    """Settings, models, conversations and metrics of one server.
 
     Attributes:
-        turns: held by a chat from before its documents are read until its answer has begun (a stream) or is complete.
-            Chats take it in their order of arrival, so that under overload the first are answered before the last are
-            read.
+        turns: held by a chat from before compression until its answer is complete or its stream has begun. FIFO: under
+            overload the first chats are answered before the last are compressed.
     """
 
     settings: ServerSettings
@@ -36,6 +36,7 @@ class ServerState:
     draft_name: str
     model_name: str
     conversations: Conversations = field(init=False)
+    files: StoredFiles = field(init=False)
     upstream: Upstream | None = None
     started: int = field(default_factory=lambda: int(time.time()))
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READ_AND_UNANSWERED))
@@ -44,21 +45,22 @@ class ServerState:
         self.conversations = Conversations(
             self.engine, self.settings.min_chars, self.metrics, self.settings.conversation_bytes
         )
+        self.files = StoredFiles(self.settings.conversation_bytes)
 
     def note_answer(self, request: Request, answer: Answer) -> None:
-        """Count an answer, and put its figures into the request's line of log."""
+        """Count an answer in the metrics and the log line of its request."""
         self.metrics.count_answer(answer)
-        noted = request.scope.get("spec_rag", {})
+        log_fields = request.scope.get("spec_rag", {})
         for name in ("prompt_tokens", "completion_tokens"):
-            noted[name] = noted.get(name, 0) + answer.usage[name]
+            log_fields[name] = log_fields.get(name, 0) + answer.usage[name]
 
 
 def of(request: Request) -> ServerState:
-    """The server that a request came to."""
+    """The state of the server of a request."""
     server: ServerState = request.app.state.server
     return server
 
 
 def client_of(request: Request) -> str:
-    """A name for who asks: nothing that was compressed for one client is shown to another."""
+    """Hash of the client's credentials; compressed texts are not shared between clients."""
     return hashlib.sha256(request.headers.get("authorization", "").encode("utf-8", "replace")).hexdigest()

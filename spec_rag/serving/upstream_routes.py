@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from spec_rag.serving import state
 from spec_rag.serving.api_errors import ApiError, from_validation
-from spec_rag.serving.compress_api import as_given, compression_for
+from spec_rag.serving.compress_api import as_documents, compression_for
 from spec_rag.serving.document_schemas import Documents
 from spec_rag.serving.event_stream import while_connected
 from spec_rag.serving.json_edits import read_json, with_changes
@@ -37,7 +37,7 @@ async def chat_completions(request: Request) -> Response:
         raise ApiError(400, "spec_rag: must be an object.", param="spec_rag", code="invalid_value")
     config = compression_for(given, server.settings)
     shortening = server.conversations.shortened(
-        body["messages"], as_given(documents, server.settings), config, state.client_of(request)
+        body["messages"], as_documents(documents, server.settings), config, state.client_of(request)
     )
     conversation = await while_connected(request, shortening)
     noted = {"tokens_before": conversation.tokens_before, "tokens_after": conversation.tokens_after}

@@ -1,1 +1,1 @@
-"""Helpers that depend on no other package of spec_rag."""
+"""Files, locks, caches, cancellation and progress; imports no other package of spec_rag."""

@@ -1,7 +1,4 @@
-"""Atomic writes: readers see the old file or the complete new one.
-
-Exceptions: lines that are appended (`evaluation.json_lines.py`) and the folder of a converted model.
-"""
+"""Atomic writes: readers see the old file or the complete new one."""
 
 from __future__ import annotations
 
@@ -20,9 +17,9 @@ _PREFIX = ".spec-rag-"
 _ABANDONED_SECONDS = 3600  # longer than any write
 
 _SUGGESTIONS = {
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "make room, or give a path on another disk",
-    (errno.EACCES, errno.EPERM, errno.EROFS): "give a path in a folder that may be written to",
-    (errno.ENOENT, errno.ENOTDIR): "make its folder first, or give another path",
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "free disk space, or give a path on another disk",
+    (errno.EACCES, errno.EPERM, errno.EROFS): "give a path in a writable folder",
+    (errno.ENOENT, errno.ENOTDIR): "create its folder, or give another path",
 }
 
 

@@ -30,15 +30,15 @@ class Cancellation(threading.Event):
         for callback in list(self._callbacks.values()):
             callback()
 
-    def telling(self, tell: Callable[[], None]) -> Switch[None]:
-        """Call `tell` when the event is set inside the block; at once if it is already set."""
-        return _Telling(self, tell)
+    def calling(self, callback: Callable[[], None]) -> Switch[None]:
+        """Call `callback` when the event is set inside the block; immediately if it is already set."""
+        return _Callback(self, callback)
 
-    def ask(self, key: object, tell: Callable[[], None]) -> None:
-        """Call `tell` when the event is set, until `forget(key)`."""
-        self._callbacks[key] = tell
+    def add_callback(self, key: object, callback: Callable[[], None]) -> None:
+        """Call `callback` when the event is set, until `remove_callback(key)`."""
+        self._callbacks[key] = callback
 
-    def forget(self, key: object) -> None:
+    def remove_callback(self, key: object) -> None:
         """Remove a callback; an unknown key is ignored."""
         self._callbacks.pop(key, None)
 
@@ -65,34 +65,34 @@ class LinkedCancellation(Cancellation):
         """Whether the call or its caller is cancelled."""
         return super().is_set() or self._caller.is_set()
 
-    def ask(self, key: object, tell: Callable[[], None]) -> None:
-        """Call `tell` when either event is set, until `forget(key)`."""
-        super().ask(key, tell)
+    def add_callback(self, key: object, callback: Callable[[], None]) -> None:
+        """Call `callback` when either event is set, until `remove_callback(key)`."""
+        super().add_callback(key, callback)
         if isinstance(self._caller, Cancellation):
-            self._caller.ask(key, tell)
+            self._caller.add_callback(key, callback)
 
-    def forget(self, key: object) -> None:
+    def remove_callback(self, key: object) -> None:
         """Remove a callback; an unknown key is ignored."""
-        super().forget(key)
+        super().remove_callback(key)
         if isinstance(self._caller, Cancellation):
-            self._caller.forget(key)
+            self._caller.remove_callback(key)
 
 
-class _Telling(Switch[None]):
+class _Callback(Switch[None]):
     """Registers a callback and removes it."""
 
-    def __init__(self, cancellation: Cancellation, tell: Callable[[], None]) -> None:
+    def __init__(self, cancellation: Cancellation, callback: Callable[[], None]) -> None:
         self._cancellation = cancellation
-        self._tell = tell
+        self._callback = callback
         self._key = object()
 
     def _on(self) -> None:
-        self._cancellation.ask(self._key, self._tell)
+        self._cancellation.add_callback(self._key, self._callback)
         if self._cancellation.is_set():
-            self._tell()
+            self._callback()
 
     def _off(self) -> None:
-        self._cancellation.forget(self._key)
+        self._cancellation.remove_callback(self._key)
 
 
 def check(cancelled: threading.Event | None) -> None:

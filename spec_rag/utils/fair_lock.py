@@ -99,7 +99,7 @@ class _Turn(Switch[bool]):
             return True
         self._queue.append(self._ticket)
         cancelled = self._cancelled
-        with cancelled.telling(self._ticket.wake) if isinstance(cancelled, Cancellation) else contextlib.nullcontext():
+        with cancelled.calling(self._ticket.wake) if isinstance(cancelled, Cancellation) else contextlib.nullcontext():
             while not (cancelled is not None and cancelled.is_set()):
                 if self._queue[0] is self._ticket:
                     return True
@@ -114,7 +114,7 @@ class _Turn(Switch[bool]):
     def _off(self) -> None:
         if self._work is not None:
             self._work.__exit__(None, None, None)
-        while self._ticket in self._queue.copy():  # more than once where it was interrupted and entered again
+        while self._ticket in self._queue.copy():  # twice if an interrupted block was entered again
             with contextlib.suppress(ValueError):
                 self._queue.remove(self._ticket)
         with contextlib.suppress(IndexError):

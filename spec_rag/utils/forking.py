@@ -111,8 +111,9 @@ def _locks_of_cached_properties() -> Iterator[Any]:
         return
     for name, module in list(sys.modules.items()):
         if "spec_rag" in name:
-            for owner in [one for one in vars(module).values() if isinstance(one, type)]:
-                yield from (getattr(one, "lock") for one in vars(owner).values() if isinstance(one, cached_property))  # noqa: B009
+            for owner in [value for value in vars(module).values() if isinstance(value, type)]:
+                properties = (value for value in vars(owner).values() if isinstance(value, cached_property))
+                yield from (getattr(value, "lock") for value in properties)  # noqa: B009 (no attribute of its type)
 
 
 def _after_fork_in_child() -> None:

@@ -19,7 +19,7 @@ Listener = Callable[[str, int, int], None]
 
 _REFRESH_SECONDS = 1.0
 
-# per thread and task: it is set per request, far above the code that reports, and is copied into worker threads
+# per thread and task: set per request and copied to worker threads
 _listener: Scoped[Listener] = Scoped("spec_rag_progress")
 
 
@@ -34,13 +34,13 @@ def current_listener() -> Listener | None:
 
 
 @contextmanager
-def steps(what: str, total: int, *, only_told: bool = False) -> Iterator[Callable[[], None]]:
+def steps(what: str, total: int, *, silent: bool = False) -> Iterator[Callable[[], None]]:
     """Report an operation of `total` steps; call the yielded function after each step.
 
     Args:
         what: description.
         total: number of steps.
-        only_told: show no bar if there is no listener.
+        silent: show no bar without a listener.
     """
     listener = _listener.get()
     done = 0
@@ -54,7 +54,7 @@ def steps(what: str, total: int, *, only_told: bool = False) -> Iterator[Callabl
 
         yield advance
         return
-    if only_told or not sys.stderr.isatty():
+    if silent or not sys.stderr.isatty():
         yield lambda: None
         return
     from tqdm import tqdm

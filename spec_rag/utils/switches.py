@@ -18,9 +18,8 @@ T = TypeVar("T")
 class Switch(Generic[T]):
     """A context manager of two methods, `_on` and `_off`, for the duration of one block.
 
-    `_off` undoes what `_on` did, all of it or only its first steps. It may be called more than once, and then does
-    nothing. It runs when the block ends, when `_on` raises, once more when it was interrupted itself, and at the latest
-    when the object is deleted.
+    `_off` undoes `_on`, even if `_on` was interrupted. It is idempotent. It is called when the block ends, when `_on`
+    raises, again if it was interrupted itself, and at the latest when the object is deleted.
     """
 
     _entered = False
@@ -54,7 +53,7 @@ class Switch(Generic[T]):
 
 @dataclass(eq=False)
 class _Entry:
-    """One value of a block, as long as it is on, and the entry around it."""
+    """A value, whether its block is active, and the entry of the enclosing block."""
 
     value: Any
     outer: _Entry | None
@@ -64,17 +63,17 @@ class _Entry:
 class Scoped(Generic[T]):
     """A value per thread and task that is set for the duration of a block.
 
-    Unlike a plain ContextVar it is unset also where the block is interrupted before its token is stored.
+    Unlike a plain ContextVar it is reset even if the block is interrupted before its token is stored.
 
     Args:
-        name: of the variable.
+        name: name of the variable.
     """
 
     def __init__(self, name: str) -> None:
         self._variable: ContextVar[_Entry | None] = ContextVar(name, default=None)
 
     def get(self) -> T | None:
-        """The value of the innermost block, or None outside of all."""
+        """The value of the innermost block, or None."""
         entry = self._variable.get()
         while entry is not None and not entry.is_on:
             entry = entry.outer

@@ -59,10 +59,10 @@ def tensors_from_bytes(data: bytes, key: str | None = None) -> tuple[dict[str, T
     try:
         about = _metadata(data)
         tensors: dict[str, Tensor] = load(data)
-        whole = about.get("sha256") == checksum(tensors, about) and key in (None, about.get("key"))
+        is_valid = about.get("sha256") == checksum(tensors, about) and key in (None, about.get("key"))
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise ValueError(f"it is damaged ({error})") from error
-    if not whole:
+    if not is_valid:
         raise ValueError("its checksum or key does not match")
     return tensors, about
 
@@ -70,8 +70,8 @@ def tensors_from_bytes(data: bytes, key: str | None = None) -> tuple[dict[str, T
 def _metadata(data: bytes) -> dict[str, Any]:
     """The metadata of a safetensors file: eight bytes with the header's length, then the header as JSON."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    found = header.get("__metadata__", {})
-    return found if isinstance(found, dict) else {}
+    metadata = header.get("__metadata__", {})
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:

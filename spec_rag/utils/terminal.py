@@ -1,4 +1,4 @@
-"""Text for a terminal, with control characters made visible, so that no escape sequence takes effect."""
+"""Text for a terminal without escape sequences."""
 
 from __future__ import annotations
 

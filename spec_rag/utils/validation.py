@@ -10,7 +10,7 @@ from typing import Any
 from spec_rag.errors import ConfigError, unknown_field
 
 MAX_DEPTH = 64
-"""Maximum nesting of JSON from outside (messages, tools, schemas, arguments)."""
+"""Maximum nesting of JSON input (messages, tools, schemas, arguments)."""
 
 
 def check_integer(name: str, value: object, minimum: int, *, optional: bool = False) -> None:
@@ -51,7 +51,7 @@ def depth_of(value: object) -> int:
         depth += 1
         if depth > MAX_DEPTH:
             break
-        inner = (entry for one in level for entry in (one.values() if isinstance(one, Mapping) else one))
+        inner = (entry for item in level for entry in (item.values() if isinstance(item, Mapping) else item))
         level = list({id(entry): entry for entry in inner}.values())  # each object once, even if it is shared
     return depth
 
@@ -68,21 +68,23 @@ class FromDict:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Any:
         """Build the config from a dict of its field names; an unknown name raises ConfigError."""
-        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
         for name in values:
-            if name not in known:
-                raise unknown_field(cls.__name__, name, known)
+            if name not in names:
+                raise unknown_field(cls.__name__, name, names)
         return cls(**values)
 
 
 def check_patterns(name: str, value: object) -> tuple[str, ...]:
     """Return the regular expressions as a tuple of strings; ConfigError names an invalid one."""
     patterns = (value,) if isinstance(value, str) else value
-    if not isinstance(patterns, list | tuple | set | frozenset) or not all(isinstance(one, str) for one in patterns):
+    if not isinstance(patterns, list | tuple | set | frozenset) or not all(
+        isinstance(pattern, str) for pattern in patterns
+    ):
         raise ConfigError(f"{name}={value!r:.80}: give a tuple of regular expressions, as strings.")
     for pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ConfigError(f"{name}={pattern!r} is no regular expression: {error}.") from error
+            raise ConfigError(f"{name}={pattern!r} is not a regular expression: {error}.") from error
     return tuple(patterns)

@@ -134,10 +134,10 @@ def test_every_way_of_generating_tells_its_figures(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(timings, "_pair", lambda: pair)
     monkeypatch.setattr(timings, "NEW_TOKENS", 2)
     monkeypatch.setattr(timings, "_documents", lambda tokens: timings.generated_documents(Draft.of(pair), 3, 400))
-    for name in ("dense", "SpecKV", "SnapKV", "SpecPC, documents read before"):
+    for name in ("dense", "SpecKV", "SnapKV", "SpecPC, indexed"):
         figures = timings.generations()[name](1000)
         assert figures["first_token_seconds"] > 0
-        assert (figures["prompt_tokens"] == 1000) == (name != "SpecPC, documents read before")
+        assert (figures["prompt_tokens"] == 1000) == (name != "SpecPC, indexed")
     timings._filled.cache_clear()
     row = Timed("generation", 1000, "dense", figures, "code")
     assert Timed.from_json(row.to_json()) == row

@@ -143,7 +143,7 @@ def test_the_key_comes_from_the_environment_alone(
     file: Path, server: Server, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.key = "secret-key"
-    for options, says in (([], "wants an API key"), (["--api-key-env", "OTHER_KEY"], "OTHER_KEY: this environment")):
+    for options, says in (([], "requires an API key"), (["--api-key-env", "OTHER_KEY"], "OTHER_KEY: this environment")):
         result = ask(file, "--upstream", url, "--model", "llama3.2", *options)
         assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
         assert says in result.stderr
@@ -166,9 +166,9 @@ def test_the_key_comes_from_the_environment_alone(
         (["--upstream", "http://127.0.0.1:9", "--model", "m"], "cannot be reached"),
         (["--upstream", "127.0.0.1:9", "--model", "m"], "give a URL such as"),
         (["--upstream", "{}", "--model", " "], "--model is empty"),
-        (["--upstream", "{}", "--target", "m"], "--target m is for a model on this machine"),
-        (["--upstream", "{}", "--context", "c"], "--context c is for a model on this machine"),
-        (["--upstream", "{}", "--lookahead", "none"], "--lookahead none is for a model on this machine"),
+        (["--upstream", "{}", "--target", "m"], "--target m applies to a local model"),
+        (["--upstream", "{}", "--context", "c"], "--context c applies to a local model"),
+        (["--upstream", "{}", "--lookahead", "none"], "--lookahead none applies to a local model"),
         (["--model", "m"], "--model m needs --upstream URL"),
     ],
 )
@@ -191,7 +191,7 @@ def test_a_server_that_fails_is_named(file: Path, mood: str) -> None:
     fake = Fake(mood=mood)
     with fake.running() as base:
         result = ask(file, "--upstream", base, "--model", "big")
-    says = {"badly": "status 503: boom", "busy": "status 429: later", "cut": "broke"}[mood]
+    says = {"badly": "status 503: boom", "busy": "status 429: later", "cut": "closed"}[mood]
     assert result.exit_code == 2
     assert says in result.stderr
     assert result.stderr.count("\n") == 1
@@ -200,7 +200,7 @@ def test_a_server_that_fails_is_named(file: Path, mood: str) -> None:
 def test_a_stream_without_an_end_is_no_answer(file: Path, server: Server, url: str) -> None:
     server.finish = None
     result = ask(file, "--upstream", url, "--model", "llama3.2")
-    assert (result.exit_code, "broke the answer off" in result.stderr) == (2, True)
+    assert (result.exit_code, "ended the stream before the end" in result.stderr) == (2, True)
 
 
 def test_a_field_that_a_server_refuses_is_left_out_or_renamed(file: Path, server: Server, url: str) -> None:
@@ -248,7 +248,7 @@ def test_thoughts_are_left_out_and_an_answer_of_thoughts_alone_is_an_error(
     assert ask(file, "--upstream", url, "--model", "llama3.2").stdout.startswith("It holds 300 litres.\n")
     server.pieces, server.delta, server.finish = ["Let me", " see"], "reasoning_content", "length"
     result = ask(file, "--upstream", url, "--model", "llama3.2")
-    assert (result.exit_code, "wrote no answer: raise --max-new-tokens" in result.stderr) == (2, True)
+    assert (result.exit_code, "returned no answer: raise --max-new-tokens" in result.stderr) == (2, True)
 
 
 def test_our_own_server_answers(file: Path) -> None:
@@ -304,7 +304,7 @@ def test_the_page_is_answered_by_the_server_that_is_named(
     CliRunner().invoke(app, command)
     assert shown[1].endswith("?model=llama3.2%3Alatest"), "the server's only model"
     for options, says in (
-        (["--target", "m"], "--target m is for"),
+        (["--target", "m"], "--target m applies to"),
         (["--api-key-env", "NONE"], "NONE: this environment"),
     ):
         refused = CliRunner().invoke(app, [*command, *options])

@@ -14,7 +14,11 @@ import httpx
 import pytest
 from serving.helpers import FACTS, MODEL, Endless, engine, running, served, settings, until
 
+from spec_rag.results import Answer
 from spec_rag.serving.app import create_app
+from spec_rag.serving.engine import GenerationRequest
+from spec_rag.serving.json_edits import MAX_DEPTH
+from spec_rag.serving.listener import http_protocol
 
 ASK = {"model": MODEL, "messages": [{"role": "user", "content": "How much water?"}]}
 LONG = {**ASK, "max_tokens": 400, "stream": True}
@@ -71,6 +75,13 @@ def test_a_body_that_is_too_long_is_refused_declared_or_not() -> None:
         assert httpx.post(f"{url}/v1/chat/completions", json=ASK).status_code == 200
 
 
+def test_a_body_that_is_nested_too_deeply_is_refused_also_where_it_could_be_parsed() -> None:
+    deep = b"[" * MAX_DEPTH + b"]" * MAX_DEPTH
+    with served() as url:
+        response = httpx.post(f"{url}/v1/chat/completions", content=b'{"model": ' + deep + b"}")
+    assert (response.status_code, error_of(response)["code"]) == (400, "nested_too_deeply")
+
+
 def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     with served(settings(body_timeout_seconds=0.2)) as url, socket.create_connection(url[7:].split(":")) as client:
         client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n{")
@@ -105,6 +116,19 @@ def test_an_answer_that_takes_too_long_is_an_error_also_in_the_middle_of_a_strea
     events = [line[6:] for line in streamed.text.splitlines() if line.startswith("data: ")]
     assert json.loads(events[-1])["error"]["code"] == "timeout"
     assert len(events) > 2
+
+
+def test_an_answer_may_take_longer_than_headers_may() -> None:
+    own = engine()
+    answer = own.answer
+
+    async def late(ask: GenerationRequest) -> Answer:
+        await asyncio.sleep(1.0)
+        return await answer(ask)
+
+    own.answer = late  # type: ignore[method-assign]
+    with served(own=own, http=http_protocol(0.5)) as url:
+        assert httpx.post(f"{url}/v1/chat/completions", json=ASK).status_code == 200
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -102,6 +102,6 @@ def test_the_servers_own_settings_hold() -> None:
             found = sorted(rerank(url, query=QUERY, documents=TEXTS)["results"], key=lambda one: one["index"])
             return [one["relevance_score"] for one in found]
 
-    with_likelihood = scores(likelihood=True, ratio=0.1)
-    assert with_likelihood != scores(likelihood=False)
-    assert with_likelihood == scores(likelihood=True, max_tokens=7)
+    plain = scores(calibration=None, ratio=0.1)
+    assert plain != scores()
+    assert plain == scores(calibration=None, max_tokens=7)

@@ -19,8 +19,8 @@ def gather_kv(
     """Gather the keys and values at `positions`, per batch row and KV head.
 
     Args:
-        key, value: [b, kv, n, d] of one dtype and device, with b the batch size, kv KV heads, n tokens and d the head
-            dimension.
+        key: [b, kv, n, d], with b the batch size, kv KV heads, n tokens and d the head dimension.
+        value: as key, of the same dtype and device.
         positions: int64 [b, kv, c], strictly ascending and in [0, n) (validated on the CPU only).
         backend: "triton", "torch" or "naive"; None selects by device.
 

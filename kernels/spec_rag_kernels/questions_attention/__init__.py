@@ -37,8 +37,10 @@ def questions_attention(
     Args:
         query: [1, h, w, d] with h query heads, w queries in total and d the head dimension; float32, float16 or
             bfloat16 (the torch paths also support float64).
-        key, value: [1, kv, n, d] with kv KV heads, a divisor of h, and n shared keys; query's dtype and device.
-        own_key, own_value: [1, kv, w, d], of the questions' own tokens; query's dtype and device.
+        key: [1, kv, n, d] with kv KV heads, a divisor of h, and n shared keys; query's dtype and device.
+        value: as key.
+        own_key: [1, kv, w, d], of the questions' own tokens; query's dtype and device.
+        own_value: as own_key.
         lengths: queries per question, positive, with sum w.
         scaling: factor of the logits.
         hidden: bool [w, n], True for shared keys that a query does not attend to, such as those outside a sliding

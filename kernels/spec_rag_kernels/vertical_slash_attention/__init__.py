@@ -33,7 +33,8 @@ def vertical_slash_attention(
     Args:
         query: [b, h, n, d] with b the batch size, h query heads, n tokens and d the head dimension; float32, float16
             or bfloat16 (the torch paths also support float64).
-        key, value: [b, kv, n, d] with kv KV heads, a divisor of h; query's dtype and device.
+        key: [b, kv, n, d] with kv KV heads, a divisor of h; query's dtype and device.
+        value: as key.
         columns: int64 [b, kv, v], the selected positions per KV head, in any order; unique and in [0, n) (validated on
             the CPU only). v may be 0.
         slash: width of the band, at least 1.

@@ -164,7 +164,7 @@ class TestSettings:
         monkeypatch.setattr(spec_rag, "compress", noted)
         embeddings, index = DeterministicFakeEmbedding(size=4), DocumentIndex()
         settings = {"coverage": 0.5, "max_tokens": 40, "scoring": "joint", "unit": "token"}
-        settings |= {"likelihood": False, "title_links": False, "ellipsis": "..."}
+        settings |= {"title_links": False, "ellipsis": "..."}
         SpecPCCompressor(
             draft=Path("folder"),
             draft_options={"dtype": "float32"},

@@ -146,7 +146,7 @@ class TestRetrievalScores:
         assert self.given(monkeypatch, RunnableLambda(lambda query: reranked), scores="rank") == [0.2, 0.9]
 
     async def test_scores_change_what_is_kept_and_reach_no_store(self, pair: ModelPair) -> None:
-        compressor = SpecPCCompressor(draft=pair, ratio=0.4, likelihood=False, title_links=False)
+        compressor = SpecPCCompressor(draft=pair, ratio=0.4, title_links=False)
         store = InMemoryVectorStore.from_documents(documents(), DeterministicFakeEmbedding(size=8))
         wrapped = compressor.wrap(store.as_retriever(search_kwargs={"k": 3}))
         found = store.similarity_search_with_score(QUERY, k=3)

@@ -53,7 +53,7 @@ def test_the_llm_s_own_setting_comes_back() -> None:
 
 def test_compressor_comes_back_with_every_setting() -> None:
     settings = {"draft": "a/draft", "draft_options": {"dtype": "float16"}, "max_tokens": 9, "coverage": 0.5}
-    settings |= {"scoring": "joint", "unit": "token", "likelihood": False, "title_links": False}
+    settings |= {"scoring": "joint", "unit": "token", "title_links": False}
     settings |= {
         "retrieval": False,
         "language": "de",

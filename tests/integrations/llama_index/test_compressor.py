@@ -73,9 +73,9 @@ def test_only_a_node_with_its_whole_text_keeps_its_embedding(pair: ModelPair, wh
     resource = MediaResource(text=text, mimetype="text/markdown", embeddings={"dense": [1.0, 2.0]})
     own = {"embedding": [0.5, 0.25], "metadata": {"vector": [1, 2], "title": "Dome"}, "text_template": "{content}!"}
     given = [
-        NodeWithScore(node=TextNode(text=f"0. {text}", mimetype="text/markdown", **own)),
+        NodeWithScore(node=TextNode(text=f"{text} It is node 0.", mimetype="text/markdown", **own)),
         NodeWithScore(node=Node(text_resource=resource, **own)),
-        NodeWithScore(node=Document(text=f"2. {text}", **own)),
+        NodeWithScore(node=Document(text=f"{text} It is node 2.", **own)),
     ]
     before = [one.node.model_copy(deep=True) for one in given]
     compressor = compressor_of(pair, document_max_tokens=200 if whole else 60, ratio=1.0, keep_empty=True)
@@ -455,3 +455,9 @@ def test_every_field_is_described() -> None:
     own = [name for name in SpecPCCompressor.model_fields if name != "callback_manager"]
     assert {"ratio", "draft", "embedder"} <= set(own)
     assert [name for name in own if not SpecPCCompressor.model_fields[name].description] == []
+
+
+def test_no_validator_of_a_field_is_a_class_whose_signature_differs_between_versions_of_python() -> None:
+    """On Python 3.13 pydantic 2.14 refuses an enum as a validator: its signature is (*values)."""
+    for name, field in SpecPCCompressor.model_fields.items():
+        assert not any(isinstance(getattr(one, "func", None), type) for one in field.metadata), name

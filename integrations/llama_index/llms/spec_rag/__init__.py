@@ -1,4 +1,4 @@
-"""LlamaIndex LLM: a draft looks ahead and the target keeps only the key-value pairs (and prompt tokens) that matter."""
+"""LlamaIndex LLM with KV cache pruning (SpecKV) and prompt compression (SpecPC)."""
 
 from spec_rag.errors import MissingDependencyError
 

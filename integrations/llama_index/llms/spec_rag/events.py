@@ -1,4 +1,4 @@
-"""What SpecKVLLM tells LlamaIndex's instrumentation, beside the events that every LLM sends."""
+"""Instrumentation event of SpecKVLLM."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class KVDropEvent(BaseEvent):
 
     Attributes:
         draft, target: names of the models.
-        prompt_tokens: tokens of the prompt as given.
-        target_prompt_tokens: tokens of it that the target read (fewer with SpecPC).
+        prompt_tokens: tokens of the prompt before compression.
+        target_prompt_tokens: tokens that the target read.
         kv_bytes_dense, kv_bytes_kept: bytes of the prompt's keys and values before and after pruning.
         draft_seconds: wall time of the draft.
     """
@@ -26,5 +26,5 @@ class KVDropEvent(BaseEvent):
 
     @classmethod
     def class_name(cls) -> str:
-        """As LlamaIndex names the event."""
+        """Name of the event."""
         return "KVDropEvent"

@@ -1,7 +1,4 @@
-"""SpecKVLLM: LlamaIndex's names for what `spec_rag.generation.client` does.
-
-Knows prompts, messages, tools, usage and events as LlamaIndex has them; how an answer is computed is the core's.
-"""
+"""SpecKVLLM: a LlamaIndex LLM with SpecKV and SpecPC."""
 
 from __future__ import annotations
 
@@ -47,34 +44,33 @@ _Piece: TypeAlias = tuple[str, str, Answer | None]
 
 
 class SpecKVLLM(StructuredLLM):
-    """A local model whose KV cache (SpecKV), prompt (SpecPC) or both are cut to what a small draft finds important.
+    """A local LLM with KV cache pruning (SpecKV) and prompt compression (SpecPC) by a draft model.
 
-    The models are loaded when they are first needed, and shared by everyone in the process who asks for the same names
-    with the same options. `load()` loads them at once. Calls from threads and event loops queue in order of arrival;
-    those that wait together with the same settings are answered in one batch.
+    Models are loaded on first use or by `load()`, and shared in the process by equal names and options. Requests of
+    threads and event loops are queued (FIFO); waiting requests with equal settings are answered in one batch.
 
-    Call arguments win over the fields for that call: max_tokens, temperature, top_p, top_k, repetition_penalty, seed,
-    stop, specpc, speckv, and any field of transformers' GenerationConfig. None means the field's value, except that
-    specpc=None and speckv=None switch these off.
+    Call arguments override fields: max_tokens, temperature, top_p, top_k, repetition_penalty, seed, stop, specpc,
+    speckv, and any field of transformers' GenerationConfig. None is the value of the field, except that specpc=None and
+    speckv=None switch these off.
 
-    Where the chat template speaks of tools, agents call them. `structured_predict` and `as_structured_llm` hold the
-    answer to the class's schema, as the call arguments schema and regex do in any other call.
+    Agents call tools if the chat template supports them. `structured_predict` and `as_structured_llm` constrain the
+    answer to the schema of the class, like the call arguments schema and regex.
 
     Raises:
         ValidationError: (a ValueError) a setting is out of range or unknown.
 
-    When called, besides: ModelNotFoundError, IncompatibleModelsError (draft and target do not share their tokens),
+    Calls also raise ModelNotFoundError, IncompatibleModelsError (draft and target have different tokens),
     PromptTooLongError, UnsupportedModelError, TimeoutError, ConfigError for a call argument.
     """
 
     @classmethod
     def class_name(cls) -> str:
-        """As LlamaIndex serialises the class."""
+        """Name for serialization."""
         return "SpecKVLLM"
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What LlamaIndex asks of every LLM; loads the models."""
+        """Metadata of the LLM; loads the models."""
         return LLMMetadata(
             context_window=self._context_tokens(),
             num_output=self.max_tokens,
@@ -84,7 +80,7 @@ class SpecKVLLM(StructuredLLM):
         )
 
     def to_payload(self) -> dict[str, Any]:
-        """The settings, for observers, and the metadata if the models are loaded; loads nothing."""
+        """Settings for instrumentation, with the metadata if the models are loaded."""
         metadata = {} if not self.is_loaded else self.metadata.model_dump()
         return {**self.to_dict(), "model_name": self.target, **metadata}
 
@@ -92,8 +88,8 @@ class SpecKVLLM(StructuredLLM):
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answer a prompt.
 
-        With formatted=True it is read as it stands; otherwise `completion_to_prompt` is applied if one was given, and
-        else the chat template, where the tokenizer has one.
+        With formatted=True it is read unchanged; otherwise `completion_to_prompt` is applied if it is set, else the
+        chat template if there is one.
         """
         answer = self._client(kwargs).answer(self._completion_prompt(prompt, formatted))
         return CompletionResponse(text=answer.text, raw=self._account(answer))
@@ -124,15 +120,15 @@ class SpecKVLLM(StructuredLLM):
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """Answer a chat, through a `messages_to_prompt` of the user's own or the tokenizer's chat template.
+        """Answer a chat, formatted by `messages_to_prompt` if it is set, else by the chat template.
 
         Args:
             messages: the chat.
-            **kwargs: call arguments; besides, tools (as OpenAI's API has them), tool_choice, and parallel_tool_calls,
-                of which False takes the first call alone.
+            **kwargs: call arguments; also tools (of OpenAI's API), tool_choice, and parallel_tool_calls, which returns
+                only the first call if False.
 
         Raises:
-            ValueError: there are no messages, or one carries media.
+            ValueError: there are no messages, or one has media.
         """
         choice, rest = _choice(kwargs)
         answer = self._client(rest).answer(self._chat_prompt(messages, choice))
@@ -175,8 +171,8 @@ class SpecKVLLM(StructuredLLM):
         tool_choice: Any = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        asked = ChatMessage(role=MessageRole.USER, content=user_msg) if isinstance(user_msg, str) else user_msg
-        messages = [*(chat_history or []), *([asked] if asked is not None else [])]
+        message = ChatMessage(role=MessageRole.USER, content=user_msg) if isinstance(user_msg, str) else user_msg
+        messages = [*(chat_history or []), *([message] if message is not None else [])]
         return {
             "messages": messages,
             "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools] or None,
@@ -186,7 +182,7 @@ class SpecKVLLM(StructuredLLM):
         }
 
     async def apredict_and_call(self, *args: Any, **kwargs: Any) -> AgentChatResponse:
-        """`predict_and_call`; loads the models, if they were not, in a thread of its own."""
+        """`predict_and_call`; loads the models in a thread."""
         await self._aload()
         return await super().apredict_and_call(*args, **kwargs)
 
@@ -196,15 +192,18 @@ class SpecKVLLM(StructuredLLM):
         """The tool calls of an answer.
 
         Raises:
-            ValueError: there is none, and that is an error.
+            ValueError: there is none and error_on_no_tool_call is True.
         """
         calls = response.message.additional_kwargs.get("tool_calls") or []
         if not calls and error_on_no_tool_call:
-            raise ValueError(f"The model called no tool, but wrote {response.message.content!r:.200}")
-        read = (call["function"] | {"id": call["id"]} for call in calls)
+            raise ValueError(f"The model did not call a tool; it answered {response.message.content!r:.200}")
         return [
-            ToolSelection(tool_id=one["id"], tool_name=one["name"], tool_kwargs=read_json(one["arguments"]))
-            for one in read
+            ToolSelection(
+                tool_id=call["id"],
+                tool_name=call["function"]["name"],
+                tool_kwargs=read_json(call["function"]["arguments"]),
+            )
+            for call in calls
         ]
 
     @property
@@ -219,9 +218,9 @@ class SpecKVLLM(StructuredLLM):
 
     @property
     def _writes_prompts(self) -> Callable[[str], str] | None:
-        """A function of the user's own that writes prompts, control tokens included."""
-        own = self.completion_to_prompt
-        return None if own is default_completion_to_prompt else own
+        """The user's function that formats prompts, including control tokens."""
+        formatter = self.completion_to_prompt
+        return None if formatter is default_completion_to_prompt else formatter
 
     def _marked(self, value: Any) -> Any:
         from spec_rag.text.marks import marked
@@ -242,36 +241,36 @@ class SpecKVLLM(StructuredLLM):
         from spec_rag.text.prompts import Chat
 
         if self.messages_to_prompt not in (None, generic_messages_to_prompt):
-            own = marked_messages(self.load().require_tokenizer(), messages)
-            return self._ids_of_formatted(self.messages_to_prompt(own))
+            marked = marked_messages(self.load().require_tokenizer(), messages)
+            return self._ids_of_formatted(self.messages_to_prompt(marked))
         turns = plain_messages(messages)
         if not self._has_template:
             return str(generic_messages_to_prompt(messages))
-        return Chat(turns, choice.offered, choice.beginning)
+        return Chat(turns, choice.offered, choice.assistant_prefix)
 
     def _ids_of_formatted(self, text: str) -> list[int]:
-        """Ids of a prompt that the user's own function spelled out, special tokens included, with one opening token."""
+        """Token ids of a formatted prompt with special tokens and exactly one BOS token."""
         from spec_rag.text.marks import pieces_ids
 
         tokenizer = self.load().require_tokenizer()
-        opened = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-        return pieces_ids(tokenizer, text, add_special_tokens=not opened)
+        has_bos = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+        return pieces_ids(tokenizer, text, add_special_tokens=not has_bos)
 
     def _chat_response(self, answer: Answer, choice: ToolChoice) -> ChatResponse:
         return ChatResponse(message=assistant_message(choice.read(answer.text)), raw=self._account(answer))
 
     def _writing(self, choice: ToolChoice) -> Any:
-        """Turns the pieces of a stream into responses, holding back what may be a tool call until it is whole."""
+        """A function from the pieces of a stream to responses; tool calls are held back until complete."""
         account, shown = self._accountant(), ""
-        held = choice.stream()
+        parser = choice.stream()
 
         def write(text: str, delta: str, answer: Answer | None) -> ChatResponse:
             nonlocal shown
             read = ReadCalls.of_text("")
-            if held is not None and answer is None:
-                delta = held.feed(delta)
-            elif held is not None:
-                read = held.rest()
+            if parser is not None and answer is None:
+                delta = parser.feed(delta)
+            elif parser is not None:
+                read = parser.rest()
                 delta = read.whole_text
             shown += delta
             message = assistant_message(ReadCalls(shown, read.calls, whole_text=shown))
@@ -279,14 +278,14 @@ class SpecKVLLM(StructuredLLM):
 
         return write
 
-    def _pieces(self, given: Mapping[str, Any], prompt: Any) -> Iterator[_Piece]:
-        """The answer so far, what is new of it, and at the end the Answer; the arguments are checked at once."""
-        self._arguments(given)
+    def _pieces(self, settings: Mapping[str, Any], prompt: Any) -> Iterator[_Piece]:
+        """The text so far, the new piece, and at the end the Answer; arguments are validated immediately."""
+        self._arguments(settings)
         streams = streams_of_consumer()
 
         def pieces() -> Iterator[_Piece]:
             text = ""
-            for piece in self._client(given).stream(prompt(), streams.append):
+            for piece in self._client(settings).stream(prompt(), streams.append):
                 if isinstance(piece, Answer):
                     yield text, "", piece
                 else:
@@ -295,8 +294,8 @@ class SpecKVLLM(StructuredLLM):
 
         return pieces()
 
-    def _apieces(self, given: Mapping[str, Any], prompt: Prompt) -> AsyncIterator[_Piece]:
-        client, streams = self._client(given), streams_of_consumer()
+    def _apieces(self, settings: Mapping[str, Any], prompt: Prompt) -> AsyncIterator[_Piece]:
+        client, streams = self._client(settings), streams_of_consumer()
 
         async def pieces() -> AsyncIterator[_Piece]:
             text = ""
@@ -310,27 +309,27 @@ class SpecKVLLM(StructuredLLM):
         return pieces()
 
     def _accountant(self) -> Any:
-        """`_account` for a stream, whose last response comes when the span that it belongs to is no longer active."""
+        """`_account` for a stream, whose last response comes after its span has ended."""
         span_id = active_span_id.get()
         return lambda answer: None if answer is None else self._account(answer, span_id)
 
     def _account(self, answer: Answer, span_id: str | None = None) -> dict[str, Any]:
-        """What the answer cost, as plain numbers for `raw`; tells the instrumentation what was dropped."""
-        figures = {"prompt_tokens": answer.prompt_tokens, **answer.figures}
+        """Usage and costs for `raw`; sends a KVDropEvent if something was dropped."""
+        statistics = {"prompt_tokens": answer.prompt_tokens, **answer.stats}
         if answer.kv_bytes_kept < answer.kv_bytes_dense or answer.target_prompt_tokens < answer.prompt_tokens:
             names = {"draft": self.draft or "", "target": self.target, "span_id": span_id or active_span_id.get()}
-            told = {name: figures[name] for name in KVDropEvent.model_fields if name in figures}
-            dispatcher.event(KVDropEvent.model_validate({**names, **told}))
+            dropped = {name: statistics[name] for name in KVDropEvent.model_fields if name in statistics}
+            dispatcher.event(KVDropEvent.model_validate({**names, **dropped}))
         return {
             "model": self.target,
             "finish_reason": answer.finish_reason,
             "usage": answer.usage,
-            "speckv": figures,
+            "speckv": statistics,
         }
 
 
-def _choice(given: Mapping[str, Any]) -> tuple[ToolChoice, dict[str, Any]]:
-    """What a call says of tools, and its other arguments, with what its answer is held to."""
-    rest = {name: value for name, value in given.items() if name not in _TOOL_ARGUMENTS}
-    choice = ToolChoice.of(*map(given.get, _TOOL_ARGUMENTS))
-    return choice, choice.held(rest)
+def _choice(arguments: Mapping[str, Any]) -> tuple[ToolChoice, dict[str, Any]]:
+    """The tool choice of a call, and its other arguments with the constraint."""
+    settings = {name: value for name, value in arguments.items() if name not in _TOOL_ARGUMENTS}
+    choice = ToolChoice.of(*map(arguments.get, _TOOL_ARGUMENTS))
+    return choice, choice.constrained_options(settings)

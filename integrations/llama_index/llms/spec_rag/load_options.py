@@ -1,4 +1,4 @@
-"""How to load a checkpoint, as plain values that a serialised component can carry."""
+"""LoadOptions in serialized components."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 from spec_rag.options.loading import LoadOptions
 
 
-def _read(given: Any) -> LoadOptions:
-    if isinstance(given, LoadOptions):
-        return given
-    if given is None or isinstance(given, Mapping):
-        return LoadOptions.from_dict(given or {}, trusted=True)
-    raise ValueError(f"{given!r:.80} of type {type(given).__name__}: give LoadOptions or a dict of its fields.")
+def _read(value: Any) -> LoadOptions:
+    if isinstance(value, LoadOptions):
+        return value
+    if value is None or isinstance(value, Mapping):
+        return LoadOptions.from_dict(value or {}, trusted=True)
+    raise ValueError(f"{value!r:.80} of type {type(value).__name__}: give LoadOptions or a dict of its fields.")
 
 
 PlainLoadOptions = Annotated[
@@ -27,7 +27,7 @@ PlainLoadOptions = Annotated[
 
 
 def refuse_remote_code(data: Mapping[str, Any], *names: str) -> None:
-    """Keep a serialised component from switching on code that comes with a checkpoint.
+    """Refuse serialized components that would run code of a checkpoint.
 
     Raises:
         ValueError: one of the named options in `data` sets trust_remote_code.

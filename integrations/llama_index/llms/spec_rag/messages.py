@@ -1,4 +1,4 @@
-"""From LlamaIndex's chat messages to those of OpenAI's API, which the core reads."""
+"""Conversion between LlamaIndex's messages and those of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     """The messages as dicts of OpenAI's API.
 
     Raises:
-        ConfigError: (a ValueError) there are none, or one carries an image, audio, video or document.
+        ConfigError: (a ValueError) there are no messages, or one has an image, audio, video or document.
     """
     if not messages:
         raise ConfigError("messages=[]: give at least one message.")
@@ -40,18 +40,18 @@ def text_of(message: ChatMessage) -> str:
     """The message's text.
 
     Raises:
-        ConfigError: (a ValueError) it carries something that a text model cannot read.
+        ConfigError: (a ValueError) it has media.
     """
     for block in message.blocks:
         if getattr(block, "block_type", "") in _MEDIA:
             raise ConfigError(
-                f"A {message.role.value} message carries an {block.block_type} block: SpecKVLLM reads text."
+                f"A {message.role.value} message has an {block.block_type} block: SpecKVLLM reads text only."
             )
     return "\n".join(block.text for block in message.blocks if isinstance(block, TextBlock))
 
 
 def marked_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """Copies of the messages whose texts have marks around the control tokens that they spell out."""
+    """Copies of the messages with marks around control tokens in their texts."""
     from spec_rag.text.marks import marked
 
     copies = []
@@ -66,13 +66,13 @@ def marked_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[ChatM
 
 
 def assistant_message(read: ReadCalls) -> ChatMessage:
-    """What the model wrote, with its tool calls where LlamaIndex's own LLMs have them."""
+    """An assistant message with its tool calls in `additional_kwargs`, as in LlamaIndex's LLMs."""
     calls = {"tool_calls": [call.to_dict() for call in read.calls]} if read.calls else {}
     return ChatMessage(role=MessageRole.ASSISTANT, content=read.whole_text, additional_kwargs=calls)
 
 
 def _plain(message: ChatMessage) -> dict[str, Any]:
-    found: dict[str, Any] = {"role": _ROLES.get(message.role, message.role.value), "content": text_of(message)}
+    plain: dict[str, Any] = {"role": _ROLES.get(message.role, message.role.value), "content": text_of(message)}
     calls = [dict(call) for call in message.additional_kwargs.get("tool_calls") or ()]
     blocks: list[Any] = list(message.blocks)
     for block in blocks:
@@ -80,8 +80,8 @@ def _plain(message: ChatMessage) -> dict[str, Any]:
             function = {"name": block.tool_name, "arguments": block.tool_kwargs}
             calls.append({"id": block.tool_call_id, "type": "function", "function": function})
     if calls:
-        found["tool_calls"] = calls
+        plain["tool_calls"] = calls
     for name in ("tool_call_id", "name"):
         if message.additional_kwargs.get(name):
-            found[name] = message.additional_kwargs[name]
-    return found
+            plain[name] = message.additional_kwargs[name]
+    return plain

@@ -1,8 +1,7 @@
-"""Ties the life of a generation to the consumer of its stream.
+"""Stops a generation when the consumer closes or drops its stream.
 
-LlamaIndex's callback decorators wrap a stream in a generator that does not close the inner one when it is closed
-itself, and whose exception events may keep it alive. So the stream that is handed out closes the generations that were
-started for it. This module does not know prompts or answers.
+LlamaIndex's callback decorators wrap a stream in a generator that does not close the inner one. So the outermost stream
+closes the generations that were started for it.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spec_rag.generation.streaming import AnswerStream
 
+# per call: the callback decorators between caller and method pass no further argument on
 _streams: ContextVar[list[AnswerStream] | None] = ContextVar("spec_rag_streams", default=None)
 
 
 def streams_of_consumer() -> list[AnswerStream]:
-    """Where the method that is being called notes the generations it starts for its consumer."""
+    """The list to which the current method adds its generations."""
     streams = _streams.get()
     return [] if streams is None else streams
 
@@ -48,7 +48,7 @@ def closes_with_consumer(method: Callable[..., Generator[Any, None, None]]) -> C
 
 
 def aclose_with_consumer(method: Callable[..., Awaitable[AsyncGenerator[Any, None]]]) -> Callable[..., Any]:
-    """The same for a coroutine that returns an async generator."""
+    """`closes_with_consumer` for a coroutine that returns an async generator."""
 
     @functools.wraps(method)
     async def outer(self: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
@@ -73,6 +73,6 @@ def aclose_with_consumer(method: Callable[..., Awaitable[AsyncGenerator[Any, Non
 
 
 def _stop(streams: list[AnswerStream]) -> None:
-    """Without waiting: a long prefill ends by itself, and an event loop must not stand still for it."""
+    """Close the streams without waiting for a running prefill."""
     for stream in streams:
         stream.close(timeout_seconds=0)

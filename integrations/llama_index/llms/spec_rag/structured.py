@@ -1,7 +1,4 @@
-"""Answers that are objects of a pydantic class: asked for in a system message, and held to the class's schema.
-
-This module does not know how an answer is held to a schema, or how one is computed.
-"""
+"""Structured prediction: answers are constrained to the schema of a pydantic class."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class StructuredLLM(DraftedLLM):
-    """What LlamaIndex calls structured prediction. See SpecKVLLM."""
+    """Structured prediction. See SpecKVLLM."""
 
     def structured_predict(
         self,
@@ -29,13 +26,15 @@ class StructuredLLM(DraftedLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> _Model:
-        """Ask for JSON of the class's schema, hold the answer to it, and read it as such.
+        """Request JSON of the class's schema, constrain the answer to it, and parse it.
 
         Raises:
-            ValueError: the answer does not fit what the class checks beyond its schema.
+            ValueError: the validation of the class fails.
             MissingDependencyError: llguidance is not installed.
         """
-        answer = self.chat(self._instructed(output_cls, prompt, prompt_args), **_held(output_cls, llm_kwargs))
+        answer = self.chat(
+            self._instructed(output_cls, prompt, prompt_args), **_schema_arguments(output_cls, llm_kwargs)
+        )
         return output_cls.model_validate(read_json(answer.message.content or ""))
 
     async def astructured_predict(
@@ -46,7 +45,9 @@ class StructuredLLM(DraftedLLM):
         **prompt_args: Any,
     ) -> _Model:
         """`structured_predict`; cancelling the task stops the generation within two tokens."""
-        answer = await self.achat(self._instructed(output_cls, prompt, prompt_args), **_held(output_cls, llm_kwargs))
+        answer = await self.achat(
+            self._instructed(output_cls, prompt, prompt_args), **_schema_arguments(output_cls, llm_kwargs)
+        )
         return output_cls.model_validate(read_json(answer.message.content or ""))
 
     def _structured_stream_call(
@@ -56,9 +57,11 @@ class StructuredLLM(DraftedLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Generator[Any, None, None]:
-        grown = _Growing(output_cls)
-        pieces = self.stream_chat(self._instructed(output_cls, prompt, prompt_args), **_held(output_cls, llm_kwargs))
-        return (grown.with_(response) for response in pieces)
+        parser = _PartialObjects(output_cls)
+        pieces = self.stream_chat(
+            self._instructed(output_cls, prompt, prompt_args), **_schema_arguments(output_cls, llm_kwargs)
+        )
+        return (parser.parse(response) for response in pieces)
 
     async def _structured_astream_call(
         self,
@@ -67,29 +70,29 @@ class StructuredLLM(DraftedLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> AsyncGenerator[Any, None]:
-        grown, messages = _Growing(output_cls), self._instructed(output_cls, prompt, prompt_args)
-        pieces = await self.astream_chat(messages, **_held(output_cls, llm_kwargs))
-        return (grown.with_(response) async for response in pieces)
+        parser, messages = _PartialObjects(output_cls), self._instructed(output_cls, prompt, prompt_args)
+        pieces = await self.astream_chat(messages, **_schema_arguments(output_cls, llm_kwargs))
+        return (parser.parse(response) async for response in pieces)
 
-    def _instructed(self, output_cls: type[BaseModel], prompt: BasePromptTemplate, given: Mapping[str, Any]) -> Any:
+    def _instructed(self, output_cls: type[BaseModel], prompt: BasePromptTemplate, values: Mapping[str, Any]) -> Any:
         instruction = ChatMessage(role=MessageRole.SYSTEM, content=schema_instruction(schema_of(output_cls)))
-        return [instruction, *self._extend_messages(prompt.format_messages(**given))]
+        return [instruction, *self._extend_messages(prompt.format_messages(**values))]
 
 
-class _Growing:
-    """An object that is read from more and more of its JSON."""
+class _PartialObjects:
+    """Parser of an object from incomplete JSON."""
 
     def __init__(self, output_cls: type[BaseModel]) -> None:
         self._output_cls = output_cls
         self._current: Any = None
 
-    def with_(self, response: ChatResponse) -> Any:
-        """The object as far as it can be read, the whole one at the end."""
-        found = process_streaming_objects(response, self._output_cls, cur_objects=self._current, flexible_mode=True)
-        self._current = found if isinstance(found, list) else [found]
-        return found
+    def parse(self, response: ChatResponse) -> Any:
+        """The object with the fields that are complete so far."""
+        parsed = process_streaming_objects(response, self._output_cls, cur_objects=self._current, flexible_mode=True)
+        self._current = parsed if isinstance(parsed, list) else [parsed]
+        return parsed
 
 
-def _held(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """One call's arguments, with what its answer is held to."""
+def _schema_arguments(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments of a call with the constraint."""
     return {"constraint": Constraint.of(schema=output_cls), **(llm_kwargs or {})}

@@ -1,4 +1,4 @@
-"""LlamaIndex node postprocessor: keeps of the retrieved nodes what a small draft finds important for the query."""
+"""LlamaIndex node postprocessor that compresses retrieved nodes."""
 
 from spec_rag.errors import MissingDependencyError
 

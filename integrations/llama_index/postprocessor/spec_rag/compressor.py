@@ -1,7 +1,4 @@
-"""SpecPCCompressor: LlamaIndex's names for `spec_rag.compress`.
-
-Knows nodes, their metadata and their events; what is kept is decided by the core.
-"""
+"""SpecPCCompressor: a LlamaIndex node postprocessor."""
 
 from __future__ import annotations
 
@@ -43,17 +40,19 @@ dispatcher = get_dispatcher(__name__)
 HANDLE_KEY = f"{METADATA_KEY}_handle"
 
 
-class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
-    """Keeps of the retrieved nodes the sentences that matter for the query, each node for itself.
+def _metadata_mode(given: str) -> MetadataMode:
+    return MetadataMode(given)  # the enum itself is no validator: its signature differs between versions of Python
 
-    Nodes go on as copies with their ids, scores, relationships, metadata and order (unless `order` says otherwise); the
-    ones that came in are not changed. Each copy's metadata has one more key, `spec_pc`, hidden from the LLM and the
-    embedding model, and without the embedding of a text that was shortened: `{original_tokens, compressed_tokens,
-    ratio, draft_model, kept_spans, handle}`, spans being character ranges of the node's text, also where it has been
-    through a compressor before, and the handle being for `expand_tool`. `start_char_idx` and `end_char_idx` cover what
-    was kept, where they described the node's text. Nodes without text, images among them, go on as they are, in their
-    places. Where all nodes fit the budget, their text is not touched. The settings of the compression are the fields of
-    CompressionOptions (docs/options.md).
+
+class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
+    """Compresses retrieved nodes for the query.
+
+    The results are copies with the same ids, scores, relationships, metadata and order (unless `order` is set), without
+    embeddings of shortened texts. The metadata key `spec_pc`, hidden from LLM and embedding model, has original_tokens,
+    compressed_tokens, ratio, draft_model, handle (for `expand_tool`) and kept_spans: character ranges in the original
+    text, also after several compressions. `start_char_idx` and `end_char_idx` enclose the kept text if they described
+    the original text. Nodes without text, such as images, and nodes within the budget are returned unchanged. The
+    settings are the fields of CompressionOptions (docs/options.md).
 
     Raises:
         ValidationError: (a ValueError) a setting is out of range or unknown.
@@ -67,7 +66,7 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
     embedder: Any = unserialized("embedder")
     scorer: Any = unserialized("scorer")
     originals: InstanceOf[Originals] | None = unserialized("originals")
-    metadata_mode: Annotated[MetadataMode | Literal["none", "llm", "embed", "all"], AfterValidator(MetadataMode)] = (
+    metadata_mode: Annotated[MetadataMode | Literal["none", "llm", "embed", "all"], AfterValidator(_metadata_mode)] = (
         MetadataMode.NONE
     )
     """LLM counts the metadata that synthesizers put before the text of each node as part of the budget."""
@@ -78,13 +77,13 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
 
     @field_serializer("keep")
     def _keep_by_name(self, keep: tuple[Any, ...]) -> list[str]:
-        for one in keep:
-            if callable(one):
+        for rule in keep:
+            if callable(rule):
                 raise ValueError(
-                    f"keep={getattr(one, '__name__', one)!r:.80} is a function, which cannot be serialised: give names "
-                    "and regular expressions, or leave it out of the dict (exclude={'keep'})."
+                    f"keep={getattr(rule, '__name__', rule)!r:.80} is a function, which cannot be serialised: give "
+                    "names and regular expressions, or leave it out of the dict (exclude={'keep'})."
                 )
-        return [inline_flags(one) if isinstance(one, re.Pattern) else one for one in keep]
+        return [inline_flags(rule) if isinstance(rule, re.Pattern) else rule for rule in keep]
 
     @field_serializer("draft")
     def _draft_by_name(self, draft: Any) -> str:
@@ -101,12 +100,12 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
 
     @classmethod
     def class_name(cls) -> str:
-        """As LlamaIndex serialises the class."""
+        """Name for serialization."""
         return "SpecPCCompressor"
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
-        """Build the compressor from `to_dict()`. Nothing is loaded; index and embedder go in as keywords.
+        """Build the compressor from `to_dict()`. Nothing is loaded; index and embedder are given as keywords.
 
         Raises:
             ValueError: the data would run code from a checkpoint, or a setting is out of range or unknown.
@@ -115,7 +114,7 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
         return super().from_dict(data, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Settings and names; a draft that was loaded for them is loaded again where it is needed."""
+        """Settings and names; a draft that was loaded by name is loaded again on use."""
         state: dict[str, Any] = dict(super().__getstate__())
         state["__pydantic_private__"] = {**(state.get("__pydantic_private__") or {}), "_loaded": None}
         return state
@@ -129,7 +128,7 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
         """Compress the text of the nodes for the query.
 
         Raises:
-            ValueError: there is no query, or the metadata alone is beyond the budget.
+            ValueError: there is no query, or the metadata exceeds the budget.
             ModelNotFoundError: the draft is not found.
             CancelledError: `cancelled` was set.
         """
@@ -138,18 +137,18 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
         query = _question(query_bundle)
         if not query:
             raise ValueError(
-                "Compression is guided by a question, and there is none: call "
-                "postprocess_nodes(nodes, query_str='...'), or give a query_bundle with a query_str."
+                "There is no query: call postprocess_nodes(nodes, query_str='...'), or give a query_bundle with a "
+                "query_str."
             )
         started = time.perf_counter()
         draft = self.load()
-        given = [node for node in nodes if _has_text(node.node)]
-        overheads = self._metadata_tokens(given, draft)
+        text_nodes = [node for node in nodes if _has_text(node.node)]
+        overheads = self._metadata_tokens(text_nodes, draft)
         settings = self._settings()
         if any(overheads):
-            settings = _beside_metadata(settings, given, sum(overheads), self._counter(draft))
+            settings = _without_metadata(settings, text_nodes, sum(overheads), self._counter(draft))
         compression = spec_rag.compress(
-            given,
+            text_nodes,
             query,
             draft=draft,
             index=cast(Any, self.index),
@@ -159,13 +158,13 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
             cancelled=cancelled,
             **settings,
         )
-        metadata_tokens = {id(node): tokens for node, tokens in zip(given, overheads, strict=True)}
+        metadata_tokens = {id(node): tokens for node, tokens in zip(text_nodes, overheads, strict=True)}
         self.store.remember(compression)
-        compressed = iter(compression.documents)  # in the order in which the nodes go on
+        compressed = iter(compression.documents)  # in the order of the results
         kept = []
-        for one in nodes:
-            if not _has_text(one.node):
-                kept.append(one)
+        for original in nodes:
+            if not _has_text(original.node):
+                kept.append(original)
                 continue
             document = next(compressed)
             node, overhead = document.source, metadata_tokens[id(document.source)]
@@ -190,13 +189,13 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        """`_postprocess_nodes` in a thread of its own; cancelling the task stops it between two batches of passages."""
+        """`_postprocess_nodes` in a thread; cancelling the task stops it between two batches of passages."""
         return await in_thread(lambda cancelled: self._postprocess_nodes(nodes, query_bundle, cancelled))
 
     def with_settings(self, **settings: Any) -> Self:
-        """This compressor with other settings, which win; it shares the draft and what is remembered for `expand_tool`.
+        """A copy with other settings, and the same draft and originals.
 
-        A size (max_tokens, ratio or coverage) takes the place of the compressor's, and so does a preset.
+        A size (max_tokens, ratio or coverage) or a preset replaces that of the compressor.
 
         Raises:
             ValidationError: (a ValueError) a setting is out of range or unknown.
@@ -207,34 +206,34 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
         return copy
 
     def wrap(self, retriever: BaseRetriever, scores: ScoreSource = "auto") -> SpecPCRetriever:
-        """What this retriever finds, compressed for the query; also of an index, through its own retriever.
+        """A retriever that compresses the results of another one.
 
         Args:
             retriever: a retriever, or an index.
-            scores: what its scores are; see SpecPCRetriever.
+            scores: type of its scores; see SpecPCRetriever.
 
         Raises:
-            ConfigError: (a ValueError) it is no retriever.
+            ConfigError: (a ValueError) it is not a retriever.
         """
         from llama_index.postprocessor.spec_rag.retriever import SpecPCRetriever
 
         return SpecPCRetriever(retriever, self, scores)
 
     def expand_tool(self, max_chars: int | None = 20_000) -> FunctionTool:
-        """A tool with which an agent gets the original of a shortened node back, by its handle.
+        """A tool that returns the original of a shortened node by its handle.
 
-        The handle is in the metadata, `spec_pc["handle"]`; `show_handle=True` lets the LLM see it beside the text. A
-        handle that is not known gives the agent a message, not an error.
+        The handle is `spec_pc["handle"]` in the metadata; `show_handle=True` shows it to the LLM. For an unknown handle
+        the tool returns a message.
 
         Args:
-            max_chars: longer texts are cut there, and the agent is told; None cuts none.
+            max_chars: maximum length of the returned text, with a note where it is cut off; None is unlimited.
         """
         from llama_index.core.tools import FunctionTool
 
         return FunctionTool.from_defaults(expander(self.store, max_chars), name=EXPAND)
 
     def load(self) -> Draft:
-        """The draft, loaded now if it was not; it stays loaded as long as this compressor lives.
+        """Load the draft unless it is loaded with enough layers.
 
         Raises:
             ModelNotFoundError: the name is not found.
@@ -242,10 +241,10 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
         from spec_rag.compression.document_draft import Draft, needed_depth
 
         config = CompressionConfig(**self._settings())
-        known = cast("Draft | None", self._loaded)
-        if known is None or known.loaded_layers < needed_depth(config, known.name, known.total_layers):
-            known = self._loaded = Draft.of(self.draft, cast(LoadOptions, self.draft_options), config)
-        return known
+        draft = cast("Draft | None", self._loaded)
+        if draft is None or draft.loaded_layers < needed_depth(config, draft.name, draft.total_layers):
+            draft = self._loaded = Draft.of(self.draft, cast(LoadOptions, self.draft_options), config)
+        return draft
 
     def _counter(self, draft: Draft) -> Counter:
         from spec_rag.text.token_counting import token_counter
@@ -253,30 +252,30 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
         return token_counter(self.count_with, draft.tokenizer)
 
     def _metadata_tokens(self, nodes: list[NodeWithScore], draft: Draft) -> list[int]:
-        """Tokens that each node's metadata adds to its text."""
+        """Tokens of the metadata that is shown with each node."""
         if self.metadata_mode == MetadataMode.NONE:
             return [0] * len(nodes)
         count = self._counter(draft)
-        handle = self._shown(handle_of(document_key(None, ""), []))  # as long as any
-        seen = [one.node.model_copy(update={"metadata": {**one.node.metadata, **handle}}) for one in nodes]
+        handle = self._shown(handle_of(document_key(None, ""), []))
+        shown = [one.node.model_copy(update={"metadata": {**one.node.metadata, **handle}}) for one in nodes]
         return [
             max(0, count(one.get_content(metadata_mode=MetadataMode(self.metadata_mode))) - count(_text(one)))
-            for one in seen
+            for one in shown
         ]
 
     def _compressed_node(
-        self, given: NodeWithScore, document: CompressedDocument, metadata_tokens: int, draft: str
+        self, original: NodeWithScore, document: CompressedDocument, metadata_tokens: int, draft: str
     ) -> NodeWithScore:
-        """A copy of the node with the kept text; what is mutable in the original is not shared where it is changed."""
-        node = given.node
-        before = node.metadata.get(METADATA_KEY)
-        known = before if isinstance(before, dict) else None
-        figures = self.store.figures(document, draft, known, self.ellipsis, metadata_tokens)
+        """A copy of the node with the kept text; changed fields are not shared with the original."""
+        node = original.node
+        earlier = node.metadata.get(METADATA_KEY)
+        earlier = earlier if isinstance(earlier, dict) else None
+        statistics = self.store.stats(document, draft, earlier, self.ellipsis, metadata_tokens)
         is_whole = document.text == document.original_text
         metadata = node.metadata if is_whole else without_vectors(node.metadata)
         copy = node.model_copy(
             update={
-                "metadata": {**metadata, METADATA_KEY: figures, **self._shown(figures["handle"])},
+                "metadata": {**metadata, METADATA_KEY: statistics, **self._shown(statistics["handle"])},
                 "excluded_llm_metadata_keys": _with_keys(node.excluded_llm_metadata_keys, METADATA_KEY),
                 "excluded_embed_metadata_keys": _with_keys(
                     node.excluded_embed_metadata_keys, METADATA_KEY, *self._shown("")
@@ -294,15 +293,15 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
             start = cast(int, copy.start_char_idx)
             copy.start_char_idx = start + document.spans[0][0]
             copy.end_char_idx = start + document.spans[-1][1]
-        return NodeWithScore(node=copy, score=given.score)
+        return NodeWithScore(node=copy, score=original.score)
 
     def _shown(self, handle: str) -> dict[str, str]:
-        """What of the handle the LLM sees."""
+        """Metadata that shows the handle to the LLM."""
         return {HANDLE_KEY: handle} if self.show_handle else {}
 
 
 def _question(query_bundle: Any) -> str:
-    """The text of a query bundle, which may hold messages or content parts; "" where there is none."""
+    """The text of a query bundle, which may have messages or content parts; "" if there is none."""
     question = "" if query_bundle is None else question_of(query_bundle)
     if question is None:
         raise ValueError(f"query_bundle={query_bundle!r:.80}: give a QueryBundle, a string or chat messages.")
@@ -321,13 +320,13 @@ def _text(node: BaseNode) -> str:
     return node.get_content(metadata_mode=MetadataMode.NONE)
 
 
-def _beside_metadata(
+def _without_metadata(
     settings: dict[str, Any], nodes: list[NodeWithScore], metadata_tokens: int, count: Counter
 ) -> dict[str, Any]:
-    """The settings with the room that the metadata of all nodes leaves to their text.
+    """Reduce the budget by the tokens of the metadata.
 
     Raises:
-        ValueError: it leaves none.
+        ValueError: the metadata exceeds the budget.
     """
     before = sum(count(_text(node.node)) for node in nodes)
     budget = CompressionConfig(**settings).budget_tokens(before + metadata_tokens)
@@ -336,12 +335,13 @@ def _beside_metadata(
             f"The metadata of {len(nodes)} nodes takes {metadata_tokens} tokens of a budget of {budget}: raise "
             "max_tokens or ratio, retrieve fewer nodes, set excluded_llm_metadata_keys, or use metadata_mode='none'."
         )
-    room, least = budget - metadata_tokens, settings["min_tokens"]
-    return {**settings, "max_tokens": room, "ratio": None, "min_tokens": None if least is None else min(least, room)}
+    room, minimum = budget - metadata_tokens, settings["min_tokens"]
+    minimum = None if minimum is None else min(minimum, room)
+    return {**settings, "max_tokens": room, "ratio": None, "min_tokens": minimum}
 
 
 def _describes(node: BaseNode, text: str) -> bool:
-    """Whether the node's offsets are those of its text, and not of one that a transformation has put in its place."""
+    """Whether the offsets of a node fit its text, which a transformation may have replaced."""
     start, end = getattr(node, "start_char_idx", None), getattr(node, "end_char_idx", None)
     return start is not None and end is not None and end - start == len(text)
 

@@ -1,4 +1,4 @@
-"""What SpecPCCompressor tells LlamaIndex's instrumentation."""
+"""Instrumentation event of SpecPCCompressor."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ class CompressionEvent(BaseEvent):
 
     Attributes:
         query: the question.
-        nodes_before, nodes_after: how many nodes came in and went on.
-        tokens_before, tokens_after: of their text, in the budget's tokens.
-        budget_tokens: the most that was allowed.
+        nodes_before, nodes_after: number of nodes.
+        tokens_before, tokens_after: tokens of their text.
+        budget_tokens: maximum tokens.
         draft: name of the draft.
-        draft_seconds: wall time of the draft; 0.0 when everything fitted and it was not asked.
-        seconds: wall time of it all.
+        draft_seconds: wall time of the draft; 0.0 if it did not run.
+        seconds: total wall time.
     """
 
     query: str
@@ -30,5 +30,5 @@ class CompressionEvent(BaseEvent):
 
     @classmethod
     def class_name(cls) -> str:
-        """As LlamaIndex names the event."""
+        """Name of the event."""
         return "CompressionEvent"

@@ -1,7 +1,4 @@
-"""SpecPCRetriever: what another retriever of LlamaIndex finds, through a compressor.
-
-How nodes are compressed is the compressor's business.
-"""
+"""SpecPCRetriever: compresses the results of another retriever."""
 
 from __future__ import annotations
 
@@ -18,17 +15,16 @@ ScoreSource = Literal["auto", "rank", "none"]
 
 
 class SpecPCRetriever(BaseRetriever):
-    """Retrieves with one retriever and compresses what it finds for the query. Made by `SpecPCCompressor.wrap`.
+    """Retrieves nodes and compresses them for the query. Created by `SpecPCCompressor.wrap`.
 
     Args:
-        retriever: any retriever, or an index, whose own retriever is then taken.
-        compressor: what compresses.
-        scores: what the nodes' scores are: "auto" takes them as they are, and turns distances (nodes come best first,
-            and their scores rise) into similarities, 1 / (1 + distance); "rank" takes the order, best first; "none"
-            takes nothing.
+        retriever: a retriever, or an index.
+        compressor: the compressor.
+        scores: "auto": the scores of the nodes; ascending scores are distances and become 1 / (1 + distance). "rank":
+            the order, best first. "none": no scores.
 
     Raises:
-        ConfigError: (a ValueError) it is no retriever.
+        ConfigError: (a ValueError) it is not a retriever.
     """
 
     def __init__(self, retriever: Any, compressor: SpecPCCompressor, scores: ScoreSource = "auto") -> None:
@@ -47,20 +43,20 @@ class SpecPCRetriever(BaseRetriever):
         self.scores = scores
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        found = self._scored(self.retriever.retrieve(query_bundle))
-        return self.compressor.postprocess_nodes(found, query_bundle)
+        nodes = self._scored(self.retriever.retrieve(query_bundle))
+        return self.compressor.postprocess_nodes(nodes, query_bundle)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        found = self._scored(await self.retriever.aretrieve(query_bundle))
-        return await self.compressor.apostprocess_nodes(found, query_bundle)
+        nodes = self._scored(await self.retriever.aretrieve(query_bundle))
+        return await self.compressor.apostprocess_nodes(nodes, query_bundle)
 
     def _scored(self, nodes: list[NodeWithScore]) -> list[NodeWithScore]:
-        """The nodes with scores of which higher is better; the ones that were found are not changed."""
-        given = [node.score for node in nodes]
+        """Copies of the nodes with scores; higher is better."""
+        node_scores = [node.score for node in nodes]
         if self.scores == "rank":
             scores: list[float] | None = rank_relevance(len(nodes))
-        elif self.scores == "auto" and all(score is not None for score in given):
-            scores = similarities([score for score in given if score is not None])
+        elif self.scores == "auto" and all(score is not None for score in node_scores):
+            scores = similarities([score for score in node_scores if score is not None])
         else:
             scores = None
         if scores is None:

@@ -63,6 +63,23 @@ def tool_replay(
 
 
 @app.command()
+def readout(
+    files: Annotated[list[Path], typer.Argument(help="JSON lines with question, documents, support and family.")],
+    draft: console.Draft = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder for features, from which a run continues.")] = None,
+) -> None:
+    """What each group of features of the score is worth, on families that the weights have not seen."""
+    from benchmarks.readout_study import readout_table
+    from spec_rag.compression.document_draft import Draft
+    from spec_rag.options.compression import CompressionConfig
+
+    console.quiet_transformers()
+    reader = Draft.of(draft or DEFAULT_DRAFT, config=CompressionConfig())
+    with console.bar("Questions read") as tell:
+        typer.echo(readout_table(reader, files, folder, tell))
+
+
+@app.command()
 def kinds(
     draft: console.Draft = None,
     embedder: Annotated[str | None, typer.Option(help="Package or folder of a sentence encoder.")] = None,

@@ -17,12 +17,12 @@ import torch
 from benchmarks.cases import LongCase
 from spec_rag.attention.capture import AttentionCall, capture
 from spec_rag.evaluation.case import budget_tokens
-from spec_rag.generation.decoding import PaddedPrompts, generate_from
 from spec_rag.generation.end_tokens import answer_ends
 from spec_rag.generation.generate import generate
-from spec_rag.generation.prompt_batch import Batch
+from spec_rag.generation.prompt_batch import Batch, PaddedPrompts
 from spec_rag.generation.pruned_cache import PrunedCache
 from spec_rag.generation.sampling import GREEDY
+from spec_rag.generation.target_calls import generate_from
 from spec_rag.models.model_pair import ModelPair
 from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
 from spec_rag.results import Answer

@@ -81,7 +81,7 @@ class LongCase:
             text = "\n\n".join(f"{d.title}: {d.text}" if d.title else d.text for d in self.documents)
         content = f"{text}\n\n{self.label}{self.question}"
         turns = [{"role": "system", "content": self.instruction}, {"role": "user", "content": content}]
-        return Chat(turns, beginning=self.answer_start)
+        return Chat(turns, assistant_prefix=self.answer_start)
 
     def score(self, text: str) -> float:
         """How right an answer is, or for "all" and "any" also what was kept; 0 to 1."""

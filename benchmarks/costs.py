@@ -31,6 +31,8 @@ from spec_rag.generation.chunked_feed_forward import chunked_feed_forward
 from spec_rag.generation.draft_pass import read_rows
 from spec_rag.generation.generate import generate, generate_batch
 from spec_rag.generation.prefill import prefill
+from spec_rag.generation.prompt_batch import Batch, PaddedPrompts
+from spec_rag.generation.request import GenerationRequest
 from spec_rag.models.model_pair import ModelPair
 from spec_rag.options.compression import CompressionConfig, SpecKVConfig, SpecPCConfig
 from spec_rag.text.documents import Document
@@ -120,10 +122,9 @@ def _dense_prefill(pair: ModelPair, prompt: Tensor) -> object:
 
 def _pruned_prefill(pair: ModelPair, prompt: Tensor, capacity: int = 512) -> object:
     nothing = torch.empty(1, 0, dtype=torch.long)
+    target = pair.require_target()
     config = SpecKVConfig(max_capacity_prompt=capacity, prefill_vertical_size=len(prompt))
-    positions = torch.arange(len(prompt))[None]
-    ones = torch.ones(1, len(prompt), dtype=torch.long)
-    return prefill(pair.require_target(), prompt[None], ones, positions, nothing, nothing.bool(), config)
+    return prefill(target, PaddedPrompts.of(target, Batch.of([prompt])), (nothing, nothing.bool()), config)
 
 
 def memory(tokens: int = 8000, chunk: int = 512) -> str:
@@ -187,8 +188,8 @@ def profile(tokens: int = 4096, runs: int = 3) -> str:
     pair = ModelPair.load()
     prompt = _prompt(pair, tokens)
     ways: dict[str, Callable[[], object]] = {
-        "plain prefill and one token": lambda: read_rows(pair, [prompt], None, 1),
-        "the same, scored for SpecPC": lambda: read_rows(pair, [prompt], SpecPCConfig(), 1),
+        "plain prefill and one token": lambda: read_rows(GenerationRequest(pair), [prompt], 1),
+        "the same, scored for SpecPC": lambda: read_rows(GenerationRequest(pair, specpc=SpecPCConfig()), [prompt], 1),
         "plain prefill": lambda: _dense_prefill(pair, prompt),
         "the same, scored and pruned for SpecKV": lambda: _pruned_prefill(pair, prompt),
     }

@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from spec_rag.generation.decoding import PaddedPrompts, generate_from, pruned_cache
-from spec_rag.generation.prompt_batch import Batch
+from spec_rag.generation.prefill import pruned_cache
+from spec_rag.generation.prompt_batch import Batch, PaddedPrompts
+from spec_rag.generation.request import GenerationRequest
 from spec_rag.generation.sampling import GREEDY
-from spec_rag.generation.speculative import Guesses, VerifiedDecoding
+from spec_rag.generation.speculative import ProposedTokens, VerifiedDecoding
+from spec_rag.generation.target_calls import generate_from
+from spec_rag.models.model_pair import ModelPair
 from spec_rag.options.compression import SpecKVConfig
 
 
@@ -48,29 +51,28 @@ def lookahead(
     target = AutoModelForCausalLM.from_config(shape_of_360m(), dtype=torch.float32).eval()
     batch = Batch.of([torch.randint(100, 49000, (tokens,), generator=torch.Generator().manual_seed(1))])
     prompts = PaddedPrompts.of(target, batch)
-    config = SpecKVConfig(max_capacity_prompt=capacity, lookahead="none")
-    answer = generate_from(target, prompts, pruned_cache(target, batch, prompts, config), new_tokens, **GREEDY)[
-        0, tokens:
-    ]
+    speckv = SpecKVConfig(max_capacity_prompt=capacity, lookahead="none")
+    request = GenerationRequest(ModelPair(target=target), speckv=speckv)
+    answer = generate_from(target, prompts, pruned_cache(request, batch, prompts), new_tokens, **GREEDY)[0, tokens:]
     chance = torch.Generator().manual_seed(2)
     taken: dict[str, list[float]] = {"token by token": [], "look-ahead checked": []}
     right = asked = 0
     for _ in range(runs):
         wrong = torch.rand(new_tokens, generator=chance) >= agreement
-        guesses = Guesses(
+        proposals = ProposedTokens(
             torch.where(wrong, torch.randint(100, 49000, (new_tokens,), generator=chance), answer).tolist()
         )
         for name in taken:
-            cache = pruned_cache(target, batch, prompts, config)
+            cache = pruned_cache(request, batch, prompts)
             assert cache is not None
-            verified = {"custom_generate": VerifiedDecoding(cache, guesses)}
+            verified = {"custom_generate": VerifiedDecoding(cache, proposals)}
             checks: dict[str, Any] = {} if name == "token by token" else verified
             started = time.perf_counter()
             written = generate_from(target, prompts, cache, new_tokens, **GREEDY, **checks)[0, tokens:]
             taken[name].append(time.perf_counter() - started)
             if not torch.equal(written, answer):
                 raise AssertionError(f"{name}: another answer than the target's own.")
-        right, asked = right + guesses.right, asked + guesses.asked
+        right, asked = right + proposals.accepted, asked + proposals.count
     middle = {name: statistics.median(values) for name, values in taken.items()}
     ratio = middle["token by token"] / middle["look-ahead checked"]
     rows = [f"| {name} | {new_tokens / seconds:.1f} |" for name, seconds in middle.items()]
@@ -79,6 +81,6 @@ def lookahead(
             f"| {new_tokens} new tokens behind {capacity} pairs, median of {runs} | tokens per second |",
             "|---|---|",
             *rows,
-            f"| ratio, {right} of {asked} guesses right | {ratio:.2f} |",
+            f"| ratio, {right} of {asked} proposals right | {ratio:.2f} |",
         ]
     )

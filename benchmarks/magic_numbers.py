@@ -12,10 +12,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from spec_rag.generation.decoding import PaddedPrompts, decode, generate_from, pruned_cache
+from spec_rag.generation.decoding import decode
 from spec_rag.generation.draft_pass import read_with_draft
-from spec_rag.generation.prompt_batch import Batch, is_pruned, lookahead_by
+from spec_rag.generation.prefill import pruned_cache
+from spec_rag.generation.prompt_batch import Batch, PaddedPrompts, is_pruned, lookahead_by
+from spec_rag.generation.request import GenerationRequest
 from spec_rag.generation.sampling import GREEDY, SamplingConfig
+from spec_rag.generation.target_calls import generate_from
 from spec_rag.models.model_pair import ModelPair
 from spec_rag.options.compression import SpecKVConfig
 from spec_rag.text.prompts import prompt_ids
@@ -114,8 +117,9 @@ def magic_numbers_kept(
             texts = [prompt_ids(pair.tokenizer, case.prompt) for case in part]
             read = Batch.of(texts)
             wanted = SpecKVConfig(max_capacity_prompt=min(capacities), window_size=1, lookahead="draft")
-            read_with_draft(pair, read, None, wanted, max_new_tokens)
-            dense = decode(pair, Batch.of(texts), None, SamplingConfig(max_new_tokens))
+            sampling = SamplingConfig(max_new_tokens)
+            read_with_draft(GenerationRequest(pair, speckv=wanted, sampling=sampling), read)
+            dense = decode(GenerationRequest(pair, sampling=sampling), Batch.of(texts))
             for answer, case in zip(dense, part, strict=True):
                 hits["dense"] = [share + case.score(answer.text) for share in hits["dense"]]
             done()
@@ -137,7 +141,9 @@ def lookahead_seconds(
     for row in rows:
         for name, config in configs.items():
             batch = Batch.of([row])
-            read_with_draft(pair, batch, None, replace(config, max_capacity_prompt=min(CAPACITIES)), max_new_tokens)
+            smallest = replace(config, max_capacity_prompt=min(CAPACITIES))
+            request = GenerationRequest(pair, speckv=smallest, sampling=SamplingConfig(max_new_tokens))
+            read_with_draft(request, batch)
             seconds[name].append(batch.draft_seconds)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
@@ -169,6 +175,7 @@ def _answers(pair: ModelPair, read: Batch, config: SpecKVConfig, max_new_tokens:
         for row, writer in zip(read.lookahead, batch.lookahead_by, strict=True)
     ]
     prompts = PaddedPrompts.of(target, batch)
-    cache = pruned_cache(target, batch, prompts, config) if is_pruned(prompts.tokens, config) else None
+    request = GenerationRequest(pair, speckv=config, sampling=SamplingConfig(max_new_tokens))
+    cache = pruned_cache(request, batch, prompts) if is_pruned(prompts.tokens, config) else None
     written = generate_from(target, prompts, cache, max_new_tokens, **GREEDY)[:, prompts.tokens :]
     return [str(tokenizer.decode(row, skip_special_tokens=True)) for row in written]

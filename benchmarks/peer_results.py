@@ -35,7 +35,7 @@ def case_lines(tasks: Sequence[Tasks], budgets: Sequence[str], count: Count) -> 
                     "seed": own.seed,
                     "task_tokens": own.tokens,
                     "messages": list(chat.messages),
-                    "beginning": chat.beginning,
+                    "beginning": chat.assistant_prefix,
                     "document_tokens": sum(count(document.text) for document in case.documents),
                     "budgets": list(budgets),
                 }

@@ -59,7 +59,7 @@ def citations_of(documents: Sequence[CompressedDocument]) -> list[Citation]:
     found: list[Citation] = []
     for i, one in enumerate(documents):
         text = one.original_text
-        before = _figures(_metadata(one.source)) or {}
+        before = _stats(_metadata(one.source)) or {}
         mapped = mapped_spans(text, before["kept_spans"], one.spans) if before else None
         offset = _first_start(one.source, before) if mapped else file_start(one.source, text)
         for at, (start, end) in mapped or [(span[0], span) for span in one.spans]:
@@ -71,7 +71,7 @@ def citations_in(pieces: Iterable[Any], originals: Store) -> list[Citation]:
     """The kept pieces in shortened documents or nodes, or in chunks of these, such as CitationQueryEngine's.
 
     Args:
-        pieces: LangChain Documents or LlamaIndex nodes with the figures of a compression in their metadata.
+        pieces: LangChain Documents or LlamaIndex nodes with the stats of a compression in their metadata.
         originals: the store of the compressor that shortened them.
 
     Returns:
@@ -80,14 +80,14 @@ def citations_in(pieces: Iterable[Any], originals: Store) -> list[Citation]:
     """
     found: list[Citation] = []
     for i, piece in enumerate(pieces):
-        figures = _figures(_metadata(piece))
+        stats = _stats(_metadata(piece))
         try:
-            original = originals.expand(str(figures["handle"])) if figures else None
+            original = originals.expand(str(stats["handle"])) if stats else None
         except (UnknownHandleError, KeyError):
             continue
-        if figures is None or original is None:
+        if stats is None or original is None:
             continue
-        spans = [(int(start), int(end)) for start, end in figures["kept_spans"]]
+        spans = [(int(start), int(end)) for start, end in stats["kept_spans"]]
         for start, end in _spans_in(_text(piece), original.original_text, spans):
             text = original.original_text[start:end]
             found.append(_citation(text, start, original.start, i, original.title, piece))
@@ -158,7 +158,7 @@ def _text(piece: Any) -> str:
     return str(node.get_content() if hasattr(node, "get_content") else getattr(node, "page_content", ""))
 
 
-def _figures(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+def _stats(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a compression wrote into the metadata, nested or flat; None where it kept nothing or there was none."""
     nested = metadata.get("spec_pc")
     if isinstance(nested, Mapping) and nested.get("kept_spans"):

@@ -1,7 +1,4 @@
-"""What the two jobs give back: numbers with their units in the names, and text.
-
-This module does not know how results are shown; `report` does.
-"""
+"""Results of compression and generation."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ Reason = Literal["score", "keep", "first", "last", "floor", "context", "cut", "s
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of wall time of one answer. In a batch all rows share them."""
+    """Wall time of one answer in seconds; the same for all rows of a batch."""
 
     draft_seconds: float = 0.0
     prefill_seconds: float = 0.0
@@ -29,18 +26,18 @@ class Timings:
 
     @property
     def total_seconds(self) -> float:
-        """All of them together."""
+        """Sum of the three."""
         return self.draft_seconds + self.prefill_seconds + self.decode_seconds
 
 
 @dataclass(frozen=True)
 class PromptScore:
-    """What the draft thinks of one prompt (SpecPC).
+    """Importance of one prompt's tokens according to the draft (SpecPC).
 
     Attributes:
         importance: [tokens], in the draft's dtype.
         selected: int64 [kept tokens], ascending prompt positions that the target would read.
-        lookahead_ids: int64 [look-ahead], what the draft wrote.
+        lookahead_ids: int64 [look-ahead], the tokens that the draft wrote.
     """
 
     importance: Tensor
@@ -55,8 +52,8 @@ class TokenLogprob:
     Attributes:
         token_id: the token.
         logprob: natural logarithm of its probability.
-        text: the token alone, decoded; "" without a tokenizer.
-        top: the most probable tokens at its place, the most probable first.
+        text: the decoded token; "" without a tokenizer.
+        top: the most probable tokens at its position, by descending probability.
     """
 
     token_id: int
@@ -67,27 +64,27 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Answer:
-    """One generated answer and what it cost.
+    """One generated answer and its cost.
 
     Attributes:
-        text: the answer, without stop strings and special tokens; "" when there is no tokenizer.
-        output_ids: the generated ids, end token included where one was generated.
-        prompt_tokens: tokens of the prompt as given.
+        text: the answer without stop strings and special tokens; "" without a tokenizer.
+        output_ids: the generated ids, including an end token.
+        prompt_tokens: tokens of the original prompt.
         target_prompt_tokens: tokens of it that the target read (fewer with SpecPC).
         completion_tokens: generated tokens.
         finish_reason: "stop" (end token or stop string), "length", "cancelled", or "repetition" where `spec-rag ask`
-            ended an answer that repeated itself.
-        kv_bytes_dense: bytes of keys and values that the target's prompt holds unpruned; 0 where they are not known,
-            as of a model behind a server.
-        kv_bytes_kept: bytes of keys and values that it did hold after the prefill; the same where nothing was pruned.
+            stopped a repetition.
+        kv_bytes_dense: bytes of keys and values of the target's prompt without pruning; 0 if unknown, as for a model
+            behind a server.
+        kv_bytes_kept: bytes of keys and values after the prefill; the same if nothing was pruned.
         selected_positions: prompt positions that the target read, or None if it read all.
-        layer_positions: per layer int64 [KV heads, kept] positions in the target's prompt, -1 where a head keeps
-            fewer than another; empty if nothing was pruned.
-        lookahead_ids: the look-ahead that scored the cache; empty if there was none.
-        proposed_tokens: tokens of the look-ahead that were checked as guesses of the answer.
-        accepted_tokens: those of them that the target wrote as well; each saved a pass of the target.
-        timings: where the seconds went.
-        logprobs: the log-probability of each of `output_ids`, or None where none was asked for.
+        layer_positions: per layer int64 [KV heads, kept] positions in the target's prompt, -1 for heads that keep fewer
+            than others; empty if nothing was pruned.
+        lookahead_ids: the look-ahead that scored the cache; empty without one.
+        proposed_tokens: tokens of the look-ahead that the target verified.
+        accepted_tokens: proposed tokens that the target accepted; each saved one of its passes.
+        timings: wall time by stage.
+        logprobs: the log-probability of each of `output_ids`, or None if not requested.
     """
 
     text: str
@@ -108,7 +105,7 @@ class Answer:
 
     @property
     def usage(self) -> dict[str, int]:
-        """prompt_tokens, completion_tokens and total_tokens, as APIs count them: the prompt as it was given."""
+        """prompt_tokens (of the original prompt), completion_tokens and total_tokens, as in OpenAI's API."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -116,8 +113,8 @@ class Answer:
         }
 
     @property
-    def figures(self) -> dict[str, Any]:
-        """What the answer cost beside its tokens: what was pruned, bytes of keys and values, seconds."""
+    def stats(self) -> dict[str, Any]:
+        """Costs of the answer: tokens that were read, proposed and accepted, bytes of keys and values, seconds."""
         return {
             "target_prompt_tokens": self.target_prompt_tokens,
             "lookahead_tokens": len(self.lookahead_ids),
@@ -139,17 +136,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class KeptUnit:
-    """A unit of a document with its score.
+    """A unit of a document, with its score.
 
     Attributes:
         start, end: character range in the document's text.
-        importance: score of the unit, comparable within one compression: about 0 for an average unit, and in about its
-            standard deviations.
+        importance: score in standard deviations, comparable within one compression; about 0 for an average unit.
         tokens: its length in the budget's tokens.
-        kept: whether it survived.
-        reason: why: its "score", or what holds it: "keep" (a pattern), "first", "last", "floor" (of its document),
+        kept: whether it was kept.
+        reason: why it was kept: "score", "keep" (a pattern), "first", "last", "floor" (minimum of its document),
             "context" (of a kept neighbour), "structure" (a kept unit needs it, such as a heading or a table header),
-            "cut" (the best words of a unit that did not fit), "whole" (everything fitted); None where it was dropped.
+            "cut" (the best words of a unit that did not fit), "whole" (all units fitted); None if it was dropped.
     """
 
     start: int
@@ -162,12 +158,12 @@ class KeptUnit:
 
 @dataclass(frozen=True)
 class CompressedDocument:
-    """What is left of one document.
+    """The compressed form of one document.
 
     Attributes:
         text: the kept text.
-        spans: kept character ranges in the original text, ascending, not touching each other.
-        source: the document as it was given, unchanged.
+        spans: kept half-open character ranges in the original text, ascending and separate.
+        source: the original document, unchanged.
         title: the document's title, or None.
         original_text: its text before compression.
         tokens_before, tokens_after: in the budget's tokens.
@@ -185,16 +181,16 @@ class CompressedDocument:
 
     @property
     def ratio(self) -> float:
-        """Share of the tokens that was kept, 0 to 1; 1.0 for no tokens at all."""
+        """Share of the tokens that was kept, 0 to 1; 1.0 without tokens."""
         return kept_share(self.tokens_before, self.tokens_after)
 
     @cached_property
     def handle(self) -> str:
-        """A short name of the document and of what was kept of it, the same in every process; see `Originals`."""
+        """A short name of the document and its kept spans, the same in every process; see `Originals`."""
         return handle_of(document_key(self.title, self.original_text), self.spans)
 
-    def figures(self, draft: str) -> dict[str, Any]:
-        """What became of the document, for its metadata: tokens, ratio, the draft's name, kept spans, its handle."""
+    def stats(self, draft: str) -> dict[str, Any]:
+        """Metadata of the compression: tokens, ratio, the draft's name, kept spans, the handle."""
         return {
             "original_tokens": self.tokens_before,
             "compressed_tokens": self.tokens_after,
@@ -207,7 +203,7 @@ class CompressedDocument:
 
 @dataclass(frozen=True)
 class PassageStatistics:
-    """What was looked at of a passage, the piece of a document that the draft reads at once.
+    """How a passage (the part of a document that the draft encodes at once) was scored.
 
     Attributes:
         document: index of its document among those given.
@@ -225,21 +221,21 @@ class PassageStatistics:
 
 @dataclass(frozen=True)
 class CompressionData:
-    """The documents of one question after compression, as data; `spec_rag.Compression` adds how they are shown.
+    """The compressed documents of one question, as data; `spec_rag.Compression` adds reports.
 
     Attributes:
-        documents: one per input document, also where nothing was kept; in the input's order, or with
-            order="relevance" the one with the best kept unit first, and those of which nothing was kept last.
+        documents: one per input document, also if nothing was kept; in input order, or with order="relevance" by their
+            best kept unit, and those without one last.
         query: the question.
-        budget_tokens: the most that was allowed.
+        budget_tokens: maximum number of tokens.
         draft: name of the draft.
-        draft_seconds: wall time of the draft, without the wait for it; 0.0 when everything fitted, or was read before.
-        settings: how it was scored and selected.
-        passages: what the draft looked at; empty when everything fitted.
-        answerable: how likely it is that any unit answers the question, 0 to 1; None where everything fitted or the
-            draft's scores are not calibrated.
-        over_budget: tokens by which the kept text exceeds the budget, or a document its own. Above 0 only where no
-            unit of at least average importance fits and the best one is kept whole.
+        draft_seconds: wall time of the draft without waiting for it; 0.0 if everything fitted or was encoded before.
+        settings: options of scoring and selection.
+        passages: how passages were scored; empty if everything fitted.
+        answerable: probability that a unit answers the question, 0 to 1; None if everything fitted or the draft's
+            scores are not calibrated.
+        over_budget: tokens by which the kept text exceeds the budget, or a document its own. Above 0 only if no unit
+            of at least average importance fits and the best one is kept whole.
     """
 
     documents: list[CompressedDocument]
@@ -259,20 +255,20 @@ class CompressionData:
 
     @property
     def tokens_before(self) -> int:
-        """Of all documents, in the budget's tokens."""
+        """Tokens of all documents, in the budget's tokens."""
         return sum(document.tokens_before for document in self.documents)
 
     @property
     def tokens_after(self) -> int:
-        """Of what was kept, in the budget's tokens."""
+        """Tokens of the kept text, in the budget's tokens."""
         return sum(document.tokens_after for document in self.documents)
 
     @property
     def ratio(self) -> float:
-        """Share of the tokens that was kept, 0 to 1; 1.0 for no tokens at all."""
+        """Share of the tokens that was kept, 0 to 1; 1.0 without tokens."""
         return kept_share(self.tokens_before, self.tokens_after)
 
 
 def kept_share(before: int, after: int) -> float:
-    """Share of the tokens that was kept, 0 to 1; 1.0 for no tokens at all."""
+    """Share of the tokens that was kept, 0 to 1; 1.0 without tokens."""
     return after / before if before else 1.0

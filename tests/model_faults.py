@@ -21,7 +21,6 @@ from spec_rag import (
     stream,
 )
 from spec_rag.attention import capture as capturing
-from spec_rag.generation import chunked_feed_forward as chunked
 from spec_rag.utils.fair_lock import FairLock
 from spec_rag.utils.object_state import state_of
 
@@ -101,9 +100,9 @@ def leaving_nothing(pair: ModelPair) -> Iterator[None]:
     def state() -> list[object]:
         hooks = [len(m._forward_pre_hooks) + len(m._forward_hooks) for model in models for m in model.modules()]
         attention = [c._attn_implementation for model in models for c in capturing.attention_configs(model)]
-        switched = (dict(capturing._switched), dict(chunked._switched))
-        asked = (dict(capturing._observers.get()), chunked._chunk_tokens.get())
-        return [hooks, attention, switched, asked, pair.lock.waiting, state_of(pair.draft, FairLock).waiting]
+        replaced = ["forward" in m.__dict__ for model in models for m in model.modules()]
+        waiting = [pair.lock.waiting, state_of(pair.draft, FairLock).waiting]
+        return [hooks, attention, replaced, list(capturing._active), waiting]
 
     before = state()
     _caches.clear()

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 import pytest
 import torch
 from threads import until_waiting
-from tiny import random_ids, tiny_pair
+from tiny import generate_together, random_ids, tiny_pair
 
 from spec_rag import Cancellation, ContextCache, SpecKVConfig, generate, stream
-from spec_rag.generation.batcher import MAX_ROWS, Batcher
-from spec_rag.generation.generate import generate_together
+from spec_rag.generation.batcher import MAX_ROWS, Batcher, QueuedRequest
 from spec_rag.generation.row_streams import RowsStreamer
 from spec_rag.utils.fair_lock import FairLock
 
@@ -21,12 +20,13 @@ class Asking:
     """Requests that all wait before the first of them is answered."""
 
     def __init__(self) -> None:
-        self.batcher: Batcher[str, str] = Batcher()
+        self.batcher: Batcher[tuple[str, str], str] = Batcher()
         self.lock = FairLock()
         self.batches: list[list[str]] = []
         self.results: dict[int, object] = {}
 
-    def run(self, prompts: Sequence[str], cancelled: Sequence[threading.Event | None]) -> list[str]:
+    def run(self, requests: Sequence[QueuedRequest[tuple[str, str], str]]) -> list[str]:
+        prompts = [request.prompt[0] for request in requests]
         self.batches.append(list(prompts))
         if "poison" in prompts:
             raise LookupError("poison")
@@ -35,7 +35,10 @@ class Asking:
     def __call__(self, *requests: tuple[str, int, str], cancelled: threading.Event | None = None) -> list[object]:
         def ask(number: int, prompt: str, length: int, kind: str) -> None:
             try:
-                self.results[number] = self.batcher.answer(prompt, length, kind, self.run, self.lock, cancelled)
+                request = QueuedRequest[tuple[str, str], str](
+                    (prompt, kind), length, lambda other: other[1] == kind, cancelled
+                )
+                self.results[number] = self.batcher.answer(request, self.run, self.lock)
             except LookupError as error:
                 self.results[number] = error
 

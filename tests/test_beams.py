@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from threads import until_waiting
-from tiny import random_ids, tiny_pair
+from tiny import generate_together, random_ids, tiny_pair
 
 from spec_rag import Answer, ModelPair, SpecKVConfig, SpecPCConfig, agenerate, generate, generate_batch
 from spec_rag.errors import ConfigError
 from spec_rag.generation.client import GenerationClient
-from spec_rag.generation.generate import generate_together
+from spec_rag.generation.request import GenerationRequest
 
 SPECPC = SpecPCConfig(max_capacity_prompt=48, window_size=8, starting_layer_index=0)
 SPECKV = SpecKVConfig(max_capacity_prompt=24, window_size=8)
@@ -54,14 +54,15 @@ def test_beams_write_the_same_on_every_path(
     assert [generate_together(pair, prompt, **options).output_ids for prompt in prompts] == alone
     assert [answer.output_ids for answer in together(pair, prompts, **options)] == alone
     assert [answer.output_ids for answer in generate_batch(pair, prompts, **options)] == alone
-    assert [GenerationClient(pair, options).answer(prompt).output_ids for prompt in prompts] == alone
+    client = GenerationClient(GenerationRequest.of(pair, **options))
+    assert [client.answer(prompt).output_ids for prompt in prompts] == alone
 
 
 async def test_beams_write_the_same_in_an_event_loop(pair: ModelPair) -> None:
     expected = generate(pair, random_ids(60), max_new_tokens=4, num_beams=2)
     assert (await agenerate(pair, random_ids(60), max_new_tokens=4, num_beams=2)).output_ids == expected.output_ids
     assert (
-        await GenerationClient(pair, {"max_new_tokens": 4, "num_beams": 2}).aanswer(random_ids(60))
+        await GenerationClient(GenerationRequest.of(pair, max_new_tokens=4, num_beams=2)).aanswer(random_ids(60))
     ).text == expected.text
 
 

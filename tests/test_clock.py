@@ -18,6 +18,7 @@ from spec_rag import Cancellation, DocumentIndex
 from spec_rag.compression.passages import EncodedPassage
 from spec_rag.errors import UnreadableFileError
 from spec_rag.generation.client import GenerationClient
+from spec_rag.generation.request import GenerationRequest
 from spec_rag.loaders.reading import read_bytes
 from spec_rag.loaders.source import ReadLimits
 from spec_rag.utils import atomic_files as files
@@ -49,13 +50,13 @@ def test_time_limits_do_not_go_by_it(years: float, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(time, "time", jumping)
     assert (
-        GenerationClient(pair, {"max_new_tokens": 4, "eos_token_id": -1}, timeout_seconds=60)
+        GenerationClient(GenerationRequest.of(pair, max_new_tokens=4, eos_token_id=-1), timeout_seconds=60)
         .answer(random_ids(20))
         .completion_tokens
         == 4
     )
     with pytest.raises(TimeoutError):
-        GenerationClient(pair, {"max_new_tokens": 2000, "eos_token_id": -1}, timeout_seconds=0.05).answer(
+        GenerationClient(GenerationRequest.of(pair, max_new_tokens=2000, eos_token_id=-1), timeout_seconds=0.05).answer(
             random_ids(20)
         )
     page = ("<p>Gate. </p>" * 50).encode()
@@ -88,13 +89,13 @@ def test_a_file_that_is_written_while_the_clock_jumps_costs_its_reuse_at_most(
 @pytest.mark.parametrize("kind", [Cancellation, threading.Event])
 def test_a_deadline_leaves_the_callers_own_event_as_it_is(kind: type[threading.Event]) -> None:
     pair, cancelled = tiny_pair(), kind()
-    late = GenerationClient(pair, {"max_new_tokens": 2000, "eos_token_id": -1}, timeout_seconds=0.05)
+    late = GenerationClient(GenerationRequest.of(pair, max_new_tokens=2000, eos_token_id=-1), timeout_seconds=0.05)
     with pytest.raises(TimeoutError):
         late.answer(random_ids(20), cancelled)
     with pytest.raises(TimeoutError):
         late.answer_all([random_ids(20)], cancelled)
     assert not cancelled.is_set()
-    later = GenerationClient(pair, {"max_new_tokens": 3, "eos_token_id": -1}, timeout_seconds=60).answer(
+    later = GenerationClient(GenerationRequest.of(pair, max_new_tokens=3, eos_token_id=-1), timeout_seconds=60).answer(
         random_ids(20), cancelled
     )
     assert (later.completion_tokens, later.finish_reason) == (3, "length")
@@ -103,7 +104,7 @@ def test_a_deadline_leaves_the_callers_own_event_as_it_is(kind: type[threading.E
 @pytest.mark.parametrize("kind", [Cancellation, threading.Event])
 def test_the_callers_event_still_ends_a_request_and_its_wait(kind: type[threading.Event]) -> None:
     pair, cancelled = tiny_pair(), kind()
-    requests = GenerationClient(pair, {"max_new_tokens": 2000, "eos_token_id": -1}, timeout_seconds=600)
+    requests = GenerationClient(GenerationRequest.of(pair, max_new_tokens=2000, eos_token_id=-1), timeout_seconds=600)
     timer = threading.Timer(0.1, cancelled.set)
     timer.start()
     assert requests.answer(random_ids(20), cancelled).finish_reason == "cancelled"

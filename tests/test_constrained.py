@@ -344,3 +344,8 @@ def test_a_tokenizer_whose_tokens_cannot_be_read_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="tokens of Slow cannot be read"):
         Vocabulary(Slow(), 320, [1])
+
+
+def test_an_end_token_beyond_the_vocabulary_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"eos_token_id=9999: schema or regex needs end tokens of the vocabulary"):
+        generate(tiny_pair(), "When?", max_new_tokens=4, regex="[ab]+", eos_token_id=9999)

@@ -20,7 +20,7 @@ from benchmarks.context_questions import contexts, contexts_answered, table
 from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, agenerate, generate, generate_batch, stream
 from spec_rag.attention.capture import AttentionCall
 from spec_rag.errors import CancelledError, ConfigError, PromptTooLongError, UnsupportedModelError
-from spec_rag.generation.repetition import _Attended
+from spec_rag.generation.repetition import _AttentionSum
 from spec_rag.text.context_prompts import context_ids, question_ids
 from spec_rag.text.prompts import chat_ids
 
@@ -97,15 +97,15 @@ def test_a_layer_without_keys_of_its_own_is_refused_and_one_that_is_not_shown_to
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(UnsupportedModelError, match="Layer 3 shares the keys of another"):
-        _Attended(9, 3, None)(call(12, layer=3))
+        _AttentionSum(9, 3, None)(call(12, layer=3))
     pair = target_only()
-    shown = _Attended.__call__
+    shown = _AttentionSum.__call__
 
-    def hides_the_last(self: _Attended, seen: AttentionCall) -> None:
+    def hides_the_last(self: _AttentionSum, seen: AttentionCall) -> None:
         if seen.layer < 2:
             shown(self, seen)
 
-    monkeypatch.setattr(_Attended, "__call__", hides_the_last)
+    monkeypatch.setattr(_AttentionSum, "__call__", hides_the_last)
     with pytest.raises(UnsupportedModelError, match="LlamaForCausalLM showed 2 of its 3 layers"):
         ContextCache.read(pair, random_ids(60), keep=0.25)
 

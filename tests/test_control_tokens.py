@@ -64,7 +64,7 @@ ENTRANCES: dict[str, Callable[[ModelPair, str], object]] = {
     "generate with SpecPC": lambda pair, text: generate(pair, messages(text), SPECPC, max_new_tokens=2),
     "generate with SpecKV": lambda pair, text: generate(pair, messages(text), None, SPECKV, 2),
     "tools and a beginning": lambda pair, text: generate(
-        pair, Chat(messages(text), [tool(text)], beginning=text), max_new_tokens=2
+        pair, Chat(messages(text), [tool(text)], assistant_prefix=text), max_new_tokens=2
     ),
     "stream": lambda pair, text: list(stream(pair, messages(text), max_new_tokens=2)),
     "score a prompt": lambda pair, text: score_prompt(pair, messages(text), SPECPC),

@@ -53,11 +53,17 @@ def test_copies_observe_the_prompt_and_cost_no_decoding() -> None:
 
 def test_a_short_look_ahead_is_joined_by_copies_where_the_preset_says_so() -> None:
     short = SpecKVConfig(lookahead_tokens=8)
-    assert [short.pieces_beside(by) for by in ("draft", "target", "copies", "none")] == [4, 4, 8, 0]
-    assert [SpecKVConfig().pieces_beside(by) for by in ("draft", "target", "none")] == [0, 4, 0]
-    assert SpecKVConfig(lookahead_tokens=8, preset="paper").pieces_beside("draft") == 0
-    assert SpecKVConfig(lookahead_tokens=8, copied_pieces=0).pieces_beside("draft") == 0
+    assert [short.copied_pieces_for(by) for by in ("draft", "target", "copies", "none")] == [4, 4, 8, 0]
+    assert [SpecKVConfig().copied_pieces_for(by) for by in ("draft", "target", "none")] == [0, 4, 0]
+    assert SpecKVConfig(lookahead_tokens=8, preset="paper").copied_pieces_for("draft") == 0
+    assert SpecKVConfig(lookahead_tokens=8, copied_pieces=0).copied_pieces_for("draft") == 0
     with pytest.raises(ConfigError, match="copied_pieces=3"):
         SpecKVConfig(lookahead="none", copied_pieces=3)
     with pytest.raises(ConfigError, match="copied_pieces=0"):
         SpecKVConfig(lookahead="copies", copied_pieces=0)
+
+
+def test_copies_observe_beside_a_look_ahead_that_the_target_writes() -> None:
+    speckv = SpecKVConfig(max_capacity_prompt=40, lookahead="target", copied_pieces=2)
+    answer = generate(tiny_pair(), random_ids(120), speckv=speckv, max_new_tokens=4)
+    assert answer.kv_bytes_kept < answer.kv_bytes_dense

@@ -31,7 +31,7 @@ def rows(page: str, heading: str, default_column: int) -> dict[str, object]:
     found: dict[str, object] = {}
     for line in section.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("| `"):
+        if re.match(r"\| `\w", line):
             shown = cells[default_column].strip("`")
             default = SpecKVConfig() if shown == "SpecKVConfig()" else ast.literal_eval(shown)
             found |= dict.fromkeys(re.findall(r"`(\w+)`", cells[0]), default)
@@ -47,8 +47,8 @@ def defaults(config: type) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("config", "heading", "default_column"),
     [
-        (SpecPCConfig, "## `SpecPCConfig`", 2),
-        (SpecKVConfig, "## `SpecKVConfig`", 2),
+        (SpecPCConfig, "## `SpecPCConfig`", 1),
+        (SpecKVConfig, "## `SpecKVConfig`", 1),
         (LoadOptions, "## `LoadOptions`", 1),
     ],
 )

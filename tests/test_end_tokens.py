@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CHAT_TEMPLATE, random_ids, tiny_model, tiny_pair, tiny_tokenizer
+from tiny import CHAT_TEMPLATE, generate_together, random_ids, tiny_model, tiny_pair, tiny_tokenizer
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from spec_rag import ModelPair, SpecKVConfig, generate, generate_batch, stream
 from spec_rag.generation.draft_pass import read_rows
 from spec_rag.generation.end_tokens import answer_ends, end_token_ids
-from spec_rag.generation.generate import generate_together
+from spec_rag.generation.request import GenerationRequest
 from spec_rag.text.chat_format import turn_end_ids
 
 CHAT = [{"role": "user", "content": "Who?"}]
@@ -181,7 +181,7 @@ def test_a_look_ahead_ends_where_the_answer_does(monkeypatch: pytest.MonkeyPatch
             assert answer.lookahead_ids == script[:4]
             assert (answer.text, answer.output_ids) == ("Yes", script[:4])
     pair = writing(tokenizer, script, monkeypatch)
-    assert read_rows(pair, [random_ids(30)], None, 8).lookahead_mask.sum() == 4
+    assert read_rows(GenerationRequest(pair), [random_ids(30)], 8).lookahead_mask.sum() == 4
 
 
 def test_rows_of_one_queue_end_each_at_its_own_end(monkeypatch: pytest.MonkeyPatch) -> None:

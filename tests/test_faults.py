@@ -6,7 +6,6 @@ import asyncio
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -37,8 +36,9 @@ from spec_rag import (
 from spec_rag.compression.passage_encoding import index_documents
 from spec_rag.errors import CancelledError, OutOfMemoryError, SpecRagError
 from spec_rag.generation.answer_likelihood import answer_likelihood
-from spec_rag.generation.batcher import Batcher
+from spec_rag.generation.batcher import Batcher, QueuedRequest
 from spec_rag.generation.client import GenerationClient
+from spec_rag.generation.request import GenerationRequest
 from spec_rag.models import loading
 from spec_rag.models.error_context import error_context, is_out_of_memory, ways_of_loading
 from spec_rag.options.compression import CompressionConfig
@@ -192,10 +192,10 @@ def test_requests_are_tried_again_after_a_full_cpu_too() -> None:
             full_cpu()
 
     with breaking(pair.target, 0, full_at_first):
-        requests = GenerationClient(pair, {"max_new_tokens": 3}, retries=2)
+        requests = GenerationClient(GenerationRequest.of(pair, max_new_tokens=3), retries=2)
         assert requests.answer(random_ids(40)).output_ids == expected
     with breaking(pair.target, 0, full_cpu), pytest.raises(OutOfMemoryError):
-        GenerationClient(pair, {"max_new_tokens": 3}, retries=1).answer(random_ids(40))
+        GenerationClient(GenerationRequest.of(pair, max_new_tokens=3), retries=1).answer(random_ids(40))
 
 
 @pytest.mark.parametrize("way", ["stream", "astream"])
@@ -203,7 +203,7 @@ def test_a_stream_is_begun_again_only_while_nothing_of_it_was_written(way: str) 
     pair = tiny_pair()
 
     def pieces(retries: int) -> list[str | Answer]:
-        requests = GenerationClient(pair, {"max_new_tokens": 12}, retries=retries)
+        requests = GenerationClient(GenerationRequest.of(pair, max_new_tokens=12), retries=retries)
 
         async def written() -> list[str | Answer]:
             return [piece async for piece in requests.astream(random_ids(40))]
@@ -241,14 +241,15 @@ class Held:
     """Stands for the memory of a batch."""
 
 
-def ask_together(run: Callable[[Sequence[str], Any], Sequence[str]], *prompts: str) -> list[object]:
+def ask_together(run: Callable[[Sequence[str]], Sequence[str]], *prompts: str) -> list[object]:
     """What becomes of requests that wait together for the first of them."""
     batcher: Batcher[str, str] = Batcher()
     lock, results = FairLock(), dict[str, object]()
 
     def ask(prompt: str) -> None:
         try:
-            results[prompt] = batcher.answer(prompt, 5, "k", run, lock, None, repeatable=lambda p: p != "begun")
+            request = QueuedRequest[str, str](prompt, 5, repeatable=lambda: prompt != "begun")
+            results[prompt] = batcher.answer(request, lambda batch: run([one.prompt for one in batch]), lock)
         except BaseException as error:
             results[prompt] = error
 
@@ -265,7 +266,7 @@ def ask_together(run: Callable[[Sequence[str], Any], Sequence[str]], *prompts: s
 def test_a_batch_that_ran_out_of_memory_lets_go_of_it_before_its_rows_are_tried_alone() -> None:
     alive: list[weakref.ref[Held]] = []
 
-    def run(prompts: Sequence[str], _: object) -> list[str]:
+    def run(prompts: Sequence[str]) -> list[str]:
         if len(prompts) > 1:
             held = Held()
             alive.append(weakref.ref(held))
@@ -280,7 +281,7 @@ def test_a_batch_that_ran_out_of_memory_lets_go_of_it_before_its_rows_are_tried_
 def test_a_thread_that_is_interrupted_takes_nobody_along(alone: bool) -> None:
     interrupted = False
 
-    def run(prompts: Sequence[str], _: object) -> list[str]:
+    def run(prompts: Sequence[str]) -> list[str]:
         nonlocal interrupted
         if alone and len(prompts) > 1:
             raise LookupError

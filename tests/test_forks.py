@@ -15,16 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import random_ids, tiny_model, tiny_pair, tiny_tokenizer
+from tiny import generate_together, random_ids, tiny_model, tiny_pair, tiny_tokenizer
 
 import spec_rag
 from spec_rag import Cancellation, DocumentIndex, ModelPair, SpecKVConfig, SpecPCConfig, compress, generate, stream
 from spec_rag.attention import capture as capturing
 from spec_rag.attention.capture import attention_configs, capture
 from spec_rag.errors import ForkedError
-from spec_rag.generation import chunked_feed_forward as chunked
 from spec_rag.generation.chunked_feed_forward import chunked_feed_forward
-from spec_rag.generation.generate import generate_together
 from spec_rag.utils.fair_lock import FairLock, _Ticket
 from spec_rag.utils.forking import new_lock
 from spec_rag.utils.lru_cache import LRUCache
@@ -117,8 +115,9 @@ def test_children_forked_while_threads_compress_and_generate_all_finish(threads:
 
         def child() -> None:
             assert [job() for job in jobs] == expected
-            assert capturing._switched == {}
-            assert chunked._switched == {}
+            assert capturing._active == []
+            layers = [m for model in (pair.draft, pair.target) for m in model.modules()]
+            assert not any("forward" in layer.__dict__ for layer in layers)
 
         with meanwhile(jobs):
             outcomes = []

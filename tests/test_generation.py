@@ -16,7 +16,7 @@ from spec_rag.errors import ConfigError, IncompatibleModelsError, PromptTooLongE
 from spec_rag.generation import decoding
 from spec_rag.generation import draft_pass as draft
 from spec_rag.generation import stop_criteria as stopping
-from spec_rag.generation.draft_pass import before_end
+from spec_rag.generation.draft_pass import until_end
 
 
 def everything_kept(tokens: int, **settings: object) -> SpecKVConfig:
@@ -233,8 +233,8 @@ def test_a_look_ahead_ends_with_its_rows_end_token(lookahead: str) -> None:
 
 def test_the_end_token_is_the_last_that_counts() -> None:
     written = torch.tensor([[5, 1, 7, 1], [5, 6, 7, 8], [2, 1, 1, 1]])
-    assert before_end(written, [1, 2]).tolist() == [[True, True, False, False], [True] * 4, [True] + [False] * 3]
-    assert before_end(written, []).all()
+    assert until_end(written, [1, 2]).tolist() == [[True, True, False, False], [True] * 4, [True] + [False] * 3]
+    assert until_end(written, []).all()
 
 
 def test_adaptive_heads_share_the_layers_budget_unevenly() -> None:

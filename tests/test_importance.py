@@ -15,6 +15,7 @@ from spec_rag.attention.capture import AttentionCall
 from spec_rag.attention.importance import PromptImportance, kv_scores
 from spec_rag.errors import ConfigError, UnsupportedModelError
 from spec_rag.generation.draft_pass import read_rows
+from spec_rag.generation.request import GenerationRequest
 
 TOKENS, WINDOW = 40, 9
 
@@ -111,7 +112,8 @@ def test_a_padded_row_of_a_batch_is_as_important_as_alone(reduction: str) -> Non
     pair = ModelPair(draft=tiny_model(seed=1, initializer_range=0.1).double())
     specpc = SpecPCConfig(window_size=8, starting_layer_index=0, reduction_type=reduction)
     rows = [random_ids(90, seed=1), random_ids(60, seed=2)]
-    together, alone = (read_rows(pair, given, specpc, 3).importance for given in (rows, rows[1:]))
+    request = GenerationRequest(pair, specpc=specpc)
+    together, alone = (read_rows(request, given, 3).importance for given in (rows, rows[1:]))
     assert together is not None
     assert alone is not None
     torch.testing.assert_close(together[1, 30:], alone[0], atol=1e-9, rtol=1e-6)
@@ -123,14 +125,14 @@ def test_what_a_row_of_a_batch_is_fed_behind_its_end_token_does_not_count(reduct
     specpc = SpecPCConfig(window_size=8, starting_layer_index=0, reduction_type=reduction)
     rows = [random_ids(60, seed=1), random_ids(60, seed=2)]
     pair.draft.generation_config.eos_token_id = None
-    first, second = read_rows(pair, rows, specpc, 5).lookahead_ids.tolist()
+    first, second = read_rows(GenerationRequest(pair, specpc=specpc), rows, 5).lookahead_ids.tolist()
     end = next(token for token in first if token not in second)
     pair.draft.generation_config.eos_token_id = end
     several = SpecPCConfig(window_size=8, starting_layer_index=0, reduction_type=reduction, lookahead_tokens=5)
-    together = read_rows(pair, rows, several, 5).importance
+    together = read_rows(GenerationRequest(pair, specpc=several), rows, 5).importance
     assert together is not None
     for row, own in zip(rows, together, strict=True):
-        alone = read_rows(pair, [row], several, 5).importance
+        alone = read_rows(GenerationRequest(pair, specpc=several), [row], 5).importance
         assert alone is not None
         torch.testing.assert_close(own, alone[0], atol=1e-9, rtol=1e-6)
 
@@ -139,11 +141,11 @@ def test_an_end_token_inside_the_prompt_does_not_silence_the_look_ahead() -> Non
     pair, row = ModelPair(draft=tiny_model(seed=1, initializer_range=0.1).double()), random_ids(60, seed=1)
     specpc = SpecPCConfig(window_size=8, starting_layer_index=0, reduction_type="mean", lookahead_tokens=4)
     pair.draft.generation_config.eos_token_id = None
-    expected = read_rows(pair, [row], specpc, 4)
+    expected = read_rows(GenerationRequest(pair, specpc=specpc), [row], 4)
     written = expected.lookahead_ids[0].tolist()
     # in a chat the turns before the question end with the token that will end the answer
     pair.draft.generation_config.eos_token_id = next(token for token in row.tolist() if token not in written)
-    found = read_rows(pair, [row], specpc, 4)
+    found = read_rows(GenerationRequest(pair, specpc=specpc), [row], 4)
     assert found.lookahead_ids[0].tolist() == written
     torch.testing.assert_close(found.importance, expected.importance)
 

@@ -25,7 +25,7 @@ from spec_rag import SpecKVConfig, generate
 from spec_rag.attention import capture as capturing
 from spec_rag.attention.capture import attention_configs, capture
 from spec_rag.generation import chunked_feed_forward as chunked
-from spec_rag.generation.batcher import Batcher
+from spec_rag.generation.batcher import Batcher, QueuedRequest
 from spec_rag.generation.chunked_feed_forward import chunked_feed_forward
 from spec_rag.generation.sampling import _seeding, seeded
 from spec_rag.utils import forking
@@ -153,9 +153,8 @@ def test_a_capture_is_undone_wherever_it_is_interrupted(monkeypatch: pytest.Monk
 
     def check() -> None:
         assert config._attn_implementation == "sdpa"
-        assert capturing._switched == {}
+        assert capturing._active == []
         free_for_others(capturing._switching)
-        assert all(holder.observer is None for holder in capturing._observers.get().values())
         seen: list[int] = []
         with capture(model, lambda call: seen.append(call.layer)), torch.no_grad():
             model(random_ids(4)[None])
@@ -198,8 +197,6 @@ def test_reading_in_chunks_is_undone_wherever_it_is_interrupted() -> None:
     model = tiny_model("llama", layers=2)
 
     def check() -> None:
-        assert chunked._switched == {}
-        assert chunked._chunk_tokens.get() is None
         free_for_others(chunked._switching)
         assert all("forward" not in layer.mlp.__dict__ for layer in model.get_decoder().layers)
 
@@ -282,7 +279,7 @@ def test_a_batch_answers_others_wherever_a_request_is_interrupted() -> None:
     lock = FairLock()
 
     def ask(prompt: int) -> int | None:
-        return batcher.answer(prompt, 1, "kind", lambda prompts, stop: [2 * one for one in prompts], lock, None)
+        return batcher.answer(QueuedRequest(prompt, 1), lambda batch: [2 * one.prompt for one in batch], lock)
 
     def check() -> None:
         assert ask(4) == 8
@@ -331,8 +328,7 @@ def test_real_interrupts_leave_a_model_that_can_be_pruned() -> None:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 signal.signal(signal.SIGALRM, previous)
             assert pair.lock.waiting == 0
-            assert capturing._switched == {}
-            assert chunked._switched == {}
+            assert capturing._active == []
             free_for_others(capturing._switching, chunked._switching, _seeding, pair.lock)
     finally:
         signal.signal(signal.SIGINT, handler)

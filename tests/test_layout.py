@@ -1,8 +1,9 @@
-"""The house: no import runs back up its floors or round in a circle, and no file is too long."""
+"""Structure: directions of imports, lengths of files, numbers of parameters, and global state."""
 
 from __future__ import annotations
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -107,3 +108,34 @@ def test_the_core_knows_no_framework_and_the_kernels_not_the_core(paths: list[Pa
 def test_no_file_of_the_core_is_too_long() -> None:
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST} == {}
+
+
+# compression is exempt until its stages take a request
+FEW_PARAMETERS = [path for path in MODULES.values() if path.parent.name in ("generation", "attention", "options")]
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """Names of a function's parameters, `*args` and `**kwargs` included, without `self` and `cls`."""
+    given = function.args
+    named = [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg))]
+    return [one.arg for one in named if one.arg not in ("self", "cls")]
+
+
+@pytest.mark.parametrize("path", FEW_PARAMETERS, ids=lambda path: path.stem)
+def test_no_function_of_a_generation_takes_more_than_six_parameters(path: Path) -> None:
+    functions = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if hasattr(node, "args")]
+    named = [node for node in functions if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert {node.name: len(parameters(node)) for node in named if len(parameters(node)) > 6} == {}
+
+
+def test_the_package_has_two_context_variables_and_nothing_is_looked_up_by_the_id_of_an_object() -> None:
+    """Progress is reported per request or task; LlamaIndex's callbacks give a method no way to pass its streams on."""
+    paths = [*CORE.rglob("*.py"), *(ROOT / "integrations").rglob("*.py")]
+    texts = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in paths}
+    variables = [name for name, text in texts.items() if re.search(r"(?m)^_\w+: (ContextVar|Scoped)\[", text)]
+    assert sorted(variables) == ["integrations/llama_index/llms/spec_rag/streams.py", "spec_rag/utils/progress.py"]
+    owned = [
+        path for path in CORE.rglob("*.py") if path.parent.name in ("generation", "attention", "models", "options")
+    ]
+    by_id = {path.name for path in owned if re.search(r"\[id\(|\.get\(id\(|\{\s*id\(", path.read_text("utf-8"))}
+    assert by_id == set()

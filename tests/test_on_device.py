@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import is_flash_attn_2_available
 
 from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate, generate_batch, score_prompt
-from spec_rag.generation.decoding import PaddedPrompts, pruned_cache
-from spec_rag.generation.prompt_batch import Batch
+from spec_rag.generation.prefill import pruned_cache
+from spec_rag.generation.prompt_batch import Batch, PaddedPrompts
+from spec_rag.generation.request import GenerationRequest
 
 pytestmark = on_device
 
@@ -93,7 +94,7 @@ def test_a_step_of_decoding_is_captured_in_a_graph(pair: ModelPair) -> None:
         return target(input_ids=last, position_ids=place, past_key_values=cache, use_cache=True).logits
 
     def fresh() -> object:
-        return pruned_cache(target, batch, prompts, none)
+        return pruned_cache(GenerationRequest(pair, speckv=none), batch, prompts)
 
     with torch.no_grad():
         expected = step(fresh())

@@ -1,4 +1,4 @@
-"""Compression options are the same in the core, both adapters, HTTP, the command line and docs/options.md."""
+"""Options are the same in the core, both adapters, HTTP, the command line and docs/options.md."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ from spec_rag.options.compression import (
     choices_of,
     extra,
 )
+from spec_rag.options.definitions import fields_of
+from spec_rag.options.generation import GenerationOptions
+from spec_rag.options.loading import LoadOptions
+from spec_rag.options.speckv import SpecKVConfig
+from spec_rag.options.specpc import SpecPCConfig
 from spec_rag.serving.document_schemas import CompressRequest
 from spec_rag.serving.settings import ServerSettings
 
@@ -144,6 +149,45 @@ def test_the_tables_of_the_page_are_those_of_the_definition() -> None:
     assert tables_tool().with_tables(page) == page, "run python tools/options_tables.py"
     for name in OPTIONS:
         assert page.count(f"\n| `{name}` | ") >= 1, name
+
+
+def llms() -> list[type[BaseModel]]:
+    langchain = pytest.importorskip("langchain_spec_rag")
+    return [langchain.SpecKVLLM, langchain.ChatSpecKV, pytest.importorskip("llama_index.llms.spec_rag").SpecKVLLM]
+
+
+def test_the_llms_have_the_same_options_of_generation() -> None:
+    for model in llms():
+        for name, field in GenerationOptions.model_fields.items():
+            other = model.model_fields[name]
+            assert (other.default, other.description) == (field.default, field.description), (model, name)
+            assert (other.annotation, bounds_of(other)) == (field.annotation, bounds_of(field)), (model, name)
+
+
+@pytest.mark.parametrize("kind", [SpecPCConfig, SpecKVConfig, LoadOptions])
+def test_each_option_of_the_models_is_described_in_help_and_on_the_page(kind: type) -> None:
+    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    assert f"<!-- options: {kind.__name__} -->" in page
+    for name, field in fields_of(kind).items():
+        assert field.description is not None
+        assert field.description.endswith("."), name
+        assert extra(field)["level"] in ("common", "expert"), name
+        assert f"    {name}: {field.description}" in (kind.__doc__ or "")
+        assert f" {field.description} |" in page, name
+
+
+@pytest.mark.parametrize("kind", [SpecPCConfig, SpecKVConfig])
+def test_each_option_of_the_models_is_validated_by_its_definition(kind: Any) -> None:
+    for name, field in fields_of(kind).items():
+        if name in kind._unchecked:
+            continue
+        assert kind(**{name: field.default}) == kind()
+        with pytest.raises(ConfigError, match=f"{name}=.*must be"):
+            kind(**{name: object()})
+        for bound, value in bounds_of(field).items():
+            wrong = value + 1 if bound == "le" else value if bound == "gt" else value - 1
+            with pytest.raises(ConfigError, match=f"{name}={wrong}: must be"):
+                kind(**{name: wrong})
 
 
 def test_the_former_name_of_an_option_is_accepted_everywhere() -> None:

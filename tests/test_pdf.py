@@ -116,6 +116,15 @@ def manual(pages: int = 6) -> list[list[Text]]:
     return made
 
 
+def test_the_running_head_of_a_late_chapter_is_dropped() -> None:
+    heads = ["A foreword of its own", "Thanks to many", "Of snow", "Of ice", "Of wind", *["Tours round the dome"] * 4]
+    pages = [
+        [Text(head, 72, 750, 9), *paragraph([*FULL, f"Tour {n} ends."], 700)]
+        for n, head in enumerate([*heads[:5], *heads])
+    ]
+    assert "round the dome" not in read(*pages).text
+
+
 def test_running_heads_and_page_numbers_are_dropped_and_pages_are_found_again() -> None:
     document = read(*manual())
     assert "Handbook" not in document.text

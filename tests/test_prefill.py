@@ -15,12 +15,19 @@ from spec_rag import ModelPair, SpecKVConfig, generate, generate_batch
 from spec_rag.attention.capture import Replaced
 from spec_rag.errors import UnsupportedModelError
 from spec_rag.generation.prefill import PrefillPruner, prefill
+from spec_rag.generation.prompt_batch import PaddedPrompts
 from spec_rag.generation.pruned_cache import PrunedCache
 
 TOKENS, LOOKAHEAD = 60, 4
 SPARSE = SpecKVConfig(
     max_capacity_prompt=16, window_size=6, kernel_size=3, prefill_window_size=9, prefill_vertical_size=7
 )
+
+
+def without_padding(prompts: Tensor) -> PaddedPrompts:
+    """Prompts [batch, tokens] without padding."""
+    positions = torch.arange(prompts.shape[1]).expand_as(prompts)
+    return PaddedPrompts(prompts, torch.ones_like(prompts), positions, False)
 
 
 def sparse_attention(config: SpecKVConfig, key_mask: Tensor | None = None, **traits: Any) -> tuple[Tensor, Tensor]:
@@ -77,8 +84,7 @@ def test_a_row_of_a_sparse_batch_is_answered_as_alone(capacity: int) -> None:
 def test_the_prefill_forgets_the_look_ahead_and_leaves_the_last_prompt_token_out() -> None:
     target = tiny_model("llama", seed=2, layers=3)
     prompt, lookahead = random_ids(50)[None], random_ids(6, seed=1)[None]
-    ones = torch.ones(1, 50, dtype=torch.long)
-    cache = prefill(target, prompt, ones, torch.arange(50)[None], lookahead, torch.ones(1, 6, dtype=torch.bool), SPARSE)
+    cache = prefill(target, without_padding(prompt), (lookahead, torch.ones(1, 6, dtype=torch.bool)), SPARSE)
     assert cache.get_seq_length() == 49
     for layer in cache.layers:
         assert layer.positions.shape == (1, 2, 16)
@@ -95,7 +101,7 @@ def test_the_look_ahead_stands_where_the_answer_will_in_rows_with_padding_too() 
     mask[1, :9] = 0
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     written = torch.tensor([[True] * 3, [True, False, False]])
-    prefill(target, prompts, mask, positions, lookahead, written, SPARSE)
+    prefill(target, PaddedPrompts(prompts, mask, positions, False), (lookahead, written), SPARSE)
     assert given["position_ids"][0].tolist() == list(range(53))
     assert given["position_ids"][1].tolist() == [0] * 9 + list(range(44))
     assert torch.equal(given["input_ids"], torch.cat([prompts, lookahead], dim=1))
@@ -105,20 +111,19 @@ def test_the_look_ahead_stands_where_the_answer_will_in_rows_with_padding_too() 
 def test_without_a_capacity_the_sparse_prefill_keeps_every_pair() -> None:
     target = tiny_model("llama", seed=2, layers=3)
     config = SpecKVConfig(max_capacity_prompt=None, window_size=6, prefill_window_size=9, prefill_vertical_size=7)
-    prompt, ones = random_ids(100).view(2, 50), torch.ones(2, 50, dtype=torch.long)
+    prompt = random_ids(100).view(2, 50)
     nothing = torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, 0, dtype=torch.bool)
-    cache = prefill(target, prompt, ones, torch.arange(50).expand(2, -1), *nothing, config)
+    cache = prefill(target, without_padding(prompt), nothing, config)
     assert [layer.positions.tolist() for layer in cache.layers] == [[[list(range(49))] * 2] * 2] * 3
 
 
 def test_the_tokens_behind_a_rows_end_do_not_choose_its_pairs() -> None:
     target = tiny_model("llama", seed=2, layers=3)
-    prompt, positions = random_ids(50)[None], torch.arange(50)[None]
-    ones = torch.ones(1, 50, dtype=torch.long)
+    prompt = random_ids(50)[None]
     lookahead = random_ids(6, seed=1)[None]
 
     def kept(ids: Tensor, mask: list[bool]) -> list[Tensor]:
-        cache = prefill(target, prompt, ones, positions, ids, torch.tensor([mask]), SPARSE)
+        cache = prefill(target, without_padding(prompt), (ids, torch.tensor([mask])), SPARSE)
         return [layer.positions for layer in cache.layers]
 
     short = kept(lookahead[:, :3], [True] * 3)
@@ -141,12 +146,12 @@ def test_layers_that_share_their_keys_are_refused() -> None:
 
 def test_heads_share_a_budget_only_where_the_attention_takes_a_mask_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
     target = tiny_model("llama", seed=2, layers=3)
-    prompt, ones = random_ids(50)[None], torch.ones(1, 50, dtype=torch.long)
+    prompt = random_ids(50)[None]
     config = SpecKVConfig(max_capacity_prompt=16, head_budget=None, lookahead="none", preset="scaled")
     nothing = torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0, dtype=torch.bool)
 
     def sizes() -> list[int]:
-        cache = prefill(target, prompt, ones, torch.arange(50)[None], *nothing, config)
+        cache = prefill(target, without_padding(prompt), nothing, config)
         return [int(n) for layer in cache.layers for n in (layer.positions >= 0).sum(-1).flatten()]
 
     shared = sizes()
@@ -170,16 +175,16 @@ def test_a_model_whose_layers_do_not_all_show_themselves_is_refused(monkeypatch:
     target = tiny_model("llama", seed=2, layers=3)
     unseen = target.model.layers[1].self_attn
     monkeypatch.setattr(unseen, "forward", lambda hidden_states, **_: (hidden_states, None))
-    prompt, ones = random_ids(50)[None], torch.ones(1, 50, dtype=torch.long)
+    prompt = random_ids(50)[None]
     nothing = torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0, dtype=torch.bool)
     with pytest.raises(UnsupportedModelError, match="LlamaForCausalLM showed 2 of its 3 layers"):
-        prefill(target, prompt, ones, torch.arange(50)[None], *nothing, SPARSE)
+        prefill(target, without_padding(prompt), nothing, SPARSE)
 
 
 def test_the_scores_are_computed_by_the_backend_that_is_asked_for() -> None:
     target = tiny_model("llama", seed=2, layers=3)
-    prompt, ones = random_ids(20)[None], torch.ones(1, 20, dtype=torch.long)
+    prompt = random_ids(20)[None]
     nothing = torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0, dtype=torch.bool)
     config = SpecKVConfig(max_capacity_prompt=8, window_size=4, lookahead="none")
     with pytest.raises(BackendError, match="window_scores: backend='abacus' is not a backend"):
-        prefill(target, prompt, ones, torch.arange(20)[None], *nothing, config, backend="abacus")
+        prefill(target, without_padding(prompt), nothing, config, backend="abacus")

@@ -111,7 +111,9 @@ def test_noncharacters_in_a_message_cannot_mark_a_control_token() -> None:
 
 def test_an_answer_can_be_begun() -> None:
     messages = [{"role": "user", "content": "Hi."}]
-    assert chat_ids(TOKENIZER, messages, beginning="Yes") == chat_ids(TOKENIZER, messages) + text_ids(TOKENIZER, "Yes")
+    assert chat_ids(TOKENIZER, messages, assistant_prefix="Yes") == chat_ids(TOKENIZER, messages) + text_ids(
+        TOKENIZER, "Yes"
+    )
 
 
 def test_a_template_speaks_of_tools_only_if_it_writes_them_down() -> None:

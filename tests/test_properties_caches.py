@@ -128,7 +128,7 @@ def test_a_pruned_layer_holds_what_was_chosen_and_grows_by_what_comes(given_prun
     assert layer.get_seq_length() == tokens
     held = positions.shape[-1]
     for step in steps:
-        assert layer.get_mask_sizes(step) == (held + step, layer.seen - held)
+        assert layer.get_mask_sizes(step) == (held + step, layer.logical_tokens - held)
         new = torch.randn(2, 3, step, 4)
         shown, _ = layer.update(new, new)
         held, tokens = held + step, tokens + step

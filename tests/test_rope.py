@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import torch
 from threads import until_waiting
-from tiny import random_ids, tiny_model, tiny_tokenizer
+from tiny import generate_together, random_ids, tiny_model, tiny_tokenizer
 from transformers import PreTrainedModel
 
-from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, generate, generate_batch
+from spec_rag import ContextCache, ModelPair, SpecKVConfig, SpecPCConfig, compress, generate, generate_batch
 from spec_rag.errors import UnsupportedModelError
 from spec_rag.generation.answer_likelihood import answer_likelihood
-from spec_rag.generation.generate import generate_together
 from spec_rag.models.model_config import context_tokens
 from spec_rag.models.rope import RopeSwitch, restore_frequencies
 
@@ -153,3 +152,17 @@ def test_dynamic_scaling_stretches_the_context() -> None:
     assert context_tokens(dynamic_llama().config) == LIMIT * 32
     assert context_tokens(dynamic_llama().config.to_dict()) == LIMIT * 32
     assert context_tokens(phi3().config) == 2048
+
+
+@MODELS
+def test_a_joint_compression_leaves_the_frequencies_as_they_were(make: Make) -> None:
+    pair = pair_of(make)
+    short = "The gate opens at six."
+    expected = compress([short] * 2, "When?", draft=pair, ratio=0.5, calibration=None)
+    texts = [f"Hut {i} is red and stands above the lake." for i in range(6)]
+    compress(texts, "Which hut is red?", draft=pair, ratio=0.5, scoring="joint", likelihood=False, calibration=None)
+    for module in pair.draft.modules():
+        if hasattr(module, "original_inv_freq"):
+            assert torch.equal(module.inv_freq, module.original_inv_freq)
+    again = compress([short] * 2, "When?", draft=pair, ratio=0.5, calibration=None)
+    assert again.documents == expected.documents

@@ -15,7 +15,7 @@ pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 from soak import Measured, grown, measured, soak, variables_set
 from tiny import tiny_model
 
-import spec_rag.attention.capture
+import spec_rag.utils.progress
 from spec_rag import Cancellation
 
 
@@ -31,9 +31,9 @@ def test_what_is_left_is_seen() -> None:
     before = measured(0, [model], variables_set())
     hook = model.register_forward_hook(lambda *_: None)
     kept = [Cancellation() for _ in range(3)], torch.zeros(2**20), open(__file__)  # noqa: SIM115
-    token = spec_rag.attention.capture._observers.set({1: lambda call: None})
+    token = spec_rag.utils.progress._listener._variable.set(None)
     after = measured(1, [model], variables_set())
-    spec_rag.attention.capture._observers.reset(token)
+    spec_rag.utils.progress._listener._variable.reset(token)
     hook.remove()
     kept[2].close()
     found = " ".join(grown([before, after]))

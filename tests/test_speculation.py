@@ -10,10 +10,12 @@ import torch
 from tiny import random_ids, tiny_model, tiny_pair, tiny_tokenizer
 
 from spec_rag import ModelPair, SpecKVConfig, generate, generate_batch, stream
-from spec_rag.generation.decoding import PaddedPrompts, generate_from, pruned_cache
-from spec_rag.generation.prompt_batch import Batch
+from spec_rag.generation.prefill import pruned_cache
+from spec_rag.generation.prompt_batch import Batch, PaddedPrompts
+from spec_rag.generation.request import GenerationRequest
 from spec_rag.generation.sampling import GREEDY
-from spec_rag.generation.speculative import Guesses, VerifiedDecoding
+from spec_rag.generation.speculative import ProposedTokens, VerifiedDecoding
+from spec_rag.generation.target_calls import generate_from
 from spec_rag.results import Answer
 
 KV = SpecKVConfig(max_capacity_prompt=40)
@@ -64,30 +66,31 @@ def test_any_guess_leads_to_the_same_tokens_and_right_ones_in_fewer_passes(agree
     target = tiny_model(seed=2)
     batch = Batch.of([random_ids(120)])
     prompts = PaddedPrompts.of(target, batch)
-    config = SpecKVConfig(max_capacity_prompt=40, lookahead="none")
-    expected = generate_from(target, prompts, pruned_cache(target, batch, prompts, config), 60, **GREEDY)[0, 120:]
+    speckv = SpecKVConfig(max_capacity_prompt=40, lookahead="none")
+    request = GenerationRequest(ModelPair(target=target), speckv=speckv)
+    expected = generate_from(target, prompts, pruned_cache(request, batch, prompts), 60, **GREEDY)[0, 120:]
     chance = torch.Generator().manual_seed(3)
     other = torch.rand(len(expected), generator=chance) >= agreement
     guess = torch.where(other, (expected + 1) % 300, expected)
-    guesses = Guesses(guess.tolist())
-    cache = pruned_cache(target, batch, prompts, config)
-    written = generate_from(target, prompts, cache, 60, custom_generate=VerifiedDecoding(cache, guesses), **GREEDY)[
+    proposals = ProposedTokens(guess.tolist())
+    cache = pruned_cache(request, batch, prompts)
+    written = generate_from(target, prompts, cache, 60, custom_generate=VerifiedDecoding(cache, proposals), **GREEDY)[
         0, 120:
     ]
     assert written.tolist() == expected.tolist()
-    assert guesses.right >= agreement * 0.7 * len(expected)
+    assert proposals.accepted >= agreement * 0.7 * len(expected)
     assert cache.get_seq_length() == 120 + len(written) - 1
     assert all(layer.positions.shape == layer.keys.shape[:3] for layer in cache.layers)
 
 
-def test_guesses_find_the_look_ahead_again_behind_an_added_and_a_left_out_token() -> None:
-    guesses = Guesses([1, 2, 3, 4, 5, 6, 7, 8, 9])
-    assert guesses.next(3) == [1, 2, 3]
-    guesses.learn(3, [1, 3])  # 2 was left out
-    assert guesses.next(1) == [4]
-    guesses.learn(1, [20])  # another in the place of 4
-    assert guesses.next(9)[0] == 5
-    assert guesses.next(0) == []
+def test_proposals_find_the_look_ahead_again_behind_an_added_and_a_left_out_token() -> None:
+    proposals = ProposedTokens([1, 2, 3, 4, 5, 6, 7, 8, 9])
+    assert proposals.next(3) == [1, 2, 3]
+    proposals.update(3, [1, 3])  # 2 was left out
+    assert proposals.next(1) == [4]
+    proposals.update(1, [20])  # another in the place of 4
+    assert proposals.next(9)[0] == 5
+    assert proposals.next(0) == []
 
 
 def test_stop_strings_streams_and_processors_see_what_they_would_see_token_by_token() -> None:

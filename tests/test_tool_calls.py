@@ -17,7 +17,7 @@ from spec_rag.generation.tool_calls import (
     read_tool_calls,
     tool_names,
 )
-from spec_rag.generation.tool_grammars import beginning_of_call
+from spec_rag.generation.tool_grammars import call_prefix
 
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in ("search", "add", "a", "b")]
 
@@ -240,7 +240,7 @@ def test_allowed_tools_are_the_ones_offered(nested: bool, mode: str, begun: bool
     allowed = {"mode": mode, "tools": [{"type": "function", "function": {"name": "add"}}]}
     choice = ToolChoice.of(TOOLS, {"type": "allowed_tools", **({"allowed_tools": allowed} if nested else allowed)})
     assert tool_names(choice.offered) == ["add"]
-    assert bool(choice.beginning) is begun
+    assert bool(choice.assistant_prefix) is begun
     for wrong in ({"mode": "auto", "tools": []}, {"mode": "some", "tools": allowed["tools"]}):
         with pytest.raises(ConfigError, match="allowed_tools"):
             ToolChoice.of(TOOLS, {"type": "allowed_tools", "allowed_tools": wrong})
@@ -269,14 +269,14 @@ def test_tools_that_are_nested_too_deeply_are_refused() -> None:
 
 
 def test_a_forced_call_is_begun_as_far_as_it_is_known() -> None:
-    assert beginning_of_call("add", ["search", "add"]) == '<tool_call>\n{"name": "add", "arguments": '
-    assert beginning_of_call("any", ["search", "add"]) == '<tool_call>\n{"name": "'
-    assert beginning_of_call("any", ["add"]) == '<tool_call>\n{"name": "add", "arguments": '
+    assert call_prefix("add", ["search", "add"]) == '<tool_call>\n{"name": "add", "arguments": '
+    assert call_prefix("any", ["search", "add"]) == '<tool_call>\n{"name": "'
+    assert call_prefix("any", ["add"]) == '<tool_call>\n{"name": "add", "arguments": '
 
 
 def test_tools_are_offered_unless_the_choice_is_none() -> None:
     assert ToolChoice.of(TOOLS, "auto") == ToolChoice(TOOLS, "")
-    assert ToolChoice.of(TOOLS, "add").beginning.endswith('"add", "arguments": ')
+    assert ToolChoice.of(TOOLS, "add").assistant_prefix.endswith('"add", "arguments": ')
     assert ToolChoice.of(TOOLS, "none") == ToolChoice()
     assert ToolChoice.of([], "any") == ToolChoice.of(None, None) == ToolChoice()
 

@@ -54,8 +54,8 @@ def test_a_turn_that_repeats_an_earlier_one_has_units_of_its_own() -> None:
 
 def test_the_layout_has_the_prompts_own_ids_and_each_unit_its_text() -> None:
     tokenizer = tiny_tokenizer()
-    laid_out = chat_units(tokenizer, Chat(MESSAGES, beginning="Station "))
-    assert laid_out.ids.tolist() == chat_ids(tokenizer, MESSAGES, beginning="Station ")
+    laid_out = chat_units(tokenizer, Chat(MESSAGES, assistant_prefix="Station "))
+    assert laid_out.ids.tolist() == chat_ids(tokenizer, MESSAGES, assistant_prefix="Station ")
     texts = [tokenizer.decode(laid_out.ids[unit.start : unit.end]) for unit in laid_out.units]
     assert [text.strip() for text in texts] == [unit.text.strip() for unit in laid_out.units]
     assert [unit.text for unit in laid_out.units[:12]] == SENTENCES

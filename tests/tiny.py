@@ -10,7 +10,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from spec_rag import ModelPair
+from spec_rag import Answer, ModelPair
+from spec_rag.generation.generate import answer_together
+from spec_rag.generation.request import GenerationRequest
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -98,3 +100,8 @@ def saved(model: PreTrainedModel, folder: Path) -> Path:
 def random_ids(count: int, seed: int = 0) -> torch.Tensor:
     """int64 [count], without special tokens."""
     return torch.randint(10, 250, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+def generate_together(pair: ModelPair, prompt: Any, *settings: Any, **options: Any) -> Answer:
+    """`generate` in one batch with other threads' requests, as applications use it."""
+    return answer_together(GenerationRequest.of(pair, [prompt], *settings, **options))

@@ -137,7 +137,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
                 f"target={self.target!r}: its chat template does not support tools. Use a target whose template does "
                 "(such as Qwen2.5-Instruct), or call the tools yourself and put their results into the messages."
             )
-        if choice.beginning and OPENING not in template_text(self.load().require_tokenizer()):
+        if choice.assistant_prefix and OPENING not in template_text(self.load().require_tokenizer()):
             raise NotImplementedError(
                 f"tool_choice={tool_choice!r}: the chat template of target={self.target!r} has no known "
                 "tool-call format, so no call can be forced. Leave tool_choice out."
@@ -275,7 +275,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
         """The chat with its tools and the prefix of the answer."""
         from spec_rag.text.prompts import Chat
 
-        return Chat(plain_messages(messages), choice.offered, choice.beginning)
+        return Chat(plain_messages(messages), choice.offered, choice.assistant_prefix)
 
     def _result(self, answer: Answer, choice: ToolChoice) -> ChatResult:
         read = choice.read(answer.text)
@@ -309,7 +309,7 @@ class ChatSpecKV(DraftedModel, BaseChatModel):
             "model_name": self.model_name,
             "model_provider": "spec_rag",
             "finish_reason": answer.finish_reason,
-            "speckv": answer.figures,
+            "speckv": answer.stats,
         }
 
 

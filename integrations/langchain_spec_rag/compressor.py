@@ -226,7 +226,7 @@ class SpecPCCompressor(
 
     def _document(self, compressed: CompressedDocument, draft: str) -> Document:
         source: Document = compressed.source
-        statistics = self.store.figures(compressed, draft, _earlier_statistics(source.metadata), self.ellipsis)
+        statistics = self.store.stats(compressed, draft, _earlier_statistics(source.metadata), self.ellipsis)
         added: dict[str, Any] = {}
         if self.metadata_format == "nested":
             added = {METADATA_KEY: statistics}

@@ -163,7 +163,7 @@ class SpecKVLLM(DraftedModel, BaseLLM):
             "finish_reason": answer.finish_reason,
             "model_name": self.model_name,
             "token_usage": answer.usage,
-            "speckv": answer.figures,
+            "speckv": answer.stats,
         }
 
     def _result(self, generations: list[Generation]) -> LLMResult:

@@ -1,4 +1,1 @@
-"""What both jobs observe: attention seen while a model runs, reduced to importance, and what is chosen by it.
-
-Nothing here knows compression or generation.
-"""
+"""Attention capture, importance of tokens, and token selection; used by compression and by generation."""

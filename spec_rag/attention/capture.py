@@ -1,17 +1,14 @@
-"""Let an observer see every attention call of a transformers model, for the length of a `with` block.
+"""Observation of every attention call of a transformers model inside a `with` block.
 
-One mechanism serves every architecture that goes through transformers' attention interface. This module knows how
-that interface is switched and restored; it does not know what observers do with what they see.
+Works for every architecture that uses transformers' attention interface.
 """
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -29,14 +26,14 @@ _PREFIX = "spec_rag_observed_"
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """What one layer hands to its attention function, after rotary embedding.
+    """The arguments of one layer's attention function, after rotary embedding.
 
     Attributes:
         layer: index of the layer.
         query: [batch, heads, queries, dim].
         key: [batch, KV heads, keys, dim]; the last `queries` keys are the queries' own.
         value: [batch, KV heads, keys, dim].
-        mask: what the model made for its attention implementation, or None.
+        mask: the model's attention mask, in the form of its attention implementation, or None.
         scaling: factor of the logits.
         softcap: soft cap of the logits, or None.
         sliding_window: number of keys a query sees, itself included, or None.
@@ -55,65 +52,54 @@ class AttentionCall:
 
 
 class AttentionObserver(Protocol):
-    """Sees each attention call before it runs.
+    """Is called before each attention call.
 
-    Returns None to let it run as it is, a mask to let it run with that mask, or, as `Replaced`, its output.
+    Returns None to leave the call unchanged, a mask that replaces the call's, or `Replaced` with its output.
     """
 
     def __call__(self, call: AttentionCall) -> Tensor | Replaced | None:
-        """Look at one call of one layer."""
+        """Observe one call of one layer."""
         ...
 
 
 @dataclass(frozen=True)
 class Replaced:
-    """Attention output [batch, heads, queries, dim] that stands in for the model's own."""
+    """Attention output [batch, heads, queries, dim] that replaces the model's own."""
 
     output: Tensor
 
 
 @dataclass(eq=False)
-class _Holder:
-    """One capture, as long as it is on.
+class _ActiveCapture:
+    """One capture while it is on; it does not refer to its `_Capture`, which is undone when it is deleted.
 
     Attributes:
         observer: None once the capture is off.
-        thread: identifier of the thread that made it.
-        outer: the captures around it, by the id of the config that they hold.
+        configs: the configs it has switched.
+        thread: identifier of the thread whose calls it observes.
     """
 
     observer: AttentionObserver | None
+    configs: list[Any]
     thread: int
-    outer: Mapping[int, _Holder]
 
 
-@dataclass(eq=False)
-class _Switched:
-    """A config whose attention function is switched, the function's own name, and the captures that hold it."""
-
-    config: Any
-    base_name: str
-    holders: set[_Holder] = field(default_factory=set)
-
-
-_observers: ContextVar[Mapping[int, _Holder]] = ContextVar("spec_rag_observers", default={})  # noqa: B039
 _switching = FairLock(is_work=False)
-_switched: dict[int, _Switched] = {}  # by the id of the config
+_active: list[_ActiveCapture] = []  # innermost last; changed while `_switching` is held
 
 
 def _observer_of(config: Any) -> AttentionObserver | None:
-    """The innermost observer of this thread or task whose capture is on."""
-    holders = _observers.get()
-    while (holder := holders.get(id(config))) is not None:
-        if holder.observer is not None:
-            return holder.observer
-        holders = holder.outer
+    """The innermost observer of this thread for a config."""
+    thread = threading.get_ident()
+    for active in reversed(list(_active)):
+        if active.thread == thread and active.observer is not None and any(config is own for own in active.configs):
+            return active.observer
     return None
 
 
 def _base_forward(name: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
     if name == "eager":
-        # transformers keeps eager attention beside each model, not in the registry
+        # transformers defines eager attention in each model's module, not in the registry
         return sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[no-any-return]
     return ALL_ATTENTION_FUNCTIONS[name]  # type: ignore[no-any-return]
 
@@ -143,17 +129,17 @@ def _observed(base_name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
             sliding_window=kwargs.get("sliding_window"),
             sinks=kwargs.get("s_aux"),
         )
-        seen = observer(call)
-        if isinstance(seen, Replaced):
-            return seen.output.transpose(1, 2).contiguous(), None
-        return base(module, query, key, value, attention_mask if seen is None else seen, **kwargs)
+        result = observer(call)
+        if isinstance(result, Replaced):
+            return result.output.transpose(1, 2).contiguous(), None
+        return base(module, query, key, value, attention_mask if result is None else result, **kwargs)
 
     return forward
 
 
 def _register(base_name: str) -> str:
     name = _PREFIX + base_name
-    # each by itself: an interrupt between the two must not leave a function without its masks
+    # two checks: an interrupt between the two must not leave a function without its masks
     if name not in ALL_MASK_ATTENTION_FUNCTIONS:
         AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base_name])
     if name not in ALL_ATTENTION_FUNCTIONS:
@@ -162,39 +148,37 @@ def _register(base_name: str) -> str:
 
 
 def _base_name(config: Any) -> str:
-    """The attention implementation of a config, switched or not."""
+    """The attention implementation of a config, without the prefix of a capture."""
     return str(config._attn_implementation or "eager").removeprefix(_PREFIX)
 
 
 def attention_configs(model: nn.Module) -> list[Any]:
     """The distinct config objects that the model's decoder layers consult for their attention function."""
     decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else model  # type: ignore[operator]
-    configs = {
-        id(module.config): module.config
-        for module in decoder.modules()
-        if hasattr(module, "layer_idx") and hasattr(module, "config")
-    }
-    # the masks are made by the decoder, from its own config, and must match the attention function
-    own = getattr(decoder, "config", None)
-    if own is not None:
-        configs[id(own)] = own
-    return list(configs.values())
+    owners = [module for module in decoder.modules() if hasattr(module, "layer_idx") and hasattr(module, "config")]
+    distinct: list[Any] = []
+    # the decoder too: it makes the masks from its own config, and they must match the attention function
+    for owner in [*owners, decoder]:
+        config = getattr(owner, "config", None)
+        if config is not None and not any(config is other for other in distinct):
+            distinct.append(config)
+    return distinct
 
 
 def base_attention(model: nn.Module) -> str:
-    """The attention implementation that the model runs with, captured or not."""
+    """The model's own attention implementation, also inside a capture."""
     return _base_name(attention_configs(model)[0])
 
 
 def capture(model: PreTrainedModel, observer: AttentionObserver) -> Switch[None]:
-    """Show `observer` each attention call that this thread or task makes on `model` inside the block.
+    """Call `observer` for each attention call that this thread makes on `model` inside the block.
 
-    Other threads may run the same model meanwhile, captured by other observers or by none. The model is as before when
-    the last capture of it ends, also after an exception, at whatever step it arrives, and in a child that is forked
-    while another thread captures.
+    Other threads may run the same model at the same time, with other observers or none. The model is restored when its
+    last capture ends: also after an exception or an interrupt at any instruction, and in a child that is forked while
+    another thread captures.
 
     Raises:
-        UnsupportedModelError: the model's attention does not go through transformers' attention interface.
+        UnsupportedModelError: the model's attention does not use transformers' attention interface.
     """
     configs = attention_configs(model)
     if not configs or not hasattr(configs[0], "_attn_implementation"):
@@ -208,51 +192,42 @@ class _Capture(Switch[None]):
     """Switches the configs to the observed attention functions, and back."""
 
     def __init__(self, configs: list[Any], observer: AttentionObserver) -> None:
-        self._configs = configs
         self._observer = observer
-        self._holder = _Holder(None, 0, {})
-        self._token: Token[Mapping[int, _Holder]] | None = None
+        self._active = _ActiveCapture(None, configs, 0)
         self._turn = _switching.hold()
 
     def _on(self) -> None:
-        outer = _observers.get()
-        self._holder = holder = _Holder(self._observer, threading.get_ident(), outer)
+        active = self._active = _ActiveCapture(self._observer, self._active.configs, threading.get_ident())
         self._turn.__enter__()
-        for config in self._configs:
-            switched = _switched.setdefault(id(config), _Switched(config, _base_name(config)))
-            switched.holders.add(holder)
-        for config in self._configs:
-            config._attn_implementation = _register(_switched[id(config)].base_name)
+        _active.append(active)
+        for config in active.configs:
+            config._attn_implementation = _register(_base_name(config))
         self._turn.__exit__(None, None, None)
-        self._token = _observers.set({**outer, **{id(config): holder for config in self._configs}})
 
     def _off(self) -> None:
-        self._holder.observer = None  # from here on nothing is observed, also where the variable cannot be reset
-        token, self._token = self._token, None
-        if token is not None:
-            with contextlib.suppress(ValueError, RuntimeError):  # deleted in another thread or task
-                _observers.reset(token)
+        self._active.observer = None  # first, so that an interrupt leaves nothing observed
         self._turn.__enter__()
-        _release([self._holder])
+        _release([self._active])
         self._turn.__exit__(None, None, None)
 
 
-def _release(holders: list[_Holder]) -> None:
-    """Switch back what nobody else holds; in a turn of `_switching`."""
-    for key, switched in list(_switched.items()):
-        switched.holders.difference_update(holders)
-        if not switched.holders:
-            switched.config._attn_implementation = switched.base_name
-            _switched.pop(key, None)
+def _release(ended: list[_ActiveCapture]) -> None:
+    """Restore the configs of these captures that no other one has switched; `_switching` is held."""
+    for active in ended:
+        while active in _active:  # twice if it was interrupted and entered again
+            _active.remove(active)
+    held = [config for active in _active for config in active.configs]
+    for config in [config for active in ended for config in active.configs]:
+        if not any(config is other for other in held):
+            config._attn_implementation = _base_name(config)
 
 
 class _OtherThreads:
-    """The captures of threads that are not in a forked child."""
+    """The captures of threads that do not exist in a forked child."""
 
     def renew_in_child(self) -> None:
-        """Switch back what they held."""
-        held = {holder for switched in _switched.values() for holder in switched.holders}
-        _release([holder for holder in held if holder.thread != threading.get_ident()])
+        """Undo them."""
+        _release([active for active in _active if active.thread != threading.get_ident()])
 
 
 _other_threads = _OtherThreads()

@@ -1,7 +1,6 @@
-"""From attention to importance: observers that reduce what the draft or the target attends to.
+"""Importance of tokens from attention: observers that reduce the attention of the draft or the target.
 
-The reductions follow the paper (sections 4.1 and 4.2); the softmax is computed without storing heads x window x keys.
-This module does not know prompts, documents or caches.
+The reductions follow the paper (sections 4.1 and 4.2). The softmax is computed without storing heads x window x keys.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
 
 
 class PromptImportance:
-    """Observes a draft's prefill and its first look-ahead steps; sums up the importance of each prompt token.
+    """Observer of a draft's prefill and its first look-ahead steps, which computes the importance of each prompt token.
 
     Args:
-        config: window, reduction, layers and look-ahead steps that count.
-        key_mask: bool [batch, prompt tokens], False where a row is left-padded, or None.
-        backend: kernel backend; None chooses by device.
+        config: window, reduction, layers and look-ahead steps.
+        key_mask: bool [batch, prompt tokens], False for left padding, or None.
+        backend: kernel backend; None selects by device.
     """
 
     def __init__(self, config: SpecPCConfig, key_mask: Tensor | None = None, backend: str | None = None) -> None:
@@ -33,25 +32,25 @@ class PromptImportance:
         self.prompt_tokens: int | None = None
         self._total: Tensor | None = None
         self._steps: dict[int, int] = {}
-        self._going_on: Tensor | None = None
+        self._unended_rows: Tensor | None = None
 
-    def tell_going_on(self, rows: Tensor) -> None:
-        """Say which rows' look-ahead has not ended, bool [batch]: only theirs counts from the next step on."""
-        self._going_on = rows
+    def set_unended_rows(self, rows: Tensor) -> None:
+        """Set bool [batch]: the rows whose look-ahead has not ended; only these count from the next step on."""
+        self._unended_rows = rows
 
     def __call__(self, call: AttentionCall) -> None:
         """Reduce one call of one layer."""
         queries, keys = call.query.shape[2], call.key.shape[2]
         if self.prompt_tokens is None:
             self.prompt_tokens = queries
-        step = self._steps.get(call.layer, 0)  # look-ahead tokens already written
+        step = self._steps.get(call.layer, 0)  # look-ahead tokens written so far
         self._steps[call.layer] = step + 1
         if call.layer < self.config.starting_layer_index or step >= self.config.lookahead_tokens:
             return
         scores = self._window(call) if queries > 1 else self._scores(call, call.query, None, step)
-        if step and self._going_on is not None:
-            scores = scores * self._going_on[:, None].to(scores)
-        dropped = self.prompt_tokens + step - keys  # keys that a sliding layer's cache no longer holds
+        if step and self._unended_rows is not None:
+            scores = scores * self._unended_rows[:, None].to(scores)
+        dropped = self.prompt_tokens + step - keys  # keys that the cache of a sliding layer has dropped
         self._add(torch.nn.functional.pad(scores, (dropped, 0)))
 
     def _window(self, call: AttentionCall) -> Tensor:
@@ -96,8 +95,8 @@ class PromptImportance:
         """[batch, prompt tokens], in the draft's dtype; at most 1 for "max", a sum for "mean".
 
         Raises:
-            UnsupportedModelError: no layer was seen: the model's attention does not go through the interface.
-            ConfigError: the layers end before the first one that counts.
+            UnsupportedModelError: no layer was observed: the model does not use the attention interface.
+            ConfigError: starting_layer_index exceeds the last layer.
         """
         if not self._steps:
             raise UnsupportedModelError(
@@ -119,13 +118,14 @@ def kv_scores(
     key_mask: Tensor | None,
     backend: str | None = None,
 ) -> Tensor:
-    """Score the keys before the window by the attention of the window's and the look-ahead's queries.
+    """Score the keys before the window by the attention of the queries of window and look-ahead.
 
     Args:
-        call: a layer's prefill over prompt and look-ahead.
+        call: one layer's prefill of prompt and look-ahead.
         config: window and reduction.
-        prompt_tokens: number of prompt tokens, padding included; the keys behind them are the look-ahead's.
-        key_mask: bool [batch, keys]; False where a row is padded, at the left of the prompt or right of its look-ahead.
+        prompt_tokens: prompt tokens, padding included; later keys belong to the look-ahead.
+        key_mask: bool [batch, keys], False for padding left of the prompt or right of the look-ahead; or None.
+        backend: kernel backend; None selects by device.
 
     Returns:
         float32 [batch, KV heads, prompt_tokens - 1 - window].

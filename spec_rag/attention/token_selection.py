@@ -1,7 +1,4 @@
-"""From scores to what is kept: smoothing, top-k within a capacity, protection of the window, widening by neighbours.
-
-Pure tensors. This module does not know models, documents or where scores come from.
-"""
+"""Selection by score: smoothing, top-k within a capacity, the window, neighbours. Pure tensor functions."""
 
 from __future__ import annotations
 
@@ -13,15 +10,15 @@ from torch import Tensor
 
 from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
 
-_CEILING = 2  # shares of an even split that an adaptive head may keep
+_MAX_SHARE = 2  # of an adaptive head, in shares of an even split
 
 
 def smooth(scores: Tensor, kernel_size: int, pool_type: str) -> Tensor:
-    """Pool scores over a centred window with zeros beyond both ends, keeping their number.
+    """Pool scores over a centred window with zero padding; the length is unchanged.
 
     Args:
         scores: [..., tokens], non-negative.
-        kernel_size: width of the window; an even one reaches one token further to the right.
+        kernel_size: width of the window; an even window extends one token further to the right.
         pool_type: "max", "mean" or "avg".
 
     Returns:
@@ -37,10 +34,9 @@ def smooth(scores: Tensor, kernel_size: int, pool_type: str) -> Tensor:
 
 
 def ranked(scores: Tensor) -> Tensor:
-    """Positions from the highest score to the lowest; of equal scores the first position comes first.
+    """Positions by descending score; ties are in ascending order.
 
-    torch's top-k leaves open which of several equal scores it takes, and takes others for another k. Max pooling makes
-    many equal scores.
+    The order of ties in torch's top-k is undefined and depends on k, and max pooling makes many ties.
 
     Args:
         scores: [..., n].
@@ -52,7 +48,7 @@ def ranked(scores: Tensor) -> Tensor:
 
 
 def best(scores: Tensor, count: int) -> Tensor:
-    """The first `count` positions of `ranked`, in ascending order: more places keep what fewer keep.
+    """The first `count` positions of `ranked`, ascending; nested: a larger count contains a smaller one.
 
     Args:
         scores: [..., n].
@@ -65,14 +61,14 @@ def best(scores: Tensor, count: int) -> Tensor:
 
 
 def select_prompt_tokens(importance: Tensor, config: SpecPCConfig) -> Tensor:
-    """Choose the prompt tokens that the target reads (paper, section 4.2).
+    """Select the prompt tokens that the target reads (paper, section 4.2).
 
     Args:
         importance: [tokens] of one prompt.
         config: capacity, window, smoothing and neighbours.
 
     Returns:
-        int64 [min(tokens, capacity)], ascending: the last `window_size` positions and the most important others with
+        int64 [min(tokens, capacity)], ascending: the last `window_size` positions, and the most important others with
         their neighbours.
     """
     tokens = importance.shape[0]
@@ -91,11 +87,11 @@ def select_prompt_tokens(importance: Tensor, config: SpecPCConfig) -> Tensor:
 
 
 def _order_of_any_capacity(smoothed: Tensor) -> Tensor:
-    """int64 [tokens], from the best position to the last; on every device the same.
+    """int64 [tokens]: positions by descending score, the same on every device.
 
-    The paper's code ranks as many tokens as the capacity has, and leaves ties to torch, which breaks them in another
-    way for another number. One number for every capacity keeps the selections nested; a quarter of the prompt, in steps
-    of 32, breaks ties as that code does at the capacities of the golden cases.
+    The paper's code uses torch's top-k with k = capacity, whose order of ties depends on k. One k for every capacity
+    makes selections nested. A quarter of the prompt, in steps of 32, breaks ties like the paper's code at the
+    capacities of the golden cases.
     """
     smoothed = smoothed.cpu()
     tokens = smoothed.shape[0]
@@ -116,38 +112,38 @@ def first_distinct(positions: Tensor, count: int) -> Tensor:
 
 
 def select_kv(scores: Tensor, config: SpecKVConfig, key_mask: Tensor | None = None) -> Tensor:
-    """Choose the key-value pairs that each KV head keeps besides the window (paper, section 4.1).
+    """Select the key-value pairs that each KV head keeps in addition to the window (paper, section 4.1).
 
     Args:
         scores: [batch, KV heads, keys before the window], non-negative, not yet smoothed.
         config: capacity, window, smoothing and head budget; `max_capacity_prompt` must be set.
-        key_mask: bool [batch, keys before the window], False where a row is left-padded; such keys are taken only
-            where a row has no others.
+        key_mask: bool [batch, keys before the window], False for left padding; padding is selected only if a row
+            has no other keys.
 
     Returns:
-        int64 [batch, KV heads, kept], ascending, padded in front with -1 where a head keeps fewer than another.
+        int64 [batch, KV heads, kept], ascending, with -1 in front for heads that keep fewer than others.
     """
     assert config.max_capacity_prompt is not None
     budget = config.max_capacity_prompt - config.window
     return _per_row(
         scores,
         key_mask,
-        lambda own: _select(own, config, min(budget, own.shape[-1])),
+        lambda row: _select(row, config, min(budget, row.shape[-1])),
         with_padding=not config.adaptive,
     )
 
 
 def select_slots(scores: Tensor, positions: Tensor, config: SpecKVConfig) -> tuple[Tensor, Tensor]:
-    """Choose among pairs that were chosen before, at most `max_capacity_prompt` for each KV head.
+    """Select at most `max_capacity_prompt` pairs per KV head among pairs that were selected before.
 
     Args:
         scores: [batch, KV heads, slots], non-negative, not yet smoothed.
-        positions: int64 [batch, KV heads, slots], where each slot's pair stands; -1 where a slot is empty.
+        positions: int64 [batch, KV heads, slots], position of each slot's pair; -1 for an empty slot.
         config: capacity, smoothing and head budget; `max_capacity_prompt` must be set.
 
     Returns:
-        int64 [batch, KV heads, kept] twice: the chosen slots, and their positions, ascending, -1 in front where a head
-        keeps fewer than another.
+        int64 [batch, KV heads, kept] twice: the selected slots, and their positions, ascending, with -1 in front for
+        heads that keep fewer than others.
     """
     assert config.max_capacity_prompt is not None
     budget = min(config.max_capacity_prompt, scores.shape[-1])
@@ -162,62 +158,62 @@ def select_slots(scores: Tensor, positions: Tensor, config: SpecKVConfig) -> tup
 
 
 def select_columns(scores: Tensor, config: SpecKVConfig, key_mask: Tensor | None = None) -> Tensor:
-    """Choose the columns that every query of the sparse prefill sees (paper, section 4.1).
+    """Select the columns that every query of the sparse prefill attends to (paper, section 4.1).
 
     Args:
         scores, key_mask: as for `select_kv`.
-        config: smoothing, and how many columns.
+        config: smoothing and number of columns.
 
     Returns:
         int64 [batch, KV heads, columns], ascending.
     """
 
-    def columns(own: Tensor) -> Tensor:
-        return best(smooth(own, config.kernel, config.pool_type), min(config.prefill_vertical_size, own.shape[-1]))
+    def columns(row: Tensor) -> Tensor:
+        return best(smooth(row, config.kernel, config.pool_type), min(config.prefill_vertical_size, row.shape[-1]))
 
     return _per_row(scores, key_mask, columns, with_padding=True)
 
 
 def select_across_layers(scores: Sequence[Tensor], kept: int, first: int, *, adaptive: bool) -> list[Tensor]:
-    """Choose pairs by the scores of all layers and KV heads together: a head keeps as many as are worth it.
+    """Select pairs by the scores of all layers and KV heads, which compete for them.
 
     Args:
-        scores: per layer [KV heads, tokens], non-negative and comparable; perhaps of no layer.
-        kept: pairs per head, on average; at most the tokens.
-        first: this many first tokens stay in every head, as far as `kept` allows.
-        adaptive: False keeps the best `kept` pairs of every head.
+        scores: per layer [KV heads, tokens], non-negative and comparable; may be empty.
+        kept: pairs per head on average, at most `tokens`.
+        first: number of first tokens that every head keeps, as far as `kept` allows.
+        adaptive: False keeps the best `kept` pairs of each head.
 
     Returns:
-        Per layer bool [KV heads, tokens]; `kept` x layers x heads are True in all.
+        Per layer bool [KV heads, tokens]; in total `kept` x layers x heads are True.
     """
-    own = [layer.clone() for layer in scores]
-    for layer in own:
+    layers = [layer.clone() for layer in scores]
+    for layer in layers:
         layer[:, : min(first, kept)] = torch.inf
-    if not adaptive or not own:
-        return [torch.zeros_like(layer, dtype=torch.bool).scatter_(1, best(layer, kept), True) for layer in own]
-    together = torch.cat([layer.flatten().to(own[0].device) for layer in own])
-    heads = sum(len(layer) for layer in own)
+    if not adaptive or not layers:
+        return [torch.zeros_like(layer, dtype=torch.bool).scatter_(1, best(layer, kept), True) for layer in layers]
+    together = torch.cat([layer.flatten().to(layers[0].device) for layer in layers])
+    heads = sum(len(layer) for layer in layers)
     chosen = torch.zeros_like(together, dtype=torch.bool)
     chosen[best(together, kept * heads)] = True
-    parts = torch.split(chosen, [layer.numel() for layer in own])
-    return [part.view_as(layer).to(layer.device) for part, layer in zip(parts, own, strict=True)]
+    parts = torch.split(chosen, [layer.numel() for layer in layers])
+    return [part.view_as(layer).to(layer.device) for part, layer in zip(parts, layers, strict=True)]
 
 
 def _per_row(scores: Tensor, key_mask: Tensor | None, choose: Callable[[Tensor], Tensor], with_padding: bool) -> Tensor:
-    """Choose positions in each row without its padding, so that a row in a batch breaks ties as it does alone."""
+    """Select in each row without its padding, so that ties are broken as for the row alone."""
     if key_mask is None:
         return choose(scores)
     rows = []
     for row, mask in zip(scores, key_mask, strict=True):
         first = int(mask.shape[0] - mask.sum())
-        own = choose(row[None, :, first:])[0]
-        rows.append(torch.where(own >= 0, own + first, own))
+        selected = choose(row[None, :, first:])[0]
+        rows.append(torch.where(selected >= 0, selected + first, selected))
     width = max(row.shape[-1] for row in rows)
     return torch.stack([_filled(row, width, with_padding) for row in rows])
 
 
 def _filled(positions: Tensor, width: int, with_padding: bool) -> Tensor:
-    """[KV heads, width]: a row that is short of keys gets padded keys in front, which stay masked, or -1."""
+    """[KV heads, width]: a row with too few keys gets -1 in front, or positions of padding, which stays masked."""
     missing = width - positions.shape[-1]
     if not missing:
         return positions
@@ -234,23 +230,22 @@ def _select(scores: Tensor, config: SpecKVConfig, budget: int) -> Tensor:
         return _share_among_heads(smoothed, budget, config.head_floor)
     if smoothed.is_cuda:
         return best(smoothed, budget)
-    # max pooling makes plateaus of equal scores; on a CPU, ranking all keys breaks ties as the paper's code does, whose
-    # number does not depend on the capacity either
+    # max pooling makes ties; on a CPU, torch's top-k of all keys breaks them like the paper's code
     return smoothed.topk(smoothed.shape[-1], dim=-1).indices[..., :budget].sort(dim=-1).values
 
 
 def _share_among_heads(smoothed: Tensor, budget: int, floor: float) -> Tensor:
-    """Spend heads x budget pairs where the layer's heads score highest.
+    """Distribute heads x budget pairs over the heads of a layer by score.
 
-    Each head keeps at least `floor` of its share, and at most twice its share: what is held is as wide as the widest.
+    Each head keeps at least `floor` and at most twice its even share: memory is determined by the widest head.
 
-    Returns int64 [batch, heads, widest head], ascending, padded in front with -1.
+    Returns int64 [batch, heads, widest head], ascending, with -1 in front.
     """
     batch, heads, keys = smoothed.shape
     order = ranked(smoothed)
     values = smoothed.gather(-1, order)
     values[..., : max(1, int(floor * budget))] = torch.inf
-    values[..., _CEILING * budget :] = -torch.inf
+    values[..., _MAX_SHARE * budget :] = -torch.inf
     chosen = torch.zeros(batch, heads * keys, dtype=torch.bool, device=smoothed.device)
     chosen.scatter_(1, best(values.flatten(1), heads * budget), True)
     chosen = chosen.view(batch, heads, keys)

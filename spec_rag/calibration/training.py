@@ -153,18 +153,25 @@ def needed_units(needed: Sequence[tuple[int, int, int]], units: Sequence[Sequenc
     )
 
 
-def train(examples: Sequence[TrainingExample], start: Readout, draft: Draft, l2: float = DEFAULT_L2) -> Readout:
+def train(
+    examples: Sequence[TrainingExample],
+    start: Readout,
+    draft: Draft,
+    l2: float = DEFAULT_L2,
+    columns: Tensor | None = None,
+) -> Readout:
     """Fit a readout without probabilities.
 
     Args:
         examples: those without needed units are left out.
         start: the readout whose layers are read; its weights of OUTSIDE, titles and links are kept.
         l2: strength of the regularisation.
+        columns: as for `fit_weights`.
 
     Raises:
         ConfigError: no question has both needed and other units.
     """
-    weights = fit_weights(examples, l2)
+    weights = fit_weights(examples, l2, columns)
     layers, heads = examples[0].heads.shape[1:3]
     count = layers * heads
     unit, passage = weights[: 2 * count].reshape(2, layers, heads)
@@ -297,12 +304,13 @@ def cross_validated(
     draft: Draft,
     l2: float = DEFAULT_L2,
     seed: int = 0,
+    columns: Tensor | None = None,
 ) -> list[Tensor]:
     """Scores of each question by a readout that was trained without its family, or without its fold of one family."""
     folds = _folds(examples, seed)
     scores: list[Tensor] = [torch.zeros(0)] * len(examples)
     for fold in sorted(set(folds)):
-        readout = train([e for e, own in zip(examples, folds, strict=True) if own != fold], start, draft, l2)
+        readout = train([e for e, own in zip(examples, folds, strict=True) if own != fold], start, draft, l2, columns)
         for i, example in enumerate(examples):
             if folds[i] == fold:
                 scores[i] = unit_scores(example.signals, readout, example.heads)
@@ -409,7 +417,7 @@ def _minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
 
 
 def _rounded(values: Tensor) -> list[float]:

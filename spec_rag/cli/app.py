@@ -12,8 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 from spec_rag import __version__
-from spec_rag.cli import INTERRUPTED, print_interrupted
 from spec_rag.cli.console import be_quiet, say
+from spec_rag.cli.interrupted import INTERRUPTED, print_interrupted
 from spec_rag.errors import SpecRagError
 
 COMMANDS = ("compress", "ask", "index", "serve", "mcp", "calibrate", "evaluate", "plan", "demo")

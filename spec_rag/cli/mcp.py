@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from spec_rag.cli import INTERRUPTED, console, print_interrupted
+from spec_rag.cli import console
+from spec_rag.cli.interrupted import INTERRUPTED, print_interrupted
 from spec_rag.errors import MissingDependencyError
 from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.serving.settings import ServerSettings

@@ -14,8 +14,9 @@ from urllib.parse import urlencode
 import typer
 
 from spec_rag.answering.openai_server import key_of
-from spec_rag.cli import ServerStopped, answerers, console
+from spec_rag.cli import answerers, console
 from spec_rag.cli.compression_options import compression_options, compression_settings
+from spec_rag.cli.interrupted import ServerStopped
 from spec_rag.errors import ConfigError, MissingDependencyError
 from spec_rag.options.compression import CompressionConfig, SpecKVConfig
 from spec_rag.options.loading import DEFAULT_DRAFT

@@ -22,6 +22,7 @@ from spec_rag.compression.passage_encoding import read_passages
 from spec_rag.compression.passages import Passage, frame, question_tokens
 from spec_rag.errors import ConfigError, PromptTooLongError
 from spec_rag.models.error_context import check_finite
+from spec_rag.models.rope import restore_frequencies
 from spec_rag.options.compression import SpecPCConfig
 
 _FIRST_JOINT_LAYER = 8 / 30  # of the depth
@@ -86,8 +87,12 @@ def joint_importance(draft: Draft, passages: Sequence[Passage], question: str, b
     )
     observer = PromptImportance(settings, backend=backend)
     prompt = torch.tensor([ids], device=draft.model.device)
-    with capture(draft.model, observer), torch.no_grad():
-        draft.model.get_decoder()(input_ids=prompt, use_cache=False)
+    restore_frequencies(draft.model)
+    try:
+        with capture(draft.model, observer), torch.no_grad():
+            draft.model.get_decoder()(input_ids=prompt, use_cache=False)
+    finally:  # a long prompt changes the rotary frequencies of LongRoPE and dynamic NTK scaling
+        restore_frequencies(draft.model)
     importance = observer.result()[0].float().cpu()
     check_finite(importance, "attention scores")
     return importance[len(layout.head) :]

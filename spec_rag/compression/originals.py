@@ -149,7 +149,7 @@ class Originals:
             original = self._held.peek(key)
             return None if original is None else self._add_view(key, original, spans)
 
-    def figures(
+    def stats(
         self,
         document: CompressedDocument,
         draft: str,
@@ -162,23 +162,23 @@ class Originals:
         Args:
             document: what is left of it.
             draft: the draft's name.
-            before: what such figures said of it when it came, or None.
+            before: what such stats said of it when it came, or None.
             ellipsis: what stands in it where text was left out before.
             metadata_tokens: tokens that count beside its text.
         """
-        figures = document.figures(draft)
+        stats = document.stats(draft)
         spans = None
         if before is not None and before.get("kept_spans"):
             spans = original_spans(document.original_text, before["kept_spans"], document.spans, ellipsis)
         if before is None or spans is None:
-            figures["original_tokens"] += metadata_tokens
+            stats["original_tokens"] += metadata_tokens
         else:
-            figures["kept_spans"] = [list(span) for span in spans]
-            figures["handle"] = self.view(before.get("handle", ""), spans) or figures["handle"]
-            figures["original_tokens"] = before.get("original_tokens", figures["original_tokens"])
-        figures["compressed_tokens"] += metadata_tokens
-        figures["ratio"] = kept_share(figures["original_tokens"], figures["compressed_tokens"])
-        return figures
+            stats["kept_spans"] = [list(span) for span in spans]
+            stats["handle"] = self.view(before.get("handle", ""), spans) or stats["handle"]
+            stats["original_tokens"] = before.get("original_tokens", stats["original_tokens"])
+        stats["compressed_tokens"] += metadata_tokens
+        stats["ratio"] = kept_share(stats["original_tokens"], stats["compressed_tokens"])
+        return stats
 
     def expand(
         self,

@@ -1,1 +1,1 @@
-"""The second job: a prompt in, an answer from a pruned cache out. Start reading in `pipeline`."""
+"""Generation: from a prompt to an answer. Start reading in `generate.py`."""

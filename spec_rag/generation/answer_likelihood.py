@@ -1,24 +1,19 @@
-"""How likely a target finds a given answer, read from a prompt that was compressed or a cache that was pruned.
-
-This module does not know who asks, or what the answer is compared with.
-"""
+"""Log-likelihood of a given answer, after a compressed prompt or from a pruned cache."""
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 
 import torch
 
-from spec_rag.attention.capture import base_attention, capture
 from spec_rag.errors import ConfigError
-from spec_rag.generation.decoding import PaddedPrompts, pruned_cache, read_logits
 from spec_rag.generation.draft_pass import read_with_draft
-from spec_rag.generation.end_tokens import answer_ends
-from spec_rag.generation.generate import PromptRow
-from spec_rag.generation.model_errors import Faults
-from spec_rag.generation.prompt_batch import Batch, is_pruned
-from spec_rag.generation.pruned_cache import DecodeMasks
+from spec_rag.generation.model_errors import ModelErrors
+from spec_rag.generation.prefill import pruned_cache
+from spec_rag.generation.prompt_batch import Batch, PaddedPrompts, PromptRow, is_pruned
+from spec_rag.generation.request import GenerationRequest
+from spec_rag.generation.sampling import SamplingConfig
+from spec_rag.generation.target_calls import read_logits
 from spec_rag.models.error_context import check_finite
 from spec_rag.models.model_pair import ModelPair
 from spec_rag.models.rope import restore_frequencies
@@ -28,10 +23,10 @@ from spec_rag.text.prompts import Prompt
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Of a given answer.
+    """The likelihood of a given answer.
 
     Attributes:
-        log_likelihood: the sum over its tokens of their log-probability, each behind those before it.
+        log_likelihood: sum of the log-probabilities of its tokens.
         is_greedy: whether greedy decoding would write it.
     """
 
@@ -46,7 +41,7 @@ def answer_likelihood(
     specpc: SpecPCConfig | None = None,
     speckv: SpecKVConfig | None = None,
 ) -> Likelihood:
-    """How likely the target finds an answer; SpecKV's look-ahead is as long as the answer unless it is set.
+    """The likelihood of an answer; SpecKV's look-ahead is as long as the answer unless it is set.
 
     Args:
         pair: the models.
@@ -61,41 +56,38 @@ def answer_likelihood(
     """
     if not answer_ids:
         raise ConfigError("answer_ids is empty: give at least one token.")
-    pair.require_target()
-    row = PromptRow.of(pair.tokenizer, prompt, specpc)
-    faults = Faults(pair, [row.ids], specpc, speckv)
+    ModelPair.check(pair).require_target()
+    sampling = SamplingConfig(len(answer_ids))
+    request = GenerationRequest(pair, [prompt], specpc, speckv, sampling).checked()
+    row = PromptRow.of(request, prompt)
+    errors = ModelErrors(request, [row.ids], is_generating=False)
     with pair.lock.hold():
         batch = Batch.of([row.ids], [row.units])
         try:
-            with faults.of_draft():
-                read_with_draft(pair, batch, specpc, speckv, len(answer_ids))
-            with faults.of_target():
-                return _likelihood(pair, batch, answer_ids, speckv)
+            with errors.of_draft():
+                read_with_draft(request, batch)
+            with errors.of_target():
+                return _likelihood(request, batch, answer_ids)
         finally:
-            restore_frequencies(pair.require_target())
+            restore_frequencies(request.target)
 
 
-def _likelihood(pair: ModelPair, batch: Batch, answer_ids: list[int], speckv: SpecKVConfig | None) -> Likelihood:
-    target = pair.require_target()
+def _likelihood(request: GenerationRequest, batch: Batch, answer_ids: list[int]) -> Likelihood:
+    target = request.target
     prompts = PaddedPrompts.of(target, batch)
     last = int(prompts.positions[0, -1])
-    pair.check_context(target, last + 1 + len(answer_ids), "target", "compress the documents first.")
-    cache, masks = None, contextlib.nullcontext()
-    if speckv is not None and is_pruned(prompts.tokens, speckv):
-        cache = pruned_cache(target, batch, prompts, speckv, ends=answer_ends(pair), max_new_tokens=len(answer_ids))
-        if cache is not None and cache.needs_masks:
-            masks = capture(target, DecodeMasks(cache, base_attention(target), target))  # type: ignore[assignment]
+    request.pair.check_context(target, last + 1 + len(answer_ids), "target", "compress the documents first.")
+    cache = pruned_cache(request, batch, prompts) if is_pruned(prompts.tokens, request.speckv) else None
     answer = torch.tensor([answer_ids], device=prompts.ids.device)
     steps = torch.arange(1, len(answer_ids), device=prompts.ids.device)
     ids = torch.cat([prompts.ids, answer[:, :-1]], dim=1)
     positions = torch.cat([prompts.positions, prompts.positions[:, -1:] + steps], dim=1)
     if cache is None:
         restore_frequencies(target)
-    if cache is not None:  # it holds all of the prompt but the last token
+    else:  # it holds all of the prompt but the last token
         ids, positions = ids[:, -len(answer_ids) :], positions[:, -len(answer_ids) :]
-    with masks:
-        logits = read_logits(target, ids, positions, cache)
-    chances = logits[0, -len(answer_ids) :].float().log_softmax(dim=-1)
-    told = chances.gather(1, answer[0, :, None])
-    check_finite(chances.amax(), "logits")
-    return Likelihood(float(told.sum()), bool((chances.argmax(dim=-1) == answer[0]).all()))
+    logits = read_logits(target, ids, positions, cache)
+    logprobs = logits[0, -len(answer_ids) :].float().log_softmax(dim=-1)
+    check_finite(logprobs.amax(), "logits")
+    chosen = logprobs.gather(1, answer[0, :, None])
+    return Likelihood(float(chosen.sum()), bool((logprobs.argmax(dim=-1) == answer[0]).all()))

@@ -1,7 +1,7 @@
-"""Requests that wait for the same models at the same time are answered in one batch.
+"""Batching of requests that wait for the same model at the same time.
 
-Whoever gets the models takes along what waits behind it and asks for the same, and hands each its answer; nobody waits
-for a batch to fill. This module does not know how answers are computed.
+The thread that acquires the model's lock answers its own request together with compatible ones behind it in the queue.
+No request waits for a batch to fill.
 """
 
 from __future__ import annotations
@@ -18,140 +18,122 @@ from spec_rag.utils.fair_lock import FairLock
 from spec_rag.utils.forking import renew_in_children
 
 MAX_ROWS = 8
-_MOST_PADDING = 2.0  # a batch is at most so much wider than its average row
+_MAX_PADDING = 2.0  # limit of a batch's width relative to its average row
 
 P = TypeVar("P")
 R = TypeVar("R")
 
-Run: TypeAlias = Callable[[Sequence[P], Sequence[threading.Event | None]], Sequence[R]]
-
 
 @dataclass(eq=False)
-class _Waiting(Generic[P, R]):
-    """A request in the queue, and what became of it."""
+class QueuedRequest(Generic[P, R]):
+    """A request in the queue, and its result.
+
+    Attributes:
+        prompt: the content of the request.
+        length: its tokens; prompts of very different lengths do not share a batch.
+        compatible: whether another prompt may share its batch.
+        cancelled: ends the wait, and the prompt's share of a batch, when it is set.
+        repeatable: whether the prompt may be answered again after its batch failed.
+        result, error: the outcome once `done` is True.
+        thread: identifier of the thread that waits for it.
+    """
 
     prompt: P
     length: int
-    kind: str
-    cancelled: threading.Event | None
+    compatible: Callable[[P], bool] = lambda other: True
+    cancelled: threading.Event | None = None
+    repeatable: Callable[[], bool] = lambda: True
     result: R | None = None
     error: BaseException | None = None
-    done: bool = field(default=False)
+    done: bool = False
     thread: int = field(default_factory=threading.get_ident)
+
+
+Run: TypeAlias = Callable[[Sequence[QueuedRequest[P, R]]], Sequence[R]]
 
 
 class Batcher(Generic[P, R]):
     """The queue of requests on one model."""
 
     def __init__(self) -> None:
-        self._queue: deque[_Waiting[P, R]] = deque()  # each operation is atomic; the holder of the lock alone takes
+        self._queue: deque[QueuedRequest[P, R]] = deque()  # each operation is atomic; only the lock's holder takes
         renew_in_children(self)
 
     def renew_in_child(self) -> None:
-        """Take the requests of threads that are not in a forked child out of the queue."""
-        own = [one for one in self._queue if one.thread == threading.get_ident()]
+        """Remove the requests of threads that do not exist in a forked child."""
+        remaining = [request for request in self._queue if request.thread == threading.get_ident()]
         self._queue.clear()
-        self._queue.extend(own)
+        self._queue.extend(remaining)
 
-    def answer(
-        self,
-        prompt: P,
-        length: int,
-        kind: str,
-        run: Run[P, R],
-        lock: FairLock,
-        cancelled: threading.Event | None,
-        repeatable: Callable[[P], bool] = lambda prompt: True,
-    ) -> R | None:
-        """The answer to one prompt, perhaps computed by another thread together with its own.
+    def answer(self, request: QueuedRequest[P, R], run: Run[P, R], lock: FairLock) -> R | None:
+        """The answer to a request, computed by this thread or in the batch of another one.
 
         Args:
-            prompt: what is asked.
-            length: its tokens; prompts of very different lengths are not put into one batch.
-            kind: requests of one kind may share a batch.
-            run: answers prompts of this kind while the lock is held; is given the event that cancels each.
-            lock: of the models.
-            cancelled: ends the wait, and the prompt's share of a batch, when it is set.
-            repeatable: whether a prompt may be answered once more after its batch has failed.
+            request: a new request.
+            run: answers compatible requests while the lock is held.
+            lock: the lock of the models.
 
         Returns:
-            None if it was cancelled while it waited.
+            None if the request was cancelled while it waited.
         """
-        own = _Waiting[P, R](prompt, length, kind, cancelled)
-        taken: list[_Waiting[P, R]] = []
+        batch: list[QueuedRequest[P, R]] = []
         try:
-            self._queue.append(own)
-            with lock.hold(cancelled) as mine:
-                if mine and not own.done:
+            self._queue.append(request)
+            with lock.hold(request.cancelled) as acquired:
+                if acquired and not request.done:
                     try:
-                        self._take_along(own, taken)
-                        self._run(taken, run, repeatable)
-                    except BaseException:  # this thread alone is interrupted: the others wait on
-                        self._give_back(taken[1:], repeatable)
+                        self._collect(request, batch)
+                        self._run(batch, run)
+                    except BaseException:  # only this thread is interrupted: the others keep waiting
+                        self._requeue(batch[1:])
                         raise
         finally:
-            self._forget(own)
-        if own.error is not None:
-            raise own.error
-        return own.result
+            self._remove(request)
+        if request.error is not None:
+            raise request.error
+        return request.result
 
-    def _take_along(self, own: _Waiting[P, R], taken: list[_Waiting[P, R]]) -> None:
-        """Note in `taken` the request and those that wait behind it and may share its batch; they leave the queue."""
-        taken.append(own)
+    def _collect(self, first: QueuedRequest[P, R], batch: list[QueuedRequest[P, R]]) -> None:
+        """Move the request and the compatible ones that wait from the queue to `batch`."""
+        batch.append(first)
         for other in list(self._queue):
-            fits = other is not own and other.kind == own.kind and len(taken) < MAX_ROWS
-            if fits and not _is_set(other.cancelled) and _are_alike([one.length for one in [*taken, other]]):
-                taken.append(other)
-        for one in taken:
-            self._forget(one)
+            fits = other is not first and len(batch) < MAX_ROWS and first.compatible(other.prompt)
+            is_cancelled = other.cancelled is not None and other.cancelled.is_set()
+            if fits and not is_cancelled and _have_similar_lengths([*batch, other]):
+                batch.append(other)
+        for request in batch:
+            self._remove(request)
 
-    def _forget(self, one: _Waiting[P, R]) -> None:
-        with contextlib.suppress(ValueError):  # an interrupted thread took it and never gave it back
-            self._queue.remove(one)
+    def _remove(self, request: QueuedRequest[P, R]) -> None:
+        with contextlib.suppress(ValueError):  # already removed, or taken by a thread that was interrupted
+            self._queue.remove(request)
 
-    def _give_back(self, taken: Sequence[_Waiting[P, R]], repeatable: Callable[[P], bool]) -> None:
-        """Put those that have no answer yet before all others in the queue."""
-        for one in reversed(taken):
-            if one.done or one in self._queue:
+    def _requeue(self, batch: Sequence[QueuedRequest[P, R]]) -> None:
+        """Put the requests without a result back to the front of the queue."""
+        for request in reversed(batch):
+            if request.done or request in self._queue:
                 continue
-            if repeatable(one.prompt):
-                self._queue.appendleft(one)
+            if request.repeatable():
+                self._queue.appendleft(request)
             else:
-                one.error, one.done = CancelledError("The batch that it was answered in was interrupted."), True
+                request.error = CancelledError("The batch that it was answered in was interrupted.")
+                request.done = True
 
-    def _run(
-        self,
-        taken: Sequence[_Waiting[P, R]],
-        run: Run[P, R],
-        repeatable: Callable[[P], bool],
-    ) -> None:
-        if len(taken) > 1:
-            again = []
-            try:
-                results = run([one.prompt for one in taken], [one.cancelled for one in taken])
-            except Exception as error:  # one of them may be the cause: the others must not suffer for it
-                for one in taken:
-                    if repeatable(one.prompt):
-                        again.append(one)
-                    else:
-                        one.error, one.done = error, True
-            else:
-                for one, result in zip(taken, results, strict=True):
-                    one.result, one.done = result, True
-            for one in again:  # when the error, and what its frames hold, is gone
-                self._run([one], run, repeatable)
-            return
-        (one,) = taken
+    def _run(self, batch: Sequence[QueuedRequest[P, R]], run: Run[P, R]) -> None:
+        failed: list[QueuedRequest[P, R]] = []
         try:
-            (one.result,) = run([one.prompt], [one.cancelled])
+            for request, result in zip(batch, run(batch), strict=True):
+                request.result, request.done = result, True
         except Exception as error:
-            one.error = error
-        one.done = True
+            for request in batch:
+                if len(batch) > 1 and request.repeatable():  # one of the others may be the cause
+                    failed.append(request)
+                else:
+                    request.error, request.done = error, True
+        for request in failed:  # outside of the handler: the error's frames hold the memory of the batch
+            self._run([request], run)
 
 
-def _are_alike(lengths: Sequence[int]) -> bool:
-    return max(lengths) <= _MOST_PADDING * sum(lengths) / len(lengths)
-
-
-def _is_set(event: threading.Event | None) -> bool:
-    return event is not None and event.is_set()
+def _have_similar_lengths(requests: Sequence[QueuedRequest[P, R]]) -> bool:
+    lengths = [request.length for request in requests]
+    return max(lengths) <= _MAX_PADDING * sum(lengths) / len(lengths)

@@ -1,40 +1,37 @@
-"""Requests on the models as applications make them: with a time limit, another try after a full GPU, for event loops.
+"""Generation for applications: time limit, retries after the memory of a GPU was full, and event loops.
 
-The models' lock queues requests, and only the thread that generates holds it. Importing this module loads neither torch
-nor transformers. It knows no framework.
+Importing this module loads neither torch nor transformers.
 """
 
 from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
+from spec_rag.generation.request import GenerationRequest
 from spec_rag.utils.cancellation import Cancellation, LinkedCancellation, in_thread
 
 if TYPE_CHECKING:
     from spec_rag.generation.streaming import AnswerStream
-    from spec_rag.models.model_pair import ModelPair
     from spec_rag.results import Answer
     from spec_rag.text.prompts import Prompt
 
 
 @dataclass(frozen=True)
 class GenerationClient:
-    """How requests on a pair of models are made.
+    """Sends the prompts of an application with the same models, settings and limits.
 
     Args:
-        pair: the models.
-        arguments: keywords of `spec_rag.generate`.
-        timeout_seconds: from the request to the last token, the wait for the models included; None waits for ever.
-        retries: how often a request is tried again after memory ran out, the one passing failure of a local model.
+        request: models and settings; its prompts, streamer and cancellation are replaced in each call.
+        timeout_seconds: from the call to the last token, including the wait for the models; None is unlimited.
+        retries: number of retries after memory ran out, the only transient error of a local model.
     """
 
-    pair: ModelPair
-    arguments: Mapping[str, Any]
+    request: GenerationRequest
     timeout_seconds: float | None = None
     retries: int = 0
 
@@ -44,122 +41,124 @@ class GenerationClient:
         Raises:
             TimeoutError: the time was up before every answer was complete.
         """
-        from spec_rag.generation.generate import generate_batch
+        from spec_rag.generation.generate import answer_prompts
 
-        return self._in_time(
-            lambda stop: generate_batch(self.pair, prompts, cancelled=stop, **self.arguments), cancelled
-        )
+        return self._in_time(prompts, answer_prompts, cancelled)
 
     async def aanswer_all(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """`answer_all` in a thread of its own; cancelling the task stops the generation within two tokens."""
         return await in_thread(lambda cancelled: self.answer_all(prompts, cancelled))
 
     def answer(self, prompt: Prompt, cancelled: threading.Event | None = None) -> Answer:
-        """Answer one prompt, in one batch with what other threads ask with the same settings meanwhile.
+        """Answer one prompt, in one batch with compatible requests of other threads.
 
         Raises:
             TimeoutError: the time was up before the answer was complete.
         """
-        from spec_rag.generation.generate import generate_together
+        from spec_rag.generation.generate import answer_together
 
-        def ask(stop: threading.Event) -> list[Answer]:
-            return [generate_together(self.pair, prompt, cancelled=stop, **self.arguments)]
-
-        return self._in_time(ask, cancelled)[0]
+        return self._in_time([prompt], lambda request: [answer_together(request)], cancelled)[0]
 
     async def aanswer(self, prompt: Prompt) -> Answer:
         """`answer` in a thread of its own; cancelling the task stops the generation within two tokens."""
         return await in_thread(lambda cancelled: self.answer(prompt, cancelled))
 
     def _in_time(
-        self, ask: Callable[[threading.Event], list[Answer]], cancelled: threading.Event | None
+        self,
+        prompts: Sequence[Prompt],
+        answer: Callable[[GenerationRequest], list[Answer]],
+        cancelled: threading.Event | None,
     ) -> list[Answer]:
-        from spec_rag.models.error_context import is_out_of_memory
-
-        own = Cancellation() if cancelled is None else LinkedCancellation(cancelled)  # the deadline sets this one alone
-        retries = self.retries
+        # an event of this call: the deadline must not set the caller's
+        own = Cancellation() if cancelled is None else LinkedCancellation(cancelled)
+        request, attempts = replace(self.request, prompts=prompts, cancelled=own), _Attempts(self.retries)
         with _Deadline(self.timeout_seconds, own.set) as deadline:
             while True:
-                try:
-                    answers = ask(own)
-                except Exception as error:
-                    if not retries or not is_out_of_memory(error):
-                        raise
-                else:
+                with attempts:
+                    answers = answer(request)
                     deadline.check(answers)
                     return answers
-                retries -= 1
-                _free_memory()
 
     def stream(
-        self, prompt: Prompt, started: Callable[[AnswerStream], None] = lambda answering: None
+        self, prompt: Prompt, started: Callable[[AnswerStream], None] = lambda stream: None
     ) -> Generator[str | Answer, None, None]:
-        """The pieces of the answer's text, and at last the whole Answer.
-
-        Closing it stops the generation within two tokens.
+        """The pieces of the answer's text, then the whole Answer. Closing it stops the generation within two tokens.
 
         Args:
             prompt: as for `spec_rag.stream`.
-            started: told of each generation that is started, for those who close one in their own way.
+            started: called with each stream that is started, for callers that close it themselves.
 
         Raises:
             TimeoutError: the time was up before the answer was complete.
         """
-        from spec_rag.generation.streaming import stream
-        from spec_rag.models.error_context import is_out_of_memory
+        from spec_rag.generation.streaming import stream_answer
 
-        begun, retries = False, self.retries
+        attempts = _Attempts(self.retries)
         while True:
-            answering = stream(self.pair, prompt, **self.arguments)
-            started(answering)
-            with answering, _Deadline(self.timeout_seconds, answering.cancel) as deadline:
-                try:
-                    for piece in answering:
-                        begun = True
+            with attempts:
+                stream = stream_answer(replace(self.request, prompts=[prompt]))
+                started(stream)
+                with stream, _Deadline(self.timeout_seconds, stream.cancel) as deadline:
+                    for piece in stream:
+                        attempts.forbid()
                         yield piece
-                except Exception as error:
-                    if begun or not retries or not is_out_of_memory(error):
-                        raise
-                else:
-                    deadline.check([answering.answer])
-                    assert answering.answer is not None
-                    yield answering.answer
-                    return
-            retries -= 1
-            _free_memory()
+                    deadline.check([stream.answer])
+                assert stream.answer is not None
+                yield stream.answer
+                return
 
     async def astream(
-        self, prompt: Prompt, started: Callable[[AnswerStream], None] = lambda answering: None
+        self, prompt: Prompt, started: Callable[[AnswerStream], None] = lambda stream: None
     ) -> AsyncGenerator[str | Answer, None]:
-        """`stream` for event loops, which it never makes wait."""
-        from spec_rag.generation.streaming import stream
+        """`stream` for event loops, which it never blocks."""
+        from spec_rag.generation.streaming import stream_answer
+
+        attempts = _Attempts(self.retries)
+        while True:
+            with attempts:
+                stream = stream_answer(replace(self.request, prompts=[prompt]))
+                started(stream)
+                try:
+                    with _Deadline(self.timeout_seconds, stream.cancel) as deadline:
+                        async for piece in stream:
+                            attempts.forbid()
+                            yield piece
+                        deadline.check([stream.answer])
+                finally:
+                    stream.close(timeout_seconds=0)
+                assert stream.answer is not None
+                yield stream.answer
+                return
+
+
+class _Attempts:
+    """Suppresses out-of-memory errors of its block while retries are left."""
+
+    def __init__(self, retries: int) -> None:
+        self._retries = retries
+        self._failed = False
+
+    def forbid(self) -> None:
+        """Retry no more: a piece was passed on."""
+        self._retries = 0
+
+    def __enter__(self) -> None:
+        """Free the memory of a failed attempt, whose error and frames are gone by now."""
+        if self._failed:
+            _free_memory()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> bool:
         from spec_rag.models.error_context import is_out_of_memory
 
-        begun, retries = False, self.retries
-        while True:
-            answering = stream(self.pair, prompt, **self.arguments)
-            started(answering)
-            try:
-                with _Deadline(self.timeout_seconds, answering.cancel) as deadline:
-                    async for piece in answering:
-                        begun = True
-                        yield piece
-                    deadline.check([answering.answer])
-            except Exception as error:
-                if begun or not retries or not is_out_of_memory(error):
-                    raise
-            else:
-                assert answering.answer is not None
-                yield answering.answer
-                return
-            finally:
-                answering.close(timeout_seconds=0)
-            retries -= 1
-            _free_memory()
+        if not self._retries or not isinstance(error, Exception) or not is_out_of_memory(error):
+            return False
+        self._retries -= 1
+        self._failed = True
+        return True
 
 
 class _Deadline:
-    """Calls `cancel` when the time is up, unless the block has been left before."""
+    """Calls `cancel` when the time is up, unless the block was left before."""
 
     def __init__(self, timeout_seconds: float | None, cancel: Callable[[], None]) -> None:
         self._timeout_seconds = timeout_seconds
@@ -185,8 +184,8 @@ class _Deadline:
         """Raise TimeoutError if the time was up before every answer was complete."""
         if self._passed and any(answer is None or answer.finish_reason == "cancelled" for answer in answers):
             raise TimeoutError(
-                f"timeout={self._timeout_seconds}: the answer was not complete after so many seconds, the wait for the "
-                "models included. Raise timeout, or lower max_tokens."
+                f"timeout={self._timeout_seconds}: the answer was not complete after this number of seconds, with the "
+                "wait for the models. Raise timeout, or lower max_tokens."
             )
 
 

@@ -1,8 +1,7 @@
-"""Holds a generation to a schema, a regular expression or a grammar: a mask over the logits of each step.
+"""Constrained decoding: a logits processor that allows only tokens that fit a schema, regular expression or grammar.
 
-What can come next is llguidance's to say. An answer that may only take so many tokens is steered to its end in time:
-near the end, tokens behind which it could no longer be completed are left out. This module does not know prompts,
-caches or where a constraint came from.
+llguidance computes the allowed tokens. Near max_new_tokens, tokens after which the answer could no longer be completed
+are forbidden, too.
 """
 
 from __future__ import annotations
@@ -18,29 +17,28 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from spec_rag.errors import ConfigError
-from spec_rag.generation.sampling import SamplingConfig
+from spec_rag.generation.request import GenerationRequest
 from spec_rag.generation.structured_output import Constraint, llguidance
-from spec_rag.models.model_pair import ModelPair
 from spec_rag.utils.forking import new_lock
 from spec_rag.utils.object_state import state_of
 
-_TRIED_TOKENS = 8  # of the best, near the end, for one behind which the answer can be completed
+_TRIED_TOKENS = 8  # near the limit, candidates that are tried for a completion
 _TIGHT_TOKENS = 16
-_ROUTE_TOKENS = 2048  # a way to the end that is longer is none
+_ROUTE_TOKENS = 2048  # longest completion that is searched for
 _INSIDE_TEXT = ('"', ".", " ", "a", "0", "/", "-", ":")
 _BRACKETS = ("}", "]")
 _SEPARATORS = (",", ":")
 _STRUCTURE = ("}", "]", "{", "[", '"', *_SEPARATORS)
-_BETWEEN = ("}", "]", '"', ",", "0", "n", "1", "f", "t", "-", "[", "{", " ")  # a comma ends a number, a digit never
+_BETWEEN = ("}", "]", '"', ",", "0", "n", "1", "f", "t", "-", "[", "{", " ")  # a comma ends a number, a digit does not
 
 _creation_lock = new_lock()
 
 
 class Vocabulary:
-    """A tokenizer's tokens as llguidance knows them.
+    """A tokenizer's vocabulary for llguidance.
 
     Args:
-        tokenizer: a fast one.
+        tokenizer: a fast tokenizer.
         size: columns of the logits.
         ends: the tokens that end an answer; at least one.
     """
@@ -53,20 +51,26 @@ class Vocabulary:
                 f"schema or regex: the tokens of {type(tokenizer).__name__} cannot be read, since it is no fast "
                 "tokenizer: load the target with a tokenizer.json."
             )
-        self.tokens = hf.from_tokenizer(tokenizer, n_vocab=max(size, len(tokenizer)), eos_token=list(ends))
+        known = max(size, len(tokenizer))
+        if unknown := [end for end in ends if end >= known]:
+            raise ConfigError(
+                f"eos_token_id={unknown[0] if len(unknown) == 1 else unknown}: schema or regex needs end tokens of the "
+                f"vocabulary, which has {known}: give ids below {known}."
+            )
+        self.tokens = hf.from_tokenizer(tokenizer, n_vocab=known, eos_token=list(ends))
         self.size = size
         self.drops_first_space = _drops_first_space(tokenizer)
         self.ends = list(ends)
         self.inside_text = self._single(_INSIDE_TEXT)
         self.between = self._single(_BETWEEN)
-        # where both may come next they are letters like others: this is inside a string
+        # if both are allowed next, the position is inside a string, where brackets are ordinary characters
         self.brackets = self._single(_BRACKETS)
         self.structure = frozenset(self._single(_STRUCTURE))
         self.separators = frozenset(self._single(_SEPARATORS))
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, size: int, ends: Sequence[int]) -> Vocabulary:
-        """The vocabulary of that tokenizer, made once."""
+        """The vocabulary of a tokenizer, created once."""
         if not ends:
             raise ConfigError("schema or regex: the target names no end token, so an answer could not end where it is "
                               "complete: give eos_token_id.")  # fmt: skip
@@ -83,7 +87,7 @@ class Vocabulary:
 
 
 def _drops_first_space(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether an answer that begins with a space is decoded without it, as with sentencepiece."""
+    """Whether decoding drops a leading space, as with sentencepiece."""
     space = tokenizer.convert_tokens_to_ids("\u2581")
     return isinstance(space, int) and space != tokenizer.unk_token_id and tokenizer.decode([space]) == ""
 
@@ -93,19 +97,22 @@ class _Vocabularies(dict[tuple[int, ...], Vocabulary]):
 
 
 class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
-    """Leaves each row the tokens that its constraint allows, and near the limit those that can still be completed.
+    """Forbids tokens that violate the constraint, and near the limit those after which it cannot be completed.
 
     Args:
-        constraint: what every row is held to.
-        vocabulary: of the target.
+        constraint: the constraint of every row.
+        vocabulary: the target's.
         prompt_tokens: columns of the prompt, padding included.
         max_new_tokens: tokens of an answer; its end token need not fit.
-        greedy: whether the best token is the one that is taken; otherwise several must be safe near the limit.
-        beams: rows of a prompt. Where the form leaves fewer tokens than there are beams, the others go on with tokens
-            of probability 0, and never become the answer.
+        greedy: whether the most probable token is chosen; otherwise several must be completable near the limit.
+        beams: rows per prompt. If fewer tokens are allowed than there are beams, the other beams continue with tokens
+            of probability 0 and never become the answer.
+
+    Attributes:
+        steered: rows in which the limit changed a choice.
 
     Raises:
-        ConfigError: the constraint does not work with this vocabulary, or the shortest answer takes more tokens.
+        ConfigError: the constraint does not work with this vocabulary, or the shortest answer exceeds the limit.
     """
 
     def __init__(
@@ -128,7 +135,7 @@ class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
         if self._start.is_error():
             raise ConfigError(f"{constraint.kind}={constraint.text!r:.200}: {_first_line(self._start)}")
         shortest = route_to_end(self._start, vocabulary)
-        # what one token may open, such as an optional object, has its names in the text
+        # upper bound of what one token may add to a completion: an optional object has its names in the text
         self._jump_tokens = len(vocabulary.tokens.greedy_tokenize(constraint.text))
         if shortest is not None and len(shortest) > max_new_tokens:
             raise ConfigError(
@@ -137,8 +144,25 @@ class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
             )
         self._rows: list[_Row] = []
 
+    @classmethod
+    def of(cls, request: GenerationRequest, prompt_tokens: int, ends: Sequence[int]) -> ConstrainedLogits | None:
+        """The processor for a request's constraint, or None without one.
+
+        Args:
+            request: the job.
+            prompt_tokens: columns of the prompts, padding included.
+            ends: the tokens that end an answer.
+        """
+        sampling = request.sampling
+        if sampling.constraint is None:
+            return None
+        width = request.target.config.get_text_config(decoder=True).vocab_size
+        vocabulary = Vocabulary.of(request.pair.require_tokenizer(), width, ends)
+        greedy = not sampling.options["do_sample"] and sampling.beams == 1
+        return cls(sampling.constraint, vocabulary, prompt_tokens, sampling.max_new_tokens, greedy, sampling.beams)
+
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """[rows, vocabulary], with -inf where a token must not come next."""
+        """The scores [rows, vocabulary], with -inf for forbidden tokens."""
         written = input_ids[:, self.prompt_tokens :].tolist()
         while len(self._rows) < len(written):
             self._rows.append(_Row(self._start.deep_copy()))
@@ -150,7 +174,7 @@ class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
     def _mask(self, row: int, ids: list[int], scores: Tensor) -> None:
         """Mask one row's scores in place."""
         if any(token in self.vocabulary.ends for token in ids[-1:]):
-            return  # its answer is complete, and what is filled in behind it counts for nothing
+            return  # the answer is complete; what follows is padding
         state = self._rows[row]
         if not state.follow(ids):
             if self.beams > 1:
@@ -160,7 +184,7 @@ class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
             )
         allowed = allowed_tokens(state.matcher, self.vocabulary.size).to(scores.device)
         scores.masked_fill_(~allowed, -math.inf)
-        if bool(scores.isneginf().all()):  # another processor forbids all that is left, such as the end token
+        if bool(scores.isneginf().all()):  # another processor forbids all allowed tokens, such as the end token
             scores[allowed] = 0.0
         left = self.max_new_tokens - len(ids)
         if left > state.check_at:
@@ -168,7 +192,7 @@ class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
         self._keep_safe(row, state, scores, left)
 
     def check_beams(self, answers: Sequence[Tensor]) -> None:
-        """Refuse answers that left the form since no beam could follow it.
+        """Refuse answers that violate the constraint because no beam could follow it.
 
         Args:
             answers: int64 [tokens] each, the best beam of each prompt.
@@ -185,7 +209,11 @@ class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
                 )
 
     def _keep_safe(self, row: int, state: _Row, scores: Tensor, left: int) -> None:
-        """Leave out tokens behind which the answer cannot be completed in the tokens that are left."""
+        """Forbid tokens after which the answer cannot be completed within `left` tokens.
+
+        Finding a completion is expensive, so it is not done at each step: `check_at` is the number of remaining tokens
+        at which it is due again. It leaves room for what single tokens may add until then (`_jump_tokens`).
+        """
         best = scores.topk(min(_TRIED_TOKENS, scores.numel()))
         inside = not bool(scores[self.vocabulary.brackets].isneginf().any())
         tried = [int(token) for score, token in zip(*best, strict=True) if score > -math.inf]
@@ -194,7 +222,7 @@ class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
         for token in tried:
             route = self._behind(state.matcher, token)
             if route is None and left > self._jump_tokens + _TIGHT_TOKENS:
-                return  # no way to the end is known from there, but there is room to find one
+                return  # no completion is known, but there is room to find one later
             if route is not None and len(route) < left:
                 routes[token] = route
                 if self.greedy or (inside and left - len(route) > _TIGHT_TOKENS):
@@ -202,7 +230,7 @@ class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
         if not routes:
             route = known if known is not None else route_to_end(state.matcher, self.vocabulary)
             if route is None or len(route) > left:
-                return  # no way to the end is known: the model goes on by itself
+                return  # no completion is known: the choice is the model's
             routes = {route[0]: route[1:]} if route else {end: [] for end in self.vocabulary.ends}
         if tried[:1] != list(routes)[:1]:
             self.steered.add(row)
@@ -223,46 +251,25 @@ class ConstrainedLogits(LogitsProcessor):  # type: ignore[misc]
         return route_to_end(ahead, self.vocabulary) if ahead.consume_token(token) else None
 
 
-def constrained_logits(
-    pair: ModelPair, sampling: SamplingConfig, prompt_tokens: int, ends: Sequence[int]
-) -> ConstrainedLogits | None:
-    """What holds the answers of a batch to a form, or None where they are free.
-
-    Args:
-        pair: the models; the target and its tokenizer are needed.
-        sampling: the constraint, and how tokens are chosen.
-        prompt_tokens: columns of the prompts, padding included.
-        ends: the tokens that end an answer.
-    """
-    if sampling.constraint is None:
-        return None
-    width = pair.require_target().config.get_text_config(decoder=True).vocab_size
-    vocabulary = Vocabulary.of(pair.require_tokenizer(), width, ends)
-    greedy = not sampling.options["do_sample"] and sampling.beams == 1
-    return ConstrainedLogits(
-        sampling.constraint, vocabulary, prompt_tokens, sampling.max_new_tokens, greedy, sampling.beams
-    )
-
-
 class _Row:
-    """How far one row has come."""
+    """State of one row."""
 
     def __init__(self, matcher: Any) -> None:
         self.matcher = matcher
         self.ids: list[int] = []
-        self.check_at: float = math.inf  # tokens left at which the end must be thought of next
+        self.check_at: float = math.inf  # remaining tokens at which the next check is due
         self.checked_at = 0
-        self.routes: dict[int, list[int]] = {}  # behind each token that was left at the last check
+        self.routes: dict[int, list[int]] = {}  # completion after each token that the last check allowed
 
     def follow(self, ids: list[int]) -> bool:
-        """Take in what was written, or go back where a beam or a guess was given up; whether the form allows it."""
+        """Advance, or roll back after a rejected beam or proposal, to these tokens; returns whether they are valid."""
         same = next((i for i, (a, b) in enumerate(zip(self.ids, ids, strict=False)) if a != b), len(self.ids))
         same = min(same, len(ids))
         if same < len(self.ids):
             self.matcher.rollback(len(self.ids) - same)
             self.check_at, self.routes = math.inf, {}
         self.ids = ids[:same]
-        # asked first: a matcher that has refused a token can do nothing more
+        # validated first: a matcher that has refused a token cannot be used any more
         if self.matcher.validate_tokens(ids[same:]) < len(ids) - same:
             return False
         self.matcher.consume_tokens(ids[same:])
@@ -271,7 +278,7 @@ class _Row:
 
 
 def allowed_tokens(matcher: Any, size: int) -> Tensor:
-    """bool [size]: the tokens that may come next."""
+    """bool [size]: the tokens that are allowed next."""
     bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
     allowed = torch.zeros(size, dtype=torch.bool)
     known = min(size, len(bits))
@@ -280,10 +287,9 @@ def allowed_tokens(matcher: Any, size: int) -> Tensor:
 
 
 def route_to_end(matcher: Any, vocabulary: Vocabulary) -> list[int] | None:
-    """Tokens that complete an answer from here, a short way if not the shortest; None where no way was found.
+    """Tokens that complete an answer, few but not always the fewest; None if no completion was found.
 
-    Closes what is open: a string by its quote, an object and an array by their brackets, and takes the first value that
-    fits where one is missing.
+    Closes open strings, objects and arrays, and takes the first fitting value where one is missing.
     """
     ahead = matcher.deep_copy()
     route: list[int] = []
@@ -298,7 +304,7 @@ def route_to_end(matcher: Any, vocabulary: Vocabulary) -> list[int] | None:
 
 
 def _next_on_route(matcher: Any, vocabulary: Vocabulary, route: Sequence[int]) -> int:
-    """The next token; within a value none comes twice while there is another, or 0* in front of a Z would never end."""
+    """The next token. Within a value, none is repeated while another is allowed: 0*Z would otherwise never end."""
     bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
     inside = all(bits[token] for token in vocabulary.brackets)
     used = set(takewhile(lambda token: token not in vocabulary.structure, reversed(route)))
@@ -310,7 +316,9 @@ def _next_on_route(matcher: Any, vocabulary: Vocabulary, route: Sequence[int]) -
     if not len(others):
         return vocabulary.ends[0]
     others = fresh if len(fresh := np.setdiff1d(others, list(used))) else others
-    return int(others[max(0, len(route) - 32) * 7919 % len(others)])  # not always the first: (ab)*c would never end
+    return int(
+        others[max(0, len(route) - 32) * 7919 % len(others)]
+    )  # varied, since with always the first (ab)*c would never end
 
 
 def _first_line(matcher: Any) -> str:

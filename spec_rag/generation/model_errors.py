@@ -1,7 +1,4 @@
-"""What may go wrong in the models of a request, and what a caller of `generate` can change about it.
-
-This module does not know how either model runs.
-"""
+"""Errors of the models of a request, with suggestions for the caller of `generate`."""
 
 from __future__ import annotations
 
@@ -11,84 +8,79 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from spec_rag.generation.sampling import SamplingConfig
+from spec_rag.generation.request import GenerationRequest
 from spec_rag.models.error_context import check_finite, error_context, ways_of_loading
-from spec_rag.models.model_pair import ModelPair
-from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
 
-_LONG_PROMPT = 512  # tokens, from which on reading in chunks and keeping less make a difference
+_LONG_PROMPT = 512  # tokens; for shorter prompts, chunks and pruning save little memory
 
 
 class FiniteLogits(LogitsProcessor):  # type: ignore[misc]
-    """Refuses nan and inf before a token is chosen by them."""
+    """Refuses NaN and infinity before a token is chosen."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """The logits [rows, vocabulary] as they are; those that are ruled out may be -inf."""
+        """The logits [rows, vocabulary] unchanged; excluded tokens may have -inf."""
         check_finite(scores.amax(), "logits")
         return scores
 
 
 @dataclass(frozen=True)
-class Faults:
-    """What a request asked for, as far as it decides how much memory its models take.
+class ModelErrors:
+    """Contexts that convert errors of a request's models.
 
     Attributes:
-        pair: the models.
+        request: the job.
         rows: int64 [tokens] each, the prompts.
-        specpc, speckv: what is dropped of prompts and caches.
-        sampling: how answers are written, or None where none is.
-        context_tokens: of a context that was read before; 0 where there is none.
+        is_generating: whether an answer is written, so that options of writing are suggested.
     """
 
-    pair: ModelPair
+    request: GenerationRequest
     rows: Sequence[Tensor]
-    specpc: SpecPCConfig | None = None
-    speckv: SpecKVConfig | None = None
-    sampling: SamplingConfig | None = None
-    context_tokens: int = 0
+    is_generating: bool = True
 
     def of_draft(self) -> error_context:
-        """Explains what goes wrong while the draft reads."""
-        return error_context("draft", self.pair.name_of("draft") or "", self.pair.draft, self._ways_of_draft)
+        """Converts errors while the draft runs."""
+        pair = self.request.pair
+        return error_context("draft", pair.name_of("draft") or "", pair.draft, self._draft_suggestions)
 
     def of_target(self) -> error_context:
-        """Explains what goes wrong while the target reads and writes."""
-        return error_context("target", self.pair.name_of("target") or "", self.pair.target, self._ways_of_target)
+        """Converts errors while the target runs."""
+        pair = self.request.pair
+        return error_context("target", pair.name_of("target") or "", pair.target, self._target_suggestions)
+
+    def _draft_suggestions(self) -> list[str]:
+        request, suggestions = self.request, self._common_suggestions()
+        if request.specpc is None and request.speckv is not None:
+            suggestions.append("SpecKVConfig(lookahead='target'), which leaves the draft out")
+        return [*suggestions, *ways_of_loading("draft", request.pair.require_draft("SpecKV"))]
+
+    def _target_suggestions(self) -> list[str]:
+        request, suggestions = self.request, self._common_suggestions()
+        specpc, speckv, sampling = request.specpc, request.speckv, request.sampling
+        if speckv is None and self._longest + request.context_tokens > _LONG_PROMPT:
+            suggestions.append(f"speckv=SpecKVConfig(max_capacity_prompt={_LONG_PROMPT})")
+        elif speckv is not None and speckv.max_capacity_prompt is not None:
+            suggestions.append(f"a max_capacity_prompt of speckv below {speckv.max_capacity_prompt}")
+        if specpc is not None:
+            suggestions.append(f"a max_capacity_prompt of specpc below {specpc.max_capacity_prompt}")
+        if request.context is not None:
+            suggestions.append("a ContextCache that was read with a smaller keep")
+        if self.is_generating:
+            if sampling.beams > 1:
+                suggestions.append(f"num_beams below {sampling.beams}")
+            suggestions.append(f"max_new_tokens below {sampling.max_new_tokens}")
+        return [*suggestions, *ways_of_loading("target", request.target)]
+
+    def _common_suggestions(self) -> list[str]:
+        suggestions = []
+        chunk = self.request.sampling.prefill_chunk_size
+        if chunk is not None and self._longest > chunk:
+            suggestions.append(f"a prefill_chunk_size below {chunk}")
+        elif self.is_generating and chunk is None and self._longest > _LONG_PROMPT:
+            suggestions.append(f"prefill_chunk_size={_LONG_PROMPT}")
+        if len(self.rows) > 1:
+            suggestions.append(f"fewer prompts at once than {len(self.rows)}")
+        return [*suggestions, f"a shorter prompt than {self._longest} tokens (compress() shortens documents)"]
 
     @property
     def _longest(self) -> int:
         return max(len(row) for row in self.rows)
-
-    def _ways_of_draft(self) -> list[str]:
-        ways = self._ways_of_both()
-        if self.specpc is None and self.speckv is not None:
-            ways.append("SpecKVConfig(lookahead='target'), which leaves the draft out")
-        return [*ways, *ways_of_loading("draft", self.pair.require_draft("SpecKV"))]
-
-    def _ways_of_target(self) -> list[str]:
-        ways = self._ways_of_both()
-        whole = self._longest + self.context_tokens
-        if self.speckv is None and whole > _LONG_PROMPT:
-            ways.append(f"speckv=SpecKVConfig(max_capacity_prompt={_LONG_PROMPT})")
-        elif self.speckv is not None and self.speckv.max_capacity_prompt is not None:
-            ways.append(f"a max_capacity_prompt of speckv below {self.speckv.max_capacity_prompt}")
-        if self.specpc is not None:
-            ways.append(f"a max_capacity_prompt of specpc below {self.specpc.max_capacity_prompt}")
-        if self.context_tokens:
-            ways.append("a ContextCache that was read with a smaller keep")
-        if self.sampling is not None:
-            if self.sampling.beams > 1:
-                ways.append(f"num_beams below {self.sampling.beams}")
-            ways.append(f"max_new_tokens below {self.sampling.max_new_tokens}")
-        return [*ways, *ways_of_loading("target", self.pair.require_target())]
-
-    def _ways_of_both(self) -> list[str]:
-        ways = []
-        chunk = None if self.sampling is None else self.sampling.prefill_chunk_size
-        if chunk is not None and self._longest > chunk:
-            ways.append(f"a prefill_chunk_size below {chunk}")
-        elif self.sampling is not None and chunk is None and self._longest > _LONG_PROMPT:
-            ways.append(f"prefill_chunk_size={_LONG_PROMPT}")
-        if len(self.rows) > 1:
-            ways.append(f"fewer prompts at once than {len(self.rows)}")
-        return [*ways, f"a shorter prompt than {self._longest} tokens (compress() shortens documents)"]

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, PrivateAttr, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, PrivateAttr, model_validator
 from pydantic.json_schema import WithJsonSchema
 
 from spec_rag.errors import unknown_field
 from spec_rag.generation.client import GenerationClient
+from spec_rag.generation.request import GenerationRequest
 from spec_rag.generation.sampling import SamplingConfig, overriding
 from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
+from spec_rag.options.generation import GenerationOptions
 from spec_rag.options.loading import DEFAULT_DRAFT, LoadOptions
 
 if TYPE_CHECKING:
@@ -45,12 +47,9 @@ ModelName = Annotated[str | Path, BeforeValidator(lambda value: str(value) if is
 OptionsOrDict = Annotated[LoadOptions | dict[str, Any], *_object_or_dict(LoadOptions)]
 SpecPCSettings = Annotated[SpecPCConfig | dict[str, Any], *_object_or_dict(SpecPCConfig)]
 SpecKVSettings = Annotated[SpecKVConfig | dict[str, Any], *_object_or_dict(SpecKVConfig)]
-StopStrings = Annotated[
-    list[str] | str | None, BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
-]
 
 
-class ModelSettings(BaseModel):
+class ModelSettings(GenerationOptions):
     """Models, methods and sampling of an adapter's language model."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True, use_attribute_docstrings=True)
@@ -69,26 +68,6 @@ class ModelSettings(BaseModel):
     """Prompt compression (SpecPC): SpecPCConfig or a dict of its fields; None keeps the whole prompt."""
     speckv: SpecKVSettings | None = SpecKVConfig()
     """KV cache pruning (SpecKV): SpecKVConfig or a dict of its fields; None keeps all pairs."""
-    max_tokens: int = 256
-    """Maximum number of generated tokens."""
-    temperature: float | None = None
-    """Sampling temperature; 0 is greedy, and so is None unless top_p or top_k is given."""
-    top_p: float | None = None
-    """Nucleus sampling: cumulative probability in (0, 1]."""
-    top_k: int | None = None
-    """Sample from the k most probable tokens."""
-    repetition_penalty: float | None = None
-    """Values above 1 discourage repetition."""
-    seed: int | None = None
-    """Random seed of sampling."""
-    stop: StopStrings = None
-    """The answer ends before the first occurrence of one of these strings."""
-    timeout: float | None = Field(default=None, gt=0)
-    """Seconds from the request to the last token, waiting included; then TimeoutError is raised."""
-    max_retries: int = Field(default=2, ge=0)
-    """Retries after the GPU ran out of memory."""
-    generation_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Further fields of transformers' GenerationConfig."""
     context: Any = Field(default=None, exclude=True, repr=False)
     """A spec_rag.ContextCache of this target that precedes each prompt; None reads prompts alone."""
 
@@ -152,12 +131,9 @@ class ModelSettings(BaseModel):
     def _client(self, settings: Mapping[str, Any] | None = None, choice: ToolChoice | None = None) -> GenerationClient:
         """Load the models, and combine the fields with the settings and the tool choice of one call."""
         arguments = self._arguments(settings)
-        return GenerationClient(
-            ModelSettings.load(self),
-            arguments if choice is None else choice.held(arguments),
-            self.timeout,
-            self.max_retries,
-        )
+        arguments = arguments if choice is None else choice.constrained_options(arguments)
+        request = GenerationRequest.of(ModelSettings.load(self), **arguments)
+        return GenerationClient(request, self.timeout, self.max_retries)
 
     def _arguments(self, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Validated keywords of `spec_rag.generate`, from the fields and the settings of one call."""

@@ -1,10 +1,8 @@
-"""The target's prefill over prompt and look-ahead, which leaves a cache of the pairs that matter.
-
-Each layer is scored, cut and forgotten before the next one runs. This module does not know who wrote the look-ahead.
-"""
+"""The target's prefill of prompt and look-ahead under SpecKV: each layer is scored and cut before the next one runs."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import torch
@@ -16,19 +14,31 @@ from spec_rag.attention.capture import AttentionCall, Replaced, base_attention, 
 from spec_rag.attention.importance import kv_scores
 from spec_rag.attention.token_selection import select_columns, select_kv
 from spec_rag.errors import UnsupportedModelError
+from spec_rag.generation.draft_pass import until_end
+from spec_rag.generation.prompt_batch import Batch, PaddedPrompts
+from spec_rag.generation.prompt_lookup import observing_tokens
 from spec_rag.generation.pruned_cache import MASK_PER_HEAD, PrunedCache
+from spec_rag.generation.request import GenerationRequest
+from spec_rag.generation.sampling import GREEDY
+from spec_rag.generation.target_calls import generate_from
+from spec_rag.models.rope import RopeSwitch, restore_frequencies
 from spec_rag.options.compression import SpecKVConfig
+from spec_rag.text.tokenization import right_pad
+
+logger = logging.getLogger(__name__)
+
+_OWN_LOOKAHEAD_TOKENS = 8
 
 
 class PrefillPruner:
-    """Observes the target's prefill: scores each layer's keys, prunes its cache, and runs the sparse attention.
+    """Observer of the target's prefill: scores each layer's keys, prunes its cache, and runs the sparse attention.
 
     Args:
         cache: the cache that the prefill fills.
         config: capacity, window, look-ahead and sparse sizes.
         prompt_tokens: prompt tokens, left padding included.
-        key_mask: bool [batch, prompt + look-ahead], False where padded; None when nothing is.
-        backend: kernel backend; None chooses by device.
+        key_mask: bool [batch, prompt + look-ahead], False for padding; None without padding.
+        backend: kernel backend; None selects by device.
     """
 
     def __init__(
@@ -45,20 +55,20 @@ class PrefillPruner:
         self.key_mask = key_mask
         self.first_token = None if key_mask is None else key_mask[:, :prompt_tokens].long().argmax(dim=1)
         self.backend = backend
-        self.layers_seen: set[int] = set()
+        self.visited_layers: set[int] = set()
 
     def __call__(self, call: AttentionCall) -> Replaced | None:
-        """Score, prune and, where it is sparse, compute one layer."""
-        if call.layer >= len(self.cache.layers) or call.layer in self.layers_seen:
+        """Score and prune one layer; compute its attention if it is sparse."""
+        if call.layer >= len(self.cache.layers) or call.layer in self.visited_layers:
             raise UnsupportedModelError(
                 f"Layer {call.layer} shares or repeats the keys of another, which cannot be pruned on its own: choose "
                 "a target whose every layer has its own keys."
             )
-        self.layers_seen.add(call.layer)
-        held = self.cache.layers[call.layer]
-        if not held.keys.shape == held.values.shape == call.key.shape == call.value.shape:
+        self.visited_layers.add(call.layer)
+        cached = self.cache.layers[call.layer]
+        if not cached.keys.shape == cached.values.shape == call.key.shape == call.value.shape:
             raise UnsupportedModelError(
-                f"Layer {call.layer} keeps keys {list(held.keys.shape)} and values {list(held.values.shape)}, and "
+                f"Layer {call.layer} keeps keys {list(cached.keys.shape)} and values {list(cached.values.shape)}, and "
                 f"attends to keys {list(call.key.shape)} and values {list(call.value.shape)}: pruning needs one shape "
                 "for all four, so latent attention (DeepSeek's MLA), experts of attention and values of another "
                 "width than keys are refused. Choose another target, or compress documents as text."
@@ -71,15 +81,15 @@ class PrefillPruner:
         return Replaced(self._sparse(call, scores, mask))
 
     def _sparse(self, call: AttentionCall, scores: Tensor, mask: Tensor | None) -> Tensor:
-        """[batch, heads, tokens, dim]: columns and band, and everything in a row that alone would be read densely."""
-        slash, everything = self.config.prefill_window_size, slice(None)
+        """[batch, heads, tokens, dim]: sparse attention, dense for rows that are short enough to be dense alone."""
+        slash, all_rows = self.config.prefill_window_size, slice(None)
         if mask is None:
-            return self._attend(call, everything, select_columns(scores, self.config), slash, None)
+            return self._attend(call, all_rows, select_columns(scores, self.config), slash, None)
         columns = select_columns(scores, self.config, mask[:, : scores.shape[-1]])
         dense = mask.sum(dim=1) <= slash + self.config.prefill_vertical_size
         dense |= mask[:, : self.prompt_tokens].sum(dim=1) <= (self.config.max_capacity_prompt or 0)
         if not bool(dense.any()):
-            return self._attend(call, everything, columns, slash, mask)
+            return self._attend(call, all_rows, columns, slash, mask)
         output = torch.empty_like(call.query)
         output[~dense] = self._attend(call, ~dense, columns, slash, mask)
         output[dense] = self._attend(call, dense, columns[..., :0], call.key.shape[2], mask)
@@ -104,63 +114,114 @@ class PrefillPruner:
         )
 
     def _prune(self, call: AttentionCall, scores: Tensor, mask: Tensor | None) -> None:
-        held = self.prompt_tokens - 1  # the last prompt token is fed again when decoding starts
-        first = held - self.config.window
+        tokens = self.prompt_tokens - 1  # the last prompt token is fed again when decoding starts
+        first = tokens - self.config.window
         batch, heads = scores.shape[:2]
-        window = torch.arange(first, held, device=scores.device)
+        window = torch.arange(first, tokens, device=scores.device)
         if self.config.max_capacity_prompt is None:
             prefix = torch.arange(first, device=scores.device).expand(batch, heads, -1)
         else:
             prefix = select_kv(scores, self.config, None if mask is None else mask[:, :first])
         positions = torch.cat([prefix, window.expand(batch, heads, -1)], dim=-1)
-        self.cache.layers[call.layer].keep(positions, held, self.first_token)
+        self.cache.layers[call.layer].keep(positions, tokens, self.first_token)
+
+
+def pruned_cache(request: GenerationRequest, batch: Batch, prompts: PaddedPrompts) -> PrunedCache | None:
+    """The target's cache of the prompts, pruned by the look-ahead; a look-ahead of the target is written first.
+
+    Args:
+        request: the job, with `speckv`.
+        batch: the rows; a look-ahead that the target writes is stored in it.
+        prompts: the same rows, padded.
+
+    Returns:
+        None if prompt and answer cross the target's switch of rotary frequencies: keys that were cached before it
+        cannot be used after it.
+    """
+    target, speckv = request.target, request.speckv
+    assert speckv is not None
+    own_tokens = speckv.lookahead_tokens or _OWN_LOOKAHEAD_TOKENS
+    if _crosses_rope_switch(target, prompts, max(request.sampling.max_new_tokens, own_tokens)):
+        return None
+    if "target" in batch.lookahead_by:
+        own = _own_lookahead(request, prompts, own_tokens)
+        batch.lookahead = [
+            own[i] if source == "target" else batch.lookahead[i] for i, source in enumerate(batch.lookahead_by)
+        ]
+    observing = right_pad(observing_tokens(target, batch, speckv))
+    if _crosses_rope_switch(target, prompts, observing[0].shape[1]):
+        return None
+    restore_frequencies(target)
+    return prefill(target, prompts, observing, speckv, request.backend)
+
+
+def _crosses_rope_switch(target: PreTrainedModel, prompts: PaddedPrompts, written: int) -> bool:
+    """Whether `written` tokens after the prompts change the target's rotary frequencies; logs a warning if so."""
+    switch = RopeSwitch.of(target.config)
+    tokens = int(prompts.positions.max()) + 1
+    if switch is None or switch.side(tokens, tokens + written) != "across":
+        return False
+    logger.warning(
+        "speckv prunes nothing here: a prompt of %d tokens with %d after it crosses a switch of the target: %s. "
+        "Shorten the prompt, lower max_new_tokens, or leave speckv out.",
+        tokens,
+        written,
+        switch.reason(),
+    )
+    return True
+
+
+def _own_lookahead(request: GenerationRequest, prompts: PaddedPrompts, tokens: int) -> list[Tensor]:
+    """The target's first greedy tokens, written from a cache that was pruned by its window's queries alone."""
+    assert request.speckv is not None
+    target, ends = request.target, request.ends
+    nothing = torch.empty(len(prompts.ids), 0, dtype=torch.long)
+    window_only = replace(request.speckv, lookahead="none", copied_pieces=None)
+    cache = prefill(target, prompts, (nothing, nothing.bool()), window_only, request.backend)
+    options = {**GREEDY, "eos_token_id": ends or None}
+    written = generate_from(target, prompts, cache, tokens, **options)[:, prompts.tokens :]
+    return [row[kept].cpu() for row, kept in zip(written, until_end(written, ends), strict=True)]
 
 
 def prefill(
     target: PreTrainedModel,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    position_ids: Tensor,
-    lookahead_ids: Tensor,
-    lookahead_mask: Tensor,
+    prompts: PaddedPrompts,
+    lookahead: tuple[Tensor, Tensor],
     config: SpecKVConfig,
     backend: str | None = None,
 ) -> PrunedCache:
-    """Prefill prompt and look-ahead and keep what SpecKV selects (paper, section 4.1).
+    """Prefill prompt and look-ahead and keep the pairs that SpecKV selects (paper, section 4.1).
 
     Args:
         target: the model that will decode.
-        input_ids: int64 [batch, prompt tokens], left-padded, longer than the window by at least two.
-        attention_mask: [batch, prompt tokens], 0 where padded.
-        position_ids: int64 [batch, prompt tokens], each prompt token's rotary position.
-        lookahead_ids: int64 [batch, look-ahead], perhaps of length 0 (then this is SnapKV).
-        lookahead_mask: bool [batch, look-ahead], False behind a row's end.
-        config: how to score and select.
-        backend: kernel backend; None chooses by device.
+        prompts: longer than the window by at least two tokens.
+        lookahead: int64 and bool [batch, look-ahead]: the ids, and a mask that is False after a row's end. Their length
+            may be 0, as in SnapKV.
+        config: scoring and selection.
+        backend: kernel backend; None selects by device.
 
     Returns:
-        A cache that has seen all prompt tokens but the last.
+        A cache of all prompt tokens but the last.
     """
     if config.head_budget is None and base_attention(target) not in MASK_PER_HEAD:
         config = replace(config, head_budget="uniform")
     device = target.device
-    mask = torch.cat([attention_mask.bool().to(device), lookahead_mask.to(device)], dim=1)
+    lookahead_ids, lookahead_mask = (x.to(device) for x in lookahead)
+    mask = torch.cat([prompts.mask.bool(), lookahead_mask], dim=1)
     steps = torch.arange(1, lookahead_ids.shape[1] + 1, device=device)
-    positions = position_ids.to(device)
     cache = PrunedCache(target.config)
-    pruner = PrefillPruner(cache, config, input_ids.shape[1], None if bool(mask.all()) else mask, backend)
-    decoder = target.get_decoder()
+    pruner = PrefillPruner(cache, config, prompts.tokens, None if bool(mask.all()) else mask, backend)
     with capture(target, pruner), torch.no_grad():
-        decoder(
-            input_ids=torch.cat([input_ids.to(device), lookahead_ids.to(device)], dim=1),
+        target.get_decoder()(
+            input_ids=torch.cat([prompts.ids, lookahead_ids], dim=1),
             attention_mask=mask.long(),
-            position_ids=torch.cat([positions, positions[:, -1:] + steps], dim=1),
+            position_ids=torch.cat([prompts.positions, prompts.positions[:, -1:] + steps], dim=1),
             past_key_values=cache,
             use_cache=True,
         )
-    if len(pruner.layers_seen) != len(cache.layers):
+    if len(pruner.visited_layers) != len(cache.layers):
         raise UnsupportedModelError(
-            f"{type(target).__name__} showed {len(pruner.layers_seen)} of its {len(cache.layers)} layers to the "
+            f"{type(target).__name__} showed {len(pruner.visited_layers)} of its {len(cache.layers)} layers to the "
             "attention interface: its cache cannot be pruned faithfully."
         )
     return cache

@@ -1,9 +1,8 @@
-"""A transformers cache that keeps selected key-value pairs of the prompt and grows by the answer's.
+"""A transformers cache that keeps selected key-value pairs of the prompt, and those of the answer.
 
-During the prefill each layer hands back all keys; as soon as its attention has been scored it is cut to the chosen
-positions, so only one layer at a time holds its full keys and values. `get_seq_length` answers the logical length,
-`get_mask_sizes` the physical one with its offset, so `generate` works unchanged. This module does not know how
-positions are chosen.
+During the prefill each layer returns all keys. It is cut to the selected positions as soon as its attention was scored,
+so only one layer at a time holds all its keys and values. `get_seq_length` returns the logical length, `get_mask_sizes`
+the physical length with its offset, so `generate` works unchanged.
 """
 
 from __future__ import annotations
@@ -27,63 +26,63 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's kept keys and values, [batch, KV heads, kept, dim].
 
     Attributes:
-        padding: int64 [batch, 2], from where to where (exclusive) each row is padded.
-        seen: logical length: prompt and answer tokens that went through, whether kept or not.
-        positions: int64 [batch, KV heads, kept] prompt positions of the kept pairs, -1 where a slot is empty; None
-            before pruning.
+        padding: int64 [batch, 2], each row's half-open range of padding.
+        logical_tokens: prompt and answer tokens processed so far, kept or not.
+        positions: int64 [batch, KV heads, kept], prompt positions of the kept pairs, -1 for an empty slot; None before
+            pruning.
     """
 
     def __init__(self, sliding_window: int | None = None) -> None:
         super().__init__()
         self.sliding_window = sliding_window
         self.is_sliding = sliding_window is not None
-        self.seen = 0
+        self.logical_tokens = 0
         self.positions: Tensor | None = None
-        self._shown: Tensor | None = None  # positions of the keys that were handed back last
+        self._returned: Tensor | None = None  # positions of the keys that `update` returned last
         self.padding: Tensor = torch.zeros(0, 2, dtype=torch.long)
         self.dense_bytes = 0
         self.needs_mask = False
 
-    def take(self, keys: Tensor, values: Tensor, positions: Tensor, prompt_tokens: int, padding: Tensor) -> None:
-        """Hold pairs that were chosen before, of a prompt of so many tokens.
+    def load(self, keys: Tensor, values: Tensor, positions: Tensor, prompt_tokens: int, padding: Tensor) -> None:
+        """Hold pairs that were selected before.
 
         Args:
-            keys, values: [batch, KV heads, kept, dim]; neither is changed.
-            positions: int64 [batch, KV heads, kept], ascending; -1 marks empty slots, in front.
+            keys, values: [batch, KV heads, kept, dim]; not changed in place.
+            positions: int64 [batch, KV heads, kept], ascending, with -1 for empty slots in front.
             prompt_tokens: logical length.
-            padding: int64 [batch, 2], from where to where (exclusive) each row will be padded.
+            padding: int64 [batch, 2], each row's half-open range of padding.
         """
         self.lazy_initialization(keys, values)
         self.keys, self.values = keys, values
-        self.positions = self._shown = positions
+        self.positions = self._returned = positions
         self.padding = padding.to(positions.device)
-        self.seen = prompt_tokens
+        self.logical_tokens = prompt_tokens
         self.dense_bytes = (keys[:, :, :1].nbytes + values[:, :, :1].nbytes) * prompt_tokens
         last = prompt_tokens if self.sliding_window is None else min(self.sliding_window - 1, prompt_tokens)
         self.needs_mask = bool((positions < 0).any()) or (self.is_sliding and positions.shape[-1] < last)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Take new pairs in, as transformers' cache layers do; what has left a sliding window goes."""
-        self.seen += key_states.shape[-2]
+        """Append new pairs and return all; pairs that left a sliding window are dropped."""
+        self.logical_tokens += key_states.shape[-2]
         keys, values = super().update(key_states, value_states)
         if self.positions is not None:
-            new = torch.arange(self.seen - key_states.shape[-2], self.seen, device=keys.device)
+            new = torch.arange(self.logical_tokens - key_states.shape[-2], self.logical_tokens, device=keys.device)
             self.positions = torch.cat([self.positions, new.expand(*self.positions.shape[:2], -1)], dim=-1)
-            self._shown = self.positions
+            self._returned = self.positions
             if self.sliding_window is not None and not self.needs_mask:
-                # everything visible is held: what leaves the window can go
+                # the layer holds the whole window, so no later query needs what leaves it
                 last = slice(1 - self.sliding_window, None)
                 self.keys, self.values = keys[:, :, last], values[:, :, last]
                 self.positions = self.positions[:, :, last]
         return keys, values
 
     def keep(self, positions: Tensor, prompt_tokens: int, first_token: Tensor | None = None) -> None:
-        """Cut the prompt's pairs to `positions` and count `prompt_tokens` as seen.
+        """Cut the prompt's pairs to `positions`.
 
         Args:
-            positions: int64 [batch, KV heads, kept], ascending; -1 marks empty slots, in front.
-            prompt_tokens: logical length after the cut; what stands behind it is forgotten.
-            first_token: int64 [batch], where each row's prompt starts behind its left padding; None means 0.
+            positions: int64 [batch, KV heads, kept], ascending, with -1 for empty slots in front.
+            prompt_tokens: logical length after the cut; pairs from there on are dropped.
+            first_token: int64 [batch], first position after each row's left padding; None is 0.
         """
         pair_bytes = self.keys[:, :, :1].nbytes + self.values[:, :, :1].nbytes
         self.dense_bytes = pair_bytes * prompt_tokens
@@ -98,52 +97,52 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
             self.keys, self.values = (torch.take_along_dim(x, slots, dim=2) for x in (self.keys, self.values))
         else:
             self.keys, self.values = gather_kv(self.keys, self.values, positions)
-        self.positions = self._shown = positions
+        self.positions = self._returned = positions
         ends = torch.zeros(len(positions), dtype=torch.long) if first_token is None else first_token
         self.padding = torch.stack([torch.zeros_like(ends), ends], dim=1).to(positions.device)
-        self.seen = prompt_tokens
+        self.logical_tokens = prompt_tokens
 
     def visible(self, query_position: int) -> Tensor:
-        """bool [batch, KV heads, keys]: what a query at that logical position may see of the keys it was handed."""
-        assert self._shown is not None
+        """bool [batch, KV heads, keys]: the returned keys that a query at that logical position may attend to."""
+        assert self._returned is not None
         begins, ends = self.padding[:, :1, None], self.padding[:, 1:, None]
-        visible = (self._shown >= 0) & ~((self._shown >= begins) & (self._shown < ends))
+        visible = (self._returned >= 0) & ~((self._returned >= begins) & (self._returned < ends))
         if self.sliding_window is not None:
-            visible = visible & (self._shown > query_position - self.sliding_window)
+            visible = visible & (self._returned > query_position - self.sliding_window)
         return visible
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of the keys and values that are held."""
+        """Bytes of the held keys and values."""
         return int(self.keys.nbytes + self.values.nbytes)
 
     def get_seq_length(self) -> int:
         """The logical length."""
-        return self.seen
+        return self.logical_tokens
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """The physical length with the queries, and the offset of the logical one."""
+        """The physical length including the queries, and the offset of its first key."""
         held = self.keys.shape[-2] if self.is_initialized and self.keys.numel() else 0
-        return held + query_length, self.seen - held
+        return held + query_length, self.logical_tokens - held
 
     def get_max_length(self) -> int:
-        """The sliding window, or -1 for none."""
+        """The sliding window, or -1 without one."""
         return self.sliding_window if self.sliding_window is not None else -1
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Drop all pairs."""
         super().reset()
-        self.seen, self.positions, self._shown, self.needs_mask = 0, None, None, False
+        self.logical_tokens, self.positions, self._returned, self.needs_mask = 0, None, None, False
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take the last tokens away again, -tokens_to_remove of them; not from a sliding window that has moved on."""
+        """Drop the last -tokens_to_remove tokens; not possible for a sliding window that has moved."""
         super().crop(tokens_to_remove)
-        self.seen += tokens_to_remove
+        self.logical_tokens += tokens_to_remove
         if self.positions is not None and tokens_to_remove:
-            self.positions = self._shown = self.positions[..., :tokens_to_remove]
+            self.positions = self._returned = self.positions[..., :tokens_to_remove]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Follow a beam search."""
+        """Reorder the rows after a step of beam search."""
         super().reorder_cache(beam_idx)
         if self.positions is not None:
             rows = beam_idx.to(self.positions.device)
@@ -157,7 +156,7 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
             self.padding = self.padding.repeat_interleave(repeats, dim=0)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows alone."""
+        """Keep only these rows."""
         super().batch_select_indices(indices)
         if self.positions is not None:
             self.positions, self.padding = self.positions[indices], self.padding[indices]
@@ -169,10 +168,10 @@ class PrunedCache(Cache):  # type: ignore[misc]
     layers: list[PrunedLayer]
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        """Lay out a layer for each of the model's own.
+        """Create one layer per layer of the model.
 
         Raises:
-            UnsupportedModelError: a layer keeps something other than plain or sliding-window keys and values.
+            UnsupportedModelError: a layer has neither full nor sliding-window attention.
         """
         decoder_config = config.get_text_config(decoder=True)
         kinds = layer_kinds(config) - {"full_attention", "sliding_attention"}
@@ -196,27 +195,27 @@ class PrunedCache(Cache):  # type: ignore[misc]
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of the keys and values that all layers hold."""
+        """Bytes of the held keys and values of all layers."""
         return sum(layer.kept_bytes for layer in self.layers)
 
     @property
     def dense_bytes(self) -> int:
-        """Bytes that the prompt would take unpruned."""
+        """Bytes of the prompt without pruning."""
         return sum(layer.dense_bytes for layer in self.layers)
 
     @property
     def can_roll_back(self) -> bool:
-        """Whether the last tokens can be taken away again: no layer forgets what leaves a sliding window."""
+        """Whether `crop` works: no layer drops pairs that leave a sliding window."""
         return not any(layer.is_sliding for layer in self.layers)
 
     @property
     def needs_masks(self) -> bool:
-        """Whether some layer's heads hold different numbers of pairs, or pairs that will leave a sliding window."""
+        """Whether a layer has heads with different numbers of pairs, or pruned pairs of a sliding window."""
         return any(layer.needs_mask for layer in self.layers)
 
 
 class DecodeMasks:
-    """Observer that gives each query of the decoding the pairs it may see, where layers or heads differ in that."""
+    """Observer of the decoding that masks empty slots, padding and pairs outside of a sliding window, per head."""
 
     def __init__(self, cache: PrunedCache, implementation: str, model: PreTrainedModel) -> None:
         if implementation not in MASK_PER_HEAD:
@@ -228,12 +227,12 @@ class DecodeMasks:
         self._cache = cache
 
     def __call__(self, call: AttentionCall) -> Tensor | None:
-        """The mask of one layer, or None where the model's own will do."""
+        """The mask of one layer, or None to use the model's own."""
         layer = self._cache.layers[call.layer]
         if layer.positions is None or not self._cache.needs_masks:
             return None
         queries, keys = call.query.shape[2], call.key.shape[2]
-        last = layer.seen - 1
+        last = layer.logical_tokens - 1
         if layer.is_sliding:
             rows = [layer.visible(position) for position in range(last + 1 - queries, last + 1)]
             visible = torch.stack(rows, dim=2)[..., -keys:]  # [batch, KV heads, queries, keys]

@@ -1,6 +1,6 @@
-"""How much a context matters when nobody has asked yet: the target reads it, and is made to repeat it.
+"""Importance of the pairs of a context without a question: their attention while the target repeats the context.
 
-A pair counts as much as the repetition attends to it (KVzip, arXiv 2505.23416). This module does not know what is kept.
+See KVzip, arXiv 2505.23416.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OVERLAP_TOKENS = 8
 
 
 def read_pieces(target: Any, ids: Tensor, cache: PrunedCache, cancelled: threading.Event | None) -> None:
-    """Fill the cache with the whole context, piece by piece, so that no piece's activations are large."""
+    """Prefill the cache with the context in pieces of 512 tokens, which bounds the activations."""
     decoder = target.get_decoder()
     for start in range(0, len(ids), PIECE_TOKENS):
         check(cancelled)
@@ -36,29 +36,27 @@ def read_pieces(target: Any, ids: Tensor, cache: PrunedCache, cancelled: threadi
 def repetition_scores(
     target: Any,
     cache: PrunedCache,
-    tokens: int,
-    asked: Sequence[int],
-    repeated: Tensor,
+    repetition: tuple[Sequence[int], Tensor],
     cancelled: threading.Event | None,
     backend: str | None,
 ) -> list[Tensor]:
-    """Per layer float32 [1, KV heads, tokens]: how much a repetition of the context attends to each of its pairs.
+    """Per layer float32 [1, KV heads, tokens]: the attention of a repetition of the context to each of its pairs.
 
     Args:
         target: the model that has read the context.
-        cache: of the context alone; it is left as it was.
-        tokens: of the context.
-        asked: ids between the context and each piece of the repetition.
-        repeated: int64 [tokens], the repetition.
+        cache: of the context alone; unchanged afterwards.
+        repetition: ids of the instruction before each piece, and int64 [tokens] of the text to repeat.
         cancelled: an event that ends it.
         backend: kernel backend.
     """
-    observer = _Attended(tokens, len(cache.layers), backend)
+    instruction, repeated = repetition
+    tokens = cache.get_seq_length()
+    observer = _AttentionSum(tokens, len(cache.layers), backend)
     decoder = target.get_decoder()
     for start in range(0, len(repeated), PIECE_TOKENS):
         check(cancelled)
-        own = repeated[max(0, start - _OVERLAP_TOKENS) : start + PIECE_TOKENS]
-        piece = torch.cat([torch.tensor(asked, dtype=torch.long), own])
+        text = repeated[max(0, start - _OVERLAP_TOKENS) : start + PIECE_TOKENS]
+        piece = torch.cat([torch.tensor(instruction, dtype=torch.long), text])
         positions = torch.arange(tokens, tokens + len(piece), device=target.device)
         with capture(target, observer), torch.no_grad():
             decoder(
@@ -69,17 +67,17 @@ def repetition_scores(
             )
         for layer in cache.layers:
             layer.crop(-len(piece))
-    found = [scores for scores in observer.total if scores is not None]
-    if len(found) != len(cache.layers):
+    totals = [scores for scores in observer.total if scores is not None]
+    if len(totals) != len(cache.layers):
         raise UnsupportedModelError(
-            f"{type(target).__name__} showed {len(found)} of its {len(cache.layers)} layers to the attention "
+            f"{type(target).__name__} showed {len(totals)} of its {len(cache.layers)} layers to the attention "
             "interface: its cache cannot be pruned faithfully."
         )
-    return found
+    return totals
 
 
-class _Attended:
-    """Observes the repetition: what its queries together attend to each pair, the most of the heads that share it."""
+class _AttentionSum:
+    """Observer of the repetition: attention to each pair, summed over queries, maximum over heads of a KV head."""
 
     def __init__(self, tokens: int, layers: int, backend: str | None) -> None:
         self.tokens = tokens
@@ -105,5 +103,5 @@ class _Attended:
             sinks=call.sinks,
             backend=self.backend,
         )[:, :, : self.tokens]
-        so_far = self.total[call.layer]
-        self.total[call.layer] = scores if so_far is None else so_far + scores
+        total = self.total[call.layer]
+        self.total[call.layer] = scores if total is None else total + scores

@@ -1,7 +1,4 @@
-"""How the target chooses tokens, and the one policy of what a caller's options mean.
-
-This module knows transformers' GenerationConfig; it does not know prompts or caches.
-"""
+"""Choice of tokens: validation of a caller's options, and their translation to transformers' GenerationConfig."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
 _seeding = FairLock(is_work=False)  # torch's generators belong to the whole process
 
 GREEDY: dict[str, Any] = {
-    # every field that a checkpoint's generation_config may set is given, so that none of them joins in
+    # every field that a checkpoint's generation_config may set, so that none of those values is used
     "do_sample": False,
     "num_beams": 1,
     "num_return_sequences": 1,
@@ -37,7 +34,7 @@ GREEDY: dict[str, Any] = {
     "top_h": None,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
-    # how a checkpoint would be generated with elsewhere: the cache, and what needs arguments of its own, is ours
+    # generation modes and caches of a checkpoint do not apply either
     "use_cache": True,
     "cache_implementation": None,
     "cache_config": None,
@@ -47,9 +44,9 @@ GREEDY: dict[str, Any] = {
     "max_time": None,
 }
 _SAMPLES = ("temperature", "top_p", "top_k", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
-# values that leave the probabilities as they are; a temperature of 1 asks for sampling
+# values that change no probability; a temperature of 1 requests sampling
 _NEUTRAL = {"top_p": 1, "top_k": 0, "min_p": 0, "typical_p": 1, "top_h": 1, "epsilon_cutoff": 0, "eta_cutoff": 0}
-_RANGES = {  # smallest and largest, and whether the smallest itself is allowed
+_RANGES = {  # minimum, maximum, and whether the minimum itself is allowed
     "min_p": (0, 1, True),
     "typical_p": (0, 1, False),
     "top_h": (0, 1, False),
@@ -74,28 +71,28 @@ _REFUSED_BUT = {"num_return_sequences": 1, "use_cache": True}  # the value that 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How the target chooses tokens. Everything in `options` is a field of transformers' GenerationConfig.
+    """Length, constraint and choice of tokens of an answer.
 
     Args:
-        max_new_tokens: at most so many tokens.
+        max_new_tokens: maximum number of tokens.
         stop: the answer ends before the first of these strings.
-        seed: makes sampling repeatable; None leaves torch's generators alone.
-        constraint: what the answer is held to, or None.
-        prefill_chunk_size: the feed-forward layers of draft and target read a prompt so many tokens at a time, which
-            takes less memory and gives the same tokens; None reads it at once.
-        presence_penalty: -2 to 2; subtracted from the logit of each token that the answer has already.
-        frequency_penalty: -2 to 2; subtracted for each time that the answer has the token.
-        logprobs: note the log-probability of each token of the answer, with this many of the most probable tokens at
-            its place (0 to 20); None notes none. Not with num_beams above 1.
-        options: temperature, top_p, top_k, repetition_penalty, num_beams, eos_token_id, max_time ... Greedy, unless a
-            temperature above 0 or another option that only sampling knows (top_p, top_k, min_p ...) is given, or
-            do_sample. A temperature of 0 is greedy, whatever top_p, top_k, min_p and the like are. Values that change
-            no probability (top_p=1, top_k=0, min_p=0, typical_p=1 ...) do not switch sampling on. `eos_token_id` is
-            an id or several, instead of those of the model and its tokenizer; -1 stands for none.
+        seed: makes sampling repeatable; None does not change torch's generators.
+        constraint: constraint of the answer, or None.
+        prefill_chunk_size: tokens that the feed-forward layers of draft and target process at a time; fewer need less
+            memory and give the same tokens. None is all.
+        presence_penalty: -2 to 2; subtracted from the logit of each token that occurs in the answer.
+        frequency_penalty: -2 to 2; subtracted for each occurrence.
+        logprobs: record the log-probability of each token, with this many most probable tokens (0 to 20); None records
+            none. Not with num_beams above 1.
+        options: fields of transformers' GenerationConfig: temperature, top_p, top_k, repetition_penalty, num_beams,
+            eos_token_id, max_time ... Decoding is greedy unless do_sample, a temperature above 0 or another sampling
+            option (top_p, top_k, min_p ...) is given. A temperature of 0 is greedy whatever the others are. Values that
+            change no probability (top_p=1, top_k=0, min_p=0, typical_p=1 ...) do not enable sampling. `eos_token_id`
+            (an id or several, -1 for none) replaces the end tokens of model and tokenizer.
 
     Raises:
-        ConfigError: a value is out of range, an option is unknown, do_sample=True stands beside temperature=0, or
-            options of sampling beside do_sample=False.
+        ConfigError: a value is out of range, an option is unknown, or do_sample contradicts temperature or another
+            option.
     """
 
     max_new_tokens: int = 256
@@ -129,10 +126,7 @@ class SamplingConfig:
 
     @classmethod
     def of(cls, max_new_tokens: int, options: Mapping[str, Any]) -> SamplingConfig:
-        """Sort keyword arguments into the config's own fields and generation options; None stands for nothing given.
-
-        `schema` and `regex` become the constraint (see `Constraint.of`).
-        """
+        """The config of keyword arguments; None means not given, `schema` and `regex` become the constraint."""
         own = {f.name for f in fields(cls)} - {"options", "max_new_tokens"}
         chosen = {name: value for name, value in options.items() if name in own}
         for name in ("presence_penalty", "frequency_penalty"):
@@ -145,19 +139,19 @@ class SamplingConfig:
         form = {name: options.get(name) for name in ("schema", "regex")}
         if any(value is not None for value in form.values()):
             if chosen.get("constraint") is not None:
-                raise ConfigError("constraint is given beside schema or regex: an answer is held to one of them.")
+                raise ConfigError("constraint and schema or regex are both given: give one of them.")
             chosen["constraint"] = Constraint.of(**form)
         rest = {name: value for name, value in options.items() if name not in own and name not in form}
         return cls(max_new_tokens=max_new_tokens, options=rest, **chosen)
 
     @property
     def beams(self) -> int:
-        """Rows that each prompt takes."""
+        """Rows per prompt."""
         return int(self.options.get("num_beams", 1))
 
 
 def overriding(given: Mapping[str, Any]) -> dict[str, Any]:
-    """One call's options, with what they switch off of other settings: a temperature of 0, top_p and top_k."""
+    """One call's options, and None for settings that they disable: a temperature of 0 disables top_p and top_k."""
     return {"top_p": None, "top_k": None, **given} if given.get("temperature") == 0 else dict(given)
 
 
@@ -215,7 +209,7 @@ def _check_ranges(chosen: Mapping[str, Any]) -> None:
 
 
 def _checked_ends(value: Any) -> list[int]:
-    """The end tokens that a caller names, as a list without those that no model writes."""
+    """A caller's end tokens as a list, without negative ones."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     ends = list(value) if isinstance(value, Sequence | Set) and not isinstance(value, str) else [value]
@@ -229,12 +223,12 @@ def _is_number(value: Any) -> bool:
 
 
 def seeded(seed: int | None, model: PreTrainedModel) -> Switch[None]:
-    """Sample repeatably inside the block and leave torch's generators as they were."""
+    """Seed torch's generators inside the block, and restore their states afterwards."""
     return _Seeded(seed, model)
 
 
 class _Seeded(Switch[None]):
-    """Seeds torch's generators of the CPU and of the model's device, and puts their states back."""
+    """Seeds and restores torch's generators of the CPU and of the model's device."""
 
     def __init__(self, seed: int | None, model: PreTrainedModel) -> None:
         self._seed = seed
@@ -248,7 +242,7 @@ class _Seeded(Switch[None]):
         if self._seed is None:
             return
         self._turn.__enter__()
-        # torch.manual_seed would seed, and queue seeds for, the devices of every other kind too
+        # torch.manual_seed would also seed all other devices
         generators = [torch.default_generator]
         if self._device.type == "cuda":
             index = self._device.index
@@ -265,7 +259,7 @@ class _Seeded(Switch[None]):
 
 
 def eos_token_ids(model: PreTrainedModel) -> list[int]:
-    """The ids that end a sequence of this model; empty if it names none."""
+    """End tokens of the model's generation config; empty if it has none."""
     eos = model.generation_config.eos_token_id if model.generation_config is not None else None
     if eos is None:
         return []
@@ -273,7 +267,7 @@ def eos_token_ids(model: PreTrainedModel) -> list[int]:
 
 
 def pad_token_id(model: PreTrainedModel) -> int:
-    """The id that fills padded places; masked everywhere, so an end token serves as well."""
+    """The id of padding; it is always masked, so an end token is fine."""
     pad = model.generation_config.pad_token_id if model.generation_config is not None else None
     if pad is not None:
         return int(pad)

@@ -1,7 +1,6 @@
-"""An answer piece by piece: one worker thread generates, the consumer takes pieces out of a mailbox.
+"""Streaming: a worker thread generates and queues the pieces of an answer for the consumer.
 
-The worker holds the models' lock, never the consumer, so a stream may be read from any thread, or be dropped. This
-module does not know how answers are computed.
+Only the worker holds the models' lock, so a stream may be read from any thread, or be dropped.
 """
 
 from __future__ import annotations
@@ -12,16 +11,15 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 from spec_rag.errors import ConfigError, ForkedError
-from spec_rag.generation.end_tokens import answer_ends
-from spec_rag.generation.generate import generate, generate_together
-from spec_rag.generation.row_streams import CountingStreamer
-from spec_rag.generation.sampling import SamplingConfig
+from spec_rag.generation.generate import answer_together, generate
+from spec_rag.generation.request import GenerationRequest
 from spec_rag.models.model_pair import ModelPair
 from spec_rag.options.compression import SpecKVConfig, SpecPCConfig
 from spec_rag.results import Answer
@@ -38,78 +36,89 @@ _ONLY_IN_PARENT = (
 )
 
 
-class _Ended(Generic[R]):
-    """The last letter: the result, or the exception that ended the work."""
+class _End(Generic[R]):
+    """The last item of a queue: the result, or the exception that ended the work."""
 
     def __init__(self, result: R | None = None, error: BaseException | None = None) -> None:
         self.result = result
         self.error = error
 
 
-class _Mailbox(Generic[R]):
-    """Pieces in their order, for one reader at a time, who is woken and does not look again and again."""
+class _PieceQueue(Generic[R]):
+    """FIFO queue of pieces for one reader at a time, synchronous or asynchronous; readers do not poll."""
 
     def __init__(self) -> None:
-        self._letters: deque[str | _Ended[R]] = deque()
+        self._items: deque[str | _End[R]] = deque()
         self._condition = threading.Condition()
         self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
         renew_in_children(self)
 
     def renew_in_child(self) -> None:
-        """Say in a forked child that nothing more comes, since the thread that writes is in the parent."""
+        """End the queue in a forked child, since the thread that writes exists only in the parent."""
         self._condition = threading.Condition()
         self._waiting = None
-        if not any(isinstance(letter, _Ended) for letter in self._letters):
-            self._letters.append(_Ended(error=ForkedError(_ONLY_IN_PARENT)))
+        if not any(isinstance(item, _End) for item in self._items):
+            self._items.append(_End(error=ForkedError(_ONLY_IN_PARENT)))
 
-    def put(self, letter: str | _Ended[R]) -> None:
+    def put(self, item: str | _End[R]) -> None:
         with self._condition:
-            self._letters.append(letter)
+            self._items.append(item)
             self._condition.notify_all()
             if self._waiting is not None:
                 loop, arrived = self._waiting
-                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                with suppress(RuntimeError):  # the loop is closed: its reader is gone
                     loop.call_soon_threadsafe(arrived.set)
 
-    def take(self) -> str | _Ended[R]:
+    def take(self) -> str | _End[R]:
         with self._condition:
-            while not self._letters:
+            while not self._items:
                 self._condition.wait()
-            return self._letters.popleft()
+            return self._items.popleft()
 
-    async def atake(self) -> str | _Ended[R]:
+    async def atake(self) -> str | _End[R]:
         arrived = asyncio.Event()
         while True:
             with self._condition:
-                if self._letters:
+                if self._items:
                     self._waiting = None
-                    return self._letters.popleft()
+                    return self._items.popleft()
                 arrived.clear()
                 self._waiting = (asyncio.get_running_loop(), arrived)
             await arrived.wait()
 
 
+class WrittenTokens:
+    """Counter of the tokens that a stream has written."""
+
+    tokens = 0
+
+
 class _PieceStreamer(BaseStreamer):  # type: ignore[misc]
-    """Hands the text of an answer on to `emit` as far as no later token changes it or makes a stop string of it.
+    """Passes on the text of an answer as soon as neither a later token nor a stop string can change it.
 
     Args:
-        read: makes the text of an answer that has no tokens yet.
+        new_text: makes the text of an answer without tokens.
         emit: called with each piece.
+        count: is set to the number of tokens of the answer.
 
     Attributes:
-        begun: whether anything has been handed on.
+        begun: whether a piece was passed on.
     """
 
-    def __init__(self, read: Callable[[], AnswerText], emit: Callable[[str], None]) -> None:
+    def __init__(
+        self, new_text: Callable[[], AnswerText], emit: Callable[[str], None], count: WrittenTokens | None = None
+    ) -> None:
         self.begun = False
-        self._read = read
+        self._new_text = new_text
         self._emit = emit
+        self._count = count or WrittenTokens()
         self.start()
 
     def start(self) -> None:
-        """Wait for a prompt, then for an answer from its first token."""
-        self._text = self._read()
+        """Expect a prompt, then an answer from its first token."""
+        self._text = self._new_text()
         self._emitted = 0
+        self._count.tokens = 0
         self._prompt_is_put = False
 
     def put(self, value: Tensor) -> None:
@@ -118,14 +127,16 @@ class _PieceStreamer(BaseStreamer):  # type: ignore[misc]
             self._prompt_is_put = True
             return
         for token in value.reshape(-1).tolist():
+            self._count.tokens += 1
             self._text.add(token)
-            self._show(self._text.ready)
+            # hold back the start of a possible stop string, and bytes of an incomplete character
+            self._pass_on(self._text.ready)
 
     def end(self) -> None:
-        """Hand the rest on."""
-        self._show(len(self._text.text))
+        """Pass on the rest."""
+        self._pass_on(len(self._text.text))
 
-    def _show(self, ready: int) -> None:
+    def _pass_on(self, ready: int) -> None:
         piece = self._text.text[self._emitted : ready]
         if piece:
             self._emitted += len(piece)
@@ -134,27 +145,27 @@ class _PieceStreamer(BaseStreamer):  # type: ignore[misc]
 
 
 class ResultStream(Generic[R]):
-    """Iterate over it, synchronously or asynchronously, for the pieces of text that lead to a result.
+    """Iterator, synchronous or asynchronous, over the pieces of a text that is written in a thread.
 
-    Closing it, leaving the block of `with` early, or dropping it cancels the work.
+    Closing it, leaving its `with` block early, or dropping it cancels the work.
 
     Attributes:
-        result: what the work returned, once the last piece has been read.
+        result: the return value of the work, after the last piece was read.
     """
 
     def __init__(self, run: Callable[[Callable[[str], None], Cancellation], R]) -> None:
         """Start `run(emit, cancelled)` in a thread of its own."""
         self.result: R | None = None
-        self._mailbox: _Mailbox[R] = _Mailbox()
+        self._pieces: _PieceQueue[R] = _PieceQueue()
         self._cancelled = Cancellation()
         self._finished = False
-        mailbox, cancelled = self._mailbox, self._cancelled  # not self: a dropped stream must be collectable
+        pieces, cancelled = self._pieces, self._cancelled  # not self: a dropped stream must be collectable
 
         def work() -> None:
             try:
-                mailbox.put(_Ended(run(mailbox.put, cancelled)))
+                pieces.put(_End(run(pieces.put, cancelled)))
             except BaseException as error:
-                mailbox.put(_Ended(error=error))
+                pieces.put(_End(error=error))
 
         self._worker = threading.Thread(
             target=contextvars.copy_context().run, args=(work,), name="spec-rag-stream", daemon=True
@@ -167,10 +178,10 @@ class ResultStream(Generic[R]):
     def __next__(self) -> str:
         if self._finished:
             raise StopIteration
-        letter = self._mailbox.take()
-        if isinstance(letter, str):
-            return letter
-        self._end(letter)
+        item = self._pieces.take()
+        if isinstance(item, str):
+            return item
+        self._end(item)
         raise StopIteration
 
     def __aiter__(self) -> AsyncIterator[str]:
@@ -180,28 +191,28 @@ class ResultStream(Generic[R]):
         if self._finished:
             raise StopAsyncIteration
         try:
-            letter = await self._mailbox.atake()
+            item = await self._pieces.atake()
         except asyncio.CancelledError:
             self._cancelled.set()
             raise
-        if isinstance(letter, str):
-            return letter
-        self._end(letter)
+        if isinstance(item, str):
+            return item
+        self._end(item)
         raise StopAsyncIteration
 
-    def _end(self, ended: _Ended[R]) -> None:
+    def _end(self, end: _End[R]) -> None:
         self._finished = True
         self._worker.join()
-        self.result = ended.result
-        if ended.error is not None:
-            raise ended.error
+        self.result = end.result
+        if end.error is not None:
+            raise end.error
 
     def cancel(self) -> None:
-        """Cancel the work and wait for nothing; what was written until then can still be read."""
+        """Cancel the work without waiting; pieces that were written can still be read."""
         self._cancelled.set()
 
     def close(self, timeout_seconds: float | None = None) -> None:
-        """Cancel the work; waits for its thread to end, at most `timeout_seconds`."""
+        """Cancel the work, and wait at most `timeout_seconds` for its thread to end."""
         self._cancelled.set()
         self._finished = True
         self._worker.join(timeout_seconds)
@@ -211,7 +222,7 @@ class ResultStream(Generic[R]):
 
     def __exit__(self, kind: type[BaseException] | None = None, *rest: object) -> None:
         interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
-        self.close(timeout_seconds=0 if interrupted else None)  # whoever presses Ctrl-C does not wait for a prefill
+        self.close(timeout_seconds=0 if interrupted else None)  # Ctrl-C does not wait for a prefill
 
     def __del__(self) -> None:
         cancelled = getattr(self, "_cancelled", None)
@@ -219,33 +230,22 @@ class ResultStream(Generic[R]):
             cancelled.set()
 
 
-class WrittenTokens:
-    """Counter of the tokens that a stream has written."""
-
-    def __init__(self) -> None:
-        self.tokens = 0
-
-    def add(self, tokens: int) -> None:
-        """Count more tokens."""
-        self.tokens += tokens
-
-
 class AnswerStream(ResultStream[Answer]):
-    """The pieces of an answer's text; closing or dropping it stops the generation within two tokens."""
+    """Iterator over the pieces of an answer; closing or dropping it stops the generation within two tokens."""
 
     def __init__(self, run: Callable[[Callable[[str], None], Cancellation], Answer], count: WrittenTokens) -> None:
-        """Start `run(emit, cancelled)` in a thread of its own, which adds to `count` what it writes."""
+        """Start `run(emit, cancelled)` in a thread of its own, which counts its tokens in `count`."""
         self._count = count
         super().__init__(run)
 
     @property
     def written_tokens(self) -> int:
-        """Tokens of the answer that were written so far, also where the stream is closed before its end."""
+        """Tokens of the answer so far, also if the stream is closed before its end."""
         return self._count.tokens
 
     @property
     def answer(self) -> Answer | None:
-        """The whole Answer, once the last piece has been read."""
+        """The whole Answer, after the last piece was read."""
         return self.result
 
     def __enter__(self) -> AnswerStream:
@@ -260,27 +260,31 @@ def stream(
     max_new_tokens: int = 256,
     **options: Any,
 ) -> AnswerStream:
-    """Like `generate`, piece by piece. Errors are raised where the stream is read.
+    """Like `generate`, in pieces. Errors of the generation are raised where the stream is read.
 
     Streams that wait for the same models with the same settings are written in one batch.
 
     Raises:
-        ConfigError: an option is out of range, or beams are asked for, which have no first piece before the last.
+        ConfigError: an option is out of range, or num_beams is above 1, which cannot be streamed.
     """
-    sampling = SamplingConfig.of(max_new_tokens, {k: v for k, v in options.items() if k not in ("backend", "context")})
+    return stream_answer(GenerationRequest.of(pair, [prompt], specpc, speckv, max_new_tokens, **options))
+
+
+def stream_answer(request: GenerationRequest) -> AnswerStream:
+    """The stream of a request with one prompt; its `cancelled` and `streamer` are replaced.
+
+    Raises:
+        ConfigError: the request has beams, which cannot be streamed, or the pair has no tokenizer.
+    """
+    sampling = request.sampling
     if sampling.beams > 1:
         raise ConfigError(f"num_beams={sampling.beams} cannot stream: use generate(), or num_beams=1.")
-    tokenizer = ModelPair.check(pair).require_tokenizer()
-    pair.require_target()
-    ends = answer_ends(pair, sampling)
+    tokenizer, ends, count = request.pair.require_tokenizer(), request.ends, WrittenTokens()
 
     def run(emit: Callable[[str], None], cancelled: Cancellation) -> Answer:
-        streamer = CountingStreamer(_PieceStreamer(lambda: AnswerText(tokenizer, sampling.stop, ends), emit), count.add)
-        return generate_together(
-            pair, prompt, specpc, speckv, max_new_tokens, streamer=streamer, cancelled=cancelled, **options
-        )
+        streamer = _PieceStreamer(lambda: AnswerText(tokenizer, sampling.stop, ends), emit, count)
+        return answer_together(replace(request, cancelled=cancelled, streamer=streamer))
 
-    count = WrittenTokens()
     return AnswerStream(run, count)
 
 

@@ -1,6 +1,6 @@
-"""Answers of a given form: how a model is asked for one, what it is held to, and how the answer is read.
+"""Structured output: constraints from JSON schemas and regular expressions, the instruction, and parsing of answers.
 
-Importing this module loads neither torch nor transformers. It does not know prompts, frameworks or logits.
+Importing this module loads neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _INSTRUCTION = (
     "fence, no schema.\n\n{schema}"
 )
 JSON_OBJECT = {"type": "object"}
-# as json.dumps writes it: what models have seen most, and no room for white space without an end
+# the format of json.dumps: the most frequent one in training data, and without unbounded white space
 JSON_STYLE = {
     "whitespace_flexible": False,
     "item_separator": ", ",
@@ -27,19 +27,19 @@ JSON_STYLE = {
     "lenient": True,
     "coerce_one_of": True,
 }
-_NAMED = ("properties", "$defs", "definitions", "patternProperties")  # names that are not keywords, each with a schema
-_VALUES = ("const", "enum", "default", "examples", "required")  # no schemas
+_NAMED = ("properties", "$defs", "definitions", "patternProperties")  # map names, not keywords, to schemas
+_VALUES = ("const", "enum", "default", "examples", "required")  # values are not schemas
 _FENCE_OPENING = re.compile(r"```(?:json)?[^\S\n]*\n")
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """What an answer is held to, token by token.
+    """A constraint of an answer, enforced token by token.
 
     Attributes:
-        kind: what `text` is: a JSON schema, a regular expression, or a grammar in llguidance's dialect of Lark.
-        text: it, as text.
-        strict: refuse a schema with keywords that cannot be held to; False leaves these to whoever reads the answer.
+        kind: the type of `text`: JSON schema, regular expression, or grammar in llguidance's dialect of Lark.
+        text: the constraint.
+        strict: refuse a schema with keywords that cannot be enforced; False ignores these keywords.
     """
 
     kind: Literal["json", "regex", "lark"]
@@ -48,22 +48,23 @@ class Constraint:
 
     @classmethod
     def of(cls, schema: Any = None, regex: str | None = None, strict: bool | None = None) -> Constraint | None:
-        """From one call's options, of which at most one is given.
+        """The constraint of one call's options, of which at most one is given; None without one.
 
         Args:
-            schema: a JSON schema as a dict or as JSON text, a pydantic class, or True for any JSON object. Objects that
-                name their properties get no others, unless `additionalProperties` says so.
-            regex: a regular expression of Rust's kind (no look-around, no back-references) that the whole answer fits.
-            strict: as the attribute; None is False for a pydantic class, which can check the rest, and True otherwise.
+            schema: a JSON schema as a dict or as JSON text, a pydantic class, or True for any JSON object. Objects with
+                named properties get no others, unless `additionalProperties` allows them.
+            regex: a regular expression in Rust's syntax (no look-around, no back-references) that matches the whole
+                answer.
+            strict: see the attribute; None is False for a pydantic class, which validates the rest, else True.
 
         Raises:
-            ConfigError: both are given, or one cannot be read.
+            ConfigError: both are given, or one is invalid.
             MissingDependencyError: llguidance is not installed.
         """
         if schema is None and regex is None:
             return None
         if schema is not None and regex is not None:
-            raise ConfigError(f"schema and regex={regex!r} are both given: an answer is held to one of them.")
+            raise ConfigError(f"schema and regex={regex!r} are both given: give one of them.")
         if regex is not None:
             if not isinstance(regex, str) or not regex:
                 raise ConfigError(f"regex={regex!r}: must be a regular expression of at least one character.")
@@ -88,7 +89,7 @@ class Constraint:
 
     @property
     def grammar(self) -> str:
-        """The grammar as llguidance reads it."""
+        """The constraint as a grammar of llguidance."""
         matcher = llguidance().LLMatcher
         if self.kind == "json":
             return str(matcher.grammar_from_json_schema(self.text, overrides=JSON_STYLE))
@@ -98,9 +99,9 @@ class Constraint:
 
     @property
     def grammar_behind_space(self) -> str:
-        """The same with room for one space in front.
+        """The grammar with an optional leading space.
 
-        The usual first token of a sentencepiece tokenizer has it, and its decoder takes it away again.
+        The first token of an answer often has one with a sentencepiece tokenizer, whose decoder removes it.
         """
         matcher = llguidance().LLMatcher
         if self.kind == "json":
@@ -108,26 +109,26 @@ class Constraint:
             return str(matcher.grammar_from_lark(f'start: " "? %json {body}'))
         if self.kind == "regex":
             return str(matcher.grammar_from_regex(f" ?(?:{self.text})"))
-        return self.grammar  # what goes on behind the beginning of a call
+        return self.grammar  # a tool call: its text continues the prompt
 
     def checked(self, name: str, given: Any) -> Constraint:
-        """The constraint, if it can be read.
+        """The constraint itself, if it is valid.
 
         Args:
-            name: the argument that it was made from.
+            name: the argument it was made from.
             given: the argument's value.
 
         Raises:
-            ConfigError: it cannot be read, or it is strict and has keywords that an answer cannot be held to.
+            ConfigError: it is invalid, or it is strict and has keywords that cannot be enforced.
             MissingDependencyError: llguidance is not installed.
         """
         failed, messages = llguidance().LLMatcher.validate_grammar_with_warnings(self.grammar)
         if failed:
             raise ConfigError(f"{name}={given!r:.200} cannot be read: {' '.join(str(messages[0]).split())}")
-        unheld = [message for message in messages if "format" not in message.lower()]  # unknown formats are remarks
+        unheld = [message for message in messages if "format" not in message.lower()]  # unknown formats are annotations
         if unheld and self.strict:
             raise ConfigError(
-                f"{name}={given!r:.200} has keywords that an answer cannot be held to ({'; '.join(unheld)}): leave "
+                f"{name}={given!r:.200} has keywords that cannot be enforced ({'; '.join(unheld)}): leave "
                 "them out and check the answer for them."
             )
         return self
@@ -137,7 +138,7 @@ def schema_of(model: Any) -> dict[str, Any]:
     """The JSON schema of a pydantic class.
 
     Raises:
-        ConfigError: it has none, or is nested too deeply.
+        ConfigError: there is none, or it is nested too deeply.
     """
     from pydantic.errors import PydanticUserError
 
@@ -151,9 +152,9 @@ def schema_of(model: Any) -> dict[str, Any]:
 
 
 def closed_schema(schema: Any) -> Any:
-    """The schema without room for properties that it does not name: what fits it fits the schema as well.
+    """The schema with additionalProperties=False where it is not set.
 
-    Left as it is where schemas are put together, of which each names its part of the properties.
+    A schema that combines others (allOf, if ...) is unchanged, since each part names only some of the properties.
     """
     parts = list(_subschemas(schema))
     together = {"allOf", "if", "dependentSchemas", "unevaluatedProperties", "$dynamicRef"}
@@ -194,7 +195,7 @@ def _mapped(schema: Any) -> Any:
 
 
 def llguidance() -> Any:
-    """The library, imported where it is needed.
+    """The library, imported on first use.
 
     Raises:
         MissingDependencyError: it is not installed.
@@ -203,25 +204,25 @@ def llguidance() -> Any:
         import llguidance
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            'Answers are held to a schema or a regular expression by llguidance: pip install "spec-rag[structured]"'
+            'Answers that fit a schema or a regular expression need llguidance: pip install "spec-rag[structured]"'
         ) from error
     return llguidance
 
 
 def schema_instruction(schema: Mapping[str, Any], *, has_tools: bool = False) -> str:
-    """What a system message says to get JSON of that schema, or calls of tools and then JSON of that schema."""
+    """Text of a system message that requests JSON of a schema, optionally after tool calls."""
     opening = "Call tools where you need them. When you answer, answer" if has_tools else "Answer"
     return _INSTRUCTION.format(opening=opening, schema=json.dumps(schema, ensure_ascii=False))
 
 
 def answer_format(response_format: Any) -> tuple[dict[str, Any] | None, Constraint | None]:
-    """The schema that a `response_format` asks for, and what holds the answer to it; None for free text.
+    """The schema and the constraint of a `response_format`; None and None for free text.
 
     Args:
-        response_format: as OpenAI's API has it ("text", "json_object" or "json_schema"), or a pydantic class.
+        response_format: in the format of OpenAI's API ("text", "json_object" or "json_schema"), or a pydantic class.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: it is invalid.
         MissingDependencyError: llguidance is not installed.
     """
     if response_format is None:
@@ -244,10 +245,10 @@ def answer_format(response_format: Any) -> tuple[dict[str, Any] | None, Constrai
 
 
 def read_json(text: str) -> Any:
-    """The JSON in an answer: the answer itself, what is in its code fence, or what follows its first bracket.
+    """Parse the JSON of an answer: the whole answer, its code fence, or the text from its first bracket.
 
     Raises:
-        ValueError: there is none, or it is broken; the message quotes the answer.
+        ValueError: there is no valid JSON; the message quotes the answer.
     """
     body = (_fenced(text) or text).strip()
     start = min((at for at in (body.find("{"), body.find("[")) if at >= 0), default=0)
@@ -258,7 +259,7 @@ def read_json(text: str) -> Any:
 
 
 def _fenced(text: str) -> str:
-    """What is in the first code fence that is closed; "" where there is none."""
+    """Content of the first closed code fence, or ""."""
     opening = _FENCE_OPENING.search(text)
     closing = text.find("```", opening.end()) if opening else -1
     return text[opening.end() : closing] if opening and closing >= 0 else ""

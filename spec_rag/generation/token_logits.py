@@ -1,7 +1,6 @@
-"""Penalties on tokens that an answer has already, and the log-probabilities of the tokens that it is made of.
+"""Logits processors: presence and frequency penalties, and recording of log-probabilities.
 
-Both are logits processors of transformers' `generate`; transformers itself has penalties on the prompt and the answer
-together (`repetition_penalty`), but none on the answer alone.
+transformers' `repetition_penalty` counts the prompt too; these penalties count only the answer.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from spec_rag.results import TokenLogprob
 
 
 class AnswerPenalties(LogitsProcessor):  # type: ignore[misc]
-    """Lowers the logits of tokens that the answer has already, as OpenAI's API describes it.
+    """Presence and frequency penalty, as in OpenAI's API.
 
     Args:
         prompt_tokens: tokens of the padded prompts.
-        presence: subtracted from the logit of a token that the answer has at least once.
-        frequency: subtracted for each time that the answer has it.
+        presence: subtracted from the logit of a token that occurs in the answer.
+        frequency: subtracted for each occurrence.
     """
 
     def __init__(self, prompt_tokens: int, presence: float, frequency: float) -> None:
@@ -44,20 +43,20 @@ class AnswerPenalties(LogitsProcessor):  # type: ignore[misc]
 
 
 class LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
-    """Notes the log-probabilities of the tokens that are chosen, while they are chosen.
+    """Records the log-probabilities of the chosen tokens.
 
-    They are of the distribution after penalties, biases and constraints, and before temperature, top_p and top_k.
+    They refer to the distribution after penalties, biases and constraints, and before temperature, top_p and top_k.
 
     Args:
         prompt_tokens: tokens of the padded prompts.
-        alternatives: how many of the most probable tokens are noted at each place.
+        alternatives: number of most probable tokens to record at each position.
     """
 
     def __init__(self, prompt_tokens: int, alternatives: int) -> None:
         self._prompt_tokens = prompt_tokens
         self._alternatives = alternatives
-        self._last: Tensor | None = None  # [rows, vocabulary] of the place whose token is not chosen yet
-        self._chosen: list[Tensor] = []  # of each place [rows]
+        self._last: Tensor | None = None  # [rows, vocabulary] of the position whose token is not chosen yet
+        self._chosen: list[Tensor] = []  # per position [rows]
         self._top: list[tuple[list[list[int]], list[list[float]]]] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -67,7 +66,7 @@ class LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
             input_ids: int64 [rows, prompt and answer tokens].
             scores: [rows, vocabulary].
         """
-        self._note_chosen(input_ids)
+        self._record_chosen(input_ids)
         logprobs = scores.float().log_softmax(dim=-1)
         top = logprobs.topk(min(self._alternatives, logprobs.shape[-1]), dim=-1)
         self._top.append((top.indices.tolist(), top.values.tolist()))
@@ -75,19 +74,19 @@ class LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
         return scores
 
     def rows(self, sequences: Tensor, text_of: Callable[[int], str]) -> list[list[TokenLogprob]]:
-        """The log-probabilities of each row's answer, as many as it was generated with.
+        """The log-probabilities of each row's answer.
 
         Args:
             sequences: int64 [rows, prompt and answer tokens], what `generate` returned.
             text_of: decodes one token.
         """
-        self._note_chosen(sequences[:, : self._prompt_tokens + len(self._top)])
+        self._record_chosen(sequences[:, : self._prompt_tokens + len(self._top)])
         answers = sequences[:, self._prompt_tokens :].tolist()
         chosen = [place.tolist() for place in self._chosen]
-        noted: list[list[TokenLogprob]] = []
+        recorded: list[list[TokenLogprob]] = []
         for row, answer in enumerate(answers):
-            places = zip(answer, chosen, self._top, strict=False)  # of an interrupted answer a place may lack its token
-            noted.append(
+            places = zip(answer, chosen, self._top, strict=False)  # a cancelled answer may lack the last token
+            recorded.append(
                 [
                     TokenLogprob(
                         token,
@@ -98,9 +97,9 @@ class LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
                     for token, logprobs, (ids, values) in places
                 ]
             )
-        return noted
+        return recorded
 
-    def _note_chosen(self, ids: Tensor) -> None:
+    def _record_chosen(self, ids: Tensor) -> None:
         if self._last is not None and ids.shape[1] > self._prompt_tokens:
             self._chosen.append(self._last.gather(1, ids[:, -1:]).squeeze(1).cpu())
             self._last = None

@@ -1,7 +1,7 @@
-"""Whether the arguments of a tool call fit the tool's parameters, a JSON schema.
+"""Validation of a tool call's arguments against the tool's parameters, a JSON schema.
 
-The schema and the arguments come from others, so the check is bounded: regular expressions have a time limit, and
-references that go round in circles end. Importing this module loads neither torch nor transformers.
+Schema and arguments are untrusted, so the work is bounded: regular expressions have a time limit, and the number of
+references is limited. Importing this module loads neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any
 from spec_rag.errors import MissingDependencyError
 from spec_rag.utils.validation import MAX_DEPTH, depth_of
 
-_REFERENCES = 1000  # followed in one check
+_MAX_REFERENCES = 1000  # per validation
 _PATTERN_SECONDS = 0.1
 
 
 def misfit(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> str | None:
-    """What in the arguments does not fit the parameters; None where they fit.
+    """The first violation of the parameters by the arguments, or None.
 
-    A schema that is not valid, or that refers to another document, cannot be checked: everything fits it.
+    An invalid schema, or one that refers to another document, accepts everything.
 
     Args:
-        arguments: of one call.
+        arguments: the arguments of one call.
         parameters: a JSON schema.
 
     Raises:
@@ -57,11 +57,11 @@ def misfit(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> str |
 
 
 class _TooManyReferences(Exception):
-    """More references than one check may follow."""
+    """The limit of references was exceeded."""
 
 
 def _bounded_keywords(kind: Any) -> dict[str, Any]:
-    """The keywords of JSON schema whose work a hostile schema could make endless."""
+    """Replacements of the keywords whose validation a hostile schema could make endless."""
     followed = 0
 
     def counted(keyword: str) -> Any:
@@ -70,7 +70,7 @@ def _bounded_keywords(kind: Any) -> dict[str, Any]:
         def reference(validator: Any, target: Any, instance: Any, schema: Any) -> Iterator[Any]:
             nonlocal followed
             followed += 1
-            if followed > _REFERENCES:
+            if followed > _MAX_REFERENCES:
                 raise _TooManyReferences
             yield from follow(validator, target, instance, schema) or ()
 
@@ -124,7 +124,7 @@ def _error(message: str) -> Any:
 
 
 def _found(pattern: str, text: str) -> bool:
-    """Whether the pattern is found in the text; a pattern that cannot be read is, one that takes too long is not."""
+    """Whether the pattern matches somewhere in the text; True for an invalid pattern, False after the time limit."""
     import regex
 
     try:

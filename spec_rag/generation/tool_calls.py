@@ -1,8 +1,8 @@
-"""Tool calls in a model's text: what a model is offered, and which parts of its answer are calls.
+"""Parsing of tool calls in a model's text, and the tools that a request offers.
 
-Reads what local models write: <tool_call>{...}</tool_call> (Hermes, Qwen, SmolLM), and bare JSON with "name" and
-"arguments" or "parameters" (Llama, Mistral). A call names a tool that was offered, exactly, and its arguments fit that
-tool's parameters; everything else is text. Importing this module loads neither torch nor transformers.
+Supported formats: <tool_call>{...}</tool_call> (Hermes, Qwen, SmolLM), and bare JSON with "name" and "arguments" or
+"parameters" (Llama, Mistral). A call has the exact name of an offered tool and arguments that fit its parameters;
+everything else is text. Importing this module loads neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from spec_rag.generation.tool_arguments import misfit
 from spec_rag.generation.tool_grammars import (
     CLOSING,
     OPENING,
-    beginning_of_call,
     call_or_answer,
+    call_prefix,
     calls_in_text,
     forced_call,
 )
 from spec_rag.utils.validation import check_depth
 
 _BARE_KEYS = {"name", "arguments", "parameters", "type", "id", "function"}
-_UNREADABLE = 16  # calls that cannot be read, after which the rest of an answer is text
+_MAX_INVALID = 16  # after this many invalid calls, the rest of an answer is text
 _SPACE = re.compile(r"\s*")
-_BETWEEN = re.compile(r"[\s;,]*")  # what models write between two calls
-_BRACES = re.compile(r"[\s}\]]*")  # what some write too much behind a call
+_BETWEEN = re.compile(r"[\s;,]*")  # between two calls
+_BRACES = re.compile(r"[\s}\]]*")  # superfluous brackets after a call
 
 
 def _new_id() -> str:
-    return uuid.uuid4().hex[:9]  # Mistral's templates take ids of nine letters and digits alone
+    return uuid.uuid4().hex[:9]  # Mistral's templates accept only ids of nine letters and digits
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,20 @@ class ToolCall:
         return json.dumps(self.arguments) if lone else written
 
     def to_dict(self) -> dict[str, Any]:
-        """As OpenAI's API has it: the arguments as a JSON string."""
+        """The format of OpenAI's API: the arguments as a JSON string."""
         function = {"name": self.name, "arguments": self.arguments_json}
         return {"id": self.id, "type": "function", "function": function}
 
 
 @dataclass(frozen=True)
 class InvalidToolCall:
-    """What stands between call tags and is no call of an offered tool.
+    """Tagged text that is not a call of an offered tool.
 
     Attributes:
-        text: as the model wrote it, tags included.
-        error: why it is no call.
+        text: the text, tags included.
+        error: why it is not a call.
         name: the tool that it names, or None.
-        id: a generated one.
+        id: a generated id.
     """
 
     text: str
@@ -80,13 +80,13 @@ class InvalidToolCall:
 
 @dataclass(frozen=True)
 class ReadCalls:
-    """An answer taken apart.
+    """A parsed answer.
 
     Attributes:
-        text: what is outside of call tags.
+        text: the text outside of call tags.
         calls: the calls of offered tools, in order.
-        unreadable: what is between call tags and is no call.
-        whole_text: the text with what is no call in its place: the whole answer but for the calls.
+        unreadable: tagged text that is not a call.
+        whole_text: the answer without its calls; tagged text that is not a call is left in place.
     """
 
     text: str
@@ -101,41 +101,41 @@ class ReadCalls:
 
 
 def tool_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of tools that are written as OpenAI's API has them."""
+    """The names of tools in the format of OpenAI's API."""
     return [tool["function"]["name"] for tool in tools]
 
 
 @dataclass(frozen=True)
 class ToolChoice:
-    """Which tools a model may call, and how its answer is begun and held to them.
+    """The tools that a model may call, with prefix and constraint of its answer.
 
     Attributes:
         offered: the tools that the prompt lists.
-        beginning: the first characters of an answer that has to be a call; "" leaves the choice to the model.
-        constraint: what the rest of the answer is held to, or None. A call that is required is held to its tool's
-            parameters, and so is every call where a tool has `strict`. None also where llguidance is not installed.
+        assistant_prefix: the first characters of an answer that must be a call; "" leaves the choice to the model.
+        constraint: constraint of the rest of the answer, or None. It enforces the parameters of a required call, and of
+            every call if a tool has `strict`. None without llguidance.
         single: whether the answer has at most one call.
-        name: the one of them that may be called; None for all.
+        name: the only tool that may be called; None for all.
     """
 
     offered: Sequence[Mapping[str, Any]] = ()
-    beginning: str = ""
+    assistant_prefix: str = ""
     constraint: Constraint | None = None
     single: bool = False
     name: str | None = None
 
     @classmethod
     def of(cls, tools: Sequence[Mapping[str, Any]] | None, choice: Any, parallel: bool | None = None) -> ToolChoice:
-        """Read the tools and the tool_choice of a request.
+        """The tools and the tool_choice of a request.
 
         Args:
-            tools: as OpenAI's API has them.
+            tools: in the format of OpenAI's API.
             choice: "auto", "none", "any" (also "required", True), a tool's name, or OpenAI's dict of a function or of
                 `allowed_tools`.
-            parallel: False allows one call at most.
+            parallel: False allows at most one call.
 
         Raises:
-            ConfigError: the choice names a tool that is not there, or a tool is nested too deeply.
+            ConfigError: the choice names an unknown tool, or a tool is nested too deeply.
         """
         if not tools:
             return cls()
@@ -149,44 +149,44 @@ class ToolChoice:
         if chosen is None:
             strict = has_grammars and any(tool["function"].get("strict") for tool in offered)
             return cls(offered, "", calls_in_text(offered, single) if strict else None, single)
-        held = forced_call(offered, chosen) if has_grammars else None
+        constraint = forced_call(offered, chosen) if has_grammars else None
         name = None if chosen == "any" else chosen
-        return cls(offered, beginning_of_call(chosen, tool_names(offered)), held, single, name)
+        return cls(offered, call_prefix(chosen, tool_names(offered)), constraint, single, name)
 
-    def held(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """One generation's options, with one constraint for its calls and for the form of its answer.
+    def constrained_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of a generation with one constraint for both its calls and its answer.
 
         Args:
-            options: of `spec_rag.generate`; schema, regex or constraint give the form of an answer that is no call.
+            options: of `spec_rag.generate`; schema, regex or constraint applies to an answer that is not a call.
 
         Raises:
-            ConfigError: more than one of these is given, or one cannot be read.
+            ConfigError: more than one of these is given, or one is invalid.
         """
         rest = {name: value for name, value in options.items() if name not in ("schema", "regex", "constraint")}
         form = Constraint.of(options.get("schema"), options.get("regex"))
         if form is not None and options.get("constraint") is not None:
-            raise ConfigError("constraint is given beside schema or regex: an answer is held to one of them.")
+            raise ConfigError("constraint and schema or regex are both given: give one of them.")
         form = form or options.get("constraint")
-        held = self.constraint
-        if form is not None and not self.beginning:
-            held = call_or_answer(self.offered, form, self.single) if self.offered else form
-        return rest if held is None else {**rest, "constraint": held}
+        constraint = self.constraint
+        if form is not None and not self.assistant_prefix:
+            constraint = call_or_answer(self.offered, form, self.single) if self.offered else form
+        return rest if constraint is None else {**rest, "constraint": constraint}
 
     def read(self, text: str) -> ReadCalls:
-        """Take the answer apart that goes on from `beginning`."""
+        """Parse an answer that continues `assistant_prefix`."""
         tools = [tool for tool in self.offered if self.name in (None, tool["function"]["name"])]
-        return read_tool_calls(self.beginning + text, tools, single=self.single)
+        return read_tool_calls(self.assistant_prefix + text, tools, single=self.single)
 
     def stream(self) -> ToolCallStreamParser | None:
-        """What takes the pieces of the answer apart; None where no tool is offered and all of it is text."""
+        """A parser for the pieces of the answer; None without tools."""
         return ToolCallStreamParser(self) if self.offered else None
 
 
 def chosen_tool(choice: Any, names: Sequence[str]) -> str | None:
-    """What a tool_choice asks for: a tool's name, "any", "none", or None for the model's own choice.
+    """The meaning of a tool_choice: a tool's name, "any", "none", or None for the model's own choice.
 
     Raises:
-        ConfigError: it names a tool that is not there.
+        ConfigError: it names an unknown tool.
     """
     if isinstance(choice, Mapping):
         function = choice.get("function", choice)
@@ -203,12 +203,12 @@ def chosen_tool(choice: Any, names: Sequence[str]) -> str | None:
 
 
 def read_tool_calls(text: str, tools: Sequence[Mapping[str, Any]], *, single: bool = False) -> ReadCalls:
-    """Take an answer apart.
+    """Parse an answer.
 
     Args:
         text: the answer.
-        tools: those that may be called, as OpenAI's API has them; with none, all is text.
-        single: take the first call alone; later ones are left out.
+        tools: the tools that may be called, in the format of OpenAI's API; without any, all is text.
+        single: drop all calls but the first.
     """
     if not tools:
         return ReadCalls.of_text(text)
@@ -217,19 +217,19 @@ def read_tool_calls(text: str, tools: Sequence[Mapping[str, Any]], *, single: bo
 
 
 class ToolCallStreamParser:
-    """Passes the pieces of an answer on, up to where a tool call begins or may begin."""
+    """Passes on the pieces of an answer up to the start, or the possible start, of a tool call."""
 
     def __init__(self, choice: ToolChoice) -> None:
         self._choice = choice
         self._pieces: list[str] = []
-        self._passed = 0  # characters that were shown
-        self._pending = ""  # what may begin a call
-        self._spaces: list[str] = []  # pieces of white space behind it
-        self._held = bool(choice.beginning)
+        self._passed = 0  # characters passed on
+        self._pending = ""  # possible start of a call
+        self._spaces: list[str] = []  # white space after it
+        self._held = bool(choice.assistant_prefix)
         self._begun = False  # whether there is text before the first call
 
     def feed(self, piece: str) -> str:
-        """What may be shown after this piece."""
+        """The text that may be shown after this piece."""
         self._pieces.append(piece)
         if self._held or not piece:
             return ""
@@ -253,13 +253,13 @@ class ToolCallStreamParser:
         return shown
 
     def rest(self) -> ReadCalls:
-        """The calls, and the text that has not been shown."""
+        """The calls, and the text that was not shown."""
         read = self._choice.read("".join(self._pieces))
         return replace(read, text=read.text[self._passed :], whole_text=read.whole_text[self._passed :])
 
 
 class _NoCallError(Exception):
-    """A JSON value that is no call of an offered tool; says why, and which tool it names."""
+    """A JSON value is not a call of an offered tool; has the reason, and the tool that it names."""
 
     def __init__(self, why: str, name: str | None = None) -> None:
         super().__init__(why)
@@ -267,7 +267,7 @@ class _NoCallError(Exception):
 
 
 class _Reader:
-    """One answer, read from its beginning to its end."""
+    """Parser of one answer."""
 
     def __init__(self, text: str, functions: Mapping[str, Mapping[str, Any]]) -> None:
         self._text = text
@@ -279,7 +279,7 @@ class _Reader:
         self._whole: list[str] = []
 
     def read(self, single: bool) -> ReadCalls:
-        """Take the answer apart."""
+        """Parse the answer."""
         if self._text.lstrip()[:1] in ("{", "["):
             self._add_text(self._read_bare(), len(self._text))
         else:
@@ -297,7 +297,7 @@ class _Reader:
         self._whole.append(self._text[start:end])
 
     def _read_bare(self) -> int:
-        """Read calls that are bare JSON, and return where the first text begins."""
+        """Parse calls of bare JSON; returns the start of the text after them."""
         position = 0
         while True:
             start = _end_of(_BETWEEN if position else _SPACE, self._text, position)
@@ -313,13 +313,13 @@ class _Reader:
 
     def _read_tagged(self) -> None:
         position = 0
-        while (start := self._text.find(OPENING, position)) >= 0 and len(self._unreadable) < _UNREADABLE:
+        while (start := self._text.find(OPENING, position)) >= 0 and len(self._unreadable) < _MAX_INVALID:
             self._add_text(position, start)
             position = self._read_call(start)
         self._add_text(position, len(self._text))
 
     def _read_call(self, start: int) -> int:
-        """Read what follows an opening tag, and return where it ends."""
+        """Parse the text after an opening tag; returns its end."""
         end = start + len(OPENING)
         found: list[ToolCall] = []
         wrong: _NoCallError | None = None
@@ -339,7 +339,7 @@ class _Reader:
         closing = self._text.find(CLOSING, end, following)
         if found:
             self._calls += found
-            if closing < 0:  # the answer was cut, or goes on without a tag
+            if closing < 0:  # the answer was cut, or continues without a closing tag
                 return end
             extra = _end_of(_BRACES, self._text, end)
             self._add_text(min(extra, closing), closing)
@@ -354,11 +354,11 @@ class _Reader:
 
         Args:
             value: decoded JSON.
-            bare: whether no tag says that it is a call. It then has nothing but a call's keys, and its arguments are
-                those that the tool names.
+            bare: whether it has no tags. It must then have only the keys of a call, and only arguments that the tool
+                names.
 
         Raises:
-            _NoCallError: it is no call of an offered tool.
+            _NoCallError: it is not a call of an offered tool.
         """
         function = value.get("function", value) if isinstance(value, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
@@ -388,7 +388,7 @@ class _Reader:
 
 
 def _allowed(tools: Sequence[Mapping[str, Any]], choice: Any) -> tuple[Sequence[Mapping[str, Any]], Any]:
-    """The tools that a tool_choice allows, and the choice among them."""
+    """The tools that a tool_choice allows, and the choice among these."""
     for tool in tools:
         function = tool.get("function")
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):

@@ -1,7 +1,4 @@
-"""What an answer is held to where it has to be a tool call, may be one, or is one or an answer of a given form.
-
-Grammars are written in llguidance's dialect of Lark. This module does not know how calls are read.
-"""
+"""Grammars of tool calls in llguidance's dialect of Lark."""
 
 from __future__ import annotations
 
@@ -17,21 +14,21 @@ _NAME = '{"name": "'
 _ARGUMENTS = '", "arguments": '
 
 
-def beginning_of_call(choice: str, names: Sequence[str]) -> str:
-    """The first characters of an answer that has to be a call of the chosen tool ("any" of them)."""
+def call_prefix(choice: str, names: Sequence[str]) -> str:
+    """The first characters of an answer that must be a call of the chosen tool, or of "any"."""
     name = names[0] if choice == "any" and len(names) == 1 else choice
     return f"{OPENING}\n{_NAME}" + ("" if name == "any" else f"{name}{_ARGUMENTS}")
 
 
 def forced_call(tools: Sequence[Mapping[str, Any]], chosen: str) -> Constraint:
-    """What follows the beginning of a forced call: arguments that fit, and the end of the call.
+    """The rest of a forced call after its prefix: valid arguments, and the end of the call.
 
     Args:
-        tools: as OpenAI's API has them.
-        chosen: a tool's name, or "any" of them.
+        tools: in the format of OpenAI's API.
+        chosen: a tool's name, or "any".
 
     Raises:
-        ConfigError: a schema cannot be read.
+        ConfigError: a schema is invalid.
     """
     functions = _functions(tools)
     if chosen != "any":
@@ -43,14 +40,14 @@ def forced_call(tools: Sequence[Mapping[str, Any]], chosen: str) -> Constraint:
 
 
 def calls_in_text(tools: Sequence[Mapping[str, Any]], single: bool) -> Constraint:
-    """Any text in which each call is one of these tools with arguments that fit.
+    """Text in which each call names one of these tools and has valid arguments.
 
     Args:
-        tools: as OpenAI's API has them.
-        single: whether the answer ends with its first call.
+        tools: in the format of OpenAI's API.
+        single: whether the answer ends after its first call.
 
     Raises:
-        ConfigError: a schema cannot be read.
+        ConfigError: a schema is invalid.
     """
     functions = _functions(tools)
     start = "start: TEXT | call" if single else "start: call* TEXT"
@@ -64,22 +61,22 @@ def calls_in_text(tools: Sequence[Mapping[str, Any]], single: bool) -> Constrain
 
 
 def call_or_answer(tools: Sequence[Mapping[str, Any]], form: Constraint, single: bool) -> Constraint:
-    """Calls of these tools, or an answer of that form.
+    """Calls of these tools, or a structured answer.
 
-    A call is written between its tags, or as bare JSON with "arguments" or "parameters", as models have learned it.
+    A call is tagged, or bare JSON with "arguments" or "parameters": models are trained on both.
 
     Args:
-        tools: as OpenAI's API has them.
-        form: what the answer is held to; a JSON schema or a regular expression.
-        single: whether there is at most one call.
+        tools: in the format of OpenAI's API.
+        form: constraint of the answer, a JSON schema or a regular expression.
+        single: allow at most one call.
 
     Raises:
-        ConfigError: a schema cannot be read.
+        ConfigError: a schema is invalid.
     """
     functions = _functions(tools)
     body = _json(json.loads(form.text)) if form.kind == "json" else f"/{_slashed(form.text)}/"
     more = "" if single else f" ({_text(chr(10))} tagged)*"
-    # as JSON schemas: a literal that begins as the answer does would be read to its end before the two part
+    # as JSON schemas, not literals: llguidance would match a literal with the same start as the answer greedily
     bare = [
         _json(call)
         for name, parameters in functions.items()
@@ -98,12 +95,12 @@ def _functions(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _named(functions: Mapping[str, Any]) -> str:
-    """What follows the opening quote of a call's name: the name, and arguments of that tool."""
+    """A call after the opening quote of its name: the name, and the arguments of that tool."""
     return " | ".join(f"{_text(name + _ARGUMENTS)} {_json(parameters)}" for name, parameters in functions.items())
 
 
 def _call_schema(name: str, key: str, parameters: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The schema of a call as JSON; None where the parameters refer to other places than their definitions."""
+    """The JSON schema of a bare call; None if the parameters have references outside of their definitions."""
     if re.search(r'"\$ref": "#(?!/(?:\$defs|definitions)/)', json.dumps(parameters)):
         return None
     definitions = {word: parameters[word] for word in ("$defs", "definitions") if word in parameters}
@@ -126,7 +123,7 @@ def _text(text: str) -> str:
 
 
 def _slashed(regex: str) -> str:
-    """The expression between slashes, which end it."""
+    """The expression escaped for Lark, where slashes delimit it."""
     return regex.replace("\\/", "/").replace("/", "\\/").replace("\n", "\\n")
 
 

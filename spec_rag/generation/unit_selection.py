@@ -1,7 +1,4 @@
-"""SpecPC by whole sentences: which units of a chat the target reads, with what must stay of it.
-
-This module does not know models or where importance comes from.
-"""
+"""SpecPC by whole sentences: selection of the units of a chat that the target reads."""
 
 from __future__ import annotations
 
@@ -15,14 +12,14 @@ from spec_rag.errors import ConfigError
 from spec_rag.options.compression import SpecPCConfig
 from spec_rag.text.chat_units import ChatUnit, ChatUnits
 
-_BEST_TOKENS = 3  # of a unit, whose mean is its score
+_BEST_TOKENS = 3  # their mean is the score of a unit
 
 
 def select_units(importance: Tensor, chat: ChatUnits, config: SpecPCConfig) -> Tensor:
-    """Choose the prompt tokens that the target reads: the best whole units beside what is protected.
+    """Select the prompt tokens that the target reads: protected tokens, and the best whole units that fit.
 
-    Protected are the template, the system's turn, tools, units that match one of `config.keep`, and, as far as the
-    capacity has room for them, the last message (always its last paragraph) and code fences (always their marks).
+    Protected are the template, the system's turn, tools, units that match one of `config.keep`, the last paragraph and
+    the markers of code fences; as far as they fit, also the rest of the last message and the content of code fences.
 
     Args:
         importance: [tokens] of one prompt.
@@ -33,7 +30,7 @@ def select_units(importance: Tensor, chat: ChatUnits, config: SpecPCConfig) -> T
         int64 [at most the capacity], ascending.
 
     Raises:
-        ConfigError: what is protected takes more tokens than the capacity.
+        ConfigError: the protected tokens exceed the capacity.
     """
     protected = _protected(chat, config)
     kept = torch.ones(len(importance), dtype=torch.bool)
@@ -46,7 +43,7 @@ def select_units(importance: Tensor, chat: ChatUnits, config: SpecPCConfig) -> T
         if unit not in protected
     ]
     left = config.max_capacity_prompt - int(kept.sum())
-    for _, unit in sorted(scored, key=lambda one: -one[0]):
+    for _, unit in sorted(scored, key=lambda entry: -entry[0]):
         if unit.end - unit.start <= left:
             kept[unit.start : unit.end] = True
             left -= unit.end - unit.start
@@ -54,22 +51,22 @@ def select_units(importance: Tensor, chat: ChatUnits, config: SpecPCConfig) -> T
 
 
 def _protected(chat: ChatUnits, config: SpecPCConfig) -> set[ChatUnit]:
-    """The units that stay: as much of what should as the capacity has room for."""
+    """The largest of three sets of units to protect that fits the capacity."""
     patterns = [re.compile(pattern) for pattern in config.keep]
 
     def always(unit: ChatUnit) -> bool:
-        named = any(pattern.search(unit.text) for pattern in patterns)
-        return named or unit.in_last_paragraph or unit.is_fence
+        matches = any(pattern.search(unit.text) for pattern in patterns)
+        return matches or unit.in_last_paragraph or unit.is_fence
 
     fixed = len(chat.ids) - sum(unit.end - unit.start for unit in chat.units)
-    wishes: list[Callable[[ChatUnit], bool]] = [
+    candidates: list[Callable[[ChatUnit], bool]] = [
         lambda unit: always(unit) or unit.in_last_turn or unit.fenced,
         lambda unit: always(unit) or unit.fenced,
         always,
     ]
     needed = 0
-    for wish in wishes:
-        protected = {unit for unit in chat.units if wish(unit)}
+    for is_protected in candidates:
+        protected = {unit for unit in chat.units if is_protected(unit)}
         needed = fixed + sum(unit.end - unit.start for unit in protected)
         if needed <= config.max_capacity_prompt:
             return protected

@@ -117,6 +117,6 @@ def _not_finite(role: str, name: str, model: PreTrainedModel | None, what: str) 
         ways += [] if attention.endswith("eager") else ["{'attn_implementation': 'eager'}"]
     load = f"Load it with {role}_options={' or '.join(ways)}; if that changes nothing," if ways else "Probably"
     return (
-        f"The {role} {name!r}{how} computed {what} that are no numbers (nan or inf), and what follows from them would "
-        f"mean nothing. {load} its weights are damaged: fetch them again."
+        f"The {role} {name!r}{how} computed {what} that are NaN or infinity, so its results would be meaningless. "
+        f"{load} its weights are damaged: fetch them again."
     )

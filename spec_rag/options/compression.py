@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -25,13 +25,25 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from spec_rag.errors import ConfigError, unknown_field
+from spec_rag.options import definitions
+from spec_rag.options.definitions import Level, bounds_of, choices_of, extra
 from spec_rag.options.presets import COMPRESSION_PRESETS, renamed, with_preset
 from spec_rag.options.speckv import Lookahead, Preset, SpecKVConfig
 from spec_rag.options.specpc import SpecPCConfig
 from spec_rag.text.languages import LANGUAGES
 from spec_rag.text.patterns import PATTERNS
 
-__all__ = ["CompressionConfig", "CompressionOptions", "Lookahead", "Preset", "SpecKVConfig", "SpecPCConfig"]
+__all__ = [
+    "CompressionConfig",
+    "CompressionOptions",
+    "Lookahead",
+    "Preset",
+    "SpecKVConfig",
+    "SpecPCConfig",
+    "bounds_of",
+    "choices_of",
+    "extra",
+]
 
 DEFAULT_RATIO, DEFAULT_MIN_TOKENS = 0.25, 160  # of a compression without a size; see docs/measurements.md
 Keep = str | re.Pattern[str] | Callable[[str], bool]
@@ -40,7 +52,6 @@ Unit = Literal["sentence", "token", "document"]
 Cascade = Literal["auto", "always", "never"]
 Order = Literal["given", "relevance"]
 Context = Literal["structure", "none"]
-Level = Literal["common", "expert"]
 Group = Literal["size", "scoring", "output", "retention"]
 SIZES = ("max_tokens", "ratio", "coverage")
 # a tuple of Keep once validated; a single rule and other collections are accepted
@@ -138,7 +149,7 @@ class CompressionSettings(BaseModel):
     )
     context: Context = Field(
         default="structure",
-        description='What is kept with a unit so that it still says what it said: `"structure"`: the heading above it, the '
+        description='What is kept with a unit to complete its meaning: `"structure"`: the heading above it, the '
         'header of its table, the keys of its record, its speaker, its signature; `"none"`: nothing.',
         json_schema_extra=_about("output"),
     )
@@ -369,48 +380,13 @@ def options_of(*groups: Group) -> dict[str, FieldInfo]:
     return {name: field for name, field in fields.items() if not groups or extra(field)["group"] in groups}
 
 
-def extra(field: FieldInfo) -> dict[str, Any]:
-    """Group and level of an option."""
-    return cast(dict[str, Any], field.json_schema_extra)
-
-
-def choices_of(annotation: Any) -> tuple[Any, ...]:
-    """The values that an option of literals and booleans may have; () for other types."""
-    if annotation is bool:
-        return (True, False)
-    if get_origin(annotation) is Literal:
-        return get_args(annotation)
-    members = [choices_of(member) for member in get_args(annotation) if member is not type(None)]
-    return tuple(value for values in members for value in values) if members and all(members) else ()
-
-
-def bounds_of(field: FieldInfo) -> dict[str, Any]:
-    """The bounds of an option: `ge`, `gt`, `le`, as far as it has them."""
-    return {
-        name: value
-        for entry in field.metadata
-        for name in ("ge", "gt", "le")
-        if (value := getattr(entry, name, None)) is not None
-    }
-
-
 def requirement(name: str) -> str:
     """What an option may be, as its error message says it."""
     if name == "language":
         return "an ISO 639-1 code, such as 'en', 'de' or 'zh', or 'auto'"
     if name == "calibration":
         return "None, 'shipped' or the path of a file"
-    field = CompressionOptions.model_fields[name]
-    if choices := choices_of(field.annotation):
-        return f"one of {', '.join(map(repr, choices))}"
-    types = get_args(field.annotation) or (field.annotation,)
-    nullable = " or None" if type(None) in types else ""
-    bounds = bounds_of(field)
-    if int in types:
-        return f"an integer of at least {bounds['ge']}{nullable}"
-    if float in types:
-        return f"above {bounds['gt']} and at most {bounds['le']}" if bounds else f"a finite number{nullable}"
-    return f"a string{nullable}"
+    return definitions.requirement(CompressionOptions.model_fields[name])
 
 
 def _checked_keep(value: object) -> tuple[Keep, ...]:

@@ -1,52 +1,65 @@
-"""How a checkpoint is loaded, as values: checked, written plainly, and read back.
+"""Options of loading a checkpoint.
 
-Importing this module loads neither torch nor transformers. It does not know where checkpoints are.
+Importing this module loads neither torch nor transformers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
-from spec_rag.errors import ConfigError, unknown_field
+from spec_rag.errors import ConfigError
+from spec_rag.options.definitions import CheckedOptions, documented, fields_of, option
 
 if TYPE_CHECKING:
     import torch
 
     Dtype: TypeAlias = torch.dtype | str | None
 else:
-    Dtype = Any  # whoever resolves the annotation need not import torch
+    Dtype = Any  # so that resolving the annotation does not import torch
 
 DEFAULT_DRAFT = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
+@documented
 @dataclass(frozen=True)
-class LoadOptions:
-    """How a checkpoint is loaded. What is None is chosen by the machine.
-
-    Args:
-        device: "cuda", "cuda:1", "mps", "cpu" ...; None takes the first of CUDA, MPS, CPU that is there.
-        dtype: torch dtype or its name; None takes the checkpoint's on a GPU and float32 on a CPU.
-        device_map: handed to `from_pretrained`; excludes device.
-        quantization_config: handed to `from_pretrained`.
-        attn_implementation: handed to `from_pretrained`; also the base of the captured attention.
-        revision: the checkpoint's revision on the hub.
-        trust_remote_code: handed to `from_pretrained`; False never runs code from a checkpoint.
+class LoadOptions(CheckedOptions):
+    """How a checkpoint is loaded. Options that are `None` are chosen by device and checkpoint.
 
     Raises:
         ConfigError: device and device_map are both given, or dtype is not the name of a torch dtype.
     """
 
-    device: str | None = None
-    dtype: Dtype = None
-    device_map: Any = None
-    quantization_config: Any = None
-    attn_implementation: str | None = None
-    revision: str | None = None
-    trust_remote_code: bool = False
+    # transformers and torch validate these when the model is loaded
+    _unchecked: ClassVar = ("device", "dtype", "device_map", "quantization_config", "attn_implementation", "revision")
+
+    device: Annotated[
+        str | None,
+        option(
+            '`"cuda"`, `"cuda:1"`, `"mps"`, `"cpu"` ...; `None` is the first available of CUDA, MPS, CPU.',
+            level="common",
+        ),
+    ] = None
+    dtype: Annotated[
+        Dtype,
+        option(
+            "torch dtype or its name; `None` is the checkpoint's on a GPU and float32 on a CPU.",
+            level="common",
+        ),
+    ] = None
+    device_map: Annotated[Any, option("Passed to `from_pretrained`; excludes `device`.")] = None
+    quantization_config: Annotated[Any, option("Passed to `from_pretrained`.")] = None
+    attn_implementation: Annotated[
+        str | None, option("Passed to `from_pretrained`; also used inside a capture of the attention.")
+    ] = None
+    revision: Annotated[str | None, option("Revision of the checkpoint on the hub.")] = None
+    trust_remote_code: Annotated[
+        bool, option("Passed to `from_pretrained`; `False` never runs code from a checkpoint.")
+    ] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.device is not None and self.device_map is not None:
             raise ConfigError(
                 f"device={self.device!r} and device_map={self.device_map!r} contradict each other: give one of them."
@@ -59,30 +72,26 @@ class LoadOptions:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, trusted: bool = False) -> LoadOptions:
-        """The options of a dict of their names.
+        """Build the options from a dict of their names.
 
-        A dict may come from a file that somebody else wrote, so it cannot switch on remote code, unless it is trusted.
+        A dict may come from a file of unknown origin, so it cannot enable remote code unless it is trusted.
 
         Raises:
-            ConfigError: a name is unknown, a value cannot work, or trust_remote_code is set.
+            ConfigError: a name is unknown, a value is invalid, or trust_remote_code is set.
         """
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise unknown_field(cls.__name__, name, known)
         if values.get("trust_remote_code") and not trusted:
             raise ConfigError(
                 "trust_remote_code=True runs code from the checkpoint, which a dict, and so a file, cannot switch on. "
                 "If you trust it, give LoadOptions(trust_remote_code=True, ...) itself."
             )
-        return cls(**values)
+        return super().from_dict(values)
 
     @classmethod
     def of(cls, given: LoadOptions | Mapping[str, Any] | None) -> LoadOptions:
-        """The options that were given as such, as a dict of their names, or not at all.
+        """The options of an argument: LoadOptions, a dict of their names, or None for the defaults.
 
         Raises:
-            ConfigError: they are of another kind, or the dict is refused (see `from_dict`).
+            ConfigError: the argument has another type, or the dict is refused (see `from_dict`).
         """
         if given is None or isinstance(given, cls):
             return given or cls()
@@ -100,12 +109,12 @@ class LoadOptions:
         target: str,
         target_options: LoadOptions | Mapping[str, Any],
     ) -> LoadOptions | Mapping[str, Any] | None:
-        """How an application's draft is loaded: as given, else like the target where both are one model."""
+        """Options of an application's draft: those given, else those of the target if both are the same model."""
         return target_options if given is None and draft == target else given
 
     def to_dict(self) -> dict[str, Any]:
-        """What differs from the defaults, as JSON can hold it: dtypes by name, quantisation configs as their dicts."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        """The options that differ from the defaults, as JSON values."""
+        values = {name: getattr(self, name) for name in fields_of(type(self))}
         plain = {name: value for name, value in values.items() if value is not None and value is not False}
         if "dtype" in plain:
             plain["dtype"] = str(plain["dtype"]).removeprefix("torch.")
@@ -117,7 +126,7 @@ class LoadOptions:
         """The device's name.
 
         Raises:
-            ConfigError: the device that was asked for is not there, or torch knows none of that name.
+            ConfigError: the requested device is not available or unknown to torch.
         """
         import torch
 
@@ -138,7 +147,7 @@ class LoadOptions:
         return "mps" if torch.backends.mps.is_available() else "cpu"
 
     def from_pretrained_arguments(self) -> dict[str, Any]:
-        """The keywords of `from_pretrained`; trust_remote_code is always among them, so that nobody is asked."""
+        """Keywords of `from_pretrained`; always with trust_remote_code, so that transformers never prompts for it."""
         import torch
 
         dtype = getattr(torch, self.dtype) if isinstance(self.dtype, str) and self.dtype != "auto" else self.dtype

@@ -1,15 +1,13 @@
-"""Settings of SpecKV, and what its presets mean at a capacity.
-
-The field names are those of the paper's code. This module does not know tensors or models.
-"""
+"""Options of SpecKV, and the values of its presets at a capacity. Names are those of the paper's code."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 from spec_rag.errors import ConfigError
-from spec_rag.utils.validation import FromDict, check_choice, check_integer, check_share, check_window_fits
+from spec_rag.options.definitions import CheckedOptions, documented, option
+from spec_rag.utils.validation import check_window_fits
 
 PoolType = Literal["max", "mean", "avg"]
 ReductionType = Literal["max", "mean"]
@@ -18,91 +16,123 @@ HeadBudget = Literal["uniform", "adaptive"]
 Preset = Literal["scaled", "paper"]
 
 
+@documented
 @dataclass(frozen=True)
-class SpecKVConfig(FromDict):
-    """Settings of SpecKV, the pruning of the target's KV cache by the draft's look-ahead (paper, section 4.1).
-
-    Args:
-        max_capacity_prompt: key-value pairs that each layer and KV head keeps of the prompt (C_max); None keeps all
-            and leaves only the sparse prefill. A prompt of at most so many tokens is read without a draft call.
-        window_size: the last prompt tokens, whose queries observe the prompt and whose pairs are kept (n_window); None
-            takes the preset's.
-        kernel_size: odd width in tokens of the smoothing of the scores (k_pool); None takes the preset's.
-        pool_type: how smoothing reduces its window: "max" or "mean" ("avg" is the same).
-        reduction_type: how attention is reduced over queries and the query heads of a KV head: "max" or "mean".
-        lookahead_tokens: at most so many look-ahead tokens are written (n_lookahead); None means max_new_tokens.
-        prefill_window_size: the slash of the sparse prefill: width in tokens of its local band (n_slash).
-        prefill_vertical_size: the vertical of the sparse prefill: columns that every query sees (n_vert). The prefill
-            is sparse when prompt and look-ahead are longer than the two together.
-        lookahead: who writes the look-ahead: "draft" (SpecKV), "none" (window queries only: SnapKV), "target" (the
-            target's own first tokens, written from a window-pruned cache; no draft is needed), "copies" (nobody: pieces
-            of the prompt alone) or "auto": the draft; the target where there is no draft or it has other tokens; nobody
-            where the prompt is at most 1.25 times the capacity, since so little is dropped then.
-        copied_pieces: so many pieces of the prompt that repeat the question's words, each with the four tokens that
-            follow there, observe the prompt like a look-ahead; nobody has to write them. None takes the preset's.
-        verify_lookahead: let the target check several tokens of the look-ahead in one pass, as guesses of its answer;
-            the answer stays what it is, and comes sooner. For one greedy prompt without beams, on a target without
-            sliding windows; elsewhere the tokens are written one by one.
-        head_budget: "uniform" keeps max_capacity_prompt pairs in every KV head; "adaptive" shares a layer's budget
-            among its heads by their scores (Ada-SpecKV); None takes the preset's.
-        head_floor: with adaptive heads, the share of an even split that every head is sure of, above 0 and at most 1;
-            no head gets more than twice an even split.
-        preset: what stands for None. "paper" is the published setting: window 32, kernel 7, uniform heads, no copies.
-            "scaled" spends little of a small capacity on the window, observes by copies too where the look-ahead is
-            short (at most 8 tokens), and shares among heads where the target's attention takes a mask per head (sdpa,
-            eager). None is "paper" where window_size or kernel_size is given, so that a setting from the paper's code
-            means what it means there, else "scaled".
+class SpecKVConfig(CheckedOptions):
+    """Options of SpecKV, the pruning of the target's KV cache by the draft's look-ahead (paper, section 4.1).
 
     Raises:
         ConfigError: a value is out of range, or the window does not fit the capacity.
     """
 
-    max_capacity_prompt: int | None = 1024
-    window_size: int | None = None
-    kernel_size: int | None = None
-    pool_type: PoolType = "max"
-    reduction_type: ReductionType = "max"
-    lookahead_tokens: int | None = None
-    prefill_window_size: int = 2048
-    prefill_vertical_size: int = 2048
-    lookahead: Lookahead = "auto"
-    copied_pieces: int | None = None
-    verify_lookahead: bool = True
-    head_budget: HeadBudget | None = None
-    head_floor: float = 0.2
-    preset: Preset | None = None
+    max_capacity_prompt: Annotated[
+        int | None,
+        option(
+            "Key-value pairs of the prompt that each layer and KV head keeps. A prompt of at most this length is "
+            "unchanged, and the draft does not run. `None` keeps all; only the sparse prefill is left.",
+            level="common",
+            symbol="C_max",
+            ge=2,
+        ),
+    ] = 1024
+    window_size: Annotated[
+        int | None,
+        option(
+            "The last prompt tokens: their queries observe the prompt, and their pairs are always kept. `None` is the "
+            "preset's.",
+            symbol="n_window",
+            ge=1,
+        ),
+    ] = None
+    kernel_size: Annotated[
+        int | None,
+        option("Odd width in tokens of the smoothing of scores. `None` is the preset's.", symbol="k_pool", ge=1),
+    ] = None
+    pool_type: Annotated[PoolType, option('Reduction of the smoothing window; `"avg"` is `"mean"`.')] = "max"
+    reduction_type: Annotated[
+        ReductionType, option("Reduction of the attention over queries and the query heads of a KV head.")
+    ] = "max"
+    lookahead_tokens: Annotated[
+        int | None,
+        option("Maximum length of the look-ahead; `None` is `max_new_tokens`.", symbol="n_lookahead", ge=1),
+    ] = None
+    prefill_window_size: Annotated[
+        int, option("Width in tokens of the local band of the sparse prefill.", symbol="n_slash", ge=1)
+    ] = 2048
+    prefill_vertical_size: Annotated[
+        int,
+        option(
+            "Columns of the sparse prefill that every query attends to. The prefill is sparse if prompt and look-ahead "
+            "are longer than `prefill_window_size` and `prefill_vertical_size` together.",
+            symbol="n_vert",
+            ge=1,
+        ),
+    ] = 2048
+    lookahead: Annotated[
+        Lookahead,
+        option(
+            'Source of the look-ahead: `"draft"` (SpecKV), `"none"` (only the window observes: SnapKV), `"target"` '
+            "(its own first tokens, from a cache that the window has pruned: LAQ; no draft is needed), "
+            '`"copies"` (only pieces of the prompt) or `"auto"`: the draft; the target if there is no draft, if it has '
+            "another tokenizer, or if the prompt exceeds its context; none up to 1.25 times the capacity.",
+            level="common",
+        ),
+    ] = "auto"
+    copied_pieces: Annotated[
+        int | None,
+        option(
+            "Number of pieces of the prompt that repeat words of the question, each with the four tokens that follow, "
+            "which observe like a look-ahead. `None` is the preset's.",
+            ge=0,
+        ),
+    ] = None
+    verify_lookahead: Annotated[
+        bool,
+        option(
+            "Verify several tokens of the look-ahead in one pass of the target (speculative decoding). The answer is "
+            "the same. Only for one greedy prompt without beams, on a target without sliding windows."
+        ),
+    ] = True
+    head_budget: Annotated[
+        HeadBudget | None,
+        option(
+            '`"uniform"` keeps `max_capacity_prompt` pairs per KV head; `"adaptive"`: the heads of a layer share its '
+            "budget by their scores (Ada-SpecKV). `None` is the preset's."
+        ),
+    ] = None
+    head_floor: Annotated[
+        float,
+        option(
+            "With adaptive heads, the minimum of each head as a share of an even split; the maximum is twice an even "
+            "split.",
+            gt=0,
+            le=1,
+        ),
+    ] = 0.2
+    preset: Annotated[
+        Preset | None,
+        option(
+            'Values of the options that are `None`: `"scaled"` or `"paper"`. `None` is `"paper"` if `window_size` or '
+            '`kernel_size` is given, else `"scaled"`.'
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
-        check_integer("max_capacity_prompt", self.max_capacity_prompt, 2, optional=True)
-        check_integer("window_size", self.window_size, 1, optional=True)
-        check_integer("kernel_size", self.kernel_size, 1, optional=True)
+        super().__post_init__()
         if self.kernel_size is not None and self.kernel_size % 2 == 0:
             raise ConfigError(f"kernel_size={self.kernel_size}: SpecKV smooths around each key, so it must be odd.")
-        check_integer("lookahead_tokens", self.lookahead_tokens, 1, optional=True)
-        check_integer("prefill_window_size", self.prefill_window_size, 1)
-        check_integer("prefill_vertical_size", self.prefill_vertical_size, 1)
-        check_choice("pool_type", self.pool_type, get_args(PoolType))
-        check_choice("reduction_type", self.reduction_type, get_args(ReductionType))
-        check_choice("lookahead", self.lookahead, get_args(Lookahead))
-        check_integer("copied_pieces", self.copied_pieces, 0, optional=True)
-        check_choice("verify_lookahead", self.verify_lookahead, (True, False))
-        check_choice("head_budget", self.head_budget, (*get_args(HeadBudget), None))
-        if self.head_floor is None:
-            raise ConfigError("head_floor=None: must be above 0 and at most 1.")
-        check_share("head_floor", self.head_floor)
-        check_choice("preset", self.preset, (*get_args(Preset), None))
         if self.lookahead == "none" and self.copied_pieces:
             raise ConfigError(
-                f"copied_pieces={self.copied_pieces} looks ahead, and lookahead='none' does not: set "
+                f"copied_pieces={self.copied_pieces} is a look-ahead, but lookahead='none' has none: set "
                 "lookahead='copies', or leave copied_pieces out."
             )
         if self.lookahead == "copies" and self.copied_pieces == 0:
-            raise ConfigError("copied_pieces=0 leaves nothing of lookahead='copies': set lookahead='none'.")
+            raise ConfigError("lookahead='copies' needs pieces, but copied_pieces=0: set lookahead='none'.")
         check_window_fits(self.max_capacity_prompt, self.window)
 
     @property
     def is_scaled(self) -> bool:
-        """Whether the preset "scaled" stands for what is None."""
+        """Whether the preset is "scaled"."""
         return self.preset == "scaled" or (
             self.preset is None and self.window_size is None and self.kernel_size is None
         )
@@ -114,7 +144,7 @@ class SpecKVConfig(FromDict):
             return self.window_size
         if not self.is_scaled or self.max_capacity_prompt is None:
             return 32
-        # without a look-ahead the window alone observes, and has to hold the question
+        # without a look-ahead only the window observes, so it must contain the question
         part, widest = (4, 16) if self.lookahead == "none" else (16, 8)
         return min(max(self.max_capacity_prompt // part, 4), widest, self.max_capacity_prompt - 1)
 
@@ -127,8 +157,8 @@ class SpecKVConfig(FromDict):
             return 7
         return 11 if self.lookahead == "none" else 5
 
-    def pieces_beside(self, lookahead_by: str) -> int:
-        """Pieces of the prompt that observe beside the look-ahead that "draft", "target" or nobody ("copies") wrote."""
+    def copied_pieces_for(self, lookahead_by: str) -> int:
+        """Number of copied pieces that observe in addition to a look-ahead of that source."""
         if lookahead_by == "none":
             return 0
         if self.copied_pieces is not None:
@@ -140,5 +170,5 @@ class SpecKVConfig(FromDict):
 
     @property
     def adaptive(self) -> bool:
-        """Whether the heads of a layer share its budget, where the attention implementation allows it."""
+        """Whether the heads of a layer share its budget, if the attention implementation takes a mask per head."""
         return self.head_budget == "adaptive" or (self.head_budget is None and self.is_scaled)

@@ -81,7 +81,9 @@ async def _continued(body: ChatRequest, request: Request) -> Response:
     tokens = _tokens(body, request, body.max_completion_tokens)
     instruction, options = _format(body, choice)
     prompt = [*instruction, *conversation.messages]
-    generation = GenerationRequest(prompt, tokens, choice.offered, choice.beginning, options, body.template_variables())
+    generation = GenerationRequest(
+        prompt, tokens, choice.offered, choice.assistant_prefix, options, body.template_variables()
+    )
     reply = _Reply(f"chatcmpl-{uuid.uuid4().hex}", "chat.completion", body.model, conversation)
     generations = repeated(generation, body.choices)
     if body.stream:
@@ -190,7 +192,7 @@ class _Reply:
 
     def statistics(self, answers: list[Answer]) -> dict[str, Any]:
         """Sums of the answers' costs, and tokens before and after compression."""
-        rows = [answer.figures for answer in answers]
+        rows = [answer.stats for answer in answers]
         total: dict[str, Any] = {name: sum(row[name] for row in rows) for name in rows[0]}
         return {
             **total,
@@ -332,7 +334,7 @@ def _format(body: ChatRequest, choice: ToolChoice) -> tuple[list[dict[str, Any]]
     )
     try:
         schema, form = answer_format(requested)
-        options = choice.held({**body.options(), "constraint": form})
+        options = choice.constrained_options({**body.options(), "constraint": form})
     except ValueError as error:
         raise ApiError(400, f"response_format: {error}", param="response_format", code="invalid_value") from error
     if schema is None:

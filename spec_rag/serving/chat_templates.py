@@ -31,7 +31,7 @@ def served_chat_ids(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] = (),
-    beginning: str = "",
+    assistant_prefix: str = "",
 ) -> list[int]:
     """Token ids of a chat; see `spec_rag.text.prompts.chat_ids`.
 
@@ -42,12 +42,12 @@ def served_chat_ids(
         ConfigError: the template refuses the chat.
     """
     try:
-        return chat_ids(tokenizer, messages, tools, beginning)
+        return chat_ids(tokenizer, messages, tools, assistant_prefix)
     except (TemplateError, ConfigError) as error:
         renamed = [_with_short_ids(message) for message in messages]
         if renamed != list(messages):
             try:
-                return chat_ids(tokenizer, renamed, tools, beginning)
+                return chat_ids(tokenizer, renamed, tools, assistant_prefix)
             except (TemplateError, ConfigError):
                 pass
         if isinstance(error, TemplateError):

@@ -44,7 +44,7 @@ class GenerationRequest:
     Args:
         prompt: text, chat messages of OpenAI's API, or token ids.
         tools: tools of OpenAI's API.
-        beginning: prefix of the answer.
+        assistant_prefix: prefix of the answer.
         max_new_tokens: maximum length.
         options: further keywords of `spec_rag.generate`, and `stop_token_ids` in addition to the end tokens.
         template_variables: additional variables of the chat template.
@@ -53,7 +53,7 @@ class GenerationRequest:
     prompt: str | Sequence[Mapping[str, Any]] | Sequence[int]
     max_new_tokens: int
     tools: Sequence[Mapping[str, Any]] = ()
-    beginning: str = ""
+    assistant_prefix: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     template_variables: Mapping[str, Any] = field(default_factory=dict)
 
@@ -182,6 +182,7 @@ class LocalEngine:
             await pieces.aclose()
 
     def _client(self, request: GenerationRequest) -> GenerationClient:
+        from spec_rag.generation import request as generation
         from spec_rag.generation.client import GenerationClient
         from spec_rag.generation.end_tokens import answer_ends
 
@@ -190,8 +191,8 @@ class LocalEngine:
             options["eos_token_id"] = [*answer_ends(self.pair), *stop]
         if bias := request.options.get("sequence_bias"):
             self._check_tokens("logit_bias", [ids[0] for ids, _ in bias])
-        arguments = {**options, "max_new_tokens": request.max_new_tokens, "speckv": self._speckv}
-        return GenerationClient(self.pair, arguments, self._timeout_seconds)
+        options |= {"max_new_tokens": request.max_new_tokens, "speckv": self._speckv}
+        return GenerationClient(generation.GenerationRequest.of(self.pair, **options), self._timeout_seconds)
 
     def _prompt(self, request: GenerationRequest) -> list[int]:
         from spec_rag.serving.chat_templates import served_chat_ids, with_template_variables
@@ -207,9 +208,9 @@ class LocalEngine:
             tokenizer = with_template_variables(tokenizer, request.template_variables)
         if request.tools and not speaks_of_tools(tokenizer):
             raise ConfigError("tools: the model's chat template does not support tools. Leave them out.")
-        if request.beginning and OPENING not in template_text(tokenizer):
+        if request.assistant_prefix and OPENING not in template_text(tokenizer):
             raise ConfigError("tool_choice: the model's chat template has no known tool-call format: give 'auto'.")
-        return served_chat_ids(tokenizer, prompt, request.tools, request.beginning)
+        return served_chat_ids(tokenizer, prompt, request.tools, request.assistant_prefix)
 
     def _check_tokens(self, name: str, ids: Sequence[int]) -> None:
         vocabulary = self.pair.require_target().get_input_embeddings().num_embeddings

@@ -75,7 +75,7 @@ def chat_units(tokenizer: PreTrainedTokenizerBase, chat: Chat, language: str = "
         searched = found[1]
         if turn["role"] != "system":
             units += _units_of(text, found, ends, i == len(turns) - 1, language)
-    ids += text_ids(tokenizer, chat.beginning) if chat.beginning else []
+    ids += text_ids(tokenizer, chat.assistant_prefix) if chat.assistant_prefix else []
     return ChatUnits(torch.tensor(ids, dtype=torch.long), tuple(units))
 
 

@@ -76,7 +76,7 @@ def question_ids(tokenizer: PreTrainedTokenizerBase | None, prompt: Prompt) -> T
         )
     opening = _shared_start(*(chat_ids(tokenizer, [{"role": "user", "content": w}, *turns[1:]]) for w in "ab"))
     asked = {"role": "user", "content": content_text(turns[0].get("content"), "user")}
-    ids = chat_ids(tokenizer, [asked, *turns[1:]], beginning=chat.beginning)
+    ids = chat_ids(tokenizer, [asked, *turns[1:]], assistant_prefix=chat.assistant_prefix)
     return torch.tensor(ids[opening:], dtype=torch.long)
 
 

@@ -42,12 +42,12 @@ class Chat:
         messages: as OpenAI's API has them: "role", "content" (a string or text blocks), and for tools "tool_calls",
             "tool_call_id", "name".
         tools: what the model may call, as OpenAI's API has them.
-        beginning: what the answer is begun with.
+        assistant_prefix: first characters of the answer.
     """
 
     messages: Messages
     tools: Sequence[Mapping[str, Any]] = ()
-    beginning: str = ""
+    assistant_prefix: str = ""
 
 
 Prompt: TypeAlias = str | Messages | Chat | Sequence[int] | Tensor
@@ -100,7 +100,9 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase | None, prompt: Prompt) -> Ten
     if isinstance(prompt, Chat):
         if tokenizer is None:
             raise ConfigError("tokenizer=None serves for token ids alone: give the pair a tokenizer to work on text.")
-        return torch.tensor(chat_ids(tokenizer, prompt.messages, prompt.tools, prompt.beginning), dtype=torch.long)
+        return torch.tensor(
+            chat_ids(tokenizer, prompt.messages, prompt.tools, prompt.assistant_prefix), dtype=torch.long
+        )
     if not isinstance(prompt, str | Sequence):
         raise ConfigError(f"prompt={prompt!r:.80} of type {type(prompt).__name__}: give text, messages or token ids.")
     if not prompt:
@@ -133,7 +135,7 @@ def chat_ids(
     tokenizer: PreTrainedTokenizerBase,
     messages: Messages,
     tools: Sequence[Mapping[str, Any]] = (),
-    beginning: str = "",
+    assistant_prefix: str = "",
 ) -> list[int]:
     """Token ids of a chat with the opening of the assistant's turn.
 
@@ -145,7 +147,7 @@ def chat_ids(
         messages: as OpenAI's API has them: "role", "content" (a string or text blocks), and for tools "tool_calls",
             "tool_call_id", "name".
         tools: what the model may call, as OpenAI's API has them.
-        beginning: what the answer is begun with.
+        assistant_prefix: first characters of the answer.
 
     Raises:
         ConfigError: the tokenizer has no chat template, there are no messages, one cannot be read by a text model, or
@@ -154,7 +156,7 @@ def chat_ids(
     ids: list[int] = []
     for piece, is_text in chat_pieces(tokenizer, messages, tools)[1]:
         ids += (text_ids if is_text else template_ids)(tokenizer, piece)
-    return ids + (text_ids(tokenizer, beginning) if beginning else [])
+    return ids + (text_ids(tokenizer, assistant_prefix) if assistant_prefix else [])
 
 
 def chat_pieces(

@@ -17,6 +17,7 @@ from serving.helpers import FACTS, MODEL, Endless, engine, running, served, sett
 from spec_rag.results import Answer
 from spec_rag.serving.app import create_app
 from spec_rag.serving.engine import GenerationRequest
+from spec_rag.serving.json_edits import MAX_DEPTH
 from spec_rag.serving.listener import http_protocol
 
 ASK = {"model": MODEL, "messages": [{"role": "user", "content": "How much water?"}]}
@@ -72,6 +73,13 @@ def test_a_body_that_is_too_long_is_refused_declared_or_not() -> None:
             assert response.status_code == 413
             assert error_of(response)["code"] == "body_too_long"
         assert httpx.post(f"{url}/v1/chat/completions", json=ASK).status_code == 200
+
+
+def test_a_body_that_is_nested_too_deeply_is_refused_also_where_it_could_be_parsed() -> None:
+    deep = b"[" * MAX_DEPTH + b"]" * MAX_DEPTH
+    with served() as url:
+        response = httpx.post(f"{url}/v1/chat/completions", content=b'{"model": ' + deep + b"}")
+    assert (response.status_code, error_of(response)["code"]) == (400, "nested_too_deeply")
 
 
 def test_a_body_that_does_not_come_is_not_waited_for() -> None:

@@ -16,7 +16,8 @@ import httpx
 import pytest
 from serving.helpers import FACTS, engine, served, settings
 
-from spec_rag.results import Answer
+from spec_rag.report import Compression
+from spec_rag.results import Answer, CompressedDocument, KeptUnit
 from spec_rag.serving.engine import GenerationRequest, LocalEngine
 from spec_rag.utils.cancellation import in_thread
 
@@ -210,8 +211,8 @@ def test_the_sentence_behind_the_answer_is_one_click_away(browser: Any, answerin
         assert re.search(r"Importance \d+ of \d+ \(.+\) · \d+ tokens · kept for its importance", detail.inner_text())
         page.keyboard.press("ArrowRight")
         assert "Tank 4" in page.evaluate("document.activeElement.textContent")
-        page.locator(".unit.dropped").first.click()  # a touch
-        assert "dropped" in page.locator(".source", has=page.locator(":focus")).locator(".detail").inner_text()
+        page.locator(".unit.kept").last.click()  # a touch
+        assert "tokens · kept" in page.locator(".source", has=page.locator(":focus")).locator(".detail").inner_text()
         expect(page.locator("#map .found").first).to_be_visible()
         assert "Text was kept at" in page.locator("#map [role=img]").first.get_attribute("aria-label")
         page.evaluate(
@@ -266,6 +267,7 @@ def test_structure_has_a_shade_of_its_own_and_cut_units_show_what_was_kept(brows
         assert shown.texts(".unit.kept") == ["A canoe costs 9 euros.", "And so on and on."]
         assert shown.texts(".unit.kept .dropped") == [" on and on."]
         assert shown.texts(".unit.dropped") == ["Tents are free."]
+        assert "Prices" in shown.texts("#evidence small")
         assert "9 euros" in shown.texts("#evidence q")[0]
 
 
@@ -391,6 +393,8 @@ def test_the_answer_is_shown_as_it_is_written_and_can_be_stopped(browser: Any) -
         expect(answer).to_contain_text("word 30 ")
         shown.page.keyboard.press("Escape")
         shown.says("Stopped")
+        expect(shown.page.locator("#kept-answer .cut")).to_contain_text("was stopped")
+        expect(answer).to_contain_text("word 30 ")
         assert shown.page.locator("#ask").is_enabled()
         for _ in range(100):
             if own.closed:
@@ -527,6 +531,24 @@ def test_samples_are_two_clicks_and_a_model_is_chosen(browser: Any, answering: s
         assert page.locator("#samples").is_hidden()
         page.goto(f"{answering}/app/?model=from-the-command-line")
         expect(page.locator("#model")).to_have_value("from-the-command-line")
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_html_report_can_be_read(browser: Any, scheme: str) -> None:
+    units = [KeptUnit(0, 6, 0.1, 1, True, "structure"), KeptUnit(7, 29, 2.0, 6, True, "score")]
+    units += [KeptUnit(30, 45, 1.0, 5, False), KeptUnit(46, 59, 0.5, 5, True, "keep")]
+    text = "Prices\nA canoe costs 9 euros. Tents are free. Call 555 now."
+    left = CompressedDocument("", [(0, 29), (46, 59)], None, "Prices", text, 17, 12, units)
+    page = browser.new_page(color_scheme=scheme)
+    page.set_content(Compression([left], "What does a canoe cost?", 12, "draft", 1.0).to_html())
+    assert [found for found in page.evaluate(CONTRASTS) if found[0] < 4.5] == []
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "A canoe costs 9 euros."
+    shown = page.evaluate("getComputedStyle(document.activeElement, '::after').content")
+    assert "importance 2" in shown
+    page.close()
 
 
 @needs_browser

@@ -29,11 +29,11 @@ STREAM = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "s
 SERVER = """
 import sys
 from serving.helpers import Endless, engine, settings
-from spec_rag.cli import _exit_immediately
+from spec_rag.cli.interrupted import exit_immediately
 from spec_rag.serving.app import run
 own = Endless(engine().pair) if {endless} else engine(endless=True)
 run(settings({settings}), "127.0.0.1", 0, own)
-_exit_immediately(0)
+exit_immediately(0)
 """
 
 

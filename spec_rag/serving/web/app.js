@@ -107,7 +107,8 @@ function removeFile(file) {
 const save = ({ key, name, document, isListed }) => store.put("files", { key, name, document, isListed });
 
 async function addFiles(added) {
-  const taken = [...added].map((blob) => ({ key: crypto.getRandomValues(new Uint32Array(2)).join("-"), name: blob.name, blob, isListed: true }));
+  const newKey = (i) => `f${Date.now()}-${String(i).padStart(4, "0")}`; // sorted by age
+  const taken = [...added].map((blob, i) => ({ key: newKey(i), name: blob.name, blob, isListed: true }));
   for (const { name } of taken) for (const old of listed().filter((file) => file.name === name)) removeFile(old);
   files.push(...taken);
   refreshFiles();
@@ -206,10 +207,8 @@ async function ask(event) {
     showCompression(entry, compression);
     at("answers").scrollIntoView({ block: innerWidth < 832 ? "start" : "nearest" });
     say("Answering …");
-    entry.answer = await answer(at("kept-answer"), entry, entry.messages, ANSWER_TOKENS, signal);
-    showEntry(entry);
-    await remember(entry);
     window.history.pushState(null, "", `#${entry.key}`);
+    await finished(entry, answer("kept-answer", entry, entry.model, ANSWER_TOKENS, signal));
     if (at("compare").checked) await compare(entry, some, signal);
     return say(entry.shown === entry.ratio ? "Done." : budgetNote(entry));
   });
@@ -222,9 +221,7 @@ async function compare(entry, some, signal) {
   const whole = await compress(some, { ...options, with_units: false }, signal);
   entry.comparison = { title, tokens: whole.tokens_after, messages: whole.messages };
   showComparison(entry);
-  entry.comparison.answer = await answer(at("compared-answer"), entry, whole.messages, ANSWER_TOKENS, signal);
-  showComparison(entry);
-  await remember(entry);
+  await finished(entry, answer("compared-answer", entry.comparison, entry.model, ANSWER_TOKENS, signal));
 }
 
 // One question at a time: a new one stops the one before.
@@ -255,24 +252,27 @@ function showProgress({ what, done, total }) {
   say(total ? `${what}: ${done} of ${total}` : what);
 }
 
-async function answer(pane, entry, messages, maxTokens, signal, shownBefore = "") {
-  const paragraph = pane.querySelector(".answer");
-  const body = { model: entry.model, messages, max_tokens: maxTokens, stream_options: { include_usage: true } };
-  const result = { text: "", maxTokens, finish: null };
+// Writes into part.answer. A longer answer to the same request replaces the one before as soon as it goes beyond it.
+async function answer(paneName, part, model, maxTokens, signal) {
+  const paragraph = at(paneName).querySelector(".answer");
+  const shownBefore = part.answer?.text || "";
+  const result = { text: "", maxTokens, finish: "stopped" };
   const started = performance.now();
+  const body = { model, messages: part.messages, max_tokens: maxTokens, stream_options: { include_usage: true } };
   for await (const event of events("/v1/chat/completions", body, signal)) {
     result.text += event.choices?.[0]?.delta?.content || "";
     result.finish = event.choices?.[0]?.finish_reason || result.finish;
     if (event.usage) Object.assign(result, { tokens: event.usage.prompt_tokens, kvBytes: event.spec_rag?.kv_bytes_kept });
-    if (current === entry && result.text.length > shownBefore.length) paragraph.textContent = result.text;
     const repeated = repetitionStart(result.text);
-    if (repeated > 0) {
-      Object.assign(result, { text: wholeSentences(result.text.slice(0, repeated)), finish: "repetition" });
-      break;
+    if (repeated > 0) Object.assign(result, { text: wholeSentences(result.text.slice(0, repeated)), finish: "repetition" });
+    if (result.text.length > shownBefore.length) {
+      part.answer = result;
+      if (part === current || part === current.comparison) paragraph.textContent = result.text;
     }
+    if (repeated > 0) break;
   }
   result.seconds = (performance.now() - started) / 1000;
-  return result;
+  part.answer = result;
 }
 
 // The same request with room for more tokens: what was written comes again, and goes on.
@@ -281,12 +281,19 @@ function continueAnswer(paneName) {
   const part = paneName === "kept-answer" ? entry : entry.comparison;
   return run(async (signal) => {
     say("Answering …");
-    const room = Math.min(2 * part.answer.maxTokens, limits.max_answer_tokens);
-    part.answer = await answer(at(paneName), entry, part.messages, room, signal, part.answer.text);
-    showEntry(entry);
-    await remember(entry);
+    await finished(entry, answer(paneName, part, entry.model, Math.min(2 * part.answer.maxTokens, limits.max_answer_tokens), signal));
     say("Done.");
   });
+}
+
+// Shows and stores a question once its answer is complete, or was stopped.
+async function finished(entry, answering) {
+  try {
+    await answering;
+  } finally {
+    if (entry === current) showEntry(entry);
+    await remember(entry);
+  }
 }
 
 async function remember(entry) {
@@ -329,7 +336,7 @@ function showEntry(entry) {
 
 // The evidence: first the most important kept sentence, then those that support a sentence of the answer.
 function showAnswerOf(entry, passages) {
-  const units = passages.flatMap((passage) => passage.units.map((unit) => ({ ...unit, file: passage.file })));
+  const units = passages.flatMap((passage) => passage.units.map((unit) => ({ ...unit, file: passage.file, passage })));
   const evidence = [];
   const cite = (unit, isSupport) => {
     let found = evidence.find((other) => other.unit.id === unit.id);
@@ -346,11 +353,12 @@ function showAnswerOf(entry, passages) {
     return { text, citation: unit && evidence.length < 6 ? cite(unit, true) : null };
   });
   const isSupported = cited.some(({ citation }) => citation);
-  if (entry.answer.finish && !isSupported) candidates.slice(1, 3).forEach((unit) => cite(unit, false));
+  const isUnsupported = Boolean(entry.answer.finish) && entry.answer.text.trim() && !isSupported;
+  if (isUnsupported) candidates.slice(1, 3).forEach((unit) => cite(unit, false));
   const pane = at("kept-answer");
   showAnswer(pane.querySelector(".answer"), cited);
   showCost(pane, entry.answer);
-  at("unsupported").hidden = !entry.answer.finish || isSupported;
+  at("unsupported").hidden = !isUnsupported;
   showEvidence(at("evidence"), evidence);
   return evidence;
 }
@@ -365,11 +373,14 @@ function showComparison({ comparison }) {
 }
 
 function showCost(pane, { finish, tokens, seconds: taken, maxTokens }) {
-  const isCut = finish === "length";
-  const canGoOn = isCut && maxTokens < limits.max_answer_tokens;
-  pane.querySelector(".cut").hidden = !isCut && finish !== "repetition";
-  pane.querySelector(".cut span").textContent = isCut ? `The answer was cut after ${number(maxTokens)} tokens.` : "The model began to repeat itself and was stopped.";
-  pane.querySelector(".cut button").hidden = !canGoOn;
+  const notes = {
+    length: `The answer was cut after ${number(maxTokens)} tokens.`,
+    repetition: "The model began to repeat itself and was stopped.",
+    stopped: "The answer was stopped.",
+  };
+  pane.querySelector(".cut").hidden = !notes[finish];
+  pane.querySelector(".cut span").textContent = notes[finish] || "";
+  pane.querySelector(".cut button").hidden = finish === "repetition" || maxTokens >= limits.max_answer_tokens;
   pane.querySelector(".cost").textContent = tokens ? `${number(tokens)} tokens read, ${seconds(taken)}` : "";
 }
 
@@ -444,6 +455,7 @@ async function restore() {
     prepare(file);
     files.push(file);
   }
+  history = history.filter((entry) => entry.files.every((key) => files.some((file) => file.key === key)));
   refreshFiles();
   showAddressed();
 }
@@ -465,6 +477,7 @@ function dropAnywhere() {
   });
   document.addEventListener("dragleave", (event) => event.relatedTarget || show(false));
   document.addEventListener("drop", (event) => {
+    if (!event.dataTransfer.files.length) return;
     event.preventDefault();
     show(false);
     addFiles(event.dataTransfer.files);

@@ -43,9 +43,11 @@ export function showEvidence(list, evidence) {
       const place = [file.name, pageOf(file, unit.start)].filter(Boolean).join(", ");
       const why = isSupport && label > 1 ? "" : label === 1 ? "most relevant to the question" : "relevant to the question";
       const note = [place, isSupport ? "shares its words with the answer" : "", why].filter(Boolean).join(" · ");
+      // the heading or the head of the table that the sentence needs
+      const needed = unit.passage.units.filter((other) => other.reason === "structure" && other.end <= unit.start && /\p{L}/u.test(other.text));
       const quote = element("q", {}, unit.text.replace(/\s+/g, " ").trim());
       const row = button("", () => jumpTo(unit.id), { title: "Show it in the text" });
-      row.append(element("b", {}, `[${label}] `), quote, element("small", {}, note));
+      row.append(element("b", {}, `[${label}] `), ...needed.slice(-2).map(({ text }) => element("small", {}, text.trim())), quote, element("small", {}, note));
       return element("li", {}, row);
     }),
   );

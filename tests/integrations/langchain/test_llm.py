@@ -290,7 +290,7 @@ class TestSettings:
             SpecKVLLM(pair=pair, timeout=0.1).invoke(PROMPT)
 
     async def test_a_full_gpu_is_tried_again(self, llm: SpecKVLLM, monkeypatch: pytest.MonkeyPatch) -> None:
-        tries, original = itertools.count(), pipeline.generate_batch
+        tries, original = itertools.count(), pipeline.answer_prompts
 
         def full_at_first(*args: Any, **kwargs: Any) -> Any:
             if next(tries) % 2 == 0:
@@ -298,7 +298,7 @@ class TestSettings:
             return original(*args, **kwargs)
 
         expected = llm.invoke(PROMPT)
-        monkeypatch.setattr(pipeline, "generate_batch", full_at_first)
+        monkeypatch.setattr(pipeline, "answer_prompts", full_at_first)
         assert llm.invoke(PROMPT, max_retries=1) == expected
         assert await llm.ainvoke(PROMPT, max_retries=1) == expected
         with pytest.raises(torch.OutOfMemoryError):

@@ -246,7 +246,7 @@ class SpecKVLLM(StructuredLLM):
         turns = plain_messages(messages)
         if not self._has_template:
             return str(generic_messages_to_prompt(messages))
-        return Chat(turns, choice.offered, choice.beginning)
+        return Chat(turns, choice.offered, choice.assistant_prefix)
 
     def _ids_of_formatted(self, text: str) -> list[int]:
         """Token ids of a formatted prompt with special tokens and exactly one BOS token."""
@@ -315,7 +315,7 @@ class SpecKVLLM(StructuredLLM):
 
     def _account(self, answer: Answer, span_id: str | None = None) -> dict[str, Any]:
         """Usage and costs for `raw`; sends a KVDropEvent if something was dropped."""
-        statistics = {"prompt_tokens": answer.prompt_tokens, **answer.figures}
+        statistics = {"prompt_tokens": answer.prompt_tokens, **answer.stats}
         if answer.kv_bytes_kept < answer.kv_bytes_dense or answer.target_prompt_tokens < answer.prompt_tokens:
             names = {"draft": self.draft or "", "target": self.target, "span_id": span_id or active_span_id.get()}
             dropped = {name: statistics[name] for name in KVDropEvent.model_fields if name in statistics}
@@ -332,4 +332,4 @@ def _choice(arguments: Mapping[str, Any]) -> tuple[ToolChoice, dict[str, Any]]:
     """The tool choice of a call, and its other arguments with the constraint."""
     settings = {name: value for name, value in arguments.items() if name not in _TOOL_ARGUMENTS}
     choice = ToolChoice.of(*map(arguments.get, _TOOL_ARGUMENTS))
-    return choice, choice.held(settings)
+    return choice, choice.constrained_options(settings)

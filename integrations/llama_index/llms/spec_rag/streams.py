@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spec_rag.generation.streaming import AnswerStream
 
+# per call: the callback decorators between caller and method pass no further argument on
 _streams: ContextVar[list[AnswerStream] | None] = ContextVar("spec_rag_streams", default=None)
 
 

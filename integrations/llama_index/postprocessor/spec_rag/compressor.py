@@ -42,6 +42,10 @@ dispatcher = get_dispatcher(__name__)
 HANDLE_KEY = f"{METADATA_KEY}_handle"
 
 
+def _metadata_mode(given: str) -> MetadataMode:
+    return MetadataMode(given)  # the enum itself is no validator: its signature differs between versions of Python
+
+
 class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
     """Compresses retrieved nodes for the query.
 
@@ -64,7 +68,7 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
     embedder: Any = unserialized("embedder")
     scorer: Any = unserialized("scorer")
     originals: InstanceOf[Originals] | None = unserialized("originals")
-    metadata_mode: Annotated[MetadataMode | Literal["none", "llm", "embed", "all"], AfterValidator(MetadataMode)] = (
+    metadata_mode: Annotated[MetadataMode | Literal["none", "llm", "embed", "all"], AfterValidator(_metadata_mode)] = (
         MetadataMode.NONE
     )
     """LLM counts the metadata that synthesizers put before the text of each node as part of the budget."""
@@ -277,7 +281,7 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
         node = original.node
         earlier = node.metadata.get(METADATA_KEY)
         earlier = earlier if isinstance(earlier, dict) else None
-        statistics = self.store.figures(document, draft, earlier, self.ellipsis, metadata_tokens)
+        statistics = self.store.stats(document, draft, earlier, self.ellipsis, metadata_tokens)
         is_whole = document.text == document.original_text
         metadata = node.metadata if is_whole else without_vectors(node.metadata)
         copy = node.model_copy(

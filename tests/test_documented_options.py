@@ -22,6 +22,8 @@ OF_THE_ADAPTERS = {
     "keep_empty": False,
     "originals": None,
     "show_handle": False,
+    "on_error": "original",
+    "deadline_seconds": None,
 }
 
 

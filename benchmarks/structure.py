@@ -188,7 +188,7 @@ def _html_table(domain: Domain) -> str:
     rows = "\n".join(
         "<tr>" + "".join(f"<td>{cell}</td>" for cell in [n, *r.values()]) + "</tr>" for n, r in domain.rows.items()
     )
-    return f"<table>\n<tr>{head}</tr>\n{rows}\n</table>\n<p>All prices are checked twice a year.</p><p>Ask at the desk.</p>"
+    return f"<table>\n<tr>{head}</tr>\n{rows}\n</table>\n<p>All is checked twice a year.</p><p>Ask at the desk.</p>"
 
 
 def _dialogue(domain: Domain) -> str:
@@ -215,7 +215,8 @@ def _code(domain: Domain) -> str:
     for name, row in domain.rows.items():
         body = "\n".join(f'    {field} = "{value}"' for field, value in _pairs(row))
         parts.append(
-            f'\n\ndef add_{name}(registry):\n    """Add it to the registry."""\n{body}\n    return registry.add({", ".join(row)})\n'
+            f'\n\ndef add_{name}(registry):\n    """Add it to the registry."""\n{body}\n'
+            f"    return registry.add({', '.join(row)})\n"
         )
     return "".join(parts)
 

@@ -80,3 +80,23 @@ def test_inputs_are_checked() -> None:
     with pytest.raises(ConfigError, match="max_chars"):
         split_chunks(Document("a"), 0)
     assert retrieve("q", []) == []
+
+
+def test_chunks_carry_the_headings_above_them_and_end_on_none() -> None:
+    text = (
+        "Hire\n====\n\nKayaks\n------\n\n"
+        + "\n\n".join(f"The fee number {i} is low." for i in range(6))
+        + "\n\nTents\n-----\n\nFree."
+    )
+    chunks = split_chunks(Document(text, "Guide"), 80)
+    assert [chunk.title for chunk in chunks[1:-1]] == ["Guide > Hire > Kayaks"] * (len(chunks) - 2)
+    assert chunks[0].title == "Guide"
+    assert chunks[-1].section == "Hire > Tents"
+    assert not any(chunk.text.endswith("---") for chunk in chunks)
+
+
+def test_a_chunk_that_repeats_the_question_does_not_rank_above_the_answer() -> None:
+    asked = Document("## What is the fee for kayaks on Sundays?\n\nAsk at the desk.")
+    answer = Document("## Kayaks\n\nThe fee for kayaks is 5 euros, on Sundays 7.")
+    found = retrieve("What is the fee for kayaks on Sundays?", [*split_chunks(asked), *split_chunks(answer)])
+    assert "7" in found[0].text

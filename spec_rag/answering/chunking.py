@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from spec_rag.errors import ConfigError
 from spec_rag.text.documents import Document
 from spec_rag.text.languages import AUTO
-from spec_rag.text.units import Span, passage_spans, sentence_spans, unit_spans
+from spec_rag.text.structure.outline import Structure
+from spec_rag.text.structure.reader import read_structure
+from spec_rag.text.units import Span, passage_spans
 from spec_rag.text.words import WordIndex, title_match
 
 DEFAULT_CHUNK_CHARS = 900
 DEFAULT_TOP_K = 8
 
 _PARAGRAPH = re.compile(r"\S(?:.*\S)?(?:\n[^\S\n]*\S(?:.*\S)?)*")
-_HEADING = re.compile(r"#{1,6}[ \t][^\n]*")
+_OPENING = frozenset(("heading", "question", "lead", "header", "rule", "key"))  # belongs to what follows
+_TITLE_WEIGHT = 0.5  # BM25 of title and headings, relative to the text
 
 
 @dataclass(frozen=True)
 class Chunk(Document):
-    """A piece of a document: `text` is `document.text[start:end]`."""
+    """A piece of a document, whose `text` is exactly `document.text[start:end]`.
+
+    Attributes:
+        title: the document's title and the headings above it, outermost first, joined by " > ".
+        start, end: its character range in the document it was cut from.
+        section: the headings above it and in it, joined by " > ".
+        body: its text without headings and questions.
+    """
 
     start: int = 0
     end: int = 0
+    section: str = ""
+    body: str = ""
 
 
 def split_chunks(document: Document, max_chars: int = DEFAULT_CHUNK_CHARS) -> list[Chunk]:
@@ -37,17 +50,23 @@ def split_chunks(document: Document, max_chars: int = DEFAULT_CHUNK_CHARS) -> li
     """
     if max_chars < 1:
         raise ConfigError(f"max_chars={max_chars}: a chunk needs at least one character.")
+    structure = read_structure(document.text, AUTO)
+    kinds = {end: kind for (_, end), kind in zip(structure.spans, structure.kinds, strict=True)}
+    headings = {
+        start + len(document.text[start:end]) - len(document.text[start:end].lstrip())
+        for (start, end), kind in zip(structure.spans, structure.kinds, strict=True)
+        if kind in ("heading", "question")
+    }
     spans: list[Span] = []
-    after_heading = False
-    for start, end in _pieces(document.text, max_chars):
-        heading = _HEADING.match(document.text, start, end)
+    after_opening = False
+    for start, end in _pieces(document.text, max_chars, structure):
         fits = bool(spans) and end - spans[-1][0] <= max_chars
-        if after_heading or (fits and not heading):
+        if after_opening or (fits and start not in headings):
             spans[-1] = (spans[-1][0], end)
         else:
             spans.append((start, end))
-        after_heading = heading is not None and heading.end() == end
-    return [_chunk(document, start, end) for start, end in spans]
+        after_opening = kinds.get(end) in _OPENING
+    return _chunks(document, spans, structure)
 
 
 def passage_chunks(document: Document, language: str = AUTO) -> list[Chunk]:
@@ -59,16 +78,17 @@ def passage_chunks(document: Document, language: str = AUTO) -> list[Chunk]:
         document: the document.
         language: language of its sentences, as in CompressionConfig.
     """
-    units = unit_spans(document.text, "sentence", language)
-    return [_chunk(document, start, end) for start, end in passage_spans(document.text, units)]
+    structure = read_structure(document.text, language)
+    return _chunks(document, passage_spans(document.text, structure.spans), structure)
 
 
 def retrieve(question: str, chunks: Sequence[Chunk], top_k: int = DEFAULT_TOP_K) -> list[Chunk]:
     """The chunks with the highest BM25 scores, best first.
 
-    A title that matches the question adds up to the score of the best chunk, so that a text that only repeats the
-    question does not rank first. Chunks without a word of the question are omitted; if no chunk has one, the first
-    chunks are returned with score 0.
+    Text and titles, with the headings above a chunk, are scored apart, and headings and questions in a chunk do not
+    count as its text: a chunk that only repeats the question does not rank first. A title that states the question adds
+    up to the best chunk's score. Chunks that share no word with the question are left out; if none shares any, the
+    first ones are returned with a score of 0.
 
     Raises:
         ConfigError: the question is empty, or `top_k` is below 1.
@@ -85,7 +105,8 @@ class ChunkIndex:
 
     def __init__(self, chunks: Sequence[Chunk]) -> None:
         self._chunks = list(chunks)
-        self._words = WordIndex([f"{chunk.title or ''}\n{chunk.text}" for chunk in chunks])
+        self._bodies = WordIndex([chunk.body or chunk.text for chunk in chunks])
+        self._titles = WordIndex([f"{chunk.title or ''}\n{chunk.section}" for chunk in chunks])
 
     def retrieve(self, question: str, top_k: int = DEFAULT_TOP_K) -> list[Chunk]:
         """The best chunks for a question; see `retrieve`."""
@@ -95,7 +116,8 @@ class ChunkIndex:
             raise ConfigError(f"top_k={top_k}: retrieve at least one chunk.")
         if not self._chunks:
             return []
-        scores = self._words.scores(question)
+        both = zip(self._bodies.scores(question), self._titles.scores(question), strict=True)
+        scores = [body + _TITLE_WEIGHT * title for body, title in both]
         best = max(scores)
         titles = {chunk.title for chunk in self._chunks}
         matches = {title: best * title_match(question, title) for title in titles}
@@ -105,19 +127,48 @@ class ChunkIndex:
         return [replace(self._chunks[i], score=float(scores[i])) for i in best_chunks]
 
 
-def _pieces(text: str, max_chars: int) -> list[Span]:
-    """Spans of paragraphs, or of the sentences of long paragraphs."""
+def _pieces(text: str, max_chars: int, structure: Structure) -> list[Span]:
+    """Spans of paragraphs, and of the units of paragraphs that are too long."""
     pieces: list[Span] = []
+    starts = [start for start, _ in structure.spans]
     for match in _PARAGRAPH.finditer(text):
         start, end = match.span()
-        if end - start <= max_chars:
+        first = bisect_left(starts, start)
+        inside = structure.spans[first : bisect_left(starts, end)]
+        crosses = first > 0 and structure.spans[first - 1][1] > start
+        if end - start <= max_chars or not inside or crosses or inside[-1][1] > end:
             pieces.append((start, end))
         else:
-            pieces += [(start + a, start + b) for a, b in sentence_spans(text[start:end], AUTO)]
+            pieces += inside
     return pieces
 
 
-def _chunk(document: Document, start: int, end: int) -> Chunk:
-    metadata = {**document.metadata, "start": start, "end": end}
-    identity = f"{document.id}:{start}-{end}" if document.id else None
-    return Chunk(document.text[start:end], document.title, identity, metadata, start=start, end=end)
+def _chunks(document: Document, spans: Sequence[Span], structure: Structure) -> list[Chunk]:
+    starts = [start for start, _ in structure.spans]
+    return [_chunk(document, span, structure, starts) for span in spans]
+
+
+def _chunk(document: Document, span: Span, structure: Structure, starts: Sequence[int]) -> Chunk:
+    start, end = span
+    first = max(bisect_left(starts, start + 1) - 1, 0)
+    inside = range(first, bisect_left(starts, end))
+    is_title = [structure.kinds[unit] in ("heading", "question") for unit in inside]
+    above = structure.section_path(first) if starts else []
+    titles = [unit for unit, titled in zip(inside, is_title, strict=True) if titled]
+    body = [unit for unit, titled in zip(inside, is_title, strict=True) if not titled]
+
+    def names(units: Sequence[int]) -> list[str]:
+        texts = (document.text[slice(*structure.spans[unit])] for unit in units)
+        return [" ".join(re.sub(r"<[^<>]{0,200}>", " ", text).strip("#*=-~ \n").split()) for text in texts]
+
+    path = [name for name in names(above) if name.casefold() != (document.title or "").casefold()]
+    return Chunk(
+        document.text[start:end],
+        " > ".join([*([document.title] if document.title else []), *path]) or None,
+        f"{document.id}:{start}-{end}" if document.id else None,
+        {**document.metadata, "start": start, "end": end},
+        start=start,
+        end=end,
+        section=" > ".join([*path, *names(titles)]),
+        body="\n".join(document.text[slice(*structure.spans[unit])] for unit in body),
+    )

@@ -112,7 +112,8 @@ def unnamed_units(question: str, structure: Structure) -> set[int]:
     """Units of records, sections and turns that the question does not name, although it names others.
 
     A record is named if all words of one of its names are in the question, without function words and words that all
-    siblings share. Its chain are the names of itself and its parents; units with a part of another's chain are returned.
+    siblings share. Its chain is the named words of itself and its parents; units whose chain is a proper part of
+    another chain are returned.
     """
     if not structure.records:
         return set()

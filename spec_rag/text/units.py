@@ -1,7 +1,7 @@
 """Units of a text: what is kept or dropped as a whole; and the text of the kept units.
 
-All spans are half-open character ranges [start, end) into the text, ascending, without white space at their ends but for
-the indentation of lines.
+All spans are half-open character ranges [start, end) into the text, ascending, without white space at their ends
+except the indentation of lines.
 """
 
 from __future__ import annotations

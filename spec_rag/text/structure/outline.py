@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -21,10 +21,11 @@ CONTENT: frozenset[Kind] = frozenset(("text", "row", "field", "code"))
 
 _MAX_HEADING_CHARS = 200
 _PLEASANTRY = re.compile(
-    r"(?:(?:many )?thanks?(?: you)?(?: (?:so|very) much)?(?: (?:for|to) [\w ]{1,30})?|you(?:'|’)?(?: a)?re welcome"
-    r"|(?:hi|hello|dear|hey|good (?:morning|afternoon|evening|day|bye)|goodbye|bye|welcome)(?:,? [\w ]{1,24})?"
-    r"|(?:kind|best|warm) regards|regards|cheers|sincerely|yours \w+|see you(?: [\w ]{1,20})?|have a (?:nice|good|great) \w+"
-    r"|vielen dank|danke(?: schön)?|mit freundlichen grüßen|guten (?:tag|morgen)|merci(?: beaucoup)?|bonjour|gracias|hola"
+    r"(?:(?:many )?thanks?(?: you)?(?: (?:so|very) much)?(?: (?:for|to) [\w ]{1,30})?|you(?:['’]| a)re welcome"
+    r"|(?:hi|hello|dear|hey|good (?:morning|afternoon|evening|day)|goodbye|bye|welcome)(?:,? [\w ]{1,24})?"
+    r"|(?:kind|best|warm) regards|regards|cheers|sincerely|yours \w+|see you(?: [\w ]{1,20})?"
+    r"|have a (?:nice|good|great) \w+"
+    r"|vielen dank|danke(?: schön)?|mit freundlichen grüßen|guten (?:tag|morgen)|merci(?: beaucoup)?|bonjour|gracias"
     r")[\s.,!]*",
     re.IGNORECASE,
 )
@@ -55,6 +56,7 @@ class Structure:
         records: the records, each after its parent.
         record_of: per unit, index of its record, or -1.
         is_json: whether kept parts must be marked as an excerpt.
+        parents: the parent heading of each heading that has one.
     """
 
     spans: Sequence[Span]
@@ -64,6 +66,7 @@ class Structure:
     records: Sequence[Record] = ()
     record_of: Sequence[int] = ()
     is_json: bool = False
+    parents: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def plain(cls, spans: Sequence[Span]) -> Structure:
@@ -97,6 +100,25 @@ class Structure:
                 waiting += self.needs[other]
         return sorted(found)
 
+    @cached_property
+    def _nearest_headings(self) -> list[int | None]:
+        """Per unit, the last heading before it."""
+        found: list[int | None] = []
+        last: int | None = None
+        for unit, kind in enumerate(self.kinds):
+            found.append(last)
+            last = unit if kind == "heading" else last
+        return found
+
+    def section_path(self, unit: int) -> list[int]:
+        """The headings above a unit, outermost first, without the unit itself."""
+        heading = self.parents.get(unit) if self.kinds[unit] == "heading" else self._nearest_headings[unit]
+        path: list[int] = []
+        while heading is not None:
+            path.append(heading)
+            heading = self.parents.get(heading)
+        return path[::-1]
+
     def shown_text(self, text: str, unit: int) -> str:
         """The text of a unit, behind the headings, keys and other units that it needs."""
         shown = text[slice(*self.spans[unit])]
@@ -124,6 +146,7 @@ class Builder:
     record_of: list[int] = field(default_factory=list)
     headings: list[tuple[int, int, int]] = field(default_factory=list)  # level, unit and record of the open headings
     is_json: bool = False
+    parents: dict[int, int] = field(default_factory=dict)
 
     @property
     def context(self) -> list[int]:
@@ -179,6 +202,8 @@ class Builder:
         is_short = end - start <= _MAX_HEADING_CHARS
         units = self.add(start, end, "heading" if is_short else "text", self.context)
         if is_short and units:
+            if self.headings:
+                self.parents[units[0]] = self.headings[-1][1]
             self.headings.append((level, units[0], self.add_record(-1, self.text[start:end])))
 
     def last_lead(self) -> int | None:
@@ -208,6 +233,7 @@ class Builder:
             self.records,
             self.record_of,
             self.is_json,
+            self.parents,
         )
 
     def _resolve_headings(self) -> None:

@@ -326,7 +326,7 @@ class _Reader:
         return i
 
     def _turn(self, i: int, line: str, paragraph: list[int]) -> int:
-        start, end = self._lines[i]
+        start = self._lines[i][0]
         if QUESTION.match(line):
             self._end_paragraph(paragraph)
             j = i + 1

@@ -92,7 +92,7 @@ class Place:
         tokenizer.apply_chat_template = _broken
         self.misspelt = ModelPair(draft=pair.draft, target=pair.target, tokenizer=tokenizer, target_name="misspelt")
         ailing = tiny_model(seed=3, layers=2)
-        ailing.get_decoder().layers[1].mlp.forward = _broken
+        ailing.get_decoder().layers[0].mlp.forward = _broken
         self.ailing_target = ModelPair(draft=pair.draft, target=ailing, tokenizer=pair.tokenizer, target_name="ailing")
         self.ailing_draft = ModelPair(draft=ailing, target=pair.target, tokenizer=pair.tokenizer, draft_name="ailing")
         self.chat = ChatSpecKV(pair=pair, speckv=SPECKV, max_tokens=4)

@@ -301,7 +301,7 @@ def test_a_draft_may_be_a_model_of_transformers(tmp_path: Path) -> None:
 
 
 def test_swapped_arguments_are_named(pair: ModelPair) -> None:
-    with pytest.raises(ConfigError, match="documents come first"):
+    with pytest.raises(ConfigError, match="give the documents first"):
         compress(QUERY, TEXTS, draft=pair)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from spec_rag.compression.head_weights import find_calibration
 from tiny import random_ids, tiny_model, tiny_pair
 
 from spec_rag import ContextCache, DocumentIndex, ModelPair, compress
 from spec_rag.compression.passages import EncodedPassage
+from spec_rag.compression.readout import find_readout
 from spec_rag.errors import ConfigError
 
 STEP = 64
@@ -103,7 +103,7 @@ def test_pickles_are_never_run(tmp_path: Path, pair: ModelPair) -> None:
     with pytest.raises(ConfigError, match="damaged"):
         ContextCache.load(tmp_path / "evil", pair)
     with pytest.raises(ConfigError, match="calibration"):
-        find_calibration(str(tmp_path / "evil"), "draft")
+        find_readout(str(tmp_path / "evil"), "draft")
 
 
 def test_a_context_cut_anywhere_is_refused(context: Path, pair: ModelPair, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_calibration_cut_anywhere_is_refused(tmp_path: Path) -> None:
     for cut in [*range(0, len(whole), STEP), len(whole) - 1]:
         path.write_bytes(whole[:cut])
         with pytest.raises(ConfigError, match="calibration"):
-            find_calibration(str(path), "draft")
+            find_readout(str(path), "draft")
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,11 @@ def test_a_calibration_cut_anywhere_is_refused(tmp_path: Path) -> None:
         {"layers": -1},
         {"unit": {"1.99": 1.0}},
         {"unit": [1]},
-        {"unit": {"1.1": "x"}},
-        {"unit": {"1.1": float("nan")}},
+        {"unit": [["x"] * 9] * 8},
+        {"unit": [[float("nan")] * 9] * 8},
+        {"unit": [[0.0] * 9]},
+        {"weights": {"unit": "x"}},
+        {"weights": {"another": 1.0}},
     ],
 )
 def test_a_calibration_that_says_something_else_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
@@ -170,7 +173,7 @@ def test_a_calibration_that_says_something_else_is_refused(tmp_path: Path, chang
     path = tmp_path / "changed.json"
     path.write_text(json.dumps({**values, **change}))
     with pytest.raises(ConfigError):
-        find_calibration(str(path), "draft")
+        find_readout(str(path), "draft")
 
 
 def test_a_folder_that_cannot_be_written_or_read_costs_only_its_use(

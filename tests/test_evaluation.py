@@ -84,7 +84,7 @@ def test_no_variant_keeps_more_than_its_share(name: str, with_titles: bool, draf
         own = sum(case.count(piece) for piece in text.split("\n"))
         assert 0 < own <= case.tokens // part or (not own and part > 4), (name, part)
         if name != "paper":
-            assert all(word in " ".join(TEXTS).split() for word in text.split())
+            assert all(word in " ".join(TEXTS).split() or word == "[...]" for word in text.split())
 
 
 def within_budget(compression: Compression) -> str:

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from spec_rag import ModelPair, SpecKVConfig, SpecPCConfig, generate, generate_batch, stream
 from spec_rag.errors import ConfigError
 from spec_rag.generation.answer_likelihood import answer_likelihood
-from spec_rag.generation.decoding import read_logits
+from spec_rag.generation.target_calls import read_logits
 
 
 def specpc(positions: str, capacity: int = 40) -> SpecPCConfig:

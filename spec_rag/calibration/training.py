@@ -417,7 +417,7 @@ def _minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
 
 
 def _rounded(values: Tensor) -> list[float]:

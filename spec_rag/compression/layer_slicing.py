@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -13,10 +14,11 @@ def first_layers(model: PreTrainedModel, depth: int) -> nn.Module:
 
     The final norm still runs; its output is not used.
     """
-    decoder = model.get_decoder()
-    if depth >= len(decoder.layers):
+    decoder: nn.Module = model.get_decoder()
+    layers: Any = decoder.layers
+    if depth >= len(layers):
         return decoder
     other = copy.copy(decoder)
     other._modules = dict(decoder._modules)
-    other.layers = nn.ModuleList(list(decoder.layers)[:depth])
+    other.layers = nn.ModuleList(list(layers)[:depth])
     return other

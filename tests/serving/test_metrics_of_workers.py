@@ -79,5 +79,5 @@ def test_each_workers_scrape_shows_all_of_them_and_a_dead_one_runs_nothing(tmp_p
 
 def test_a_folder_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "missing"))
-    with pytest.raises(ConfigError, match=r"PROMETHEUS_MULTIPROC_DIR='.*missing': is no folder"):
+    with pytest.raises(ConfigError, match=r"PROMETHEUS_MULTIPROC_DIR='.*missing': is not a writable folder"):
         Metrics()

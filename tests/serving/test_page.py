@@ -211,8 +211,8 @@ def test_the_sentence_behind_the_answer_is_one_click_away(browser: Any, answerin
         assert re.search(r"Importance \d+ of \d+ \(.+\) · \d+ tokens · kept for its importance", detail.inner_text())
         page.keyboard.press("ArrowRight")
         assert "Tank 4" in page.evaluate("document.activeElement.textContent")
-        page.locator(".unit.dropped").first.click()  # a touch
-        assert "dropped" in page.locator(".source", has=page.locator(":focus")).locator(".detail").inner_text()
+        page.locator(".unit.kept").last.click()  # a touch
+        assert "tokens · kept" in page.locator(".source", has=page.locator(":focus")).locator(".detail").inner_text()
         expect(page.locator("#map .found").first).to_be_visible()
         assert "Text was kept at" in page.locator("#map [role=img]").first.get_attribute("aria-label")
         page.evaluate(

@@ -380,7 +380,7 @@ class TestMetadata:
 
 class TestMistakes:
     def test_swapped_arguments_are_named(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:
-        with pytest.raises(ConfigError, match="documents come first"):
+        with pytest.raises(ConfigError, match="give the documents first"):
             compressor.compress_documents(QUERY, docs)  # type: ignore[arg-type]
 
     def test_a_lone_document_is_named(self, compressor: SpecPCCompressor, docs: list[Document]) -> None:

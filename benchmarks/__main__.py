@@ -40,6 +40,29 @@ app.command()(peer_timings)
 
 
 @app.command()
+def tool_questions(draft: console.Draft = None) -> None:
+    """What is kept of tool results for the user's turn, for the call, and for both: 48 results of our own."""
+    from benchmarks.tool_questions import table
+    from spec_rag.compression.document_draft import Draft
+
+    console.quiet_transformers()
+    typer.echo(table(Draft.of(draft or DEFAULT_DRAFT)))
+
+
+@app.command()
+def tool_replay(
+    count: Annotated[int, typer.Option(help="Number of tool outputs.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the selection.")] = 0,
+) -> None:
+    """Shorten tool outputs of installed packages and this repository, and check format, marks and handles."""
+    from benchmarks.tool_replay import outputs, replay
+
+    found = replay(outputs(count), seed)
+    typer.echo(str(found))
+    raise typer.Exit(bool(found.wrong))
+
+
+@app.command()
 def readout(
     files: Annotated[list[Path], typer.Argument(help="JSON lines with question, documents, support and family.")],
     draft: console.Draft = None,

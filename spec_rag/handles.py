@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 
+EXPAND = "expand_document"  # the tool that takes a handle
 _DOCUMENT_LETTERS, _SPANS_LETTERS = 12, 4  # five bits each: two of a million documents share a name once in two million
 
 

@@ -20,6 +20,7 @@ from spec_rag.errors import ConfigError
 from spec_rag.generation.model_settings import OptionsOrDict
 from spec_rag.text.documents import is_vector, without_vectors
 from spec_rag.utils.cancellation import in_thread
+from spec_rag.utils.fail_open import within
 
 if TYPE_CHECKING:
     from langchain_core.tools import StructuredTool
@@ -173,30 +174,50 @@ class SpecPCCompressor(
     def _compress(self, inputs: dict[str, Any], config: RunnableConfig) -> list[Document]:
         if not inputs["documents"]:
             return []
-        compression = self._call(inputs)
-        dispatch_custom_event(EVENT, _statistics(compression), config=config)
+        try:
+            compression = self._compression(inputs, config)
+        except Exception as error:
+            return self._whole(inputs, error)
         return self._results(compression)
 
     async def _acompress(self, inputs: dict[str, Any], config: RunnableConfig) -> list[Document]:
         if not inputs["documents"]:
             return []
-        compression = await in_thread(lambda cancelled: self._call(inputs, cancelled))
+        try:
+            compression = await in_thread(lambda cancelled: self._call(inputs, cancelled))
+        except Exception as error:
+            return self._whole(inputs, error)
         await adispatch_custom_event(EVENT, _statistics(compression), config=config)
         return self._results(compression)
 
+    def _compression(self, inputs: dict[str, Any], config: RunnableConfig) -> Compression:
+        compression = self._call(inputs, inputs.get("cancelled"))
+        dispatch_custom_event(EVENT, _statistics(compression), config=config)
+        return compression
+
+    def _whole(self, inputs: Mapping[str, Any], error: Exception) -> list[Document]:
+        """The documents as they came, after a fault."""
+        reason = self._reason(error)
+        added = {"nested": {METADATA_KEY: {"not_shortened": reason}}, "none": {}}
+        more = added.get(self.metadata_format, {f"{METADATA_KEY}_not_shortened": reason})
+        return [one.model_copy(update={"metadata": {**one.metadata, **more}}) for one in inputs["documents"]]
+
     def _call(self, inputs: Mapping[str, Any], cancelled: threading.Event | None = None) -> Compression:
-        return spec_rag.compress(
-            inputs["documents"],
-            inputs["query"],
-            draft=self.draft,
-            draft_options=cast(Any, self.draft_options),
-            index=cast(Any, self.index),
-            embedder=self.embedder,
-            scorer=self.scorer,
-            count_with=self.count_with,
-            cancelled=cancelled,
-            **self._settings(),
-        )
+        def work(cancelled: threading.Event | None) -> Compression:
+            return spec_rag.compress(
+                inputs["documents"],
+                inputs["query"],
+                draft=self.draft,
+                draft_options=cast(Any, self.draft_options),
+                index=cast(Any, self.index),
+                embedder=self.embedder,
+                scorer=self.scorer,
+                count_with=self.count_with,
+                cancelled=cancelled,
+                **self._settings(),
+            )
+
+        return within(work, self.deadline_seconds, cancelled)
 
     def _results(self, compression: Compression) -> list[Document]:
         self.store.remember(compression)

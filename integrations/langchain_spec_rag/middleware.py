@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
-from spec_rag.answering.conversation import NOTHING_KEPT, WriteOnceCache, question_at, text_bytes
+from spec_rag.answering.conversation import WriteOnceCache, question_at, text_bytes
 from spec_rag.compression.encoding_cache import content_address
-from spec_rag.compression.originals import EXPAND
-from spec_rag.errors import ConfigError, MissingDependencyError
+from spec_rag.errors import CancelledError, ConfigError, MissingDependencyError
+from spec_rag.options.tool_results import Mode, OnError, ToolResultOptions
 from spec_rag.text.messages import content_text
+from spec_rag.tool_results.shorten import ShortenedResult, call_question, plan_result
+from spec_rag.utils.cancellation import in_thread
+from spec_rag.utils.fail_open import fault_reason, within
 
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
@@ -17,30 +22,38 @@ except ModuleNotFoundError as error:
     raise MissingDependencyError('SpecPCMiddleware needs langchain: pip install "langchain>=1.2"') from error
 
 from langchain_core.documents import Document
-from langchain_core.messages import AnyMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import RunnableLambda
 
 from langchain_spec_rag.compressor import SpecPCCompressor
 from langchain_spec_rag.messages import text_of
 
+logger = logging.getLogger(__name__)
 _REMEMBERED = 1024  # shortened results
 _REMEMBERED_BYTES = 64 * 2**20
 
 
 class SpecPCMiddleware(AgentMiddleware):
-    """Compresses long tool results, each for the question it was fetched for, before an agent's model reads them.
+    """Shortens long tool results by their kind, each for the call that returned it, before an agent's model reads them.
 
         create_agent(model, tools=[search], middleware=[SpecPCMiddleware(ratio=0.25)])
 
-    The model is given shortened copies; the agent's state keeps every result whole. What the model has read of a result
-    stays the same, byte for byte, in all later turns, so that a server's prefix cache keeps hitting. The figures of a
-    compression are in the copy's `response_metadata["spec_pc"]`.
+    The model is given shortened copies; the agent's state keeps every result whole. What the model has read of a
+    result stays the same, byte for byte, in all later turns, so that a server's prefix cache keeps hitting. JSON, code,
+    tables, logs and diffs keep their format; listings and matches of a search lose no entry. A mark says how much is
+    left out, with a handle for the tool `expand_document`, which the agent is given. The figures are in the copy's
+    `response_metadata["spec_pc"]`: kind, handle, omissions, and why a result that may be shortened stayed whole.
 
     Args:
-        compressor: what compresses; None makes one of the settings.
-        min_chars: results shorter than this are left as they are, and so are those that report an error.
-        keep_last: so many of the newest tool results are left as they are.
-        show_handle: put each result's handle below its shortened text, and give the agent the tool `expand_document`,
-            which returns what stands behind a handle. What that tool returns is never shortened.
+        compressor: what reads; None makes one of the settings.
+        min_chars: shorter results stay whole; the floor in tokens is `min_tokens` of the compressor.
+        keep_last: so many of the newest tool results stay whole.
+        expand: give the agent the tool, and write handles. What the tool returns is never shortened.
+        mode: "auto"; "lossless" folds repeated lines and paths and removes white space of JSON; "off".
+        only_tools, except_tools: names of tools whose results may, or may not, be shortened, with wildcards.
+        show_omissions: write marks; False cuts prose without a trace.
+        deadline_seconds: time to shorten the results of one model call; None waits.
+        on_error: after a fault, "original" goes on with the whole result, "raise" raises it.
         **settings: those of SpecPCCompressor.
 
     Raises:
@@ -53,90 +66,121 @@ class SpecPCMiddleware(AgentMiddleware):
         *,
         min_chars: int = 1000,
         keep_last: int = 0,
-        show_handle: bool = False,
+        expand: bool = True,
+        mode: Mode = "auto",
+        only_tools: Sequence[str] = (),
+        except_tools: Sequence[str] = (),
+        show_omissions: bool = True,
+        deadline_seconds: float | None = 60.0,
+        on_error: OnError = "original",
         **settings: Any,
     ) -> None:
         super().__init__()
+        expand = settings.pop("show_handle", expand)  # the former name
         if compressor is not None and settings:
             raise ConfigError(f"compressor= and {next(iter(settings))}= are both given: set it in the compressor.")
-        for name, value in (("min_chars", min_chars), ("keep_last", keep_last)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ConfigError(f"{name}={value!r}: must be a non-negative integer.")
-        self.compressor = (compressor or SpecPCCompressor(**settings))._with(
-            {"keep_empty": True, "metadata_format": "nested"}
+        if isinstance(keep_last, bool) or not isinstance(keep_last, int) or keep_last < 0:
+            raise ConfigError(f"keep_last={keep_last!r}: must be a non-negative integer.")
+        self.options = ToolResultOptions(
+            mode, tuple(only_tools), tuple(except_tools), min_chars, show_omissions, deadline_seconds, on_error
         )
-        self.min_chars = min_chars
+        self.compressor = compressor or SpecPCCompressor(**settings)
         self.keep_last = keep_last
-        self.show_handle = show_handle
-        self.tools = [self.compressor.expand_tool()] if show_handle else []
-        self._done: WriteOnceCache[Document] = WriteOnceCache(_REMEMBERED, _REMEMBERED_BYTES, _bytes_of)
+        self.expand = expand
+        self.tools = [self.compressor.expand_tool()] if expand else []
+        self._done: WriteOnceCache[ShortenedResult] = WriteOnceCache(_REMEMBERED, _REMEMBERED_BYTES, _bytes_of)
 
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any]) -> Any:
         """Call the model on a copy of the request with shortened tool results."""
-        asked = self._long_results(request)
-        shortened = {i: self._compressed(request.messages[i], query) for i, query in asked.items()}
-        return handler(_with_messages(request, shortened))
+        return handler(self._shortened(request, None))
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> Any:
-        """`wrap_model_call`, compressing in a thread of its own; cancelling the task ends the compression."""
-        asked = self._long_results(request)
-        shortened = {i: await self._acompressed(request.messages[i], query) for i, query in asked.items()}
-        return await handler(_with_messages(request, shortened))
+        """`wrap_model_call`, shortening in a thread of its own; cancelling the task ends it."""
+        return await handler(await in_thread(lambda cancelled: self._shortened(request, cancelled)))
 
-    def _long_results(self, request: ModelRequest[Any]) -> dict[int, str]:
-        """Which messages are to be shortened, and for which question."""
+    def _shortened(self, request: ModelRequest[Any], cancelled: threading.Event | None) -> ModelRequest[Any]:
+        changed: dict[int, ToolMessage] = {}
+        wanted = self._questions(request)
+        names = [name for name, _, _ in wanted.values()]
+        seconds = self.options.deadline_seconds
+        share = None if seconds is None else seconds / max(len(names), 1)
+        for i, (tool, question, message) in wanted.items():
+            result = self._result(text_of(message), tool, question, share, cancelled)
+            figures = {**message.response_metadata, "spec_pc": _figures(result)}
+            changed[i] = message.model_copy(update={"content": result.text, "response_metadata": figures})
+        if not changed:
+            return request
+        return request.override(messages=[changed.get(i, message) for i, message in enumerate(request.messages)])
+
+    def _questions(self, request: ModelRequest[Any]) -> dict[int, tuple[str | None, str, ToolMessage]]:
+        """Tool and question of each message that may be shortened, by its index."""
         turns = [_turn(message) for message in request.messages]
+        calls = {
+            str(call["id"]): (call["name"], call["args"])
+            for message in request.messages
+            if isinstance(message, AIMessage)
+            for call in message.tool_calls
+        }
         results = [i for i, message in enumerate(request.messages) if isinstance(message, ToolMessage)]
-        newest = max(len(results) - self.keep_last, 0)
-        asked = {i: question_at(turns, i) for i in results[:newest] if self._is_long(request.messages[i])}
-        return {i: query for i, query in asked.items() if query}
+        found: dict[int, tuple[str | None, str, ToolMessage]] = {}
+        for i in results[: max(len(results) - self.keep_last, 0)]:
+            message = cast(ToolMessage, request.messages[i])
+            name, arguments = calls.get(message.tool_call_id, (None, None))
+            tool = message.name or name
+            if message.status == "error" or not _is_text(message):
+                continue
+            question = call_question(question_at(turns, i), tool, arguments)
+            if question and self.options.refusal(text_of(message), tool) is None:
+                found[i] = (tool, question, message)
+        return found
 
-    def _is_long(self, message: Any) -> bool:
-        if message.status == "error" or not _is_text(message):
-            return False
-        if self.show_handle and message.name == EXPAND:
-            return False
-        return len(text_of(message)) >= max(self.min_chars, 1)
+    def _result(
+        self, text: str, tool: str | None, question: str, seconds: float | None, cancelled: threading.Event | None
+    ) -> ShortenedResult:
+        key = content_address(question, tool or "", text)
+        found = self._done.get(key)
+        if found is None:
+            try:
+                found = within(lambda own: self._shorten(text, tool, question, own), seconds, cancelled)
+            except CancelledError:
+                raise
+            except Exception as error:
+                if self.options.on_error == "raise":
+                    raise
+                reason = fault_reason(error)
+                logger.warning("A tool result stays whole: %s. on_error='raise' raises it.", reason, exc_info=error)
+                found = ShortenedResult(text, text, reason=reason)
+            found = self._done.keep(key, found)
+        if found.handle is not None:  # a handle lives as long as its conversation
+            self.compressor.store.hold(text, [])
+        return found
 
-    def _compressed(self, message: AnyMessage, query: str) -> ToolMessage:
-        document = self._done.get(_address(message, query))
-        if document is None:
-            (document,) = self.compressor.compress_documents([_document(message)], query)
-        return self._copy(message, query, document)
-
-    async def _acompressed(self, message: AnyMessage, query: str) -> ToolMessage:
-        document = self._done.get(_address(message, query))
-        if document is None:
-            (document,) = await self.compressor.acompress_documents([_document(message)], query)
-        return self._copy(message, query, document)
-
-    def _copy(self, message: AnyMessage, query: str, document: Document) -> ToolMessage:
-        document = self._done.keep(_address(message, query), document)
-        figures = {**message.response_metadata, "spec_pc": document.metadata["spec_pc"]}
-        content = document.page_content or NOTHING_KEPT
-        if self.show_handle:
-            content = f"{content}\n\n[Shortened. {EXPAND} has the original, handle: {figures['spec_pc']['handle']}]"
-        return cast(ToolMessage, message.model_copy(update={"content": content, "response_metadata": figures}))
-
-
-def _with_messages(request: ModelRequest[Any], changed: Mapping[int, ToolMessage]) -> ModelRequest[Any]:
-    if not changed:
-        return request
-    return request.override(messages=[changed.get(i, message) for i, message in enumerate(request.messages)])
-
-
-def _address(message: AnyMessage, query: str) -> str:
-    return content_address(query, message.name or "", text_of(message))
-
-
-def _bytes_of(document: Document) -> int:
-    return text_bytes(document.page_content, len(document.metadata["spec_pc"]["kept_spans"]))
+    def _shorten(
+        self, text: str, tool: str | None, question: str, cancelled: threading.Event | None
+    ) -> ShortenedResult:
+        plan = plan_result(text, self.options, tool)
+        if plan.result is not None:
+            return plan.result
+        given = {"documents": [Document(text)], "query": question, "cancelled": cancelled}
+        compression = RunnableLambda(self.compressor._compression).invoke(given)
+        return plan.shortened(compression, self.compressor.store if self.expand else None)
 
 
-def _document(message: AnyMessage) -> Document:
-    return Document(text_of(message), metadata={"title": message.name} if message.name else {})
+def _figures(result: ShortenedResult) -> dict[str, Any]:
+    return {
+        "kind": result.kind,
+        "handle": result.handle,
+        "omissions": [[one.first_line, one.last_line] for one in result.omissions],
+        "original_tokens": result.tokens_before,
+        "compressed_tokens": result.tokens_after,
+        "not_shortened": result.reason,
+    }
+
+
+def _bytes_of(result: ShortenedResult) -> int:
+    return text_bytes(result.text, 2 * len(result.omissions))
 
 
 def _is_text(message: Any) -> bool:

@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 
 from spec_rag.utils.lru_cache import LRUCache
 
-NOTHING_KEPT = "(Nothing in this result is relevant to the question.)"
 PAIR_BYTES = 128  # two integers in a list, such as a span
 _ENTRY_BYTES = 512  # key and dict entry
 

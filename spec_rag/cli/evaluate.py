@@ -102,6 +102,33 @@ def answers(
 
 
 @app.command()
+def gate(
+    file: Annotated[Path, typer.Argument(help="JSON lines of questions with documents and answers.")],
+    budget: Annotated[float, typer.Option(help="Tokens that are kept of a question's documents; below 1, a share.")],
+    margin: Annotated[float, typer.Option(help="Difference of shares that counts as equal.")] = 0.02,
+    questions: Limit = None,
+    draft: console.Draft = None,
+    target: Annotated[str | None, typer.Option(help="Model that answers (default: SmolLM2-135M).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where answers are kept; a new run goes on from there.")] = None,
+) -> None:
+    """Are answers from compressed documents as good as from all of them? Exit code 0: yes, 1: no, 3: undecided."""
+    from spec_rag.evaluation.answers import from_all_documents, from_budget, right_answers
+    from spec_rag.evaluation.gate import paired_verdict
+    from spec_rag.models.model_pair import ModelPair
+
+    paired_verdict([True], [True], margin)  # a wrong margin is refused before anything is loaded
+    name = f"compressed to {budget:g}"
+    answerers = {"all documents": from_all_documents, name: from_budget(budget)}
+    console.quiet_transformers()
+    asked = _questions(file, questions)
+    pair = ModelPair.load(draft or DEFAULT_DRAFT, target or DEFAULT_DRAFT)
+    right = right_answers(pair, asked, answerers, out=out)
+    verdict = paired_verdict(right["all documents"], right[name], margin)
+    typer.echo(str(verdict))
+    raise typer.Exit({"equivalent": 0, "different": 1, "undecided": 3}[verdict.outcome])
+
+
+@app.command()
 def speed(
     files: QuestionFiles,
     questions: Annotated[int, typer.Option(help="Number of timed questions per file.", min=1)] = 5,

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from urllib.parse import urlencode
 
 import typer
@@ -20,6 +20,7 @@ from spec_rag.cli.interrupted import ServerStopped
 from spec_rag.errors import ConfigError, MissingDependencyError
 from spec_rag.options.compression import CompressionConfig, SpecKVConfig
 from spec_rag.options.loading import DEFAULT_DRAFT
+from spec_rag.options.tool_results import Mode, OnError, ToolResultOptions
 from spec_rag.serving.settings import ServerSettings
 
 Host = Annotated[str, typer.Option(help="Listening address; 0.0.0.0 accepts other machines.", envvar="SPEC_RAG_HOST")]
@@ -67,6 +68,15 @@ def serve(
     allowed_host: AllowedHosts = None,
     cors_origin: Origins = None,
     min_chars: Annotated[int, typer.Option(help="Minimum length of tool results that are compressed.", min=1)] = 1000,
+    tool_mode: Annotated[str, typer.Option(help="Tool results: auto, lossless, or off.")] = "auto",
+    only_tool: Annotated[
+        list[str] | None, typer.Option(help="Shorten results of this tool only; * is a wildcard.")
+    ] = None,
+    except_tool: Annotated[list[str] | None, typer.Option(help="Leave results of this tool whole.")] = None,
+    deadline: Annotated[float, typer.Option(help="Seconds to shorten a request before --upstream.")] = 60,
+    on_error: Annotated[str, typer.Option(help="Before --upstream, after a fault: original, or raise.")] = "original",
+    audit: Annotated[bool, typer.Option("--audit", help="Forward the original; count what would be saved.")] = False,
+    expand: Annotated[bool, typer.Option("--expand", help="Offer the upstream's model a tool for originals.")] = False,
     kv_capacity: Annotated[int, typer.Option(help="KV pairs of the prompt kept per head; 0 keeps all.", min=0)] = 0,
     kv_preset: console.KVPreset = "scaled",
     max_completion_tokens: Annotated[int, typer.Option(help="Maximum tokens of an answer.", min=1)] = 2048,
@@ -105,6 +115,15 @@ def serve(
         compression=CompressionConfig(**compression_settings(**options)),
         speckv=SpecKVConfig(max_capacity_prompt=kv_capacity, preset=kv_preset) if kv_capacity else None,
         min_chars=min_chars,
+        tool_results=ToolResultOptions(
+            mode=cast(Mode, tool_mode),
+            only_tools=tuple(only_tool or ()),
+            except_tools=tuple(except_tool or ()),
+            deadline_seconds=deadline,
+            on_error=cast(OnError, on_error),
+        ),
+        audit=audit,
+        expand=expand,
         max_body_bytes=max_body_mib * 2**20,
         conversation_bytes=conversation_mib * 2**20,
         max_completion_tokens=max_completion_tokens,

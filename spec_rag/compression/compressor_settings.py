@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
+from annotated_types import Gt
 from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, PrivateAttr, field_validator, model_validator
 
 from spec_rag.citations import Citation, citations_in
@@ -15,8 +17,11 @@ from spec_rag.errors import unknown_field
 from spec_rag.options.compression import CompressionConfig, CompressionOptions
 from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.options.presets import with_preset
+from spec_rag.options.tool_results import OnError
+from spec_rag.utils.fail_open import fault_reason, is_fault
 from spec_rag.utils.forking import new_lock
 
+logger = logging.getLogger(__name__)
 METADATA_KEY = "spec_pc"
 OTHER_NAMES = {"embeddings": "embedder", "embed_model": "embedder"}
 """Other accepted names of fields."""
@@ -43,6 +48,12 @@ class CompressorSettings(CompressionOptions):
     """Also return documents of which nothing was kept, with empty text."""
     originals: InstanceOf[Originals] | None = None
     """Store in which `expand_tool` finds documents by their `handle`; None is an own store of at most 64 MiB."""
+
+    on_error: OnError = "original"
+    """After a fault, such as a draft out of memory: "original" returns the documents whole, with the reason as
+    `not_shortened` in `spec_pc`; "raise" raises it. Wrong arguments always raise."""
+    deadline_seconds: Annotated[float, Gt(0)] | None = None
+    """Seconds of a call, after which it is a fault; None waits."""
 
     if TYPE_CHECKING:  # other accepted names
         embeddings: Any = None
@@ -95,6 +106,14 @@ class CompressorSettings(CompressionOptions):
         `start_char_idx`), else to the document's text before compression.
         """
         return citations_in(documents, self.store)
+
+    def _reason(self, error: Exception) -> str:
+        """Why documents stay whole after a fault, also logged; raises what `on_error` does not cover."""
+        if self.on_error == "raise" or not is_fault(error):
+            raise error
+        reason = fault_reason(error)
+        logger.warning("Documents are returned whole: %s. on_error='raise' raises it.", reason, exc_info=error)
+        return reason
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in CompressionConfig.model_fields}

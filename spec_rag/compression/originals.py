@@ -15,6 +15,7 @@ from typing import Any
 
 from spec_rag.citations import file_start
 from spec_rag.errors import ConfigError, SpecRagError, UnknownHandleError
+from spec_rag.handles import EXPAND as EXPAND
 from spec_rag.handles import document_key, handle_of
 from spec_rag.results import CompressedDocument, CompressionData, kept_share
 from spec_rag.text.spans import original_spans
@@ -22,7 +23,6 @@ from spec_rag.text.units import Span, cut_at_words, kept_text, merged, touched, 
 from spec_rag.utils.lru_cache import LRUCache
 from spec_rag.utils.validation import check_integer
 
-EXPAND = "expand_document"
 _ELLIPSIS = " … "
 _BREAK = "\n"
 MAX_CHARS = 20_000  # of what an agent is shown at once

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from spec_rag.answering.answer import answer_messages
 from spec_rag.compression.compress import compress
@@ -15,7 +16,7 @@ from spec_rag.evaluation.metrics import holds_answer
 from spec_rag.evaluation.questions import AnsweredQuestion
 from spec_rag.generation.generate import generate
 from spec_rag.models.model_pair import ModelPair
-from spec_rag.options.compression import SpecPCConfig
+from spec_rag.options.compression import CompressionConfig, SpecPCConfig
 from spec_rag.text.prompts import prompt_ids
 from spec_rag.text.token_counting import token_counter
 from spec_rag.utils.progress import steps
@@ -35,6 +36,22 @@ def from_kept(part: int, index: DocumentIndex | None = None) -> Answerer:
 
     def answerer(pair: ModelPair, asked: AnsweredQuestion) -> str:
         kept = compress(asked.documents, asked.question, draft=pair, index=index, ratio=1 / part)
+        return generate(pair, answer_messages(kept), max_new_tokens=_MAX_NEW_TOKENS).text
+
+    return answerer
+
+
+def from_budget(budget: float) -> Answerer:
+    """The answer from documents compressed to a number of tokens, or, below 1, to a share.
+
+    Raises:
+        ConfigError: the budget is not above 0.
+    """
+    size: dict[str, Any] = {"ratio": budget} if budget < 1 else {"max_tokens": int(budget)}
+    config = dict(CompressionConfig(**size))
+
+    def answerer(pair: ModelPair, asked: AnsweredQuestion) -> str:
+        kept = compress(asked.documents, asked.question, draft=pair, **config)
         return generate(pair, answer_messages(kept), max_new_tokens=_MAX_NEW_TOKENS).text
 
     return answerer

@@ -100,6 +100,8 @@ def for_operators(error: BaseException) -> str | None:
 
 def from_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
     """The response for a body that fails validation: the first wrong field and its path."""
+    # tags of the forms of a body are no fields
+    problems = [{**one, "loc": tuple(part for part in one["loc"] if not str(part).startswith("#"))} for one in problems]
     field = problems[0]["loc"][:2]
     # of a union type, the member that was meant fails at the deepest path
     first = max((entry for entry in problems if entry["loc"][:2] == field), key=lambda entry: len(_place(entry["loc"])))

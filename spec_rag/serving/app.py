@@ -22,9 +22,10 @@ from starlette.middleware.cors import CORSMiddleware
 
 import spec_rag
 from spec_rag.errors import ConfigError
-from spec_rag.serving import chat_api, compress_api, operation_api
+from spec_rag.serving import chat_api, compress_api, guardrail_api, operation_api, responses_api
 from spec_rag.serving import upstream_routes as upstream_api
 from spec_rag.serving.api_errors import ApiError, from_validation
+from spec_rag.serving.conversations import NOT_SHORTENED
 from spec_rag.serving.document_schemas import ErrorResponse
 from spec_rag.serving.engine import Engine, LocalEngine
 from spec_rag.serving.gateway_middleware import GatewayMiddleware
@@ -76,7 +77,14 @@ def create_app(
         redoc_url=None,
     )
     answering = chat_api.router if settings.upstream is None else upstream_api.router
-    routers = [operation_api.router, compress_api.router, compress_api.rerank_router, answering]
+    routers = [
+        operation_api.router,
+        compress_api.router,
+        compress_api.rerank_router,
+        guardrail_api.router,
+        *([responses_api.router] if settings.upstream is None else []),
+        answering,
+    ]
     for router in routers[:-1]:
         app.include_router(router)
     _add_common(app, settings)
@@ -95,7 +103,13 @@ def create_app(
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["X-Request-ID", "X-Spec-RAG-Tokens-Before", "X-Spec-RAG-Tokens-After", "Retry-After"],
+            expose_headers=[
+                "X-Request-ID",
+                "X-Spec-RAG-Tokens-Before",
+                "X-Spec-RAG-Tokens-After",
+                NOT_SHORTENED,
+                "Retry-After",
+            ],
         )
     return app
 

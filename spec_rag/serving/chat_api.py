@@ -25,6 +25,7 @@ from spec_rag.serving.document_schemas import ErrorResponse
 from spec_rag.serving.engine import GenerationRequest
 from spec_rag.serving.event_stream import DONE, Events, begun, event, while_connected
 from spec_rag.serving.logprobs import chat_logprobs, text_logprobs
+from spec_rag.serving.request_texts import RequestTexts
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 401, 404, 408, 413, 429, 503, 504)
@@ -68,7 +69,9 @@ async def _continued(body: ChatRequest, request: Request) -> Response:
     messages = [message.model_dump(exclude_none=True) for message in body.messages]
     documents = as_documents(body.documents or [], server.settings)
     config = compression_for(body.spec_rag, server.settings)
-    shortening = server.conversations.shortened(messages, documents, config, state.client_of(request))
+    shortening = server.conversations.shortened(
+        RequestTexts.of("chat", {"messages": messages}), documents, config, state.client_of(request)
+    )
     conversation = await while_connected(request, shortening)
     try:
         tools, chosen = body.offered()
@@ -170,7 +173,7 @@ class _Reply:
     id: str
     object: str
     model: str
-    conversation: Conversation = field(default_factory=lambda: Conversation([]))
+    conversation: Conversation = field(default_factory=lambda: Conversation({}))
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, choices: list[dict[str, Any]], answers: list[Answer], choices_each: int) -> dict[str, Any]:

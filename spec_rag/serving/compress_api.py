@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response, UploadFile
+from fastapi.responses import JSONResponse
 
 from spec_rag.answering.answer import answer_messages
 from spec_rag.answering.chunking import DEFAULT_CHUNK_CHARS, Chunk, retrieve, split_chunks
@@ -19,7 +20,10 @@ from spec_rag.report import Compression
 from spec_rag.serving import state
 from spec_rag.serving.api_errors import ApiError
 from spec_rag.serving.document_schemas import (
+    CompressBody,
+    CompressedMessages,
     CompressedText,
+    CompressMessages,
     CompressRequest,
     CompressResponse,
     Documents,
@@ -31,6 +35,7 @@ from spec_rag.serving.document_schemas import (
     Unit,
 )
 from spec_rag.serving.event_stream import DONE, Events, begun, event, while_connected
+from spec_rag.serving.guardrail_api import compress_messages
 from spec_rag.serving.settings import ServerSettings
 from spec_rag.text.documents import Document
 from spec_rag.utils.cancellation import in_thread
@@ -41,9 +46,17 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 router = APIRouter(prefix="/v1", tags=["documents"])
 
 
-@router.post("/compress", responses={**_ERRORS, 200: {"model": CompressResponse, "content": {"text/event-stream": {}}}})
-async def compress(body: CompressRequest, request: Request) -> Response:
-    """Compress documents for a question; the target is not used."""
+_COMPRESSED: dict[str, Any] = {
+    "model": CompressResponse | CompressedMessages,
+    "content": {"text/event-stream": {}},
+}
+
+
+@router.post("/compress", responses={**_ERRORS, 200: _COMPRESSED})
+async def compress(body: CompressBody, request: Request) -> Response:
+    """Compress documents for a question, or the tool results of `messages`; the target is not used."""
+    if isinstance(body, CompressMessages):
+        return JSONResponse((await compress_messages(body, request)).model_dump())
     server = state.of(request)
     config = server.settings.compression_with(body.settings())
     texts = server.files.resolve(state.client_of(request), body.documents)

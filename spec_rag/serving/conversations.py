@@ -1,40 +1,41 @@
-"""Which texts of a chat are shortened, and for which question, so that a later turn finds them unchanged.
+"""Which texts of a request are shortened, and for which question, so that a later turn finds them unchanged.
 
-Shortened are long tool results, messages and text parts that are marked with `compress`, and the `documents` of a
-request, which are put before the question. Everything is a pure function of the conversation up to its place, and is
-remembered besides; who asks is part of the address, so nothing passes from one client to another. Messages are dicts as
-OpenAI's API has them, and are never changed.
+Shortened are long tool results, texts that are marked with `compress`, and the `documents` of a chat, which are put
+before the question. Everything is a pure function of the conversation up to its place, and is remembered besides; who
+asks is part of the address, so nothing passes from one client to another. A text whose shortening fails or takes too
+long stays as it is, now and in later turns.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
-from spec_rag.answering.conversation import NOTHING_KEPT, WriteOnceCache, question_at, text_bytes
+from spec_rag.answering.conversation import WriteOnceCache, question_at, text_bytes
 from spec_rag.compression.encoding_cache import content_address
+from spec_rag.compression.originals import Originals
 from spec_rag.errors import ConfigError
 from spec_rag.options.compression import CompressionConfig
+from spec_rag.options.tool_results import ToolResultOptions
 from spec_rag.report import Compression
 from spec_rag.serving.engine import Engine
 from spec_rag.serving.metrics import Metrics
+from spec_rag.serving.request_texts import GivenText, RequestTexts, replaced
 from spec_rag.text.documents import Document
 from spec_rag.text.spans import Span
-from spec_rag.text.units import kept_text, unit_structure
+from spec_rag.text.units import kept_text, touched, unit_structure
+from spec_rag.tool_results.shorten import Plan, ShortenedResult, call_question, plan_result
+from spec_rag.utils.cancellation import in_thread
+from spec_rag.utils.fail_open import fault_reason
 
-_RESULTS = ("tool", "function")
+log = logging.getLogger("spec_rag.serving")
 SETS_OF_DOCUMENTS = 8  # remembered with one and the same conversation
-
-
-@dataclass(frozen=True)
-class Shortened:
-    """A text after compression, with its tokens before and after."""
-
-    text: str
-    tokens_before: int
-    tokens_after: int
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,26 +50,48 @@ class Block:
 
 @dataclass
 class Conversation:
-    """Messages as the model reads them, and what was left out of them."""
+    """A request as the model reads it, and what was left out of it.
 
-    messages: list[dict[str, Any]]
+    Attributes:
+        body: of the request.
+        whole: why texts stayed whole, counted by reason.
+        is_audit: whether the body is the original, and the tokens are what would have been sent.
+        shortened: new texts by their originals.
+    """
+
+    body: dict[str, Any]
     tokens_before: int = 0
     tokens_after: int = 0
+    whole: Counter[str] = field(default_factory=Counter)
+    is_audit: bool = False
+    shortened: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """Messages of a chat."""
+        messages: list[dict[str, Any]] = self.body["messages"]
+        return messages
 
     @property
     def headers(self) -> dict[str, str]:
-        """Tokens before and after; empty where nothing was to be compressed."""
-        if not self.tokens_before:
-            return {}
-        return {
-            "X-Spec-RAG-Tokens-Before": str(self.tokens_before),
-            "X-Spec-RAG-Tokens-After": str(self.tokens_after),
-        }
+        """Tokens before and after, and why texts stayed whole; empty where nothing was to be shortened."""
+        headers = {}
+        if self.tokens_before:
+            headers["X-Spec-RAG-Tokens-Before"] = str(self.tokens_before)
+            headers["X-Spec-RAG-Tokens-After"] = str(self.tokens_after)
+        if self.whole:
+            headers[NOT_SHORTENED] = ", ".join(f"{reason}={count}" for reason, count in sorted(self.whole.items()))
+        if self.is_audit:
+            headers["X-Spec-RAG-Mode"] = "audit"
+        return headers
 
-    def count(self, one: Shortened | Block) -> None:
+    def count(self, one: ShortenedResult | Block) -> None:
         """Add the tokens of one text."""
         self.tokens_before += one.tokens_before
         self.tokens_after += one.tokens_after
+
+
+NOT_SHORTENED = "X-Spec-RAG-Not-Shortened"
 
 
 @dataclass
@@ -77,112 +100,134 @@ class Conversations:
 
     Args:
         engine: what reads.
-        min_chars: unmarked tool results below this length are left as they are.
+        options: how tool results are shortened.
         metrics: what is counted.
-        max_bytes: of what is remembered: one half are texts, the other what was put before questions.
+        max_bytes: of what is remembered: a quarter are texts, a quarter what was put before questions, half originals.
         most: so many texts, and so many conversations with documents, are remembered.
+        is_audit: return each request as it came, and count what would have been saved.
     """
 
     engine: Engine
-    min_chars: int
+    options: ToolResultOptions
     metrics: Metrics
     max_bytes: int
     most: int = 4096
-    _texts: WriteOnceCache[Shortened] = field(init=False)
+    is_audit: bool = False
+    originals: Originals = field(init=False)
+    _texts: WriteOnceCache[ShortenedResult] = field(init=False)
     _blocks: WriteOnceCache[tuple[Block, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
-        half = self.max_bytes // 2
-        self._texts = WriteOnceCache(self.most, half, lambda one: text_bytes(one.text))
-        self._blocks = WriteOnceCache(self.most, half, lambda blocks: sum(map(_bytes_of, blocks)))
+        quarter = max(self.max_bytes // 4, 1)
+        self._texts = WriteOnceCache(self.most, quarter, lambda one: text_bytes(one.text, len(one.omissions)))
+        self._blocks = WriteOnceCache(self.most, quarter, lambda blocks: sum(map(_bytes_of, blocks)))
+        self.originals = Originals(2 * quarter)
 
     async def shortened(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        request: RequestTexts,
         documents: Sequence[Document],
         config: CompressionConfig,
         owner: str = "",
+        options: ToolResultOptions | None = None,
     ) -> Conversation:
-        """The conversation with shortened texts.
+        """The request with shortened texts.
 
         Args:
-            messages: as the client sent them.
-            documents: documents of the request.
+            request: as the client sent it.
+            documents: what comes with a chat beside its messages.
             config: compression config.
             owner: hash of the client's credentials.
+            options: how tool results are shortened; None takes the server's.
 
         Raises:
             ConfigError: documents come without any question.
         """
-        asking = content_address(owner, repr(config))
-        turns = [(str(message.get("role")), _asked(message)) for message in messages]
-        conversation = Conversation([])
-        for place, message in enumerate(messages):
-            question = question_at(turns, place)
-            conversation.messages.append(await self._message(message, question, config, asking, conversation))
+        options = options or self.options
+        asking = content_address(owner, repr(config), repr(options))
+        given = options.deadline_seconds
+        deadline = None if given is None else asyncio.get_running_loop().time() + given
+        marks: dict[Any, Any] = dict.fromkeys(request.marks)
+        conversation = Conversation({}, whole=Counter(request.skipped), is_audit=self.is_audit)
+        changes = dict(marks)
+        for text in request.texts:
+            result = await self._result(text, request, config, options, asking, deadline)
+            if result.reason is None:
+                changes[text.path] = conversation.shortened[text.text] = result.text
+            else:
+                conversation.whole[_word(result.reason)] += 1
+            conversation.count(result)
+        conversation.body = replaced(dict(request.body), marks if self.is_audit else changes)
         if documents:
-            await self._put_documents(messages, turns, documents, config, asking, conversation)
+            conversation.body["messages"] = list(conversation.messages)
+            await self._put_documents(request, documents, config, asking, conversation, deadline)
+        if self.is_audit:
+            self.metrics.audit_saved.inc(conversation.tokens_before - conversation.tokens_after)
+        for reason, count in conversation.whole.items():
+            self.metrics.whole.labels(reason).inc(count)
         return conversation
 
-    async def _message(
+    async def _result(
         self,
-        message: Mapping[str, Any],
-        question: str,
+        given: GivenText,
+        request: RequestTexts,
         config: CompressionConfig,
+        options: ToolResultOptions,
         asking: str,
-        conversation: Conversation,
-    ) -> dict[str, Any]:
-        mark = message.get("compress")
-        plain = {name: value for name, value in message.items() if name != "compress"}
-        content = message.get("content")
-        wanted = mark is True or (mark is None and message.get("role") in _RESULTS)
-
-        async def shorten(text: str, marked: bool) -> str:
-            if not question or not text.strip() or len(text) < (1 if marked else self.min_chars):
-                return text
-            one = await self._text(text, str(message.get("name") or "") or None, question, config, asking)
-            conversation.count(one)
-            return one.text
-
-        if isinstance(content, str) and wanted:
-            plain["content"] = await shorten(content, mark is True)
-        elif isinstance(content, list):
-            parts: list[Any] = []
-            for part in content:
-                if not isinstance(part, Mapping):
-                    parts.append(await shorten(part, mark is True) if wanted and isinstance(part, str) else part)
-                    continue
-                own = {name: value for name, value in part.items() if name != "compress"}
-                chosen = part.get("compress") is True or (wanted and part.get("compress") is not False)
-                if chosen and part.get("type") == "text" and isinstance(part.get("text"), str):
-                    own["text"] = await shorten(part["text"], True in (mark, part.get("compress")))
-                parts.append(own)
-            plain["content"] = parts
-        return plain
-
-    async def _text(
-        self, text: str, title: str | None, question: str, config: CompressionConfig, asking: str
-    ) -> Shortened:
-        key = content_address(asking, question, title or "", text)
+        deadline: float | None,
+    ) -> ShortenedResult:
+        if given.is_marked:
+            options = replace(options, min_chars=1, only_tools=(), except_tools=())
+        question = call_question(question_at(request.turns, given.place), given.tool, given.arguments)
+        refusal = options.refusal(given.text, given.tool) or (None if question else "no question")
+        if refusal is not None:
+            return ShortenedResult(given.text, given.text, reason=refusal)
+        key = content_address(asking, question, given.tool or "", given.text)
         found = self._texts.get(key)
-        if found is not None:
+        if found is None:
+            try:
+                work = self._shorten(given, question, config, options)
+                found = await _within(work, deadline)
+            except Exception as error:
+                if options.on_error == "raise":
+                    raise
+                found = ShortenedResult(given.text, given.text, reason=_log_fault(error))
+            found = self._texts.keep(key, replace(found, original=""))
+        else:
             self.metrics.frozen.inc()
-            return found
-        compression = await self.engine.compress([Document(text, title)], question, config)
-        self.metrics.count_compression(compression)
-        kept = compression.text or NOTHING_KEPT
-        return self._texts.keep(key, Shortened(kept, compression.tokens_before, compression.tokens_after))
+        if found.handle is not None:  # a handle lives as long as its conversation
+            self.originals.hold(given.text, [])
+        return found
+
+    async def _shorten(
+        self, given: GivenText, question: str, config: CompressionConfig, options: ToolResultOptions
+    ) -> ShortenedResult:
+        plan: Plan = await in_thread(lambda cancelled: plan_result(given.text, options, given.tool))
+        if plan.result is None:
+            compression = await self.engine.compress([plan.document], question, config)
+            self.metrics.draft_seconds.inc(compression.draft_seconds)
+            result = await in_thread(lambda cancelled: plan.shortened(compression, self.originals))
+        else:
+            result = plan.result
+            if result.reason is None:
+                result = replace(result, tokens_before=await self.engine.count([given.text]))
+        if result.reason is None:
+            result = replace(result, tokens_after=await self.engine.count([result.text]))
+            self.metrics.tokens_before.inc(result.tokens_before)
+            self.metrics.tokens_after.inc(result.tokens_after)
+        return result
 
     async def _put_documents(
         self,
-        messages: Sequence[Mapping[str, Any]],
-        turns: Sequence[tuple[str, str]],
+        request: RequestTexts,
         documents: Sequence[Document],
         config: CompressionConfig,
         asking: str,
         conversation: Conversation,
+        deadline: float | None,
     ) -> None:
         """Put before each question what was kept of the documents for it, and not shown before an earlier one."""
+        turns, messages = request.turns, request.body["messages"]
         addressed = {content_address(one.title or "", one.text): one for one in documents}
         places = [i for i, (role, text) in enumerate(turns) if role == "user" and text.strip()]
         if not places:
@@ -196,9 +241,9 @@ class Conversations:
                 fitting = [block for block in fitting if block.shown.keys() == addressed.keys()]
             block = next(reversed(fitting), None)
             if block is None and place == places[-1]:
-                compression = await self.engine.compress(list(addressed.values()), question_at(turns, place), config)
-                self.metrics.count_compression(compression)
-                block = _block(compression, addressed, shown)
+                block = await self._new_block(
+                    addressed, question_at(turns, place), config, shown, conversation, deadline
+                )
                 # others may have asked in the meantime
                 earlier = self._blocks.get(key) or ()
                 self._blocks.replace(key, (*earlier, block)[-SETS_OF_DOCUMENTS:])
@@ -209,7 +254,29 @@ class Conversations:
             for name, spans in block.shown.items():
                 shown[name] += spans
             conversation.count(block)
-            conversation.messages[place] = _before(conversation.messages[place], block.text)
+            text = _whole_block(addressed, shown={}).text if self.is_audit and place == places[0] else block.text
+            if not self.is_audit or place == places[0]:
+                conversation.messages[place] = _before(conversation.messages[place], text)
+
+    async def _new_block(
+        self,
+        addressed: Mapping[str, Document],
+        question: str,
+        config: CompressionConfig,
+        shown: Mapping[str, Sequence[Span]],
+        conversation: Conversation,
+        deadline: float | None,
+    ) -> Block:
+        try:
+            work = self.engine.compress(list(addressed.values()), question, config)
+            compression = await _within(work, deadline)
+        except Exception as error:
+            if self.options.on_error == "raise":
+                raise
+            conversation.whole[_word(_log_fault(error))] += 1
+            return _whole_block(addressed, shown)
+        self.metrics.count_compression(compression)
+        return _block(compression, addressed, shown)
 
 
 def _bytes_of(block: Block) -> int:
@@ -231,27 +298,58 @@ def _block(compression: Compression, addressed: Mapping[str, Document], shown: M
     if not any(shown.values()):
         return Block("\n\n".join(texts), new, compression.tokens_before, compression.tokens_after)
     # the documents were counted with the first block
-    units = [
-        unit.tokens
-        for left, spans in zip(compression.documents, new.values(), strict=True)
-        for unit in left.units
-        if any(unit.start < end and unit.end > start for start, end in spans)
-    ]
-    return Block("\n\n".join(texts), new, 0, sum(units))
+    tokens = 0
+    for left, spans in zip(compression.documents, new.values(), strict=True):
+        is_shown = touched([(unit.start, unit.end) for unit in left.units], spans)
+        tokens += sum(unit.tokens for unit, shows in zip(left.units, is_shown, strict=True) if shows)
+    return Block("\n\n".join(texts), new, 0, tokens)
+
+
+def _whole_block(addressed: Mapping[str, Document], shown: Mapping[str, Sequence[Span]]) -> Block:
+    """The documents as they came; of a document of which something was shown before, the rest."""
+    new = {name: without([(0, len(one.text))], shown.get(name, ())) for name, one in addressed.items()}
+    texts = {name: kept_text(one.text, new[name], "") for name, one in addressed.items()}
+    titled = [f"{one.title}: {texts[name]}" if one.title else texts[name] for name, one in addressed.items()]
+    return Block("\n\n".join(text for text in titled if text.strip()), new, 0, 0)
 
 
 def without(spans: Sequence[Span], taken: Sequence[Span]) -> list[Span]:
-    """The parts of ascending spans that no taken span covers."""
+    """The parts of ascending spans that no taken span covers; linear after one sort."""
     left: list[Span] = []
+    covered = sorted(taken)
+    i, place = 0, 0  # all before `place` is covered or done
     for start, end in spans:
-        for a, b in sorted(taken):
-            if a < end and b > start:
-                if a > start:
-                    left.append((start, a))
-                start = b
+        start = max(start, place)
+        while i < len(covered) and covered[i][0] < end:
+            if covered[i][0] > start:
+                left.append((start, covered[i][0]))
+            start = max(start, covered[i][1])
+            i += 1
         if start < end:
             left.append((start, end))
+        place = max(start, end)
     return left
+
+
+async def _within(work: Awaitable[T], deadline: float | None) -> T:
+    """The result of the work.
+
+    Raises:
+        TimeoutError: the deadline of the event loop's clock has passed.
+    """
+    async with asyncio.timeout_at(deadline):
+        return await work
+
+
+def _log_fault(error: Exception) -> str:
+    """Log that a text stays whole; returns the reason."""
+    reason = fault_reason(error)
+    log.warning(json.dumps({"event": "not_shortened", "reason": reason}))
+    return reason
+
+
+def _word(reason: str) -> str:
+    return reason.replace(" ", "-")
 
 
 def _before(message: Mapping[str, Any], text: str) -> dict[str, Any]:
@@ -262,20 +360,3 @@ def _before(message: Mapping[str, Any], text: str) -> dict[str, Any]:
     if isinstance(content, list):
         return {**message, "content": [{"type": "text", "text": text}, *content]}
     return {**message, "content": f"{text}\n\n{content or ''}"}
-
-
-def _asked(message: Mapping[str, Any]) -> str:
-    """The text of a message that is not itself to be shortened."""
-    content = message.get("content")
-    if message.get("compress") is True:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return ""
-    texts = [
-        part if isinstance(part, str) else str(part.get("text") or "")
-        for part in content
-        if isinstance(part, str) or (isinstance(part, Mapping) and part.get("compress") is not True)
-    ]
-    return "\n".join(text for text in texts if text.strip())

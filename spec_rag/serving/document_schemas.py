@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from spec_rag.options.compression import CompressionOptions
 from spec_rag.options.presets import FORMER_NAMES
@@ -90,6 +99,42 @@ class CompressRequest(CompressionFields):
     """Return the units with their importance."""
     stream: Flag = False
     """Send progress events, then the compression."""
+
+
+class CompressMessages(CompressionFields):
+    """Messages of a chat, or of Anthropic's API, whose tool results are to be shortened; other fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    messages: list[dict[str, Any]]
+
+
+CompressBody = Annotated[
+    Annotated[CompressRequest, Tag("#documents")] | Annotated[CompressMessages, Tag("#messages")],
+    Discriminator(lambda body: "#messages" if isinstance(body, Mapping) and "messages" in body else "#documents"),
+]
+
+
+class CompressedMessages(BaseModel):
+    """The messages as the model should read them, and tokens of the texts that were looked at.
+
+    `not_shortened` counts why texts stayed whole.
+    """
+
+    object: Literal["compressed_messages"] = "compressed_messages"
+    messages: list[dict[str, Any]]
+    tokens_before: int
+    tokens_after: int
+    tokens_saved: int
+    compression_ratio: float
+    not_shortened: dict[str, int]
+
+
+class GuardrailRequest(BaseModel):
+    """A request of LiteLLM's generic guardrail API; other fields are ignored."""
+
+    input_type: str = "request"
+    texts: list[str] | None = None
+    structured_messages: list[dict[str, Any]] | None = None
 
 
 class RerankText(BaseModel):

@@ -33,6 +33,10 @@ class ClosingStream(StreamingResponse):
         super().__init__(source, status_code, **options)
         self._source = source
 
+    async def aclose(self) -> None:
+        """Close the source without sending it."""
+        await self._source.aclose()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream."""
         ended = False

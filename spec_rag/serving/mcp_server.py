@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,17 +25,21 @@ from spec_rag.compression.originals import MAX_CHARS, Originals
 from spec_rag.errors import SpecRagError
 from spec_rag.loaders.reading import KINDS
 from spec_rag.options.compression import CompressionConfig
+from spec_rag.options.tool_results import ToolResultOptions
 from spec_rag.report import Compression
+from spec_rag.results import CompressedDocument
 from spec_rag.serving.engine import Engine, LocalEngine
 from spec_rag.serving.folder_search import FolderSearch, FoundChunks
 from spec_rag.serving.settings import ServerSettings
 from spec_rag.text.documents import Document
 from spec_rag.text.units import cut_at_words
+from spec_rag.tool_results.shorten import Plan, plan_result
 from spec_rag.utils.cancellation import in_thread
 
 DEFAULT_TOKENS = 600
 AROUND = 5
 _ANNOTATIONS = ToolAnnotations(read_only_hint=True, destructive_hint=False, open_world_hint=False)
+_WHOLE_TEXTS = ToolResultOptions(min_chars=1)
 _SKIPPED = 5  # files left out that a result names
 
 Question = Annotated[str, Field(description="The question, as a whole sentence.")]
@@ -48,6 +53,9 @@ Handle = Annotated[str, Field(description="Handle of a kept passage, copied exac
 Before = Annotated[int | None, Field(description="Sentences before the passage.")]
 After = Annotated[int | None, Field(description="Sentences after the passage; null for both is the whole source.")]
 
+FirstLine = Annotated[int | None, Field(description="First line of the source to return; overrides the sentences.")]
+LastLine = Annotated[int | None, Field(description="Last line to return; null is the first.")]
+
 
 class Passage(BaseModel):
     """A kept passage: its handle, and the characters of its source that it is."""
@@ -59,16 +67,32 @@ class Passage(BaseModel):
     text: str
 
 
+class Omitted(BaseModel):
+    """Characters of a source that are left out, and the handle of the whole source."""
+
+    source: str
+    characters: int
+    of_characters: int
+    kind: str
+    handle: str
+
+    def __str__(self) -> str:
+        count = f"{self.characters:,} of {self.of_characters:,} characters of {self.source}"
+        return f"[… {count} omitted: {self.kind}; handle {self.handle}]"
+
+
 class Found(BaseModel):
-    """What was kept, and which files were left out."""
+    """What was kept, what of its sources was left out, and which files could not be read."""
 
     passages: list[Passage]
     tokens_before: int
     tokens_after: int
+    omitted: list[Omitted] = []
     skipped: list[str] = []
 
     def __str__(self) -> str:
         lines = [f"[{one.handle}] {one.source}:{one.start}-{one.end}\n{one.text}" for one in self.passages]
+        lines += ["\n".join(map(str, self.omitted))] if self.omitted else []
         lines.append(f"{self.tokens_after} of {self.tokens_before} tokens are kept.")
         return "\n\n".join([*lines, *(["Skipped:\n" + "\n".join(self.skipped)] if self.skipped else [])])
 
@@ -145,11 +169,17 @@ class Tools:
         return _result(self._found(compression, found.texts, found.skipped))
 
     async def expand(
-        self, handle: Handle, context_before: Before = AROUND, context_after: After = AROUND
+        self,
+        handle: Handle,
+        context_before: Before = AROUND,
+        context_after: After = AROUND,
+        first_line: FirstLine = None,
+        last_line: LastLine = None,
     ) -> Annotated[CallToolResult, Expanded]:
-        """Return a kept passage with the sentences around it."""
+        """Return a kept passage with the sentences around it, or lines of its source."""
+        lines = None if first_line is None else (first_line, last_line or first_line)
         try:
-            found = self._originals.expand(handle, context_before, context_after)
+            found = self._originals.expand(handle, context_before, context_after, lines)
         except SpecRagError as error:
             raise ToolError(str(error)) from error
         (whole,) = found.spans
@@ -173,10 +203,19 @@ class Tools:
 
     def _found(self, compression: Compression, files: Mapping[str, str], skipped: list[str]) -> Found:
         passages = []
+        sources: dict[str, str] = {}
+        kinds: dict[str, str] = {}
         for left in compression.documents:
             offset = left.source.start if isinstance(left.source, Chunk) else 0
             source = str(left.source.metadata.get("source") or left.source.id)
-            whole = files.get(source, left.original_text)
+            whole = sources[source] = files.get(source, left.original_text)
+            plan = plan_result(whole, _WHOLE_TEXTS)
+            kinds[source] = plan.kind
+            if plan.kind not in ("prose", "markdown", "html") and source not in files:
+                text = plan.result.text if plan.result else self._by_kind(plan, compression, left)
+                handle = self._originals.hold(whole, [], source)
+                passages.append(Passage(handle=handle, source=source, start=0, end=len(whole), text=text))
+                continue
             for start, end in ((offset + a, offset + b) for a, b in left.spans):
                 handle = self._originals.hold(whole, [(start, end)], source)
                 passages.append(Passage(handle=handle, source=source, start=start, end=end, text=whole[start:end]))
@@ -184,8 +223,34 @@ class Tools:
             passages=passages,
             tokens_before=compression.tokens_before,
             tokens_after=compression.tokens_after,
+            omitted=self._omitted(passages, sources, kinds),
             skipped=_shortened(skipped),
         )
+
+    def _by_kind(self, plan: Plan, compression: Compression, left: CompressedDocument) -> str:
+        """A text of a kind with a format of its own, within the tokens that it has in the compression."""
+        own = replace(compression, documents=[left], budget_tokens=left.tokens_after)
+        return plan.shortened(own, self._originals).text
+
+    def _omitted(
+        self, passages: Sequence[Passage], sources: Mapping[str, str], kinds: Mapping[str, str]
+    ) -> list[Omitted]:
+        found = []
+        for source, whole in sources.items():
+            kept = sum(one.end - one.start for one in passages if one.source == source)
+            if kept < len(whole.strip()):
+                handle = self._originals.hold(whole, [], source)
+                left = len(whole) - kept
+                found.append(
+                    Omitted(
+                        source=source,
+                        characters=left,
+                        of_characters=len(whole),
+                        kind=kinds[source],
+                        handle=handle,
+                    )
+                )
+        return found
 
 
 def _shortened(skipped: list[str]) -> list[str]:

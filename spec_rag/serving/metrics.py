@@ -51,6 +51,8 @@ class Metrics:
             "compression_seconds_total", "Seconds of draft computation, waiting excluded.", **common
         )
         self.frozen = Counter("compression_reused_total", "Texts whose earlier compression was reused.", **common)
+        self.whole = Counter("not_shortened_total", "Texts that stayed whole, by reason.", ["reason"], **common)
+        self.audit_saved = Counter("audit_tokens_saved_total", "Tokens that an audit would have saved.", **common)
         self.kv_dense = Counter("kv_bytes_dense_total", "KV bytes of pruned prompts before pruning.", **common)
         self.kv_kept = Counter("kv_bytes_kept_total", "KV bytes of pruned prompts after pruning.", **common)
         build = Gauge("build_info", "Versions; always 1.", ["version", "python"], multiprocess_mode="max", **common)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from spec_rag.errors import ConfigError
 from spec_rag.options.compression import CompressionConfig, SpecKVConfig
 from spec_rag.options.loading import DEFAULT_DRAFT
+from spec_rag.options.tool_results import ToolResultOptions
 from spec_rag.text.patterns import PATTERNS
 
 MAX_ELLIPSIS = 100
@@ -32,6 +33,10 @@ class ServerSettings:
         compression: default compression.
         speckv: KV cache pruning; None disables it.
         min_chars: minimum length of tool results and marked texts that are compressed.
+        tool_results: how tool results are shortened; its `min_chars` is that of the field above. Its errors and
+            deadline apply in front of an upstream; without one errors are raised.
+        audit: forward requests unchanged, and record what would have been saved.
+        expand: offer the model of the upstream a tool that returns originals, and answer its calls.
         max_body_bytes: maximum request body.
         max_documents: maximum documents per request.
         conversation_bytes: size of the LRU cache of conversations.
@@ -60,6 +65,9 @@ class ServerSettings:
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     speckv: SpecKVConfig | None = None
     min_chars: int = 1000
+    tool_results: ToolResultOptions = field(default_factory=ToolResultOptions)
+    audit: bool = False
+    expand: bool = False
     max_body_bytes: int = 16 * 2**20
     max_documents: int = 256
     conversation_bytes: int = 256 * 2**20
@@ -89,6 +97,8 @@ class ServerSettings:
                 raise ConfigError(
                     f"allowed_hosts={host!r}: give a name without scheme and port, such as 'example.com'."
                 )
+        if (self.audit or self.expand) and self.upstream is None:
+            raise ConfigError(f"audit={self.audit}, expand={self.expand}: both need an upstream.")
         if any(not key.strip() or not key.isascii() for key in self.api_keys):
             raise ConfigError("api_keys: a key is empty or not ASCII, which no header can carry: give another key.")
         if self.compression.order != "given":
@@ -107,6 +117,12 @@ class ServerSettings:
                 f"default_completion_tokens={self.default_completion_tokens}: must be between 1 and "
                 f"max_completion_tokens={self.max_completion_tokens}."
             )
+
+    @property
+    def tool_result_options(self) -> ToolResultOptions:
+        """`tool_results` for this server."""
+        options = replace(self.tool_results, min_chars=self.min_chars)
+        return options if self.upstream else replace(options, on_error="raise", deadline_seconds=None)
 
     def compression_with(self, options: dict[str, Any] | None) -> CompressionConfig:
         """The compression config with the options of a request.

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import Request
 
@@ -16,9 +17,11 @@ from spec_rag.serving.metrics import Metrics
 from spec_rag.serving.settings import ServerSettings
 from spec_rag.serving.stored_files import StoredFiles
 from spec_rag.serving.upstream import Upstream
+from spec_rag.utils.lru_cache import LRUCache
 
 # one batch of answers; scoring documents of more requests would delay it
 _READ_AND_UNANSWERED = 8
+_RESPONSES = 4096  # stored for /v1/responses
 
 
 @dataclass
@@ -36,6 +39,7 @@ class ServerState:
     draft_name: str
     model_name: str
     conversations: Conversations = field(init=False)
+    responses: LRUCache[str, dict[str, Any]] = field(init=False)
     files: StoredFiles = field(init=False)
     upstream: Upstream | None = None
     started: int = field(default_factory=lambda: int(time.time()))
@@ -43,9 +47,15 @@ class ServerState:
 
     def __post_init__(self) -> None:
         self.conversations = Conversations(
-            self.engine, self.settings.min_chars, self.metrics, self.settings.conversation_bytes
+            self.engine,
+            self.settings.tool_result_options,
+            self.metrics,
+            self.settings.conversation_bytes,
+            is_audit=self.settings.audit,
         )
         self.files = StoredFiles(self.settings.conversation_bytes)
+
+        self.responses = LRUCache(max(self.settings.conversation_bytes // 4, 1), _RESPONSES)
 
     def note_answer(self, request: Request, answer: Answer) -> None:
         """Count an answer in the metrics and the log line of its request."""

@@ -18,7 +18,9 @@ from spec_rag.serving.gateway_middleware import UpstreamCut
 from spec_rag.serving.metrics import Metrics
 from spec_rag.serving.settings import ServerSettings
 from spec_rag.serving.upstream_usage import UsageReader
+from spec_rag.utils.lru_cache import LRUCache
 
+_ALIASES = 65_536
 _CONNECT_SECONDS = 10.0
 _READY_SECONDS = 5.0
 # headers of one connection, or of one request as it is sent
@@ -41,6 +43,9 @@ class Upstream:
     Credentials of clients are forwarded only where this server has no keys of its own: neither `api_keys` nor
     `upstream_key`.
 
+    Attributes:
+        aliases: last response of several rounds by the id that the client was given (see `expand_rounds`).
+
     Args:
         settings: its base URL, its key, and how long it may be silent.
         metrics: its failures are counted.
@@ -52,6 +57,7 @@ class Upstream:
         self._key = settings.upstream_key
         self._forwards_credentials = not settings.api_keys and settings.upstream_key is None
         self._metrics = metrics
+        self.aliases: LRUCache[str, str] = LRUCache(_ALIASES)
         self._asked_at = -math.inf
         self._wrong: str | None = None
         timeout = httpx.Timeout(settings.timeout_seconds, connect=_CONNECT_SECONDS, pool=None)
@@ -75,13 +81,26 @@ class Upstream:
             ApiError: the upstream cannot be reached, or does not answer in time.
         """
         started = time.perf_counter()
+        answer = await self.open(request, path, body)
+        return self.respond(answer, self._pieces(request, answer, started), headers)
+
+    async def open(self, request: Request, path: str, body: bytes, *, is_plain: bool = False) -> httpx.Response:
+        """Forward a request, and return the response whose body has not been read yet.
+
+        Args:
+            request, path, body: as for `forward`.
+            is_plain: ask for a body that is not encoded.
+
+        Raises:
+            ApiError: the upstream cannot be reached, or does not answer in time.
+        """
         query = request.scope["query_string"]
         target = self._base.raw_path.rstrip(b"/") + b"/" + path.encode() + (b"?" + query if query else b"")
         forwarded = httpx.Request(
             request.method,
             self._base,
             content=body or None,
-            headers=_encoded(self._headers(request, body)),
+            headers=_encoded(self._headers(request, body, is_plain=is_plain)),
             extensions={"target": target},
         )
         try:
@@ -94,10 +113,28 @@ class Upstream:
             raise ApiError(502, "The upstream cannot be reached.", code="upstream_unreachable") from error
         if answer.status_code >= 500:
             self._metrics.upstream_errors.labels("status").inc()
-        response = ClosingStream(self._pieces(request, answer, started), answer.status_code)
+        return answer
+
+    def respond(
+        self,
+        answer: httpx.Response,
+        pieces: AsyncGenerator[bytes, None],
+        headers: Mapping[str, str],
+        *,
+        is_whole: bool = True,
+    ) -> Response:
+        """The response with the upstream's status and headers.
+
+        Args:
+            answer: of the upstream.
+            pieces: of the body.
+            headers: added.
+            is_whole: whether the body is the upstream's, so that its length is known.
+        """
+        response = ClosingStream(pieces, answer.status_code)
         kept = [(name, value) for name, value in _end_to_end(answer.headers.raw) if name not in _SET_HERE]
         length = answer.headers.get("content-length")
-        kept += [("content-length", length)] if length else []
+        kept += [("content-length", length)] if length and is_whole else []
         kept += [(name.lower(), value) for name, value in headers.items()]
         response.raw_headers = _encoded(kept)
         return response
@@ -130,6 +167,21 @@ class Upstream:
         noted = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
         request.scope.get("spec_rag", {}).update(noted)
 
+    async def read(self, answer: httpx.Response) -> AsyncGenerator[bytes, None]:
+        """The body of a response, decoded.
+
+        Raises:
+            UpstreamCut: it broke off.
+        """
+        try:
+            async for piece in answer.aiter_bytes():
+                yield piece
+        except httpx.HTTPError as error:
+            self._metrics.upstream_errors.labels("cut").inc()
+            raise UpstreamCut(type(error).__name__) from error
+        finally:
+            await answer.aclose()
+
     async def what_is_wrong(self) -> str | None:
         """None where the upstream answers and takes the key, else what is wrong; asked at most every few seconds."""
         now = time.monotonic()
@@ -149,7 +201,7 @@ class Upstream:
             return f"refuses the key (status {answer.status_code})"
         return f"answers with status {answer.status_code}" if answer.status_code >= 500 else None
 
-    def _headers(self, request: Request, body: bytes) -> Headers:
+    def _headers(self, request: Request, body: bytes, *, is_plain: bool = False) -> Headers:
         headers = _end_to_end(request.headers.raw)
         if not self._forwards_credentials:
             headers = [(name, value) for name, value in headers if name not in _CREDENTIALS]
@@ -157,7 +209,9 @@ class Upstream:
             headers.append(("authorization", f"Bearer {self._key}"))
         if body or request.method in ("POST", "PUT", "PATCH"):
             headers.append(("content-length", str(len(body))))
-        headers.append(("accept-encoding", request.headers.get("accept-encoding", "identity")))
+        headers.append(
+            ("accept-encoding", "identity" if is_plain else request.headers.get("accept-encoding", "identity"))
+        )
         return headers
 
 

@@ -12,8 +12,8 @@ from typing import Literal
 Style = Literal["line", "body", "item", "text", "string"]
 _BETWEEN = re.compile(r"[\s,]*")
 MARK_CHARS = 70  # of a typical mark
-_MARK = "[… {what} omitted{place}: {kind}; handle {handle}]"
-ALWAYS, NEVER = float("inf"), float("-inf")
+_MARK = "[… {what} omitted{place}: {kind}{handle}]"
+ALWAYS, NEVER, LEAST = float("inf"), float("-inf"), -1e9
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ class Structure:
                 left -= cost
         return chooser.without_short_gaps()
 
-    def rendered(self, kept: Sequence[bool], handle: str) -> tuple[str, list[Omission]]:
+    def rendered(self, kept: Sequence[bool], handle: str | None) -> tuple[str, list[Omission]]:
         """The text with a mark for each run of omitted pieces.
 
         Args:
             kept: of each piece.
-            handle: written into the marks.
+            handle: written into the marks; None leaves it out.
         """
         breaks = [match.start() for match in re.finditer("\n", self.text)]
         parts, place, omissions = [], 0, []
@@ -116,7 +116,7 @@ class Structure:
                 runs.append([i])
         return runs
 
-    def _mark(self, run: Sequence[int], lines: tuple[int, int], handle: str) -> str:
+    def _mark(self, run: Sequence[int], lines: tuple[int, int], handle: str | None) -> str:
         first, last = self.pieces[run[0]], self.pieces[run[-1]]
         if first.style in ("line", "body"):
             count = lines[1] - lines[0] + 1
@@ -126,7 +126,9 @@ class Structure:
             if "\n" in self.text and lines[1] > lines[0]:
                 place = f" (lines {lines[0]}-{lines[1]})"
         what = f"{count:,} {first.what if count != 1 else first.what.removesuffix('s')}"
-        mark = first.note or _MARK.format(what=what, place=place, kind=self.kind, handle=handle)
+        mark = first.note or _MARK.format(
+            what=what, place=place, kind=self.kind, handle=f"; handle {handle}" if handle else ""
+        )
         if first.style == "item":
             return json.dumps(mark, ensure_ascii=False)
         if first.style == "string":
@@ -215,7 +217,7 @@ def _visible(pieces: Sequence[Piece], kept: Sequence[bool], i: int) -> bool:
 
 
 def piece_scores(pieces: Sequence[Piece], units: Sequence[tuple[int, int, float]]) -> list[float]:
-    """The best score of the units that each piece overlaps; NEVER where there is none.
+    """The best score of the units that each piece overlaps; LEAST where there is none.
 
     Args:
         pieces: of a text.
@@ -226,5 +228,5 @@ def piece_scores(pieces: Sequence[Piece], units: Sequence[tuple[int, int, float]
     found = []
     for piece in pieces:
         inside = units[bisect_right(ends, piece.start) : bisect_left(starts, piece.end)]
-        found.append(max((score for _, _, score in inside), default=-1e9))
+        found.append(max((score for _, _, score in inside), default=LEAST))
     return found

@@ -8,87 +8,28 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
-from spec_rag.compression.originals import EXPAND, Originals
-from spec_rag.errors import ConfigError
+from spec_rag.compression.originals import Originals
 from spec_rag.handles import document_key
-from spec_rag.results import CompressedDocument, CompressionData
+from spec_rag.options.tool_results import ToolResultOptions
+from spec_rag.results import CompressedDocument, CompressionData, KeptUnit
 from spec_rag.text.documents import Document
 from spec_rag.tool_results.code_pieces import code_pieces, python_pieces
 from spec_rag.tool_results.json_pieces import json_lines_pieces, json_pieces, minified
 from spec_rag.tool_results.kinds import Kind, is_python, kind_of
 from spec_rag.tool_results.line_pieces import diff_pieces, folded_paths, log_pieces, prose_pieces, table_pieces
 from spec_rag.tool_results.lines import Lines
-from spec_rag.tool_results.pieces import ALWAYS, NEVER, Omission, Piece, Structure, piece_scores
+from spec_rag.tool_results.pieces import ALWAYS, LEAST, NEVER, Omission, Piece, Structure, piece_scores
 
-Mode = Literal["auto", "lossless", "off"]
-OnError = Literal["original", "raise"]
+NOTHING_KEPT = "(Nothing in this result is relevant to the question.)"
 _REQUIRED = ("keep", "first", "last", "floor", "context")
 _EXCERPT = "# [Excerpt: this does not compile as it stands.]\n"
 MAX_ARGUMENTS = 2000  # characters of a call that take part in the question
-
-
-@dataclass(frozen=True)
-class ToolResultOptions:
-    """How tool results are shortened.
-
-    Args:
-        mode: "auto" leaves out pieces; "lossless" folds repeated lines and paths and removes white space of JSON; "off"
-            leaves all results whole.
-        only_tools: names of the tools whose results may be shortened, with wildcards; empty allows all.
-        except_tools: names of tools whose results stay whole, with wildcards.
-        floor_tokens: results of fewer tokens, of about four characters each, stay whole.
-        show_omissions: put a mark with a handle where something is left out; False cuts prose without a trace, as
-            retrieval chains do, and still marks the other kinds.
-        deadline_seconds: time to shorten the results of a turn; None waits.
-        on_error: "original" goes on with the whole text after an error or the deadline, "raise" raises it.
-
-    Raises:
-        ConfigError: a value is out of range.
-    """
-
-    mode: Mode = "auto"
-    only_tools: tuple[str, ...] = ()
-    except_tools: tuple[str, ...] = ()
-    floor_tokens: int = 250
-    show_omissions: bool = True
-    deadline_seconds: float | None = 60.0
-    on_error: OnError = "original"
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("mode", ("auto", "lossless", "off")), ("on_error", ("original", "raise"))):
-            if getattr(self, name) not in allowed:
-                known = ", ".join(map(repr, allowed))
-                raise ConfigError(f"{name}={getattr(self, name)!r:.80}: must be one of {known}.")
-        for name in ("only_tools", "except_tools"):
-            if isinstance(getattr(self, name), str):
-                raise ConfigError(f"{name}={getattr(self, name)!r:.80}: give a list of names.")
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        floor = self.floor_tokens
-        if isinstance(floor, bool) or not isinstance(floor, int) or floor < 0:
-            raise ConfigError(f"floor_tokens={floor!r}: must be a non-negative integer.")
-        deadline = self.deadline_seconds
-        if deadline is not None and (
-            isinstance(deadline, bool) or not isinstance(deadline, int | float) or not deadline > 0
-        ):
-            raise ConfigError(f"deadline_seconds={deadline!r}: must be above 0, or None.")
-
-    def refusal(self, text: str, tool: str | None) -> str | None:
-        """Why a result stays whole whatever its kind; None where it may be shortened."""
-        name = tool or ""
-        if name == EXPAND:
-            return "fetched back"
-        if self.mode == "off":
-            return "mode off"
-        allowed = not self.only_tools or any(fnmatchcase(name, one) for one in self.only_tools)
-        if not allowed or any(fnmatchcase(name, one) for one in self.except_tools):
-            return "tool not allowed"
-        return "below the floor" if len(text) < 4 * self.floor_tokens else None
 
 
 @dataclass(frozen=True)
@@ -134,13 +75,13 @@ class Plan:
         return Document(self.text)
 
     def shortened(
-        self, compression: CompressionData, originals: Originals, count: Callable[[str], int] | None = None
+        self, compression: CompressionData, originals: Originals | None, count: Callable[[str], int] | None = None
     ) -> ShortenedResult:
         """The result for the scores and the budget of a compression of `document`.
 
         Args:
             compression: of this document alone.
-            originals: where the original is remembered.
+            originals: where the original is remembered; None writes no handle into the marks.
             count: tokens of a text; None estimates them from the compression's.
         """
         (read,) = compression.documents
@@ -149,16 +90,19 @@ class Plan:
         structure = _structure(self.kind, Lines.of(self.text), read)
         budget = int(len(self.text) * compression.budget_tokens / max(read.tokens_before, 1))
         if self.kind == "prose" and not self.options.show_omissions:
-            text, omissions = read.text, _gaps(read)
+            text, omissions = read.text or NOTHING_KEPT, _gaps(read)
         else:
-            units = [(unit.start, unit.end, _score(unit)) for unit in read.units]
+            threshold = compression.settings.get("threshold")
+            units = [(unit.start, unit.end, _score(unit, threshold)) for unit in read.units]
             kept = structure.selected(piece_scores(structure.pieces, units), budget)
-            text, omissions = structure.rendered(kept, document_key(None, self.text))
+            text, omissions = structure.rendered(kept, document_key(None, self.text) if originals is not None else None)
+            if not any(kept) and self.kind in ("prose", "markdown", "html"):
+                text = f"{NOTHING_KEPT} {text}"
             if self.kind == "python" and not is_python(text):
                 text = _EXCERPT + text
         if not omissions or len(text) >= len(self.text):
             return _whole(self.text, self.kind, "nothing to leave out", read.tokens_before)
-        handle = originals.hold(self.text, []).partition("-")[0]
+        handle = None if originals is None else originals.hold(self.text, []).partition("-")[0]
         after = count(text) if count else round(read.tokens_before * len(text) / len(self.text))
         after = min(after, read.tokens_before)
         return ShortenedResult(text, self.text, self.kind, omissions, handle, None, read.tokens_before, after)
@@ -211,7 +155,7 @@ def shorten_tool_result(
         kind: "prose", "markdown", "html", "python", "code", "json", "json lines", "table", "log", "diff", "listing" or
             "search"; None recognises it.
         options: modes, lists of tools, floor; None is the default.
-        originals: where the original is remembered under the handle; None remembers nothing.
+        originals: where the original is remembered under the handle; None writes no handle.
         **compression: arguments of `spec_rag.compress`, such as draft, ratio and max_tokens.
 
     Raises:
@@ -223,7 +167,7 @@ def shorten_tool_result(
     if plan.result is not None:
         return plan.result
     found = compress([plan.document], call_question(query, tool, arguments), **compression)
-    return plan.shortened(found, Originals() if originals is None else originals)
+    return plan.shortened(found, originals)
 
 
 def call_question(turn: str, tool: str | None, arguments: Any = None) -> str:
@@ -261,7 +205,7 @@ def _lossless(text: str, kind: Kind) -> str:
     if kind == "log":
         structure = Structure(text, kind, log_pieces(Lines.of(text)))
         exact = [piece for piece in structure.pieces if piece.note is not None]
-        return Structure(text, kind, exact).rendered([False] * len(exact), "")[0]
+        return Structure(text, kind, exact).rendered([False] * len(exact), None)[0]
     return text
 
 
@@ -288,10 +232,11 @@ def _structure(kind: Kind, lines: Lines, read: CompressedDocument) -> Structure:
     return Structure(lines.text, kind, pieces, comment)
 
 
-def _score(unit: Any) -> float:
+def _score(unit: KeptUnit, threshold: float | None) -> float:
     if unit.reason in _REQUIRED:
         return ALWAYS
-    return max(float(unit.importance), -1e9) if unit.importance == unit.importance else NEVER
+    is_low = threshold is not None and unit.importance < threshold
+    return NEVER if is_low or math.isnan(unit.importance) else max(unit.importance, LEAST)
 
 
 def _gaps(read: CompressedDocument) -> list[Omission]:

@@ -6,17 +6,25 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+import zlib
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
+from readings import reading_of, words
 from tiny import tiny_pair
 
+from spec_rag.compression.compress import keep
+from spec_rag.options.compression import CompressionConfig
+from spec_rag.report import Compression
 from spec_rag.results import Answer
 from spec_rag.serving.app import create_app
 from spec_rag.serving.engine import Engine, GenerationRequest, LocalEngine
 from spec_rag.serving.settings import ServerSettings
+from spec_rag.text.documents import Document, as_documents
+from spec_rag.text.units import unit_spans
 
 MODEL = "tiny-target"
 FACTS = [
@@ -48,6 +56,23 @@ def engine(timeout_seconds: float | None = 60.0, *, endless: bool = False, templ
     return LocalEngine(pair, timeout_seconds=timeout_seconds)
 
 
+class Light:
+    """An engine without models: a text's units are scored by their content, and each word is a token."""
+
+    kv_bytes_per_token = None
+
+    async def compress(
+        self, documents: Sequence[Document], query: str, config: CompressionConfig, listener: Any = None
+    ) -> Compression:
+        texts = [document.text for document in documents]
+        pieces = [text[a:b] for text in texts for a, b in unit_spans(text, "sentence")]
+        reading = reading_of(texts, [zlib.crc32(piece.encode("utf-8", "replace")) / 2**31 - 1 for piece in pieces])
+        return keep(replace(reading, documents=as_documents(documents)), config, words)
+
+    async def count(self, texts: Sequence[str]) -> int:
+        return sum(map(words, texts))
+
+
 class Endless(LocalEngine):
     """An engine whose streams never end, and which counts those that were closed."""
 
@@ -63,7 +88,7 @@ class Endless(LocalEngine):
 
 
 @contextmanager
-def served(given: ServerSettings | None = None, own: Engine | None = None, **options: Any) -> Iterator[str]:
+def served(given: ServerSettings | None = None, own: Engine | Any = None, **options: Any) -> Iterator[str]:
     """The base URL of a server that runs in a thread."""
     app = create_app(given or settings(), own or engine())
     with running(app, **options) as url:

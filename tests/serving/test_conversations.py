@@ -6,17 +6,20 @@ import gc
 import tracemalloc
 from typing import Any
 
-from serving.helpers import FACTS, engine
+from serving.helpers import FACTS, Light
 from tiny import tiny_pair
 
 from spec_rag.compression.encoding_cache import DocumentIndex
 from spec_rag.options.compression import CompressionConfig
+from spec_rag.options.tool_results import ToolResultOptions
 from spec_rag.serving.conversations import Conversation, Conversations
 from spec_rag.serving.engine import LocalEngine
 from spec_rag.serving.metrics import Metrics
+from spec_rag.serving.request_texts import RequestTexts
 from spec_rag.text.documents import Document
 from spec_rag.utils.cancellation import Cancellation
 
+OPTIONS = ToolResultOptions(min_chars=1)
 CONFIG = CompressionConfig(ratio=0.5)
 MAX_BYTES = 20_000
 
@@ -26,22 +29,26 @@ def result_of(turn: int) -> list[dict[str, Any]]:
     return [{"role": "user", "content": f"How much does tank {turn} hold?"}, {"role": "tool", "content": result}]
 
 
+def chat(messages: list[dict[str, Any]]) -> RequestTexts:
+    return RequestTexts.of("chat", {"messages": messages})
+
+
 def reused_by(conversations: Conversations) -> float | None:
     return conversations.metrics.registry.get_sample_value("spec_rag_compression_reused_total")
 
 
 async def test_long_results_are_remembered_up_to_so_many_bytes() -> None:
-    conversations = Conversations(engine(), 1, Metrics(), MAX_BYTES)
+    conversations = Conversations(Light(), OPTIONS, Metrics(), MAX_BYTES)
 
     async def shortened(turn: int) -> str:
-        return (await conversations.shortened(result_of(turn), [], CONFIG)).messages[1]["content"]
+        return (await conversations.shortened(chat(result_of(turn)), [], CONFIG)).messages[1]["content"]
 
     first = await shortened(0)
-    fit = MAX_BYTES // 2 // len(first)
+    fit = MAX_BYTES // 4 // len(first)
     for turn in range(1, 2 * fit):
         await shortened(turn)
-        assert conversations._texts.held_bytes <= MAX_BYTES // 2
-    assert conversations._texts.held_bytes > MAX_BYTES // 4
+        assert conversations._texts.held_bytes <= MAX_BYTES // 4
+    assert conversations._texts.held_bytes > MAX_BYTES // 8
     assert await shortened(0) == first
     assert reused_by(conversations) == 0
     assert await shortened(0) == first
@@ -49,25 +56,25 @@ async def test_long_results_are_remembered_up_to_so_many_bytes() -> None:
 
 
 async def test_documents_of_conversations_are_remembered_up_to_so_many_bytes() -> None:
-    conversations = Conversations(engine(), 1, Metrics(), MAX_BYTES)
+    conversations = Conversations(Light(), OPTIONS, Metrics(), MAX_BYTES)
     documents = [Document(text, title) for title, text in FACTS]
 
     async def put_before(turn: int) -> Conversation:
-        return await conversations.shortened([{"role": "user", "content": f"Tank {turn}?"}], documents, CONFIG)
+        return await conversations.shortened(chat([{"role": "user", "content": f"Tank {turn}?"}]), documents, CONFIG)
 
     first = await put_before(0)
-    for turn in range(1, 2 * (MAX_BYTES // 2 // len(first.messages[0]["content"]))):
+    for turn in range(1, 2 * (MAX_BYTES // 4 // len(first.messages[0]["content"]))):
         await put_before(turn)
-        assert conversations._blocks.held_bytes <= MAX_BYTES // 2
-    assert conversations._blocks.held_bytes > MAX_BYTES // 4
+        assert conversations._blocks.held_bytes <= MAX_BYTES // 4
+    assert conversations._blocks.held_bytes > MAX_BYTES // 8
     assert await put_before(0) == first
 
 
 async def test_another_set_of_documents_counts_and_the_oldest_set_goes() -> None:
-    conversations = Conversations(engine(), 1, Metrics(), 2**20)
+    conversations = Conversations(Light(), OPTIONS, Metrics(), 2**20)
     for count in range(1, 30):
         documents = [Document(f"Tank {count} holds {i} litres. It is old.", f"Tank {count}") for i in range(2)]
-        await conversations.shortened([{"role": "user", "content": "How much?"}], documents, CONFIG)
+        await conversations.shortened(chat([{"role": "user", "content": "How much?"}]), documents, CONFIG)
         if count == 8:
             full = conversations._blocks.held_bytes
     assert full < conversations._blocks.held_bytes < 1.1 * full

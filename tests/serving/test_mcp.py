@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving.helpers import FACTS, engine, settings
+from serving.helpers import FACTS, Light, engine, settings
+from tool_results import test_kinds as samples
 
 mcp = pytest.importorskip("mcp", reason="the extra `mcp` is not installed")
 
@@ -134,3 +135,18 @@ async def test_the_command_speaks_the_protocol_on_standard_input(folder: Path) -
         result = await client.call_tool("expand", {"handle": "x"})
     assert result.is_error
     assert "no document with the handle" in json.dumps(result.content[0].text)
+
+
+async def test_texts_keep_their_format_and_say_what_is_left_out() -> None:
+    server = create_server(settings(), [], Light())  # type: ignore[arg-type]
+    texts = [{"text": samples.JSON, "title": "api"}, {"text": samples.PROSE * 9, "title": "page"}]
+    found = await call(server, "compress", texts=texts, query="Which tank?", max_tokens=60)
+    (first, *_) = found["passages"]
+    assert len(first["text"]) < len(samples.JSON)
+    assert any("items omitted" in item for item in json.loads(first["text"])["items"] if isinstance(item, str))
+    (omitted,) = found["omitted"]
+    assert (omitted["source"], omitted["of_characters"]) == ("text 2", len(samples.PROSE * 9))
+    whole = await call(server, "expand", handle=omitted["handle"], context_before=None, context_after=None)
+    assert whole["text"] == samples.PROSE * 9
+    lines = await call(server, "expand", handle=first["handle"], first_line=2, last_line=3)
+    assert lines["text"] == "\n".join(samples.JSON.split("\n")[1:3])

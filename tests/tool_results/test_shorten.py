@@ -20,11 +20,11 @@ from spec_rag.compression.originals import expander
 from spec_rag.compression.packing import ScoredDocuments
 from spec_rag.errors import ConfigError
 from spec_rag.options.compression import CompressionConfig
+from spec_rag.options.tool_results import ToolResultOptions
 from spec_rag.text.units import unit_spans
 from spec_rag.tool_results.line_pieces import folded_paths, unfolded_paths
 from spec_rag.tool_results.shorten import (
     ShortenedResult,
-    ToolResultOptions,
     call_question,
     plan_result,
     shorten_tool_result,
@@ -48,7 +48,7 @@ def reading(text: str) -> ScoredDocuments:
 def shortened(
     text: str, originals: Originals | None = None, ratio: float = 0.3, tool: str | None = None, **options: Any
 ) -> ShortenedResult:
-    plan = plan_result(text, ToolResultOptions(**{"floor_tokens": 1, **options}), tool)
+    plan = plan_result(text, ToolResultOptions(**{"min_chars": 1, **options}), tool)
     if plan.result is not None:
         return plan.result
     compression = keep(reading(text), CompressionConfig(ratio=ratio), words)
@@ -204,7 +204,7 @@ def test_folding_paths_gives_every_entry_back(text: str) -> None:
         ({"only_tools": ["read_*"]}, "search", "tool not allowed"),
         ({"only_tools": ["read_*"]}, None, "tool not allowed"),
         ({"except_tools": ["sea*"]}, "search", "tool not allowed"),
-        ({"floor_tokens": 10_000}, "search", "below the floor"),
+        ({"min_chars": 10_000}, "search", "short"),
         ({}, "expand_document", "fetched back"),
     ],
 )
@@ -236,7 +236,7 @@ def test_lossless_folds_and_removes_white_space_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"mode": "fast"}, {"on_error": "skip"}, {"only_tools": "a"}, {"floor_tokens": -1}, {"deadline_seconds": 0}],
+    [{"mode": "fast"}, {"on_error": "skip"}, {"only_tools": "a"}, {"min_chars": -1}, {"deadline_seconds": 0}],
 )
 def test_wrong_options_are_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -141,6 +141,8 @@ class TestSettings:
             "count_with",
             "keep_empty",
             "metadata_format",
+            "on_error",
+            "deadline_seconds",
             "name",
             "originals",
             "preset",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import re
 import threading
 from typing import Any
 
 import pytest
 from integrations.langchain.helpers import scripted
+from langchain_core.documents import Document
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
@@ -24,9 +26,11 @@ agents = pytest.importorskip("langchain.agents")
 
 from langchain.agents.middleware import ModelRequest  # noqa: E402
 from langchain_spec_rag import ChatSpecKV, SpecPCCompressor, SpecPCMiddleware  # noqa: E402
-from langchain_spec_rag.middleware import NOTHING_KEPT  # noqa: E402
 
-LONG = "The dome was opened in 1931. Soup is served on Mondays. The mule was called Saffron. Snow lies in March. " * 3
+from spec_rag.errors import OutOfMemoryError  # noqa: E402
+from spec_rag.tool_results.shorten import NOTHING_KEPT  # noqa: E402
+
+LONG = "The dome was opened in 1931. Soup is served on Mondays. The mule was called Saffron. Snow lies in March. " * 12
 QUESTION = "What was the mule called?"
 
 
@@ -100,7 +104,10 @@ def test_long_results_are_shortened_and_the_rest_is_not(middleware: SpecPCMiddle
 def test_shortened_results_keep_who_they_are(middleware: SpecPCMiddleware) -> None:
     result = read_by_model(middleware, conversation())[2]
     assert (result.id, result.tool_call_id, result.name) == ("t1", "1", "search")
-    assert result.response_metadata["spec_pc"]["draft_model"] == "tiny-draft"
+    figures = result.response_metadata["spec_pc"]
+    assert (figures["kind"], figures["not_shortened"]) == ("prose", None)
+    assert figures["handle"] in result.content
+    assert figures["compressed_tokens"] < figures["original_tokens"]
 
 
 def test_state_and_request_are_untouched(middleware: SpecPCMiddleware) -> None:
@@ -141,18 +148,20 @@ async def test_cancelling_a_call_ends_its_wait_for_the_draft(
     assert len(compressing_threads) == 1
 
 
-def test_last_human_messages_are_the_question(middleware: SpecPCMiddleware, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_question_is_the_last_human_messages_and_the_call(
+    middleware: SpecPCMiddleware, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
-    original = SpecPCCompressor.compress_documents
+    original = spec_rag.compress
 
-    def noted(self: Any, documents: Any, query: str, callbacks: Any = None) -> Any:
+    def noted(documents: Any, query: str, **settings: Any) -> Any:
         asked.append(query)
-        return original(self, documents, query, callbacks)
+        return original(documents, query, **settings)
 
-    monkeypatch.setattr(SpecPCCompressor, "compress_documents", noted)
+    monkeypatch.setattr(spec_rag, "compress", noted)
     first = [HumanMessage("Hello"), AIMessage("Hi"), HumanMessage("Say:")]
     read_by_model(middleware, [*first, *conversation()])
-    assert asked == [f"Say:\n{QUESTION}"]
+    assert asked == [f"Say:\n{QUESTION}\nsearch query: mule"]
 
 
 def test_newest_results_may_stay_whole(pair: ModelPair) -> None:
@@ -168,15 +177,17 @@ def test_errors_and_media_are_left_alone(middleware: SpecPCMiddleware) -> None:
     assert read_by_model(middleware, messages) == messages
 
 
-def test_without_a_question_nothing_is_done(middleware: SpecPCMiddleware) -> None:
+def test_without_a_turn_of_the_user_the_call_is_the_question(middleware: SpecPCMiddleware) -> None:
     messages = conversation()[1:]
+    assert len(read_by_model(middleware, messages)[1].content) < len(LONG)
+    messages = [ToolMessage(LONG, tool_call_id="1")]
     assert read_by_model(middleware, messages) == messages
     assert read_by_model(middleware, []) == []
 
 
 def test_a_result_without_anything_for_the_question_says_so(middleware: SpecPCMiddleware, pair: ModelPair) -> None:
     few = SpecPCMiddleware(draft=pair, threshold=100.0, min_chars=100)
-    assert read_by_model(few, conversation())[2].content == NOTHING_KEPT
+    assert read_by_model(few, conversation())[2].content.startswith(f"{NOTHING_KEPT} [… ")
 
 
 def test_a_result_is_compressed_once_for_a_question(
@@ -207,7 +218,7 @@ def test_figures_are_there_in_whatever_form_the_compressor_writes_them(pair: Mod
     for form in ("flat", "none"):
         middleware = SpecPCMiddleware(SpecPCCompressor(draft=pair, ratio=0.4, metadata_format=form), min_chars=100)
         result = read_by_model(middleware, conversation())[2]
-        assert result.response_metadata["spec_pc"]["draft_model"] == "tiny-draft"
+        assert result.response_metadata["spec_pc"]["kind"] == "prose"
 
 
 def test_an_agent_gets_the_whole_of_a_shortened_result_by_its_handle(pair: ModelPair) -> None:
@@ -223,7 +234,7 @@ def test_an_agent_gets_the_whole_of_a_shortened_result_by_its_handle(pair: Model
             read.append(results)
             call = {"name": "search", "args": {"query": "mule"}, "id": "1"}
             if len(results) == 1:
-                found = re.search(r"handle: ([\w-]+)", results[0])
+                found = re.search(r"handle ([\w-]+)", results[0])
                 assert found
                 call = {"name": "expand_document", "args": {"handle": found.group(1)}, "id": "2"}
             answer = AIMessage("Saffron.") if len(results) == 2 else AIMessage("", tool_calls=[call])
@@ -232,14 +243,66 @@ def test_an_agent_gets_the_whole_of_a_shortened_result_by_its_handle(pair: Model
 
     read: list[list[str]] = []
     offered: list[set[str]] = []
-    middleware = SpecPCMiddleware(draft=pair, ratio=0.4, min_chars=100, show_handle=True)
+    middleware = SpecPCMiddleware(draft=pair, ratio=0.4, min_chars=100)
     agent = agents.create_agent(Curious(), tools=[search], middleware=[middleware])
     final = agent.invoke({"messages": [HumanMessage(QUESTION)]})
     assert offered[0] == {"search", "expand_document"}
     assert len(read[1][0]) < len(LONG)
-    assert read[2] == [read[1][0], f"search\n\n{LONG}"]  # the first as it was, the second whole
+    assert read[2] == [read[1][0], LONG]  # the first as it was, the second whole
     assert final["messages"][2].content == LONG
-    assert SpecPCMiddleware(draft=pair).tools == []
+    for hidden in (SpecPCMiddleware(draft=pair, expand=False), SpecPCMiddleware(draft=pair, show_handle=False)):
+        assert hidden.tools == []
+        assert "handle" not in str(read_by_model(hidden, conversation())[2].content)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (OutOfMemoryError("full"), "out of memory"),
+        (OSError("the index is gone"), "error OSError"),
+        (ValueError("bad input"), "error ValueError"),
+        (None, "deadline"),
+    ],
+)
+async def test_after_a_fault_the_turn_goes_on_with_the_original(
+    fault: Exception | None, reason: str, pair: ModelPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if fault is None:
+            assert kwargs["cancelled"].wait(20)
+        raise fault or AssertionError
+
+    monkeypatch.setattr(spec_rag, "compress", failing)
+    seconds = 0.3 if fault is None else 60
+    middleware = SpecPCMiddleware(draft=pair, min_chars=100, deadline_seconds=seconds)
+    read = read_by_model(middleware, conversation())
+    assert [message.content for message in read] == [message.content for message in conversation()]
+    assert read[2].response_metadata["spec_pc"]["not_shortened"] == reason
+    with pytest.raises(type(fault) if fault else TimeoutError):
+        read_by_model(
+            SpecPCMiddleware(draft=pair, min_chars=100, deadline_seconds=seconds, on_error="raise"), conversation()
+        )
+    compressor = SpecPCCompressor(draft=pair, deadline_seconds=seconds)
+    documents = [Document("One. Two.", metadata={"a": 1}), Document("Three.")]
+    for found in (
+        compressor.compress_documents(documents, QUESTION),
+        await compressor.acompress_documents(documents, QUESTION),
+    ):
+        assert [one.page_content for one in found] == ["One. Two.", "Three."]
+        assert found[0].metadata == {"a": 1, "spec_pc": {"not_shortened": reason}}
+    with pytest.raises(type(fault) if fault else TimeoutError):
+        SpecPCCompressor(draft=pair, deadline_seconds=seconds, on_error="raise").compress_documents(documents, QUESTION)
+
+
+def test_only_allowed_tools_are_shortened_and_json_stays_json(pair: ModelPair) -> None:
+    messages = conversation()
+    items = [{"id": i, "text": f"The mule {i} was called Saffron."} for i in range(40)]
+    messages[2] = ToolMessage(json.dumps(items), tool_call_id="1", name="search")
+    short = read_by_model(SpecPCMiddleware(draft=pair, ratio=0.4, min_chars=100), messages)[2].content
+    assert len(short) < len(messages[2].content)
+    assert any(isinstance(item, str) and "omitted" in item for item in json.loads(str(short)))
+    for options in ({"except_tools": ["sea*"]}, {"only_tools": ["read"]}, {"mode": "off"}):
+        assert read_by_model(SpecPCMiddleware(draft=pair, min_chars=100, **options), messages) == messages
 
 
 @pytest.mark.parametrize("wrong", [{"min_chars": -1}, {"keep_last": True}, {"ratio": 0}, {"rate": 0.5}])

@@ -34,6 +34,7 @@ from llama_index.llms.spec_rag import SpecKVLLM
 from llama_index.postprocessor.spec_rag import CompressionEvent, SpecPCCompressor
 from threads import wait_for_no_stream_threads
 
+import spec_rag
 from spec_rag import DocumentIndex
 from spec_rag.models.model_pair import ModelPair
 from spec_rag.options.compression import CompressionConfig
@@ -455,6 +456,32 @@ def test_every_field_is_described() -> None:
     own = [name for name in SpecPCCompressor.model_fields if name != "callback_manager"]
     assert {"ratio", "draft", "embedder"} <= set(own)
     assert [name for name in own if not SpecPCCompressor.model_fields[name].description] == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [(MemoryError("full"), "out of memory"), (OSError("gone"), "error OSError"), (None, "deadline")],
+)
+def test_after_a_fault_nodes_go_on_whole(
+    fault: Exception | None, reason: str, pair: ModelPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if fault is None:
+            assert kwargs["cancelled"].wait(20)
+        raise fault or AssertionError
+
+    monkeypatch.setattr(spec_rag, "compress", failing)
+    seconds = 0.3 if fault is None else 60
+    nodes = [NodeWithScore(node=TextNode(text="One. Two."), score=0.5), NodeWithScore(node=TextNode(text="Three."))]
+    found = SpecPCCompressor(draft=pair, deadline_seconds=seconds).postprocess_nodes(nodes, query_str="Who?")
+    assert [(one.text, one.score, one.node_id) for one in found] == [
+        (one.text, one.score, one.node_id) for one in nodes
+    ]
+    assert found[0].metadata["spec_pc"] == {"not_shortened": reason}
+    assert "spec_pc" not in nodes[0].metadata
+    strict = SpecPCCompressor(draft=pair, deadline_seconds=seconds, on_error="raise")
+    with pytest.raises(type(fault) if fault else TimeoutError):
+        strict.postprocess_nodes(nodes, query_str="Who?")
 
 
 def test_no_validator_of_a_field_is_a_class_whose_signature_differs_between_versions_of_python() -> None:

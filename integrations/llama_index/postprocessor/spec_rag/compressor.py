@@ -18,6 +18,7 @@ from pydantic import AfterValidator, InstanceOf
 import spec_rag
 from spec_rag.compression.compressor_settings import METADATA_KEY, CompressorSettings, Index, unserialized
 from spec_rag.compression.originals import EXPAND, Originals, expander
+from spec_rag.errors import ConfigError
 from spec_rag.handles import document_key, handle_of
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.options.loading import LoadOptions
@@ -25,6 +26,7 @@ from spec_rag.text.documents import without_vectors
 from spec_rag.text.messages import question_of
 from spec_rag.text.patterns import inline_flags
 from spec_rag.utils.cancellation import in_thread
+from spec_rag.utils.fail_open import within
 
 if TYPE_CHECKING:
     from llama_index.core.base.base_retriever import BaseRetriever
@@ -140,6 +142,15 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
                 "There is no query: call postprocess_nodes(nodes, query_str='...'), or give a query_bundle with a "
                 "query_str."
             )
+        try:
+            return within(lambda own: self._compressed_nodes(nodes, query, own), self.deadline_seconds, cancelled)
+        except Exception as error:
+            reason = self._reason(error)
+            return [_with_reason(node, reason) for node in nodes]
+
+    def _compressed_nodes(
+        self, nodes: list[NodeWithScore], query: str, cancelled: threading.Event | None
+    ) -> list[NodeWithScore]:
         started = time.perf_counter()
         draft = self.load()
         text_nodes = [node for node in nodes if _has_text(node.node)]
@@ -300,6 +311,17 @@ class SpecPCCompressor(CompressorSettings, BaseNodePostprocessor):
         return {HANDLE_KEY: handle} if self.show_handle else {}
 
 
+def _with_reason(given: NodeWithScore, reason: str) -> NodeWithScore:
+    """A copy of a node that stays whole after a fault."""
+    node = given.node
+    update = {
+        "metadata": {**node.metadata, METADATA_KEY: {"not_shortened": reason}},
+        "excluded_llm_metadata_keys": _with_keys(node.excluded_llm_metadata_keys, METADATA_KEY),
+        "excluded_embed_metadata_keys": _with_keys(node.excluded_embed_metadata_keys, METADATA_KEY),
+    }
+    return NodeWithScore(node=node.model_copy(update=update), score=given.score)
+
+
 def _question(query_bundle: Any) -> str:
     """The text of a query bundle, which may have messages or content parts; "" if there is none."""
     question = "" if query_bundle is None else question_of(query_bundle)
@@ -331,7 +353,7 @@ def _without_metadata(
     before = sum(count(_text(node.node)) for node in nodes)
     budget = CompressionConfig(**settings).budget_tokens(before + metadata_tokens)
     if budget <= metadata_tokens:
-        raise ValueError(
+        raise ConfigError(
             f"The metadata of {len(nodes)} nodes takes {metadata_tokens} tokens of a budget of {budget}: raise "
             "max_tokens or ratio, retrieve fewer nodes, set excluded_llm_metadata_keys, or use metadata_mode='none'."
         )

@@ -164,14 +164,15 @@ def train(
 
     Args:
         examples: those without needed units are left out.
-        start: the readout whose layers are read; its weights of OUTSIDE, titles and links are kept.
+        start: the readout whose layers are read, and whose weights the regularisation draws to. Its weights of
+            OUTSIDE, titles and links are kept.
         l2: strength of the regularisation.
         columns: as for `fit_weights`.
 
     Raises:
         ConfigError: no question has both needed and other units.
     """
-    weights = fit_weights(examples, l2, columns)
+    weights = fit_weights(examples, l2, columns, _weights_of(start))
     layers, heads = examples[0].heads.shape[1:3]
     count = layers * heads
     unit, passage = weights[: 2 * count].reshape(2, layers, heads)
@@ -186,14 +187,18 @@ def train(
         passage=[_rounded(row) for row in passage],
         weights={**named, **kept},
         prior=start.prior,
+        answerable=start.answerable,
     )
 
 
-def fit_weights(examples: Sequence[TrainingExample], l2: float, columns: Tensor | None = None) -> Tensor:
+def fit_weights(
+    examples: Sequence[TrainingExample], l2: float, columns: Tensor | None = None, start: Tensor | None = None
+) -> Tensor:
     """float32 [features]: weights of single heads, then of POOLED and TEXT.
 
     Args:
         columns: bool [features], those that take part; None takes all. The others get 0.
+        start: [features], the weights that the regularisation draws to; None is 0.
     """
     usable = [e for e in examples if bool(e.needed.any()) and not bool(e.needed.all())]
     if not usable:
@@ -205,13 +210,24 @@ def fit_weights(examples: Sequence[TrainingExample], l2: float, columns: Tensor 
     share = family_weights(usable)
     if columns is not None:
         values = values * columns
-    weights = torch.zeros(values.shape[1], requires_grad=True)
+    center = torch.zeros(values.shape[1]) if start is None else start
+    if columns is not None:
+        center = center * columns
+    weights = center.clone().requires_grad_(True)
 
     def loss() -> Tensor:
-        return listwise_loss(values @ weights, owner, needed, share) + l2 * weights.square().sum()
+        return listwise_loss(values @ weights, owner, needed, share) + l2 * (weights - center).square().sum()
 
     _minimise(loss, [weights])
     return weights.detach()
+
+
+def _weights_of(readout: Readout) -> Tensor | None:
+    """The weights of a readout in the order of `feature_matrix`; None where it has no weights of single heads."""
+    heads = readout.head_weights()
+    if heads is None:
+        return None
+    return torch.cat([heads.flatten(), torch.tensor([readout.weights.get(name, 0.0) for name in (*POOLED, *TEXT)])])
 
 
 def feature_matrix(example: TrainingExample) -> Tensor:
@@ -267,11 +283,16 @@ def with_probabilities(
         torch.zeros(len(QUESTION) + 2, requires_grad=True),
     )
     any_needed = torch.stack([e.needed.any() for e in examples]).float()
+    # other families would teach that their form, not their documents, makes questions answerable
+    lacking = {e.family for e in examples if not bool(e.needed.any())}
+    of_both = share * torch.tensor([e.family in lacking for e in examples])
+    of_documents = standard.clone()
+    of_documents[:, QUESTION.index("units")] = 0.0
 
     def loss_of_answerable() -> Tensor:
-        logits = standard @ answer[1:] + answer[0]
+        logits = of_documents @ answer[1:] + answer[0]
         own = F.binary_cross_entropy_with_logits(logits, any_needed, reduction="none")
-        return (share * own).sum() + l2 * answer[1:].square().sum()
+        return (of_both * own).sum() / of_both.sum() + l2 * answer[1:].square().sum()
 
     def loss_of_units() -> Tensor:
         logits = (standard @ unit[2:] + unit[0])[owner] + unit[1] * below
@@ -280,8 +301,6 @@ def with_probabilities(
 
     if bool(any_needed.min() < 1):
         _minimise(loss_of_answerable, [answer])
-    else:
-        answer = torch.cat([torch.tensor([4.0]), torch.zeros(len(QUESTION))])  # all are answerable: nothing is learned
     _minimise(loss_of_units, [unit])
 
     def named(weights: Tensor, bias: Tensor) -> dict[str, float]:
@@ -291,9 +310,10 @@ def with_probabilities(
             **dict(zip(QUESTION, _rounded(scaled), strict=True)),
         }
 
+    learned = named(answer[1:], answer[0]) if bool(any_needed.min() < 1) else None
     return replace(
         readout,
-        answerable=named(answer[1:], answer[0]),
+        answerable=learned or readout.answerable or {"bias": 4.0},  # without unanswerable questions nothing is learned
         probability={**named(unit[2:], unit[0]), "slope": round(max(float(unit[1].detach()), 0.01), 4)},
     )
 

@@ -96,7 +96,9 @@ def compress(
     config = CompressionConfig.from_dict(settings)
     index = DocumentIndex.of(index)
     if isinstance(documents, str) and not isinstance(query, str):
-        raise ConfigError(f"documents={documents!r:.80} is a string, and query is missing: give the documents first, then the query.")
+        raise ConfigError(
+            f"documents={documents!r:.80} is a string, and query is missing: give the documents first, then the query."
+        )
     question = question_text(query)
     given = as_documents(documents)
     reader = Draft.of(draft, draft_options, config, tokenizer)

@@ -20,6 +20,7 @@ CONTENT: frozenset[Kind] = frozenset(("text", "row", "field", "code"))
 """The kinds that may answer a question. The others are kept only with a unit that needs them."""
 
 _MAX_HEADING_CHARS = 200
+_GAP_MARK = "[...]"
 _PLEASANTRY = re.compile(
     r"(?:(?:many )?thanks?(?: you)?(?: (?:so|very) much)?(?: (?:for|to) [\w ]{1,30})?|you(?:['’]| a)re welcome"
     r"|(?:hi|hello|dear|hey|good (?:morning|afternoon|evening|day)|goodbye|bye|welcome)(?:,? [\w ]{1,24})?"
@@ -175,6 +176,7 @@ class Builder:
     def _add(self, spans: Sequence[Span], kind: Kind, needs: Iterable[int], record: int) -> range:
         first, needs = len(self), list(needs)
         for start, end in spans:
+            start, end = self._without_marks(start, end)
             piece = self.text[start:end]
             is_mark = kind in CONTENT and (
                 not any(map(str.isalnum, piece))
@@ -185,6 +187,16 @@ class Builder:
             self.needs.append(list(needs))
             self.record_of.append(self.section if record < 0 else record)
         return range(first, len(self))
+
+    def _without_marks(self, start: int, end: int) -> Span:
+        """The span without the marks of an earlier compression at its ends."""
+        text = self.text
+        while text.startswith(_GAP_MARK, start) and start + len(_GAP_MARK) < end:
+            start += len(_GAP_MARK)
+            start += len(text[start:end]) - len(text[start:end].lstrip())
+        while text.endswith(_GAP_MARK, start, end) and end - len(_GAP_MARK) > start:
+            end = start + len(text[start : end - len(_GAP_MARK)].rstrip())
+        return start, end
 
     def add_record(self, parent: int, *names: str) -> int:
         """Add a record, in the current section if `parent` is -1; its index."""

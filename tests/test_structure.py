@@ -13,6 +13,7 @@ from spec_rag.compression.path_match import excluded_units, match_paths
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.text.documents import Document
 from spec_rag.text.spans import original_spans
+from spec_rag.text.structure.dialogue import speakers
 from spec_rag.text.structure.outline import CONTENT, Structure
 from spec_rag.text.structure.reader import read_structure
 
@@ -256,3 +257,22 @@ def test_time_grows_with_the_length(kind: str) -> None:
 
     small = max(min(seconds(150) for _ in range(2)), 0.02)
     assert seconds(1200) < 24 * small, "eight times the length; 64 times the time where it is quadratic"
+
+
+def test_names_that_speak_once_are_no_dialogue() -> None:
+    turns = [f"{name}: It is open on Mondays." for name in ("Ann", "Bob", "Cid", "Ann", "Bob")]
+    assert names_in(turns[:3]) == set()
+    assert names_in(turns) == {"ann", "bob", "cid"}
+
+
+def names_in(turns: list[str]) -> frozenset[str]:
+    text, place, lines = "\n".join(turns), 0, []
+    for turn in turns:
+        lines.append((place, place + len(turn)))
+        place += len(turn) + 1
+    return speakers(text, lines)
+
+
+def test_a_long_table_is_known_by_its_first_rows() -> None:
+    rows = [f"part {i:02}     {i:02}     red" for i in range(22)] + [f"{i}  green  pear" for i in range(9)]
+    assert list(read_structure("\n".join(["Part        Count  Colour", *rows, ""])).kinds) == ["header", *["row"] * 31]

@@ -276,3 +276,26 @@ def names_in(turns: list[str]) -> frozenset[str]:
 def test_a_long_table_is_known_by_its_first_rows() -> None:
     rows = [f"part {i:02}     {i:02}     red" for i in range(22)] + [f"{i}  green  pear" for i in range(9)]
     assert list(read_structure("\n".join(["Part        Count  Colour", *rows, ""])).kinds) == ["header", *["row"] * 31]
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        (
+            "<p>One.</p><script>a = 1;</script><p>Two.</p>",
+            [("One.", "text"), ("a = 1;", "mark"), ("Two.", "text")],
+        ),
+        (
+            "Open at these hours.\nMonday: 9 to 5\nFriday: closed\nIt is shut in May.",
+            [
+                ("Open at these hours.", "text"),
+                ("Monday: 9 to 5", "field"),
+                ("Friday: closed", "field"),
+                ("It is shut in May.", "text"),
+            ],
+        ),
+    ],
+)
+def test_each_part_of_a_text_is_a_unit_of_its_kind(text: str, units: list[tuple[str, str]]) -> None:
+    structure = read_structure(text)
+    assert [(text[a:b], kind) for (a, b), kind in zip(structure.spans, structure.kinds, strict=True)] == units

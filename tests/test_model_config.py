@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ from tiny import FAMILIES, random_ids, target_only, tiny_model
 from transformers import DynamicCache, MambaConfig
 
 from spec_rag import SpecKVConfig, generate
-from spec_rag.models.model_config import kv_bytes
+from spec_rag.models.model_config import cache_option, kv_bytes
 
 MLA = {
     "kv_lora_rank": 16,
@@ -53,3 +54,15 @@ def test_an_answer_of_nothing_pruned_says_what_its_prompt_holds(speckv: SpecKVCo
 def test_a_model_without_attention_heads_has_no_known_bytes() -> None:
     model = SimpleNamespace(config=MambaConfig(num_hidden_layers=2), dtype=torch.float32)
     assert kv_bytes(model, 10) == 0
+
+
+def test_a_cache_is_passed_by_the_name_that_the_model_has() -> None:
+    def renamed(cache: object) -> None: ...
+
+    def former(past_key_values: object) -> None: ...
+
+    cache, model = object(), tiny_model()
+    assert cache_option(renamed, cache) == {"cache": cache}
+    assert cache_option(former, cache) == {"past_key_values": cache}
+    for call in (model.forward, model.get_decoder().forward, model.prepare_inputs_for_generation):
+        assert cache_option(call, cache).keys() <= inspect.signature(call).parameters.keys()

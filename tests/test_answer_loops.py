@@ -45,6 +45,11 @@ def test_a_loop_is_ended(text: str, most: str, size: int) -> None:
     assert 0 < len(guard.text) <= max(len(most), size + 8)
 
 
+@pytest.mark.parametrize(("unit", "copies"), [("The red tank is full and ", 3), ("a tank, and ", 5), ("10, ", 8)])
+def test_a_loop_is_found_at_its_last_copy_and_not_before(unit: str, copies: int) -> None:
+    assert [fed(f"Open: {unit * n}", 400)[0].looping for n in (copies - 1, copies)] == [False, True]
+
+
 @pytest.mark.parametrize("size", [1, 7, 1000])
 @pytest.mark.parametrize(
     "text",

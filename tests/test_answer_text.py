@@ -107,6 +107,14 @@ def test_a_stop_string_may_spell_a_special_token(kind: str) -> None:
                 assert before.removesuffix("key") == text.text
 
 
+def test_a_stop_string_may_begin_inside_the_first_token() -> None:
+    tokenizer = KINDS["word piece"]()
+    text = AnswerText(tokenizer, ("ey <|im_start|>",))
+    for token in tokenizer.convert_tokens_to_ids(["key", "<|im_start|>"]):
+        text.add(token)
+    assert (text.text, text.stopped, text.tokens) == ("k", True, 2)
+
+
 def test_text_is_handed_on_as_soon_as_it_is_final() -> None:
     tokenizer = tiny_tokenizer()
     ids = tokenizer("ab € c", add_special_tokens=False)["input_ids"]

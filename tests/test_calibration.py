@@ -261,6 +261,21 @@ def test_the_command_writes_only_what_is_better(
         assert scores(draft, calibration=str(out))
 
 
+def test_the_command_without_questions_trains_on_120_generated_ones(
+    draft: Draft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[TrainingQuestion] = []
+
+    def noted(reader: Draft, questions: Sequence[TrainingQuestion], **given: Any) -> Readout:
+        asked.extend(questions)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(Draft, "of", classmethod(lambda cls, *_, **__: draft))
+    monkeypatch.setattr(training, "calibrate", noted)
+    CliRunner().invoke(app, ["calibrate", "--out", str(tmp_path / "made.json")])
+    assert [one.family for one in asked] == ["generated"] * 120
+
+
 def test_a_file_that_cannot_be_written_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Draft, "of", None)
     run = CliRunner().invoke(app, ["calibrate", "--out", str(tmp_path / "no" / "made.json")])

@@ -86,15 +86,18 @@ def test_what_a_killed_writer_left_goes_after_an_hour(tmp_path: Path) -> None:
 def test_an_error_leaves_nothing_behind_and_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(OLD)
-    with full_disk(100), pytest.raises(FileNotWrittenError, match=r"cannot be written \(.*\): make room") as caught:
+    with (
+        full_disk(100),
+        pytest.raises(FileNotWrittenError, match=r"cannot be written \(.*\): free disk space") as caught,
+    ):
         write_whole(path, NEW)
     assert caught.value.errno == errno.EFBIG
     assert isinstance(caught.value.__cause__, OSError)
     assert path.read_bytes() == OLD
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(FileNotWrittenError, match="make its folder first"):
+    with pytest.raises(FileNotWrittenError, match="create its folder"):
         write_whole(tmp_path / "none" / "file", NEW)
-    with pytest.raises(FileNotWrittenError, match="make its folder first"):
+    with pytest.raises(FileNotWrittenError, match="create its folder"):
         write_whole(path / "file", NEW)  # a file in the folder's place
     with pytest.raises(FileNotWrittenError, match="give another path"):
         write_whole(tmp_path, NEW)
@@ -189,7 +192,10 @@ def test_on_a_full_disk_every_writer_leaves_what_was_there(tmp_path: Path, write
     whole = written.read_bytes()
     old = b'{"method": "other", "question": "", "answer": ""}\n' if writer is answers_kept else OLD
     written.write_bytes(old)
-    with full_disk(1500), pytest.raises(FileNotWrittenError, match=f"{written.name} cannot be written .* make room"):
+    with (
+        full_disk(1500),
+        pytest.raises(FileNotWrittenError, match=f"{written.name} cannot be written .* free disk space"),
+    ):
         write()
     assert written.read_bytes() == old
     assert list(tmp_path.iterdir()) == [written]
@@ -244,7 +250,10 @@ def folders(cache: Path) -> list[Path]:
 
 
 def test_the_default_draft_is_converted_whole_or_not_at_all(cache: Path) -> None:
-    with full_disk(5000), pytest.raises(FileNotWrittenError, match=r"make room .* or set SPEC_RAG_CACHE") as caught:
+    with (
+        full_disk(5000),
+        pytest.raises(FileNotWrittenError, match=r"free disk space .*SPEC_RAG_CACHE") as caught,
+    ):
         bundled_draft.converted_bundle()
     assert isinstance(caught.value.__cause__, OSError | SafetensorError)
     assert folders(cache) == []

@@ -15,7 +15,7 @@ from spec_rag.cli.app import app
 from spec_rag.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
 from spec_rag.evaluation.memory_plan import TARGET_LOOKAHEAD_TOKENS, Plan, PlanRequest, as_markdown, plan
 from spec_rag.evaluation.model_shapes import KNOWN_SHAPES, ModelShape, model_shape, shape_of_config
-from spec_rag.generation import decoding
+from spec_rag.generation import prefill
 
 # 2 layers; attention 4 * 2 * (2 * 2 + 2 * 1) = 48, feed-forward 3 * 4 * 8 = 96: 288 weights; output 10 * 4 = 40
 SMALL = ModelShape("small", 2, 4, 8, 2, 1, 2, 10, tied=True)
@@ -134,7 +134,7 @@ def test_a_target_that_writes_the_look_ahead_reads_twice_and_needs_no_draft() ->
     assert counts(planned, "SpecKV") == (0, TARGET_LOOKAHEAD_TOKENS, 800 + TARGET_LOOKAHEAD_TOKENS, 160)
     peak = 2 * (LARGE.parameters + 16 * (2 * 160 + 400 + TARGET_LOOKAHEAD_TOKENS))
     assert planned.methods["SpecKV"].peak_bytes == max(peak, 2 * (LARGE.parameters + LARGE_KV * 180))
-    assert decoding._OWN_LOOKAHEAD_TOKENS == TARGET_LOOKAHEAD_TOKENS
+    assert prefill._OWN_LOOKAHEAD_TOKENS == TARGET_LOOKAHEAD_TOKENS
 
 
 def check_plan(draft: str, target: str) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from tiny import FAMILIES, random_ids, target_only, tiny_model
 from transformers import DynamicCache
 
 from spec_rag import SpecKVConfig, generate
-from spec_rag.models.model_config import kv_bytes
+from spec_rag.models.model_config import cache_option, kv_bytes
 
 MLA = {
     "kv_lora_rank": 16,
@@ -47,3 +48,15 @@ def test_the_bytes_are_those_of_the_cache(kind: str, settings: dict[str, Any], t
 def test_an_answer_of_nothing_pruned_says_what_its_prompt_holds(speckv: SpecKVConfig | None) -> None:
     answer = generate(target_only(), random_ids(100), speckv=speckv, max_new_tokens=3)
     assert answer.kv_bytes_dense == answer.kv_bytes_kept == 3 * 2 * 100 * 2 * 16 * 4
+
+
+def test_a_cache_is_passed_by_the_name_that_the_model_has() -> None:
+    def renamed(cache: object) -> None: ...
+
+    def former(past_key_values: object) -> None: ...
+
+    cache, model = object(), tiny_model()
+    assert cache_option(renamed, cache) == {"cache": cache}
+    assert cache_option(former, cache) == {"past_key_values": cache}
+    for call in (model.forward, model.get_decoder().forward, model.prepare_inputs_for_generation):
+        assert cache_option(call, cache).keys() <= inspect.signature(call).parameters.keys()

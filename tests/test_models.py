@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from spec_rag import LoadOptions, ModelPair, SpecKVConfig, compress, generate
 from spec_rag.errors import ConfigError, IncompatibleModelsError, ModelNotFoundError
-from spec_rag.models import bundled_draft, checkpoints
+from spec_rag.models import bundled_draft, checkpoints, loading
 from spec_rag.models.loading import checkpoint_layers, load_model
 from spec_rag.options.loading import DEFAULT_DRAFT
 from spec_rag.text.prompts import prompt_ids
@@ -90,6 +90,7 @@ def test_special_tokens_in_a_message_stay_text(smollm2: ModelPair) -> None:
 
 def convert(cache: str, file: Path, queue: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
     os.environ["SPEC_RAG_CACHE"] = cache
+    loading._loaded.clear()  # what the parent process has loaded
     bundled_draft.bundled_gguf = checkpoints.bundled_gguf = lambda: file  # a tiny one, which is read in an instant
     queue.put(int(load_model(DEFAULT_DRAFT).model.config.num_hidden_layers))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -276,7 +277,9 @@ def made_or_refused(make: Callable[[], Any]) -> tuple[Any, str]:
 
 
 def field_names(config: Any) -> list[str]:
-    return list(config.model_fields if issubclass(config, BaseModel) else config.__dataclass_fields__)
+    return list(
+        config.model_fields if issubclass(config, BaseModel) else [field.name for field in dataclasses.fields(config)]
+    )
 
 
 @given(st.sampled_from(CONFIGS), st.data())

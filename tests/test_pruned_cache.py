@@ -192,7 +192,7 @@ def taken(positions: list[int], prompt_tokens: int = 9, sliding_window: int | No
     """A layer of one row and two KV heads that holds pairs that were chosen before."""
     layer = PrunedLayer(sliding_window)
     keys = torch.tensor(positions, dtype=torch.float32).view(1, 1, -1, 1).expand(1, 2, -1, 4)
-    layer.take(keys, keys.clone(), torch.tensor([[positions] * 2]), prompt_tokens, torch.tensor([[3, 5]]))
+    layer.load(keys, keys.clone(), torch.tensor([[positions] * 2]), prompt_tokens, torch.tensor([[3, 5]]))
     return layer
 
 

@@ -160,7 +160,7 @@ def test_a_joint_compression_leaves_the_frequencies_as_they_were(make: Make) -> 
     short = "The gate opens at six."
     expected = compress([short] * 2, "When?", draft=pair, ratio=0.5, calibration=None)
     texts = [f"Hut {i} is red and stands above the lake." for i in range(6)]
-    compress(texts, "Which hut is red?", draft=pair, ratio=0.5, scoring="joint", likelihood=False, calibration=None)
+    compress(texts, "Which hut is red?", draft=pair, ratio=0.5, scoring="joint", calibration=None)
     for module in pair.draft.modules():
         if hasattr(module, "original_inv_freq"):
             assert torch.equal(module.inv_freq, module.original_inv_freq)

@@ -134,7 +134,7 @@ def test_rows_of_a_batch_are_cut_as_alone(pair: ModelPair) -> None:
 def test_settings_are_checked(pair: ModelPair) -> None:
     with pytest.raises(ConfigError, match="unit='words'"):
         SpecPCConfig(unit="words")
-    with pytest.raises(ConfigError, match="is no regular expression"):
+    with pytest.raises(ConfigError, match="is not a regular expression"):
         SpecPCConfig(keep=("[a",))
     with pytest.raises(ConfigError, match="keep=3"):
         SpecPCConfig(keep=3)

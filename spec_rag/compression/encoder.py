@@ -25,7 +25,7 @@ from spec_rag.compression.readout import layer_range
 from spec_rag.errors import ConfigError, UnsupportedModelError
 from spec_rag.models.error_context import check_finite
 from spec_rag.models.fingerprint import fingerprint, quick_checksum
-from spec_rag.models.model_config import layer_kinds
+from spec_rag.models.model_config import cache_option, layer_kinds
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.utils import cancellation
 from spec_rag.utils.object_state import state_of
@@ -103,7 +103,7 @@ class PassageEncoder:
             cache = DynamicCache()
             ids = torch.tensor([self.frame.head], device=self.device)
             with torch.no_grad():
-                self._decoder(input_ids=ids, past_key_values=cache, use_cache=True)
+                self._decoder(input_ids=ids, use_cache=True, **cache_option(self._decoder.forward, cache))
             check_finite(cache.layers[-1].keys, "keys")
             prefixes[self.depth] = (weights, _stacked(cache, 0, 0, len(self.frame.head)))
         return prefixes[self.depth][1]
@@ -154,7 +154,12 @@ class PassageEncoder:
         positions = torch.arange(start, start + width, device=self.device).expand(len(passages), -1)
         with torch.no_grad():
             # padding stands on the right, where a causal mask already hides it
-            self._decoder(input_ids=ids.to(self.device), position_ids=positions, past_key_values=cache, use_cache=True)
+            self._decoder(
+                input_ids=ids.to(self.device),
+                position_ids=positions,
+                use_cache=True,
+                **cache_option(self._decoder.forward, cache),
+            )
         check_finite(cache.layers[self.depth - 1].keys, "keys")  # a nan reaches all layers above
         return [
             _stacked(cache, row, start, start + len(passage), range(*self.layers))

@@ -21,6 +21,7 @@ from spec_rag.generation.pruned_cache import MASK_PER_HEAD, PrunedCache
 from spec_rag.generation.request import GenerationRequest
 from spec_rag.generation.sampling import GREEDY
 from spec_rag.generation.target_calls import generate_from
+from spec_rag.models.model_config import cache_option
 from spec_rag.models.rope import RopeSwitch, restore_frequencies
 from spec_rag.options.compression import SpecKVConfig
 from spec_rag.text.tokenization import right_pad
@@ -212,11 +213,12 @@ def prefill(
     cache = PrunedCache(target.config)
     pruner = PrefillPruner(cache, config, prompts.tokens, None if bool(mask.all()) else mask, backend)
     with capture(target, pruner), torch.no_grad():
-        target.get_decoder()(
+        decoder = target.get_decoder()
+        decoder(
             input_ids=torch.cat([prompts.ids, lookahead_ids], dim=1),
             attention_mask=mask.long(),
             position_ids=torch.cat([prompts.positions, prompts.positions[:, -1:] + steps], dim=1),
-            past_key_values=cache,
+            **cache_option(decoder.forward, cache),
             use_cache=True,
         )
     if len(pruner.visited_layers) != len(cache.layers):

@@ -20,6 +20,7 @@ from spec_rag.attention.token_selection import select_slots
 from spec_rag.generation.prompt_lookup import copied_from_prompt
 from spec_rag.generation.pruned_cache import MASK_PER_HEAD, DecodeMasks, PrunedCache
 from spec_rag.generation.request import GenerationRequest
+from spec_rag.models.model_config import cache_option
 from spec_rag.options.compression import SpecKVConfig
 from spec_rag.text.tokenization import left_pad, right_pad
 
@@ -54,11 +55,12 @@ def prune_for_query(request: GenerationRequest, cache: PrunedCache, questions: S
     positions = tokens + (torch.cat([mask, torch.ones_like(copied)], dim=1).cumsum(dim=1) - 1).clamp(min=0)
     context_mask = torch.ones(len(observing), tokens, dtype=torch.long, device=target.device)
     with capture(target, observer), torch.no_grad():
-        target.get_decoder()(
+        decoder = target.get_decoder()
+        decoder(
             input_ids=torch.cat([question_ids, copied], dim=1).to(target.device),
             attention_mask=torch.cat([context_mask, observing.long()], dim=1),
             position_ids=positions.to(target.device),
-            past_key_values=cache,
+            **cache_option(decoder.forward, cache),
             use_cache=True,
         )
     for layer, (keys, values, kept), scores in zip(cache.layers, before, observer.scores, strict=True):

@@ -16,6 +16,7 @@ from torch import Tensor
 from spec_rag.attention.capture import AttentionCall, capture
 from spec_rag.errors import UnsupportedModelError
 from spec_rag.generation.pruned_cache import PrunedCache
+from spec_rag.models.model_config import cache_option
 from spec_rag.utils.cancellation import check
 
 PIECE_TOKENS = 512
@@ -25,12 +26,13 @@ _OVERLAP_TOKENS = 8
 def read_pieces(target: Any, ids: Tensor, cache: PrunedCache, cancelled: threading.Event | None) -> None:
     """Prefill the cache with the context in pieces of 512 tokens, which bounds the activations."""
     decoder = target.get_decoder()
+    past = cache_option(decoder.forward, cache)
     for start in range(0, len(ids), PIECE_TOKENS):
         check(cancelled)
         piece = ids[start : start + PIECE_TOKENS].to(target.device)
         positions = torch.arange(start, start + len(piece), device=target.device)
         with torch.no_grad():
-            decoder(input_ids=piece[None], position_ids=positions[None], past_key_values=cache, use_cache=True)
+            decoder(input_ids=piece[None], position_ids=positions[None], use_cache=True, **past)
 
 
 def repetition_scores(
@@ -53,6 +55,7 @@ def repetition_scores(
     tokens = cache.get_seq_length()
     observer = _AttentionSum(tokens, len(cache.layers), backend)
     decoder = target.get_decoder()
+    past = cache_option(decoder.forward, cache)
     for start in range(0, len(repeated), PIECE_TOKENS):
         check(cancelled)
         text = repeated[max(0, start - _OVERLAP_TOKENS) : start + PIECE_TOKENS]
@@ -62,8 +65,8 @@ def repetition_scores(
             decoder(
                 input_ids=piece[None].to(target.device),
                 position_ids=positions[None],
-                past_key_values=cache,
                 use_cache=True,
+                **past,
             )
         for layer in cache.layers:
             layer.crop(-len(piece))

@@ -19,6 +19,7 @@ from spec_rag.generation.prompt_batch import Batch
 from spec_rag.generation.pruned_cache import PrunedCache
 from spec_rag.generation.request import GenerationRequest
 from spec_rag.generation.row_streams import RowStreamer
+from spec_rag.models.model_config import cache_option
 
 MAX_PROPOSED = 16  # tokens proposed in one pass
 _FIRST_PROPOSED = 8
@@ -107,7 +108,7 @@ class VerifiedDecoding:
             outputs = model(
                 input_ids=block,
                 position_ids=first + torch.arange(length - 1, length + len(proposed), device=first.device),
-                past_key_values=self._cache,
+                **cache_option(model.forward, self._cache),
                 use_cache=True,
             )
             for place in range(len(proposed) + 1):

@@ -16,6 +16,7 @@ from spec_rag.generation.model_errors import FiniteLogits
 from spec_rag.generation.prompt_batch import PaddedPrompts
 from spec_rag.generation.pruned_cache import DecodeMasks, PrunedCache
 from spec_rag.generation.sampling import pad_token_id
+from spec_rag.models.model_config import cache_option
 from spec_rag.models.rope import restore_frequencies
 
 
@@ -41,7 +42,7 @@ def generate_from(
         int64 [rows, prompt and new tokens].
     """
     if cache is not None:
-        options["past_key_values"] = cache
+        options |= cache_option(target.prepare_inputs_for_generation, cache)
     else:
         restore_frequencies(target)
     if prompts.has_gaps:
@@ -75,7 +76,7 @@ def read_logits(target: PreTrainedModel, ids: Tensor, positions: Tensor, cache: 
         positions: int64 [rows, tokens], their rotary positions.
         cache: the tokens before them, to which they are added; or None.
     """
-    past = {"attention_mask": torch.ones_like(ids)} if cache is None else {"past_key_values": cache}
+    past = {"attention_mask": torch.ones_like(ids)} if cache is None else cache_option(target.forward, cache)
     with masks_of(target, cache), torch.no_grad():
         outputs = target(input_ids=ids, position_ids=positions, use_cache=cache is not None, **past)
     logits: Tensor = outputs.logits

@@ -147,8 +147,8 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise FileNotWrittenError(
-            f"The default draft, which is converted once, cannot be written to {folder} ({error}): make room there for "
-            "600 MB, or set SPEC_RAG_CACHE to a folder that has it and may be written to."
+            f"The default draft, which is converted once, cannot be written to {folder} ({error}): free "
+            "disk space there (600 MB), or set SPEC_RAG_CACHE to another writable folder."
         ) from error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
@@ -13,6 +15,15 @@ _WITHOUT_PAIRS = ("linear_attention", "conv", "mamba", "recurrent")
 def decoder_layers(config: PretrainedConfig) -> int:
     """Number of decoder layers."""
     return int(config.get_text_config(decoder=True).num_hidden_layers)
+
+
+def cache_option(call: Callable[..., Any], cache: Any) -> dict[str, Any]:
+    """A KV cache as the keyword argument of a model's `forward` or `prepare_inputs_for_generation`.
+
+    Transformers 5.24 renamed `past_key_values` to `cache` and warns about the old name; models with code of their own
+    may still have it.
+    """
+    return {"cache" if "cache" in inspect.signature(call).parameters else "past_key_values": cache}
 
 
 def keep_first_layers(config: PretrainedConfig, layers: int) -> None:

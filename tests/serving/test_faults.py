@@ -22,7 +22,7 @@ SHORTEN = {"documents": [text for _, text in FACTS], "query": "How much does tan
 
 @contextmanager
 def failing(model: Any, fail: Callable[[Any], Any], at_call: int = 1) -> Iterator[None]:
-    """What the model's second layer gives is what `fail` makes of it, from that call on."""
+    """What the model's first layer gives is what `fail` makes of it, from that call on."""
     calls = 0
 
     def run(_module: object, _args: object, output: Any) -> Any:
@@ -30,7 +30,7 @@ def failing(model: Any, fail: Callable[[Any], Any], at_call: int = 1) -> Iterato
         calls += 1
         return fail(output) if calls >= at_call else output
 
-    hook = model.get_decoder().layers[1].register_forward_hook(run)
+    hook = model.get_decoder().layers[0].register_forward_hook(run)
     try:
         yield
     finally:

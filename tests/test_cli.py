@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -358,6 +359,7 @@ def test_demo_prints_answers_with_their_place_and_a_table(tiny: ModelPair, monke
         assert f"Question {question.question}\nAnswer   " in result.stdout
     assert result.stdout.count("\nTokens   ") == result.stdout.count("\nSeconds  ") == 5
     assert "Answered from a quarter" in result.stdout
+    assert re.search(r"Correct\W+Tokens\W+Seconds", result.stdout)
     assert "5 questions in" in result.stdout
 
 

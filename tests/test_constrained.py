@@ -16,7 +16,7 @@ from benchmarks.json_schemas import fault, schemas, schemas_answered, table
 from spec_rag import ModelPair, SpecKVConfig, generate, generate_batch, stream
 from spec_rag.errors import ConfigError, MissingDependencyError
 from spec_rag.generation.constrained import ConstrainedLogits, Vocabulary, route_to_end
-from spec_rag.generation.structured_output import Constraint, llguidance, read_json
+from spec_rag.generation.structured_output import Constraint, closed_schema, llguidance, read_json
 from spec_rag.generation.tool_grammars import call_or_answer, calls_in_text, forced_call
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -174,6 +174,14 @@ def test_objects_get_no_properties_that_the_schema_does_not_name(pair: ModelPair
     together = {"allOf": [named, {"properties": {"b": {"type": "null"}}, "required": ["b"]}]}
     answer = generate(pair, random_ids(60), max_new_tokens=60, schema=together)
     assert json.loads(answer.text).keys() >= {"required", "b"}
+
+
+def test_alternatives_are_closed_unless_they_share_properties_with_what_is_around_them() -> None:
+    named = {"type": "object", "properties": {"a": {"type": "null"}}}
+    closed = {**named, "additionalProperties": False}
+    assert closed_schema({"anyOf": [named, {"type": "string"}]}) == {"anyOf": [closed, {"type": "string"}]}
+    shared = {**named, "oneOf": [{"properties": {"b": {"type": "null"}}}]}
+    assert closed_schema(shared) == shared
 
 
 def test_formats_that_are_not_known_are_remarks() -> None:

@@ -339,3 +339,22 @@ def test_what_the_question_attends_to_is_chosen() -> None:
     for attention, positions in zip(attentions, answer.layer_positions, strict=True):
         scores = attention[0, :, 120:, :120].amax(dim=1).view(2, 2, 120).amax(dim=1)
         assert torch.equal(positions, scores.topk(20).indices.sort().values)
+
+
+def test_of_heads_that_keep_unequally_many_pairs_each_chooses_among_its_own() -> None:
+    """Scores by hand in the first layer: the question's attention to the pairs that are left, renormalized."""
+    pair, text, question = target_only(), random_ids(120), random_ids(9, seed=5)
+    target = pair.require_target()
+    target.set_attn_implementation("eager")
+    with torch.no_grad():
+        attention = target(torch.cat([text, question])[None], output_attentions=True).attentions[0][0, :, 120:]
+    context = ContextCache.read(pair, text, keep=0.5)
+    speckv = SpecKVConfig(max_capacity_prompt=20, window_size=4, kernel_size=1, lookahead="none", head_budget="uniform")
+    chosen = generate(pair, question, speckv=speckv, context=context, max_new_tokens=2).layer_positions[0]
+    heads = context.positions[0].split(context.lengths[0].tolist())
+    assert len(heads[0]) != len(heads[1])
+    for rows, kept, positions in zip(attention.view(2, 2, 9, -1), heads, chosen, strict=True):
+        left = torch.cat([kept, torch.arange(120, 129)])
+        shares = rows[..., left] / rows[..., left].sum(dim=-1, keepdim=True)
+        best = shares[..., : len(kept)].amax(dim=(0, 1)).topk(20).indices.sort().values
+        assert torch.equal(positions, kept[best])

@@ -278,7 +278,8 @@ def test_a_batch_that_ran_out_of_memory_lets_go_of_it_before_its_rows_are_tried_
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_a_thread_that_is_interrupted_takes_nobody_along(alone: bool) -> None:
+@pytest.mark.parametrize("prompts", [("a", "b", "begun"), ("a", "begun", "b")])
+def test_a_thread_that_is_interrupted_takes_nobody_along(prompts: tuple[str, ...], alone: bool) -> None:
     interrupted = False
 
     def run(prompts: Sequence[str]) -> list[str]:
@@ -290,7 +291,7 @@ def test_a_thread_that_is_interrupted_takes_nobody_along(alone: bool) -> None:
             raise KeyboardInterrupt
         return [prompt.upper() for prompt in prompts]
 
-    first, second, begun = ask_together(run, "a", "b", "begun")
-    assert isinstance(first, KeyboardInterrupt)
-    assert second == "B"
-    assert isinstance(begun, LookupError if alone else CancelledError)
+    results = dict(zip(prompts, ask_together(run, *prompts), strict=True))
+    assert isinstance(results["a"], KeyboardInterrupt)
+    assert results["b"] == "B"
+    assert isinstance(results["begun"], LookupError if alone else CancelledError)

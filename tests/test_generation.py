@@ -56,6 +56,12 @@ def test_each_layer_holds_its_capacity_and_the_bytes_say_so(kind: str) -> None:
     assert all(head[-8:] == list(range(191, 199)) for layer in answer.kept_positions for head in layer)
 
 
+def test_the_shortest_prompt_over_the_smallest_capacity_is_pruned() -> None:
+    speckv = SpecKVConfig(max_capacity_prompt=9, window_size=8, lookahead="none")
+    answer = generate(target_only(), random_ids(10), speckv=speckv, max_new_tokens=2)
+    assert all(len(head) == 9 for layer in answer.kept_positions for head in layer)
+
+
 def test_a_prompt_that_fits_is_answered_without_a_draft() -> None:
     pair = tiny_pair()
     prompt = random_ids(60)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tiny import FAMILIES, random_ids, target_only, tiny_model
-from transformers import DynamicCache
+from transformers import DynamicCache, MambaConfig
 
 from spec_rag import SpecKVConfig, generate
 from spec_rag.models.model_config import cache_option, kv_bytes
@@ -48,6 +49,11 @@ def test_the_bytes_are_those_of_the_cache(kind: str, settings: dict[str, Any], t
 def test_an_answer_of_nothing_pruned_says_what_its_prompt_holds(speckv: SpecKVConfig | None) -> None:
     answer = generate(target_only(), random_ids(100), speckv=speckv, max_new_tokens=3)
     assert answer.kv_bytes_dense == answer.kv_bytes_kept == 3 * 2 * 100 * 2 * 16 * 4
+
+
+def test_a_model_without_attention_heads_has_no_known_bytes() -> None:
+    model = SimpleNamespace(config=MambaConfig(num_hidden_layers=2), dtype=torch.float32)
+    assert kv_bytes(model, 10) == 0
 
 
 def test_a_cache_is_passed_by_the_name_that_the_model_has() -> None:

@@ -205,6 +205,8 @@ def test_what_surrounds_the_text_of_a_page_is_left_out() -> None:
     ("markup", "text"),
     [
         ("<header><h1>The hut</h1><p>Ada, 2024</p></header><p>Body", "The hut\n\nAda, 2024\n\nBody"),
+        ("<header><h1>The hut</h1></header><p>Body", "The hut\n\nBody"),
+        ("<header><p>Slogan</p></header><p>Body", "Body"),
         ("<section><p>Body<aside class='footnote brackets'>1 Note</aside></section>", "Body\n\n1 Note"),
         ("<aside role='doc-footnote'>Note</aside>", "Note"),
         ("<header><p>Nothing else</p></header>", "Nothing else"),

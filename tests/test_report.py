@@ -196,6 +196,11 @@ def test_table_has_a_row_per_document_and_a_total() -> None:
     assert "draft owner/draft: 1.25 s" in text
 
 
+@pytest.mark.parametrize(("characters", "shown"), [(100, "q" * 100), (101, "q" * 99 + "…")])
+def test_table_shows_a_hundred_characters_of_the_query(characters: int, shown: str) -> None:
+    assert str(compression_table(compression(document(), query="q" * characters)).title) == shown
+
+
 def test_table_fits_a_narrow_terminal() -> None:
     lines = table_text(compression(document(title="A long title " * 10)), width=60).splitlines()
     assert max(map(len, lines)) <= 60

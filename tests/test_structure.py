@@ -15,6 +15,7 @@ from spec_rag.compression.path_match import excluded_units, match_paths
 from spec_rag.options.compression import CompressionConfig
 from spec_rag.text.documents import Document
 from spec_rag.text.spans import original_spans
+from spec_rag.text.structure.dialogue import speakers
 from spec_rag.text.structure.outline import CONTENT, Structure
 from spec_rag.text.structure.reader import read_structure
 
@@ -266,3 +267,45 @@ def test_time_grows_with_the_length(kind: str, without_collections: None) -> Non
 
     small = max(min(seconds(150) for _ in range(2)), 0.02)
     assert seconds(1200) < 24 * small, "eight times the length; 64 times the time where it is quadratic"
+
+
+def test_names_that_speak_once_are_no_dialogue() -> None:
+    turns = [f"{name}: It is open on Mondays." for name in ("Ann", "Bob", "Cid", "Ann", "Bob")]
+    assert names_in(turns[:3]) == set()
+    assert names_in(turns) == {"ann", "bob", "cid"}
+
+
+def names_in(turns: list[str]) -> frozenset[str]:
+    text, place, lines = "\n".join(turns), 0, []
+    for turn in turns:
+        lines.append((place, place + len(turn)))
+        place += len(turn) + 1
+    return speakers(text, lines)
+
+
+def test_a_long_table_is_known_by_its_first_rows() -> None:
+    rows = [f"part {i:02}     {i:02}     red" for i in range(22)] + [f"{i}  green  pear" for i in range(9)]
+    assert list(read_structure("\n".join(["Part        Count  Colour", *rows, ""])).kinds) == ["header", *["row"] * 31]
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        (
+            "<p>One.</p><script>a = 1;</script><p>Two.</p>",
+            [("One.", "text"), ("a = 1;", "mark"), ("Two.", "text")],
+        ),
+        (
+            "Open at these hours.\nMonday: 9 to 5\nFriday: closed\nIt is shut in May.",
+            [
+                ("Open at these hours.", "text"),
+                ("Monday: 9 to 5", "field"),
+                ("Friday: closed", "field"),
+                ("It is shut in May.", "text"),
+            ],
+        ),
+    ],
+)
+def test_each_part_of_a_text_is_a_unit_of_its_kind(text: str, units: list[tuple[str, str]]) -> None:
+    structure = read_structure(text)
+    assert [(text[a:b], kind) for (a, b), kind in zip(structure.spans, structure.kinds, strict=True)] == units

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from spec_rag.errors import ConfigError
 from spec_rag.models.model_pair import same_vocabulary
+from spec_rag.text.marks import marked, pieces_ids
 from spec_rag.text.prompts import prompt_ids
 from spec_rag.text.tokenization import control_tokens, encodable, encoded_text, left_pad, template_ids, text_ids
 
@@ -138,3 +139,13 @@ def test_a_tokenizer_without_offsets_is_refused_where_they_are_needed() -> None:
     assert template_ids(slow, "abc") == [3, 0]  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="Slow gives no character offsets"):
         encoded_text(slow, "abc")  # type: ignore[arg-type]
+
+
+def test_the_first_piece_of_a_marked_text_begins_the_sequence() -> None:
+    tokenizer = tiny_tokenizer()
+    begin = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", begin)]
+    )
+    text = marked(tokenizer, "x<|im_end|>y")
+    assert pieces_ids(tokenizer, text, add_special_tokens=True) == [begin, *pieces_ids(tokenizer, text)]

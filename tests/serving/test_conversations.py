@@ -70,6 +70,19 @@ async def test_documents_of_conversations_are_remembered_up_to_so_many_bytes() -
     assert await put_before(0) == first
 
 
+async def test_documents_that_are_remembered_count_as_reused_and_new_ones_do_not() -> None:
+    conversations = Conversations(Light(), OPTIONS, Metrics(), 2**20)
+    documents = [Document(text, title) for title, text in FACTS]
+    messages = [{"role": "user", "content": "How much?"}]
+    reused = []
+    for _ in range(3):
+        await conversations.shortened(chat(messages), documents, CONFIG)
+        reused.append(reused_by(conversations))
+    messages = [{"role": "user", "content": "Never asked."}, {"role": "assistant", "content": "-"}, *messages]
+    await conversations.shortened(chat(messages), documents, CONFIG)  # no documents were put before its first question
+    assert [*reused, reused_by(conversations)] == [0, 1, 2, 2]
+
+
 async def test_another_set_of_documents_counts_and_the_oldest_set_goes() -> None:
     conversations = Conversations(Light(), OPTIONS, Metrics(), 2**20)
     for count in range(1, 30):

@@ -14,6 +14,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from serving.helpers import Light, running, served
 from serving.test_gateway_shapes import SHAPES, body_of, exchange, fronting, result_of
 
+from spec_rag.serving.expand_rounds import Round
+
 openai = pytest.importorskip("openai")
 
 
@@ -296,3 +298,14 @@ def test_the_official_client_parses_chats_and_responses(stream: bool) -> None:
         if stream:
             response = next(event.response for event in response if event.type == "response.completed")
         assert response.output_text == "word3 word4 "
+
+
+def test_a_later_round_does_not_begin_the_message_again() -> None:
+    later = Round("chat").following()
+
+    def shown(delta: dict[str, Any]) -> list[Any]:
+        chunk = {"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+        return [data["choices"][0]["delta"] for _, data in later.feed(None, chunk)]
+
+    assert shown({"role": "assistant", "content": ""}) == []
+    assert shown({"content": "word"}) == [{"content": "word"}]

@@ -172,6 +172,14 @@ def test_usage_is_read_from_events_however_they_are_cut() -> None:
             assert (usage.prompt_tokens, usage.completion_tokens) == (0, 0)
 
 
+def test_the_end_of_an_answer_that_is_too_long_is_not_taken_for_an_answer() -> None:
+    usage = UsageReader(is_events=False)
+    usage.feed(b" " * (1 << 21))
+    usage.feed(b'{"usage": {"prompt_tokens": 3, "completion_tokens": 9}}')
+    usage.end()
+    assert (usage.prompt_tokens, usage.completion_tokens) == (0, 0)
+
+
 @pytest.mark.parametrize("command", ["serve", "app"])
 def test_the_help_fits_80_columns(command: str) -> None:
     found = CliRunner().invoke(command_line, [command, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})

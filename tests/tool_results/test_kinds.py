@@ -156,6 +156,7 @@ def numbered(text: str, form: str = "{:6}\t{}") -> str:
         ("markdown", MARKDOWN),
         ("html", HTML),
         ("prose", PROSE),
+        ("search", "src/tank.py:3: import pump"),
         ("prose", ""),
         ("prose", "{not json"),
     ],

@@ -23,6 +23,7 @@ from spec_rag.options.compression import CompressionConfig
 from spec_rag.options.tool_results import ToolResultOptions
 from spec_rag.text.units import unit_spans
 from spec_rag.tool_results.line_pieces import folded_paths, unfolded_paths
+from spec_rag.tool_results.pieces import Piece, Structure
 from spec_rag.tool_results.shorten import (
     ShortenedResult,
     call_question,
@@ -262,3 +263,8 @@ def test_expanding_lines_gives_exactly_these_lines_and_says_what_is_wrong() -> N
     assert "has 18 lines" in expand(handle, lines="90-99")
     assert "40-51" in expand(handle, lines="all")
     assert "gone" in expand("aaaaaaaaaaaa")
+
+
+def test_lines_that_are_omitted_at_the_beginning_have_one_mark() -> None:
+    lines = Structure("a\nb\nc\n", "log", [Piece(0, 2), Piece(2, 4), Piece(4, 6)])
+    assert lines.rendered([False, False, True], None)[0] == "[… 2 lines omitted (1-2): log]\nc\n"

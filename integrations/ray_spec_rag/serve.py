@@ -1,6 +1,6 @@
 """The server on Ray Serve, with replicas of draft and target.
 
-serve run ray_spec_rag.serve:application target_replicas=2 draft_replicas=2
+serve run ray_spec_rag.serve:application target_replicas=2 draft_replicas=2 front_replicas=2
 """
 
 from __future__ import annotations
@@ -188,13 +188,16 @@ def application(arguments: Mapping[str, Any]) -> serve.Application:
 
     Args:
         arguments: fields of `ServerSettings` (`speckv` and `compression` as dicts), and for the draft and the target
-            `draft_replicas`, `target_replicas`, `draft_gpus`, `target_gpus`, `draft_cpus`, `target_cpus`. Each
-            deployment holds at most `max_requests` waiting requests besides those that run.
+            `draft_replicas`, `target_replicas`, `draft_gpus`, `target_gpus`, `draft_cpus`, `target_cpus`, and
+            `front_replicas` of the HTTP application, each of which keeps its own uploads, stored responses and metrics.
+            Each deployment holds at most `max_requests` waiting requests besides those that run.
 
     Raises:
         ConfigError: a name is unknown, or a value is out of range.
     """
-    resources = {f"{who}_{what}" for who in ("draft", "target") for what in ("replicas", "gpus", "cpus")}
+    resources = {f"{who}_{what}" for who in ("draft", "target") for what in ("replicas", "gpus", "cpus")} | {
+        "front_replicas"
+    }
     names = {field.name for field in fields(ServerSettings)} | resources
     for name in arguments:
         if name not in names:
@@ -220,7 +223,10 @@ def application(arguments: Mapping[str, Any]) -> serve.Application:
     draft = serve.deployment(DraftReplica).options(**options("draft")).bind(settings)
     target = serve.deployment(TargetReplica).options(**options("target")).bind(settings)
     front = serve.deployment(GatewayMiddleware).options(
-        name="front", max_ongoing_requests=2 * settings.max_requests, ray_actor_options={"num_cpus": 0}
+        name="front",
+        num_replicas=values.get("front_replicas", 1),
+        max_ongoing_requests=2 * settings.max_requests,
+        ray_actor_options={"num_cpus": 0},
     )
     bound: serve.Application = front.bind(settings, draft, target)
     return bound

@@ -135,7 +135,7 @@ class Conversations:
 
         Args:
             request: as the client sent it.
-            documents: what comes with a chat beside its messages.
+            documents: documents of the request, in addition to its messages.
             config: compression config.
             owner: hash of the client's credentials.
             options: how tool results are shortened; None takes the server's.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spec_rag.answering.chunking import Chunk, ChunkIndex, split_chunks
+from spec_rag.errors import UnreadableFileError
 from spec_rag.loaders.file_cache import FileCache
 from spec_rag.loaders.reading import read_files
 from spec_rag.text.documents import Document
@@ -69,6 +70,19 @@ class FolderSearch:
             check()
             index = self._index_of(documents, whole=not paths)
         return FoundChunks(index.retrieve(question, top_k), {str(one.id): one.text for one in documents}, skipped)
+
+    def text(self, path: str) -> str:
+        """The text of one file below the folders.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            UnreadableFileError: it cannot be read, or it is a folder with other than one file.
+        """
+        with self._lock:
+            found = read_files([path], within=self._folders, cache=self._files)
+        if len(found) != 1:
+            raise UnreadableFileError(f"{path}: is a folder; name a file.")
+        return found[0].text
 
     def _index_of(self, documents: list[Document], *, whole: bool) -> ChunkIndex:
         """The words of the documents; counted again where one of them was modified."""

@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
+from urllib.request import url2pathname
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.exceptions import ResourceError, ToolError
+from mcp.server.mcpserver.resources import ResourceSecurity
 from mcp.server.mcpserver.tools import Tool
-from mcp.types import CallToolResult, TextContent, ToolAnnotations
+from mcp.types import CallToolResult, ResourceLink, TextContent, ToolAnnotations
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 import spec_rag
@@ -165,8 +168,19 @@ class Tools:
         except (SpecRagError, OSError) as error:
             raise ToolError(str(error)) from error
         await ctx.report_progress(1, 2, f"Reading {len(found.chunks)} chunks")
-        compression = await self._compressed(found.chunks, query, max_tokens)
-        return _result(self._found(compression, found.texts, found.skipped))
+        kept = self._found(await self._compressed(found.chunks, query, max_tokens), found.texts, found.skipped)
+        sources = dict.fromkeys(one.source for one in kept.passages)
+        return _result(kept, [_link(source, found.texts[source]) for source in sources])
+
+    async def file(self, path: str) -> str:
+        """Text of a file in the folders of the server."""
+        search = self._search
+        if search is None:
+            raise ResourceError("The server was started without a folder: spec-rag mcp FOLDER")
+        try:
+            return await in_thread(lambda cancelled: search.text(url2pathname(quote(f"/{path}", safe="/:"))))
+        except (SpecRagError, OSError) as error:
+            raise ResourceError(str(error)) from error
 
     async def expand(
         self,
@@ -258,10 +272,17 @@ def _shortened(skipped: list[str]) -> list[str]:
     return skipped if more <= 0 else [*skipped[:_SKIPPED], f"and {more} more"]
 
 
-def _result(content: Found | Expanded) -> CallToolResult:
-    """A result as fields for programs, and as short text for models."""
+def _result(content: Found | Expanded, links: Sequence[ResourceLink] = ()) -> CallToolResult:
+    """A result as fields for programs, and as short text for models with links to its files."""
     data = content.model_dump(mode="json")
-    return CallToolResult(content=[TextContent(type="text", text=str(content))], structured_content=data)
+    return CallToolResult(content=[TextContent(type="text", text=str(content)), *links], structured_content=data)
+
+
+def _link(source: str, text: str) -> ResourceLink:
+    """A link to a file, which `resources/read` returns as text."""
+    path = Path(source)
+    size = len(text.encode("utf-8", "replace"))
+    return ResourceLink(uri=path.as_uri(), name=path.name, mime_type="text/plain", size=size)
 
 
 def _strict(tool: Tool) -> Tool:
@@ -276,7 +297,7 @@ def _strict(tool: Tool) -> Tool:
 
 
 def create_server(settings: ServerSettings, folders: Sequence[Path], engine: Engine | None = None) -> MCPServer[None]:
-    """The server with its three tools.
+    """The server with its three tools, and the files of its folders as resources.
 
     Args:
         settings: which draft reads.
@@ -299,4 +320,10 @@ def create_server(settings: ServerSettings, folders: Sequence[Path], engine: Eng
             )
         ],
     )
+    server.resource(
+        "file:///{+path}",
+        name="file",
+        title="Text of a file in the folders",
+        security=ResourceSecurity(reject_absolute_paths=False),  # a drive's letter
+    )(tools.file)
     return server

@@ -99,7 +99,7 @@ def _stored(request: Request, identity: str) -> dict[str, Any]:
     if found is None or found["owner"] != state.client_of(request):
         raise ApiError(
             404,
-            f"previous_response_id={identity!r:.100}: there is no such response, or it was forgotten: send its items.",
+            f"previous_response_id={identity!r:.100}: unknown, or removed from memory: send its items.",
             param="previous_response_id",
             code="response_not_found",
         )

@@ -73,13 +73,35 @@ async def test_results_are_short_text_and_fields_and_progress_is_told(folder: Pa
         result = await client.call_tool("search_and_compress", arguments, progress_callback=tell)
         passage = result.structured_content["passages"][0]
         near = await client.call_tool("expand", {"handle": passage["handle"]})
-    (text,) = (block.text for block in result.content)
+    text, *links = result.content[0].text, *result.content[1:]
+    assert {one.type for one in links} <= {"resource_link"}
     assert text.startswith(f"[{passage['handle']}] {passage['source']}:{passage['start']}-{passage['end']}\n")
     assert passage["text"] in text
     assert len(result.structured_content["skipped"]) == 6
     assert text.endswith("and 4 more")
     assert [message for _, message in told] == ["Searching the files", "Reading 2 chunks"]
     assert near.content[0].text.startswith(f"{passage['source']}:")
+
+
+async def test_files_that_passages_are_from_are_links_that_the_server_reads(folder: Path) -> None:
+    (folder / "Food.md").rename(folder / "Food é #1 100%.md")
+    (folder.parent / f"{folder.name}.txt").write_text("The secret tank holds nothing.")
+    async with mcp.Client(create_server(settings(), [folder], engine())) as client:
+        (template,) = (await client.list_resource_templates()).resource_templates
+        arguments = {"query": "Is soup number 3 served hot?", "max_tokens": 400}
+        result = await client.call_tool("search_and_compress", arguments)
+        links = result.content[1:]
+        sources = {one["source"] for one in result.structured_content["passages"]}
+        assert {one.name for one in links} == {Path(source).name for source in sources} >= {"Food é #1 100%.md"}
+        for link in links:
+            (read,) = (await client.read_resource(link.uri)).contents
+            assert read.text == (folder / link.name).read_text()
+            assert (read.mime_type, link.size) == (link.mime_type, len(read.text.encode()))
+        outside = f"{folder.as_uri()}.txt"
+        for uri in (outside, f"{folder.as_uri()}/../{folder.name}.txt", "file:///etc/passwd", folder.as_uri()):
+            with pytest.raises(mcp.MCPError):
+                await client.read_resource(uri)
+    assert template.uri_template == "file:///{+path}"
 
 
 def test_a_folder_is_read_once_and_again_where_it_was_modified(folder: Path) -> None:

@@ -349,12 +349,12 @@ def test_of_heads_that_keep_unequally_many_pairs_each_chooses_among_its_own() ->
     with torch.no_grad():
         attention = target(torch.cat([text, question])[None], output_attentions=True).attentions[0][0, :, 120:]
     context = ContextCache.read(pair, text, keep=0.5)
-    speckv = SpecKVConfig(max_capacity_prompt=20, window_size=4, kernel_size=1, lookahead="none", head_budget="uniform")
+    speckv = SpecKVConfig(max_capacity_prompt=50, window_size=4, kernel_size=1, lookahead="none", head_budget="uniform")
     chosen = generate(pair, question, speckv=speckv, context=context, max_new_tokens=2).layer_positions[0]
     heads = context.positions[0].split(context.lengths[0].tolist())
     assert len(heads[0]) != len(heads[1])
     for rows, kept, positions in zip(attention.view(2, 2, 9, -1), heads, chosen, strict=True):
         left = torch.cat([kept, torch.arange(120, 129)])
         shares = rows[..., left] / rows[..., left].sum(dim=-1, keepdim=True)
-        best = shares[..., : len(kept)].amax(dim=(0, 1)).topk(20).indices.sort().values
+        best = shares[..., : len(kept)].amax(dim=(0, 1)).topk(50).indices.sort().values
         assert torch.equal(positions, kept[best])

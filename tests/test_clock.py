@@ -24,8 +24,14 @@ from spec_rag.loaders.source import ReadLimits
 from spec_rag.utils import atomic_files as files
 
 YEARS = 3e8
-# when an answer or a server began, as APIs tell it; the day on a page; and how old an unfinished file is
-TELLS = {"serving/chat_api.py", "serving/state.py", "serving/gateway_middleware.py", "utils/atomic_files.py"}
+# creation times in API responses, and the age of an unfinished file
+TELLS = {
+    "serving/chat_api.py",
+    "serving/responses_api.py",
+    "serving/state.py",
+    "serving/gateway_middleware.py",
+    "utils/atomic_files.py",
+}
 
 
 def test_the_clock_on_the_wall_is_told_and_never_waited_for() -> None:

@@ -110,12 +110,12 @@ async def test_an_agent_reads_the_short_text_asks_for_the_original_and_survives_
         return "\n\n".join(one.node.get_content(metadata_mode=MetadataMode.LLM) for one in found)
 
     tools = [FunctionTool.from_defaults(search), compressor.expand_tool()]
-    assert "original of a shortened document" in tools[1].metadata.description
+    assert "original of a shortened text" in tools[1].metadata.description
     agent = FunctionAgent(tools=tools, llm=Curious(), streaming=True)
     running = agent.run(QUERY)
     results = [event async for event in running.stream_events() if isinstance(event, ToolCallResult)]
     answer = str(await running)
     assert [one.tool_name for one in results] == ["search", "expand_document", "expand_document"]
     assert any(node.text in results[1].tool_output.content for node in nodes)
-    assert "search again" in results[2].tool_output.content
+    assert "call the tool that returned the text again" in results[2].tool_output.content
     assert any(node.text in answer for node in nodes)

@@ -24,7 +24,9 @@ demo: $(READY)
 TEST_PROCESSES ?= 2
 test: export OMP_NUM_THREADS ?= 1
 test: $(READY)
-	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile || { \
+		echo "Tests that failed run once more in one process; those that fail again fail the run."; \
+		$(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -103,11 +103,6 @@ def _bonus(own: Sequence[Words], paths: Sequence[Words], is_lexical: bool) -> Te
     )
 
 
-def excluded_units(question: str, structure: Structure) -> set[int]:
-    """Rows and fields whose record the question does not name, although it names a sibling of the record."""
-    return {unit for unit in unnamed_units(question, structure) if structure.kinds[unit] in _RECORD_KINDS}
-
-
 def unnamed_units(question: str, structure: Structure) -> set[int]:
     """Units of records, sections and turns that the question does not name, although it names others.
 

@@ -100,6 +100,7 @@ class VerifiedDecoding:
         """int64 [1, prompt and new tokens], the same as of transformers' greedy decoding."""
         prompt = input_ids.shape[1]
         first = model_kwargs["position_ids"][:, -1:] - (prompt - 1)  # position of index 0
+        past = cache_option(model.forward, self._cache)
         finished = False
         while not finished:
             length = input_ids.shape[1]
@@ -108,8 +109,8 @@ class VerifiedDecoding:
             outputs = model(
                 input_ids=block,
                 position_ids=first + torch.arange(length - 1, length + len(proposed), device=first.device),
-                **cache_option(model.forward, self._cache),
                 use_cache=True,
+                **past,
             )
             for place in range(len(proposed) + 1):
                 logits = outputs.logits[:, place].to(copy=True, dtype=torch.float32, device=input_ids.device)

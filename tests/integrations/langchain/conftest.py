@@ -13,7 +13,9 @@ from integrations.langchain.helpers import (
     tiny_pair,
 )
 from langchain_core.documents import Document
+from langchain_spec_rag import ChatSpecKV
 
+from spec_rag import SpecKVConfig
 from spec_rag.models.model_pair import ModelPair
 
 
@@ -44,3 +46,13 @@ def in_models_folder(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 @pytest.fixture
 def docs() -> list[Document]:
     return documents()
+
+
+@pytest.fixture
+def chat(pair: ModelPair, speckv: SpecKVConfig) -> ChatSpecKV:
+    return ChatSpecKV(pair=pair, speckv=speckv, max_tokens=12)
+
+
+@pytest.fixture
+def tool_chat(tool_pair: ModelPair) -> ChatSpecKV:
+    return ChatSpecKV(pair=tool_pair, max_tokens=200)

@@ -7,6 +7,7 @@ import time
 from typing import Any, ClassVar
 
 import pytest
+from integrations.langchain.chats import PROMPT, all_ways, ids_of, prompt_of, search, summed
 from integrations.langchain.helpers import (
     PLAIN_TEMPLATE,
     Steps,
@@ -18,69 +19,19 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.messages import (
     AIMessage,
-    AIMessageChunk,
-    BaseMessage,
     ChatMessage,
     HumanMessage,
     RemoveMessage,
     SystemMessage,
     ToolMessage,
 )
-from langchain_core.tools import tool
 from langchain_spec_rag import ChatSpecKV, SpecKVLLM
 
 from spec_rag import ContextCache, SpecKVConfig, SpecPCConfig, generate
 from spec_rag.errors import ConfigError
 from spec_rag.generation.tool_calls import ToolChoice
 from spec_rag.models.model_pair import ModelPair
-from spec_rag.text.prompts import chat_ids, prompt_ids
-
-PROMPT = "Tell me everything about the mule that carried the first lens up the mountain."
-
-
-@tool
-def search(query: str) -> str:
-    """Search the handbook."""
-    return f"Found: {query}"
-
-
-CALLED = '<tool_call>\n{"name": "search", "arguments": {"query": "%s"}}\n</tool_call>'
-
-
-@pytest.fixture
-def chat(pair: ModelPair, speckv: SpecKVConfig) -> ChatSpecKV:
-    return ChatSpecKV(pair=pair, speckv=speckv, max_tokens=12)
-
-
-@pytest.fixture
-def tool_chat(tool_pair: ModelPair) -> ChatSpecKV:
-    return ChatSpecKV(pair=tool_pair, max_tokens=200)
-
-
-def summed(chunks: list[AIMessageChunk]) -> AIMessageChunk:
-    whole = chunks[0]
-    for chunk in chunks[1:]:
-        whole += chunk
-    return whole
-
-
-async def all_ways(chat: Any, given: Any) -> dict[str, AIMessage]:
-    return {
-        "invoke": chat.invoke(given),
-        "stream": summed(list(chat.stream(given))),
-        "batch": chat.batch([given])[0],
-        "ainvoke": await chat.ainvoke(given),
-        "astream": summed([chunk async for chunk in chat.astream(given)]),
-        "abatch": (await chat.abatch([given]))[0],
-    }
-
-
-def ids_of(chat: ChatSpecKV, messages: list[BaseMessage], tools: Any = ()) -> list[int]:
-    return prompt_ids(chat.load().tokenizer, chat._prompt(messages, ToolChoice(tools))).tolist()
-
-
-def prompt_of(chat: ChatSpecKV, messages: list[BaseMessage], tools: Any = ()) -> str:
-    return str(chat.load().tokenizer.decode(ids_of(chat, messages, tools)))
+from spec_rag.text.prompts import chat_ids
 
 
 class TestAnswers:
